@@ -1,0 +1,48 @@
+# Everything runs in .venv, made on first use with nothing but Python 3.11 and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+export HF_HUB_OFFLINE ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test sweep check format bench docs clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: .venv/installed ## Create .venv and install the library with what its tests need
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: install ## Stream text from the carried model and rank sentences with all-MiniLM-L6-v2
+	$(BIN)/python examples/demo.py
+
+test: install ## Run the tests (at most 15 minutes on 2 cores, offline)
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'not sweep'
+
+sweep: install ## Run the long tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m sweep
+
+check: install ## Lint, check the format and the types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## Put the code into the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## Measure speed against Hugging Face and, where installed, OpenVINO GenAI and onnxruntime-genai
+	$(PIP) -e '.[bench]'
+	$(BIN)/python -m benchmarks.run
+
+docs: install ## Build the documentation into build/docs
+	$(PIP) -e '.[docs]'
+	$(BIN)/mkdocs build --strict --site-dir build/docs
+
+clean: ## Remove what was built
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

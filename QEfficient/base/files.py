@@ -1,0 +1,198 @@
+"""Where the library keeps its files, and the few disk operations that have to survive a crash.
+
+Everything that belongs to a published folder ``F`` but is not its content (lock, last-used marker, temporary and
+quarantined copies) lies beside it as ``.F.<role>``: the same filesystem, so a rename publishes, and out of the way of
+whoever lists the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from QEfficient.errors import QEffError, StorageError
+
+logger = logging.getLogger(__name__)
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+def home() -> Path:
+    """The library's own folder: ``$QEFF_HOME``, else the user's cache folder. Read at every call."""
+    if chosen := os.environ.get("QEFF_HOME"):
+        return Path(chosen).expanduser()
+    from platformdirs import user_cache_path  # 40 ms that a process with $QEFF_HOME does not need
+
+    return user_cache_path("qefficient")
+
+
+def sibling(folder: Path, role: str) -> Path:
+    """``.<name>.<role>`` beside ``folder``."""
+    return folder.parent / f".{folder.name}.{role}"
+
+
+def new_sibling(folder: Path, role: str) -> Path:
+    """A sibling name that nobody else uses."""
+    return sibling(folder, f"{role}-{secrets.token_hex(6)}")
+
+
+def siblings(folder: Path, role: str) -> list[Path]:
+    """What :func:`new_sibling` named, as far as it exists."""
+    prefix = f".{folder.name}.{role}-"
+    try:
+        return sorted(folder.parent / name for name in os.listdir(folder.parent) if name.startswith(prefix))
+    except FileNotFoundError:
+        return []
+
+
+def make_private(folder: Path) -> None:
+    """Create ``folder`` for this user alone (0700); an existing one keeps its mode."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+@cache
+def warn_if_shared(folder: Path) -> None:
+    """Say once per process that somebody else could change what lies in ``folder``."""
+    if os.name != "posix" or not folder.is_dir():
+        return
+    found = folder.stat()
+    if found.st_uid != os.getuid():
+        logger.warning("%s belongs to another user (uid %d), who can change what it holds", folder, found.st_uid)
+    elif found.st_mode & stat.S_IWOTH:
+        logger.warning("%s can be written by every user of this machine: run chmod 700 on it", folder)
+
+
+def list_files(folder: Path) -> dict[str, os.stat_result]:
+    """Everything in ``folder`` that is not a directory, by POSIX relative name, links not followed.
+
+    NFS keeps a file that was deleted while open as ``.nfs…``; such leftovers are not content and are left out.
+    """
+    found: dict[str, os.stat_result] = {}
+    pending = [(folder, "")]
+    while pending:
+        here, prefix = pending.pop()
+        with os.scandir(here) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append((here / entry.name, f"{prefix}{entry.name}/"))
+                elif not entry.name.startswith(".nfs"):
+                    found[prefix + entry.name] = entry.stat(follow_symlinks=False)
+    return dict(sorted(found.items()))
+
+
+def sync_file(path: Path) -> None:
+    """Return when the file's bytes are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the folder's names are on the disk. Windows cannot open a folder and needs no such call."""
+    if os.name == "posix":
+        sync_file(folder)
+
+
+def sync_tree(folder: Path) -> None:
+    """:func:`sync_folder` for ``folder`` and every folder in it."""
+    for here, _, _ in os.walk(folder):
+        sync_folder(Path(here))
+
+
+def write_atomic(path: Path, text: str, *, temporary: Path) -> None:
+    """Replace ``path`` so that a reader sees the old text or the new one, also after a power cut.
+
+    Args:
+        path: The file to replace or create.
+        text: Its new content.
+        temporary: An unused name on the same filesystem. Nothing is left there.
+    """
+    try:
+        with open(temporary, "x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder as far as possible; what stays is swept another time."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def storage_errors(folder: Path, *, only_under: Path | None = None) -> Iterator[None]:
+    """Turn "disk full" and "not writable" into :class:`StorageError`.
+
+    Args:
+        folder: What was being written, for the message.
+        only_under: Treat a refused permission as ours only for paths in here. For code of others, whose
+            ``PermissionError`` may be about a compiler that is not executable.
+    """
+    try:
+        yield
+    except QEffError:
+        raise
+    except OSError as error:
+        ours = only_under is None or _is_under(error.filename, only_under)
+        if error.errno in _FULL:
+            raise _storage_error(folder, error, _FULL_ADVICE) from error
+        if error.errno in _DENIED and ours:
+            raise _storage_error(folder, error, _DENIED_ADVICE) from error
+        raise
+
+
+_FULL_ADVICE = (
+    "Free some space (`qefficient cache prune`), raise `ulimit -f` if one is set, "
+    "or choose a larger disk: set QEFF_HOME, or pass another folder."
+)
+_DENIED_ADVICE = "Set QEFF_HOME to a folder that you can write, or pass another folder."
+
+
+def _storage_error(folder: Path, cause: OSError, advice: str) -> StorageError:
+    elsewhere = cause.filename is not None and not _is_under(cause.filename, folder.parent)
+    where = Path(os.fsdecode(cause.filename)) if elsewhere else folder
+    error = StorageError(f"Cannot write {where}: {cause.strerror}; {_free_space(where)}. {advice}")
+    error.errno = cause.errno  # a filename too would make OSError print these two instead of the message
+    return error
+
+
+def _is_under(filename: object, folder: Path) -> bool:
+    return isinstance(filename, str | os.PathLike) and Path(filename).is_relative_to(folder)
+
+
+def _free_space(folder: Path) -> str:
+    for existing in (folder, *folder.parents):
+        try:
+            return f"{readable_bytes(shutil.disk_usage(existing).free)} free on that disk"
+        except OSError:
+            continue
+    return "free space unknown"
+
+
+def readable_bytes(num_bytes: int) -> str:
+    """``1234567`` -> ``'1.2 MB'``."""
+    size = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,188 @@
+"""``qefficient cache``: the store of exported graphs and compiled packages."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import click
+
+from QEfficient.base.artifacts import ArtifactStore, Entry
+from QEfficient.base.files import readable_bytes
+from QEfficient.base.modeling_qeff import PACKAGE
+from QEfficient.cloud.card import Card, card_flags, check_options, compile_flags, required
+from QEfficient.cloud.flags import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.terminal import Command, Output, note, run
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_AGES = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+
+
+@click.group("cache", context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+def command() -> None:
+    """Look after the store of exported graphs and packages."""
+
+
+@command.command("ls", cls=Command)
+@flags(JSON, VERBOSE)
+@click.pass_obj
+def list_entries(out: Output, /, *, as_json: bool) -> None:
+    """List what is in the store."""
+    store = ArtifactStore()
+    _show(out, store, store.entries(), as_json)
+    if not as_json:
+        note(f"{readable_bytes(sum(entry.size_bytes for entry in store.entries()))} in {store.root}")
+
+
+@command.command("why", cls=Command)
+@card_flags
+@flags(JSON, VERBOSE)
+@compile_flags
+@click.pass_obj
+def why(out: Output, /, *, card: Card | None, as_json: bool, compile_options: dict[str, Any]) -> None:
+    """Say why compiling CARD with these options would (or would not) take a package from the store.
+
+    Shows what of all that decides a package differs from the nearest one that is there.
+    """
+    model = required(card).load()
+    check_options(model, compile_options)
+    differences = ArtifactStore().why(PACKAGE, model.package_ingredients(**compile_options))
+    if as_json:
+        shown = [{"name": name, "stored": old, "asked": new} for name, (old, new) in (differences or {}).items()]
+        return out.json({"is_stored": differences == {}, "nearest_differs_in": shown if differences else None})
+    if differences is None:
+        return out.write("The store has no package yet: it would be compiled.")
+    if not differences:
+        return out.write("It is in the store: nothing would be compiled.")
+    out.write("It would be compiled. What differs from the nearest package:")
+    return out.table(["", "Stored", "Asked"], [[name, *map(_short, pair)] for name, pair in differences.items()])
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+@command.command("verify", cls=Command)
+@flags(JSON, VERBOSE)
+@click.pass_obj
+def verify(out: Output, /, *, as_json: bool) -> int:
+    """Read every byte of every entry; damaged ones go to quarantine and are made again when they are needed.
+
+    The exit code is 1 where something was damaged.
+    """
+    store = ArtifactStore()
+    entries = store.verify_all()
+    damaged = [entry for entry in entries if entry.state != "stored"]
+    if as_json:
+        out.json({"root": str(store.root), "num_verified": len(entries), "damaged": [_described(e) for e in damaged]})
+    else:
+        for entry in damaged:
+            out.write(f"damaged: {entry.problem}")
+        out.write(f"{len(entries) - len(damaged)} of {len(entries)} entries are whole.")
+    return 1 if damaged else 0
+
+
+class _Size(click.ParamType):
+    """``10GB`` to bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", value.upper())
+        if match is None:
+            self.fail(f"{value!r} is no size such as 500MB or 20GB", param, ctx)
+        unit = match[2] if match[2].endswith("B") else f"{match[2]}B"
+        return int(float(match[1]) * _UNITS[unit])
+
+
+class _Age(click.ParamType):
+    """``30d`` to a timedelta."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, timedelta):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", value.lower())
+        if match is None:
+            self.fail(f"{value!r} is no age such as 12h, 30d or 4w", param, ctx)
+        return float(match[1]) * _AGES[match[2]]
+
+
+_PRUNE_FLAGS = (
+    Flag(["--max-size"], type=_Size(), metavar="SIZE", help="Remove what was used longest ago until the rest fits."),
+    Flag(["--older-than"], type=_Age(), metavar="AGE", help="Remove what was last used longer ago, as 30d."),
+    Flag(["--keep-damaged"], is_flag=True, help="Leave damaged entries and the quarantine for a closer look."),
+    Flag(["--dry-run"], is_flag=True, help="Only say what would go."),
+)
+
+
+@command.command("prune", cls=Command)
+@flags(*_PRUNE_FLAGS, JSON, VERBOSE)
+@click.pass_obj
+def prune(
+    out: Output,
+    /,
+    *,
+    max_size: int | None,
+    older_than: timedelta | None,
+    keep_damaged: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Make room.
+
+    Without flags only what is of no use goes: damaged entries, the quarantine and what killed builds left.
+    """
+    store = ArtifactStore()
+    removed = store.prune(max_bytes=max_size, older_than=older_than, damaged=not keep_damaged, dry_run=dry_run)
+    _show(out, store, removed, as_json)
+    if not as_json:
+        verb = "Would remove" if dry_run else "Removed"
+        note(f"{verb} {len(removed)}: {readable_bytes(sum(entry.size_bytes for entry in removed))}.")
+
+
+def _show(out: Output, store: ArtifactStore, entries: Sequence[Entry], as_json: bool) -> None:
+    if as_json:
+        return out.json({"root": str(store.root), "entries": [_described(entry) for entry in entries]})
+    if not entries:
+        return None
+    rows = [
+        [e.key[:12], e.kind, *_about(e), e.state, readable_bytes(e.size_bytes), _ago(e.last_used)]
+        for e in sorted(entries, key=lambda entry: entry.last_used, reverse=True)
+    ]
+    return out.table(["Key", "Kind", "Model", "Made for", "State", "Size", "Last used"], rows)
+
+
+def _about(entry: Entry) -> tuple[str, str]:
+    """The model, and the target, the lowering and the lengths that it was made for, as far as they are known."""
+    if entry.artifact is None:
+        return "", ""
+    body = entry.artifact.manifest.body
+    lengths = {"ctx_len": body.get("session", {}).get("ctx_len"), "seq_len": body.get("seq_lens")}
+    known = [str(body[name]) for name in ("target", "lowering") if name in body]
+    known += [f"{name} {value}" for name, value in lengths.items() if value is not None]
+    return entry.label.removesuffix(f" {entry.kind}"), ", ".join(known)
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    names = ("kind", "key", "label", "state", "size_bytes", "last_used", "problem")
+    return {"path": str(entry.path), **{name: getattr(entry, name) for name in names}}
+
+
+def _ago(when: float) -> str:
+    seconds = max(0.0, time.time() - when)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return "just now"
+
+
+if __name__ == "__main__":
+    run(command)

@@ -1,0 +1,73 @@
+"""``qefficient compile``: from a card to a package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from QEfficient.cloud.card import Card, card_flags, check_options, compile_flags, required
+from QEfficient.cloud.flags import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.terminal import Command, Output, run
+from QEfficient.errors import OptionError
+
+_FLAGS = (
+    Flag(
+        ["compile_dir", "--compile-dir", "--qpc-path"], metavar="DIR", help="A folder of your own instead of the store."
+    ),
+    Flag(["--onnx-path"], hidden=True),
+    JSON,
+    VERBOSE,
+)
+
+
+@click.command("compile", cls=Command)
+@card_flags
+@flags(*_FLAGS)
+@compile_flags
+@click.pass_obj
+def command(
+    out: Output,
+    /,
+    *,
+    card: Card | None,
+    compile_dir: str | None,
+    onnx_path: str | None,
+    as_json: bool,
+    compile_options: dict[str, Any],
+) -> None:
+    """Make a package for a target.
+
+    Prints the package's folder. A graph that was exported before is taken from the store.
+    """
+    if onnx_path is not None:
+        raise OptionError(_no_graphs(Path(onnx_path)))
+    model = required(card).load()
+    check_options(model, compile_options)
+    package = model.compile(compile_dir, **compile_options)
+    if as_json:
+        return out.json(_described(package))
+    return out.write(str(package))
+
+
+def _no_graphs(onnx_path: Path) -> str:
+    return (
+        f"--onnx-path {onnx_path}: a graph alone has neither the tokenizer nor the generation config that a package "
+        "needs. Give the card: 'qefficient compile CARD' takes the graph that 'qefficient export CARD' made from the "
+        "store, and exports nothing again."
+    )
+
+
+def _described(package: Path) -> dict[str, Any]:
+    from QEfficient.base.manifest import read_artifact
+
+    manifest = read_artifact(package).manifest
+    names = ("task", "target", "architecture", "lowering", "options", "inputs", "outputs")
+    size = sum(record.size for record in manifest.files.values())
+    about = {name: manifest.body[name] for name in names}
+    return {"package": str(package), "key": manifest.key, "size_bytes": size, **about}
+
+
+if __name__ == "__main__":
+    run(command)

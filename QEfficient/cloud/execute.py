@@ -1,0 +1,91 @@
+"""``qefficient execute``: from a package to answers, without torch and transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from QEfficient.cloud.answers import Question, answer, question_flags
+from QEfficient.cloud.flags import VERBOSE, DeviceGroup, Flag, flags
+from QEfficient.cloud.terminal import Command, Output, note, run
+from QEfficient.errors import OptionError
+
+_UPSTREAM = "Where upstream needs it"
+_FLAGS = (
+    Flag(["--qpc-path"], section=_UPSTREAM, metavar="DIR", help="The same as PACKAGE."),
+    Flag(
+        ["--model-name"],
+        section=_UPSTREAM,
+        metavar="CARD",
+        help="Whose tokenizer to use with a package that has none.",
+    ),
+    Flag(["--local-model-dir"], section=_UPSTREAM, metavar="DIR", help="A folder to take instead of that card."),
+    Flag(["--cache-dir"], section=_UPSTREAM, metavar="DIR", help="Where the Hub's files are kept."),
+    Flag(["token", "--token", "--hf-token"], section=_UPSTREAM, metavar="TOKEN", help="For gated cards."),
+    Flag(["--full-batch-size"], section=_UPSTREAM, type=int, metavar="N", help="Checked against the package."),
+    Flag(["--device-group"], section=_UPSTREAM, type=DeviceGroup(), metavar="[N,N]", help="Cards to run on."),
+    VERBOSE,
+)
+
+
+@click.command("execute", cls=Command)
+@click.argument("package", required=False)
+@question_flags
+@flags(*_FLAGS)
+@click.pass_obj
+def command(
+    out: Output,
+    /,
+    *,
+    package: str | None,
+    qpc_path: str | None,
+    question: Question,
+    full_batch_size: int | None,
+    device_group: list[int] | None,
+    **tokenizer: str | None,
+) -> None:
+    """Answer prompts with a compiled package.
+
+    PACKAGE is the folder that compile made, or a copy of it. Its model is not needed.
+    """
+    if (package is None) == (qpc_path is None):
+        raise click.UsageError("Which package? Give one folder.", click.get_current_context())
+    folder = Path(package or qpc_path or "")
+    body = _body(folder)
+    _check_slots(body, full_batch_size)
+    if device_group is not None and body.get("target") == "cpu":
+        note("warning: device_group: no effect on target 'cpu'.")
+    answer(out, folder, question, _tokenizer(folder, **tokenizer))
+
+
+def _body(folder: Path) -> dict[str, Any]:
+    from QEfficient.base.manifest import read_artifact
+
+    return read_artifact(folder).manifest.body
+
+
+def _check_slots(body: dict[str, Any], full_batch_size: int | None) -> None:
+    slots = body.get("session", {}).get("num_slots")
+    if full_batch_size not in (None, slots):
+        raise OptionError(
+            f"--full-batch-size {full_batch_size}: the package was compiled for {slots}. Compile another one."
+        )
+
+
+def _tokenizer(
+    folder: Path, model_name: str | None, local_model_dir: str | None, cache_dir: str | None, token: str | None
+) -> Any | None:
+    from QEfficient.generation.tokenizer import FOLDER
+
+    card = local_model_dir or model_name
+    if card is None or (folder / FOLDER / "tokenizer.json").is_file():
+        return None
+    from QEfficient.transformers.checkpoint import load_tokenizer, resolve
+
+    return load_tokenizer(resolve(card, cache_dir=cache_dir, token=token))
+
+
+if __name__ == "__main__":
+    run(command)

@@ -1,0 +1,44 @@
+"""``qefficient export``: from a card to an ONNX graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from QEfficient.cloud.card import Card, card_flags, check_options, compile_flags, required
+from QEfficient.cloud.flags import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.terminal import Command, Output, run
+
+
+@click.command("export", cls=Command)
+@card_flags
+@flags(Flag(["--export-dir"], metavar="DIR", help="A folder of your own instead of the store."), JSON, VERBOSE)
+@compile_flags
+@click.pass_obj
+def command(
+    out: Output, /, *, card: Card | None, export_dir: str | None, as_json: bool, compile_options: dict[str, Any]
+) -> None:
+    """Write a model as an ONNX graph.
+
+    Prints the path of model.onnx. The graph depends on the target and on few of the compile options.
+    """
+    model = required(card).load()
+    check_options(model, compile_options)
+    path = model.export(export_dir, **compile_options)
+    if as_json:
+        return out.json(_described(path))
+    return out.write(str(path))
+
+
+def _described(path: Path) -> dict[str, Any]:
+    from QEfficient.base.manifest import read_artifact
+
+    manifest = read_artifact(path.parent).manifest
+    names = ("lowering", "inputs", "outputs", "num_nodes")
+    return {"onnx": str(path), "key": manifest.key, **{name: manifest.body[name] for name in names}}
+
+
+if __name__ == "__main__":
+    run(command)

@@ -1,0 +1,211 @@
+"""Flags made from the option dataclasses, so that the command line has every option and its documentation."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields
+from functools import wraps
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import click
+
+from QEfficient.cloud.terminal import OTHER, log_to_stderr
+from QEfficient.errors import OptionError
+from QEfficient.options import Options
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_UPSTREAM_SPELLINGS = {
+    "prefill_seq_len": ("--prompt-len",),
+    "mxfp6_matmul": ("--mxfp6",),
+    "mxint8_kv_cache": ("--mxint8",),
+}
+
+
+class Flag(click.Option):
+    """An option that has a section in the help."""
+
+    def __init__(self, *args: Any, section: str = OTHER, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+class _FieldFlag(Flag):
+    """An option of a dataclass; None when it was not given."""
+
+    def __init__(self, declarations: list[str], *, source: tuple[type[Options], Field[Any]], **kwargs: Any):
+        super().__init__(declarations, default=None, **kwargs)
+        self.source = source
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        cls, field = self.source  # read here: finding the documentation takes time that only the help needs
+        self.help = " ".join(cls.help(field.name).split())
+        if field.default not in (None, False, MISSING):
+            self.help += f" [default: {field.default}]"
+        return super().get_help_record(ctx)
+
+
+def flags(*options: click.Option) -> Callable[[Function], Function]:
+    """Give a command these options, in this order."""
+
+    def decorate(function: Function) -> Function:
+        # click keeps what decorators add in the reverse order
+        held: list[click.Parameter] = function.__dict__.setdefault("__click_params__", [])
+        held.extend(reversed(options))
+        return function
+
+    return decorate
+
+
+def option_flags(
+    into: str, section: str, *classes: type[Options], only: tuple[str, ...] = ()
+) -> Callable[[Function], Callable[..., Any]]:
+    """Give a command a flag for each field of ``classes``.
+
+    Args:
+        into: the argument that gets a dict of the options that were given.
+        section: title in the help.
+        only: leave out all other fields.
+    """
+    sources: dict[str, tuple[type[Options], Field[Any]]] = {}
+    for cls in classes:
+        for field in fields(cls):
+            if not only or field.name in only:
+                sources.setdefault(field.name, (cls, field))
+    made = [_field_flag(cls, field, section) for cls, field in sources.values()]
+    return lambda function: flags(*made)(_collected(function, into, list(sources)))
+
+
+def _collected(function: Function, into: str, names: list[str]) -> Function:
+    @wraps(function)
+    def command(*args: Any, **params: Any) -> Any:
+        values = {name: params.pop(name) for name in names}
+        return function(*args, **params, **{into: {name: v for name, v in values.items() if v is not None}})
+
+    return command  # type: ignore[return-value]
+
+
+def as_flag(name: str) -> str:
+    """``ctx_len`` -> ``--ctx-len``."""
+    return "--" + name.replace("_", "-")
+
+
+def _field_flag(cls: type[Options], field: Field[Any], section: str) -> Flag:
+    spelling = as_flag(field.name)
+    kind = _without_none(get_type_hints(cls)[field.name])
+    more: dict[str, Any] = {"type": kind}
+    if kind is bool:
+        more = {"is_flag": True}
+        if field.default is None:
+            spelling = f"{spelling}/--no-{spelling.removeprefix('--')}"
+    elif get_origin(kind) is Literal:
+        more = {"type": click.Choice(get_args(kind))}
+    elif kind in (int, float, str):
+        more |= {"metavar": {int: "N", float: "X", str: "NAME"}[kind]}
+    elif get_origin(kind) is Mapping:
+        spelling = spelling.removesuffix("s")
+        more = {"type": _KeyValue(), "multiple": True, "callback": _to_dict, "metavar": "KEY=VALUE"}
+    else:
+        more = {"type": _Lengths(), "metavar": "N,N"}
+    names = [field.name, spelling, *_UPSTREAM_SPELLINGS.get(field.name, ())]
+    return _FieldFlag(names, source=(cls, field), section=section, **more)
+
+
+def _without_none(kind: Any) -> Any:
+    kinds = [part for part in get_args(kind) if part is not type(None)]
+    is_optional = type(None) in get_args(kind)
+    return kinds[0] if is_optional and len(kinds) == 1 else kind
+
+
+class _KeyValue(click.ParamType):
+    """``KEY=VALUE`` to a pair; the value is a number, a boolean or text."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = value.partition("=")
+        if not key or not equals:
+            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
+        return key, _plain(text)
+
+
+def _plain(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _to_dict(ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any] | None:
+    return dict(pairs) or None
+
+
+class _Lengths(click.ParamType):
+    """``128`` or ``32,128`` to a number or a tuple of them."""
+
+    name = "lengths"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            lengths = tuple(int(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is no whole number, nor several with commas between them", param, ctx)
+        return lengths if len(lengths) > 1 else lengths[0]
+
+
+class DeviceGroup(click.ParamType):
+    """Upstream's ``[0,1]`` to a list of device numbers."""
+
+    name = "device group"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, list):
+            return value
+        try:
+            devices = ast.literal_eval(value if value.startswith("[") else f"[{value}]")
+        except (ValueError, SyntaxError):
+            devices = None
+        if not devices or not all(type(device) is int and device >= 0 for device in devices):
+            self.fail(f"{value!r} is no list of devices such as [0] or [0,1]", param, ctx)
+        return devices
+
+
+def with_device_group(given: dict[str, Any], device_group: list[int] | None) -> dict[str, Any]:
+    """Compile options in which ``--device-group`` has become ``num_devices``.
+
+    Raises:
+        OptionError: both were given and differ.
+    """
+    if device_group is None:
+        return given
+    count = len(device_group)
+    if given.get("num_devices", count) != count:
+        raise OptionError(
+            f"--num-devices {given['num_devices']} and --device-group {device_group} contradict each other."
+        )
+    return {**given, "num_devices": count}
+
+
+def _start_logging(ctx: click.Context, param: click.Parameter, verbose: bool) -> None:
+    if verbose:
+        log_to_stderr(verbose=True)
+
+
+VERBOSE = Flag(
+    ["-v", "--verbose"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_start_logging,
+    help="Say what is being done and how long it took; tracebacks for errors.",
+)
+JSON = Flag(["as_json", "--json"], is_flag=True, help="Print one JSON document.")

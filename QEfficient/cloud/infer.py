@@ -1,0 +1,38 @@
+"""``qefficient infer``: from a card to answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from QEfficient.cloud.answers import Question, answer, question_flags
+from QEfficient.cloud.card import Card, card_flags, check_options, compile_flags, required
+from QEfficient.cloud.flags import VERBOSE, flags
+from QEfficient.cloud.terminal import Command, Output, run
+
+
+@click.command("infer", cls=Command)
+@card_flags
+@question_flags
+@compile_flags
+@flags(VERBOSE)
+@click.pass_obj
+def command(out: Output, /, *, card: Card | None, question: Question, compile_options: dict[str, Any]) -> None:
+    """Load a model, compile it and answer prompts.
+
+    The package is kept in the store: the next time, nothing is exported or compiled.
+    """
+    answer(out, _package(required(card), question, compile_options), question)
+
+
+def _package(card: Card, question: Question, compile_options: dict[str, Any]) -> Path:
+    model = card.load()  # its memory is free again before the package is opened
+    check_options(model, compile_options)
+    question.check_task(model.task)
+    return model.compile(**compile_options)
+
+
+if __name__ == "__main__":
+    run(command)

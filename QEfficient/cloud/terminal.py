@@ -1,0 +1,165 @@
+"""How a command talks: results to stdout, everything else to stderr, one line for an error, an exit code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from typing import Any, NoReturn, TextIO
+
+import click
+
+from QEfficient.errors import OptionError, QEffError
+
+OTHER = "Other options"
+_BAD_USAGE, _INTERRUPTED = 2, 130
+_CONTEXT = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 110,
+    # --prefill_seq_len is --prefill-seq-len
+    "token_normalize_func": lambda token: token.replace("_", "-"),
+}
+
+
+class Output:
+    """Where results go: the stdout that the command was started with."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person is reading."""
+        return self.stream.isatty()
+
+    def write(self, text: str = "", end: str = "\n") -> None:
+        """Print text as it is, at once."""
+        print(text, end=end, file=self.stream, flush=True)
+
+    def json(self, value: Any) -> None:
+        """Print one JSON document: for a program on one line, for a person on several."""
+        self.write(json.dumps(value, indent=2 if self.is_terminal else None, ensure_ascii=False))
+
+    def pairs(self, values: Mapping[str, str]) -> None:
+        """Print names and values, one a line."""
+        if not self.is_terminal:
+            width = max(map(len, values))
+            return self.write("\n".join(f"{name:<{width}}  {value}" for name, value in values.items()))
+        from rich.table import Table
+
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="bold", no_wrap=True)
+        for name, value in values.items():
+            grid.add_row(name, value)
+        return self._rich(grid)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table; where the output is piped, in columns without lines and never cut."""
+        if not self.is_terminal:
+            widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+            lines = [[f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)] for row in [columns, *rows]]
+            return self.write("\n".join("  ".join(line).rstrip() for line in lines))
+        from rich import box
+        from rich.table import Table
+
+        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+        for row in rows:
+            table.add_row(*row)
+        return self._rich(table)
+
+    def _rich(self, renderable: Any) -> None:
+        from rich.console import Console
+
+        Console(file=self.stream, markup=False, highlight=False, emoji=False).print(renderable)
+
+
+def note(text: str) -> None:
+    """Tell the person something that is no result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Command(click.Command):
+    """A command whose function gets an :class:`Output` first; what libraries print goes to stderr."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        kwargs["context_settings"] = {**_CONTEXT, **kwargs.get("context_settings", {})}
+        super().__init__(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        ctx.obj = Output(sys.stdout)
+        with redirect_stdout(sys.stderr):
+            return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and not isinstance(param, click.Argument):
+                sections.setdefault(getattr(param, "section", OTHER), []).append(record)
+        for title, records in sorted(sections.items(), key=lambda item: item[0] == OTHER):
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def log_to_stderr(verbose: bool) -> None:
+    """Show the library's log: warnings, with ``verbose`` also what it does. Other libraries stay as they are."""
+    logger = logging.getLogger("QEfficient")
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    logger.propagate = False
+    logger.handlers = [_StderrHandler()]
+    if not verbose and not sys.warnoptions:
+        # What libraries have to tell each other's developers.
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to the sys.stderr of the moment, which a progress display replaces while it is on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def run(command: click.Command, args: Sequence[str] | None = None, prog_name: str | None = None) -> NoReturn:
+    """Run a command and exit: 0, 1 where something failed, 2 for bad usage or options, 130 after Ctrl-C.
+
+    Args:
+        args: default: those of the process.
+        prog_name: how the command is called in messages; default: as the process was started.
+    """
+    log_to_stderr(verbose=False)
+    try:
+        code = command.main(args, prog_name, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        note(error.format_message())
+        code = _BAD_USAGE
+    except click.UsageError as error:
+        _explain_usage(error)
+        code = _BAD_USAGE
+    except QEffError as error:
+        if logging.getLogger("QEfficient").isEnabledFor(logging.INFO):
+            traceback.print_exception(error)
+        note(f"error: {error}")
+        code = _BAD_USAGE if isinstance(error, OptionError) else 1
+    except (KeyboardInterrupt, click.Abort):
+        note("Interrupted.")
+        code = _INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has seen enough; Python must not flush into it when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code or 0)
+
+
+def _explain_usage(error: click.UsageError) -> None:
+    message = error.format_message()
+    if isinstance(error, click.NoSuchOption):
+        hint = f" Did you mean '{error.possibilities[0]}'?" if error.possibilities else ""
+        message = f"There is no option '{error.option_name}'.{hint}"
+    note(f"error: {message}")
+    if error.ctx is not None:
+        note(f"See '{error.ctx.command_path} --help'.")

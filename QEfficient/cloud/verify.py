@@ -1,0 +1,77 @@
+"""``qefficient verify``: does the compiled model answer as Hugging Face does?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from QEfficient.cloud.card import Card, card_flags, check_options, compile_flags, required
+from QEfficient.cloud.flags import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.terminal import Command, Output, run
+from QEfficient.errors import OptionError
+from QEfficient.generation.prompts import read_prompts
+from QEfficient.progress import stage
+
+PROMPTS = (
+    "My name is",
+    "The capital of France is",
+    "Once upon a time there was an engineer who",
+    "1 2 3 4 5 6 7 8",
+)
+"""What is asked where the user gives nothing: of several lengths, so that they move on at different steps."""
+_FLAGS = (
+    Flag(["prompt", "-p", "--prompt"], multiple=True, metavar="TEXT", help="A prompt; several times for several."),
+    Flag(["--prompts-txt-file-path"], metavar="FILE", help="A file with a prompt a line."),
+    Flag(
+        ["--generation-len"],
+        type=int,
+        default=32,
+        show_default=True,
+        metavar="N",
+        help="Tokens to compare a prompt.",
+    ),
+    JSON,
+    VERBOSE,
+)
+
+
+@click.command("verify", cls=Command)
+@card_flags
+@flags(*_FLAGS)
+@compile_flags
+@click.pass_obj
+def command(
+    out: Output,
+    /,
+    *,
+    card: Card | None,
+    prompt: tuple[str, ...],
+    prompts_txt_file_path: str | None,
+    generation_len: int,
+    as_json: bool,
+    compile_options: dict[str, Any],
+) -> int:
+    """Compare a compiled model with Hugging Face, token by token.
+
+    Both decode greedily. The report is printed and kept beside the package; the exit code is 1 where they differ.
+    For exact arithmetic on cpu give --precision fp32.
+    """
+    model = required(card).load()
+    check_options(model, compile_options)
+    if not hasattr(model, "verify"):
+        raise OptionError(f"{model.model_name} is not a causal language model, so there are no tokens to compare.")
+    given = list(prompt) or (None if prompts_txt_file_path is not None else list(PROMPTS))
+    prompts = read_prompts(given, prompts_txt_file_path)
+    package = model.compile(**compile_options)
+    with stage("Comparing", f"{len(prompts)} prompts with Hugging Face"):
+        report = model.verify(prompts, generation_len=generation_len)
+    if as_json:
+        out.json({"package": str(package), **report.to_dict()})
+    else:
+        out.write(str(report))
+    return 0 if report.agrees else 1
+
+
+if __name__ == "__main__":
+    run(command)

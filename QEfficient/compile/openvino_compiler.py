@@ -1,0 +1,129 @@
+"""ONNX to an OpenVINO IR with compressed weights, for the ``cpu`` target. It runs nothing.
+
+OpenVINO compiles to machine code when a session opens, for the processor that it finds there; what takes long and
+what is stored is this: reading, compressing and making the state internal.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+from openvino._offline_transformations import apply_make_stateful_transformation
+
+from QEfficient.compile.openvino_paged import add_extensions, is_paged
+from QEfficient.compile.openvino_rewrites import fold_weight_transposes
+from QEfficient.errors import CompileError
+
+MODEL_FILE = "model.xml"
+_RETAINED = "_RetainedState"
+
+
+def toolchain() -> dict[str, str]:
+    """Versions that decide what comes out."""
+    from importlib.metadata import version
+
+    return {"openvino": ov.get_version(), "nncf": version("nncf")}
+
+
+def compile_onnx(
+    onnx_path: Path, folder: Path, *, weight_format: str | None, symbols: Mapping[str, int]
+) -> dict[str, Any]:
+    """Write the IR of ``onnx_path`` into ``folder``.
+
+    Args:
+        onnx_path: a graph of one of the tasks.
+        folder: an existing folder.
+        weight_format: "int8", "int4" or None for the weights as they are.
+        symbols: sizes of the named axes that are fixed for this package.
+
+    Returns:
+        The manifest's ``inputs`` and ``outputs``: name to dtype and shape (−1 where it varies).
+
+    Raises:
+        CompileError: OpenVINO could not read or write the model.
+    """
+    core = ov.Core()
+    add_extensions(core)
+    try:
+        model = core.read_model(onnx_path)
+        _bind(model, symbols, _axis_names(onnx_path))
+        fold_weight_transposes(model)
+        model = compress_weights(model, weight_format)
+        if not is_paged(model):
+            _keep_state_inside(model)
+        ov.save_model(model, folder / MODEL_FILE, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise CompileError(f"OpenVINO {ov.get_version()} could not compile {onnx_path.name}: {error}") from error
+    return {"inputs": _bindings(model.inputs), "outputs": _bindings(model.outputs)}
+
+
+def _axis_names(onnx_path: Path) -> dict[str, list[str]]:
+    import onnx
+
+    graph = onnx.load(onnx_path, load_external_data=False).graph
+    return {value.name: [dim.dim_param for dim in value.type.tensor_type.shape.dim] for value in graph.input}
+
+
+def _bind(model: ov.Model, symbols: Mapping[str, int], axes: Mapping[str, list[str]]) -> None:
+    """Fix the named axes that ``symbols`` gives a size."""
+    shapes = {}
+    for port in model.inputs:
+        shape = port.get_partial_shape()
+        for axis, name in enumerate(axes[port.get_any_name()]):
+            if name in symbols:
+                shape[axis] = symbols[name]
+        shapes[port] = shape
+    model.reshape(shapes)
+
+
+def compress_weights(model: ov.Model, weight_format: str | None) -> ov.Model:
+    """Weight-only quantisation: int8 per channel, or int4 in groups with the first and last layers in int8."""
+    if weight_format is None:
+        return model
+    import nncf
+
+    modes = {"int8": nncf.CompressWeightsMode.INT8_SYM, "int4": nncf.CompressWeightsMode.INT4_SYM}
+    extra = {}
+    if weight_format == "int4":
+        adjust = nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST)
+        extra = {"group_size": 64, "ratio": 1.0, "advanced_parameters": adjust}
+    with _quiet("nncf"):
+        return nncf.compress_weights(model, mode=modes[weight_format], **extra)
+
+
+@contextmanager
+def _quiet(logger_name: str) -> Iterator[None]:
+    """Keep a library's tables and progress bars off the terminal: ours says what is going on."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _keep_state_inside(model: ov.Model) -> None:
+    """Turn each ``x`` to ``x_RetainedState`` pair into a variable that OpenVINO holds between steps."""
+    outputs = {port.get_any_name() for port in model.outputs}
+    inputs = [port.get_any_name() for port in model.inputs]
+    pairs = {name: f"{name}{_RETAINED}" for name in inputs if f"{name}{_RETAINED}" in outputs}
+    if pairs:
+        apply_make_stateful_transformation(model, pairs)
+
+
+def _bindings(ports: list[Any]) -> dict[str, Any]:
+    return {
+        port.get_any_name(): {
+            "dtype": port.get_element_type().get_type_name(),
+            "shape": [-1 if dim.is_dynamic else dim.get_length() for dim in port.get_partial_shape()],
+        }
+        for port in ports
+    }

@@ -1,0 +1,106 @@
+"""Every error that the library raises on purpose.
+
+    QEffError
+    ├── OptionError            an argument is misspelt, out of range or contradicts another   (also ValueError)
+    ├── LifecycleError         a stage was asked for before the one it needs                  (also RuntimeError)
+    ├── CheckpointError        a checkpoint cannot be used as it is
+    │   ├── CheckpointNotFound     no such folder or card, or no config in it                 (also FileNotFoundError)
+    │   ├── UnsafeCheckpoint       pickled weights, or remote code nobody allowed
+    │   └── CorruptCheckpoint      truncated, missing, misshapen or non-finite weights
+    ├── UnsupportedModel       the architecture needs something that the target does not have
+    ├── ExportError            PyTorch to ONNX failed
+    ├── CompileError           the compiler failed
+    ├── TargetUnavailable      the target's SDK or runtime is not on this machine
+    ├── CapacityError          a request does not fit: context, slots, memory                 (also ValueError)
+    ├── ArtifactError          a stored artifact cannot be used
+    │   ├── ArtifactNotFound       no package at this path                                    (also FileNotFoundError)
+    │   ├── CorruptArtifact        bytes differ from the manifest
+    │   └── NewerFormat            written by a newer library
+    ├── StorageError           the disk is full or not writable                               (also OSError)
+    └── ParityError            the artifact's answers differ from the reference
+
+A message says what happened, where, what was expected against what was found, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class QEffError(Exception):
+    """Base of all errors raised on purpose by this library."""
+
+
+class OptionError(QEffError, ValueError):
+    """An argument is misspelt, out of range or contradicts another."""
+
+
+class LifecycleError(QEffError, RuntimeError):
+    """A stage was asked for before the one it needs."""
+
+
+class CheckpointError(QEffError):
+    """A checkpoint cannot be used as it is."""
+
+
+class CheckpointNotFound(CheckpointError, FileNotFoundError):
+    """No such folder or Hub card, or no config in it."""
+
+
+class UnsafeCheckpoint(CheckpointError):
+    """Loading would run code: pickled weights, or remote code that was not allowed."""
+
+
+class CorruptCheckpoint(CheckpointError):
+    """Weights are truncated, missing, misshapen or not finite."""
+
+
+class UnsupportedModel(QEffError):
+    """The architecture needs something that the target does not have."""
+
+
+class ExportError(QEffError):
+    """PyTorch to ONNX failed."""
+
+
+class CompileError(QEffError):
+    """The target's compiler failed."""
+
+
+class TargetUnavailable(QEffError):
+    """The target's SDK or runtime is not on this machine."""
+
+
+class CapacityError(QEffError, ValueError):
+    """A request does not fit what was compiled: context, slots or memory."""
+
+
+class ArtifactError(QEffError):
+    """A stored artifact cannot be used."""
+
+
+class ArtifactNotFound(ArtifactError, FileNotFoundError):
+    """There is no package at this path."""
+
+
+class CorruptArtifact(ArtifactError):
+    """The bytes on disk differ from what the manifest says."""
+
+
+class NewerFormat(ArtifactError):
+    """The package was written by a newer version of the library."""
+
+
+class StorageError(QEffError, OSError):
+    """The disk is full or not writable."""
+
+
+class ParityError(QEffError):
+    """The artifact's answers differ from the reference's."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
+    found = get_close_matches(name, list(known), n=1)
+    return f" Did you mean '{found[0]}'?" if found else ""

@@ -1,0 +1,115 @@
+"""Task graph to ONNX: torch.export, then torch.onnx, under the patches that they need.
+
+The only module that touches ``transformers.exporters``, which is experimental there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from transformers.exporters import exporter_onnx
+from transformers.exporters.utils import apply_fx_node_fixes, apply_patches
+
+from QEfficient.errors import ExportError, QEffError
+from QEfficient.transformers.patches import quiet_exporter, reused_onnx_registry
+from QEfficient.transformers.tasks.contract import TaskGraph
+
+OPSET = 23
+"""Has Attention, RMSNormalization and RotaryEmbedding, which OpenVINO fuses."""
+
+_LONGEST_AXIS = 1 << 24
+
+
+def trace(graph: TaskGraph) -> ir.Model:
+    """The ONNX model of ``graph``, its weights still fake: :func:`weights.attach` gives them bytes.
+
+    Raises:
+        ExportError: PyTorch could not trace the model or write it as ONNX.
+    """
+    try:
+        with torch.no_grad(), _patches():
+            program = torch.export.export(
+                graph.module,
+                tuple(graph_input.sample for graph_input in graph.inputs),
+                dynamic_shapes=_dynamic_shapes(graph),
+                strict=False,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+            apply_fx_node_fixes("onnx", program.graph_module)
+            model = _to_onnx(program)
+    except QEffError:
+        raise
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
+        raise ExportError(
+            f"{type(graph.lowered.module).__name__} could not be exported in the "
+            f"'{graph.lowering}' lowering: {_first_line(error)}. Please report it with the model's config and this "
+            "error's cause."
+        ) from error
+    _name(model, graph)
+    return model
+
+
+def _to_onnx(program: torch.export.ExportedProgram) -> ir.Model:
+    onnx_program = torch.onnx.export(
+        program,
+        args=(),
+        verbose=False,
+        opset_version=OPSET,
+        optimize=False,  # folding comes after the weights are attached
+        custom_translation_table=exporter_onnx._ONNX_TRANSLATION_TABLE,
+    )
+    if onnx_program is None:
+        raise ExportError("torch.onnx returned no program.")
+    return onnx_program.model
+
+
+@contextmanager
+def _patches() -> Iterator[None]:
+    with apply_patches("dynamo"), apply_patches("onnx"), reused_onnx_registry(), quiet_exporter():
+        yield
+
+
+def _dynamic_shapes(graph: TaskGraph) -> Any:
+    # Named, not AUTO: an axis that the model fixes is then an error and not a silent constant, and tracing is faster.
+    names = {name for graph_input in graph.inputs for name in graph_input.axes.values()}
+    dims = {name: torch.export.Dim(name, min=1, max=graph.axis_limits.get(name, _LONGEST_AXIS)) for name in names}
+    shapes = tuple({axis: dims[name] for axis, name in graph_input.axes.items()} for graph_input in graph.inputs)
+    return (shapes,)  # the modules take their inputs as *args, which is one argument to torch.export
+
+
+def _name(model: ir.Model, graph: TaskGraph) -> None:
+    """Give inputs, outputs and their axes the names that the task promises."""
+    values = model.graph.inputs
+    if len(values) != len(graph.inputs) or len(model.graph.outputs) != len(graph.output_names):
+        raise ExportError(
+            f"The exported graph has {len(values)} inputs and {len(model.graph.outputs)} outputs; the task has "
+            f"{len(graph.inputs)} and {len(graph.output_names)}: the model ignores one of them."
+        )
+    for value, graph_input in zip(values, graph.inputs, strict=True):
+        value.name = graph_input.name
+        value.shape = _shape(graph_input.sample.shape, graph_input.axes)
+    for position, name in enumerate(graph.output_names):
+        value = model.graph.outputs[position]
+        if value.is_graph_input() or value in model.graph.outputs[:position]:
+            identity = ir.node("Identity", [value])
+            identity.outputs[0].type, identity.outputs[0].shape = value.type, value.shape
+            model.graph.append(identity)
+            model.graph.outputs[position] = value = identity.outputs[0]
+        value.name = name
+        if value.shape is not None:
+            value.shape = _shape(value.shape, graph.output_axes.get(name, {}))
+
+
+def _shape(dims: Any, axes: dict[int, str]) -> ir.Shape:
+    return ir.Shape([axes.get(axis, dim if isinstance(dim, int) else None) for axis, dim in enumerate(dims)])
+
+
+def _first_line(error: BaseException) -> str:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0][:300]

@@ -1,0 +1,44 @@
+"""What a run gives back. Field names are upstream's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PerfMetrics:
+    """How fast a run was."""
+
+    prefill_time: float
+    """Seconds in steps that took prompt tokens."""
+    decode_perf: float
+    """New tokens a second in the other steps, over all sequences together."""
+    total_perf: float
+    """New tokens a second over the whole run."""
+    total_time: float
+    """Seconds of the whole run."""
+
+
+@dataclass(frozen=True)
+class CloudAI100ExecInfo:
+    """The answers to a batch of prompts, in the prompts' order."""
+
+    batch_size: int
+    """Sequences that ran side by side."""
+    generated_texts: list[str]
+    """Empty where no tokenizer is in the package and none was given."""
+    generated_ids: list[np.ndarray]
+    """One row a prompt: the new tokens only, the end token included if one came."""
+    perf_metrics: PerfMetrics
+
+    def __str__(self) -> str:
+        metrics = self.perf_metrics
+        return "\n".join(
+            [
+                *self.generated_texts,
+                f"[prefill {metrics.prefill_time:.2f} s, decode {metrics.decode_perf:.1f} tokens/s, "
+                f"total {metrics.total_perf:.1f} tokens/s over {metrics.total_time:.2f} s]",
+            ]
+        )

@@ -1,0 +1,75 @@
+"""From logits to the next token. Order and meaning of the steps are transformers'."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from QEfficient.options import SamplingOptions
+
+
+class Sampler:
+    """Chooses the tokens of one sequence."""
+
+    def __init__(self, options: SamplingOptions):
+        self.options = options
+        self._random = np.random.default_rng(options.seed) if options.samples else None
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether the likeliest token is taken as it stands, so that rows can be done together."""
+        return self._random is None and self.options.repetition_penalty in (None, 1.0)
+
+    def choose(self, logits: np.ndarray, tokens: list[int]) -> int:
+        """The next token after ``tokens`` (prompt included) given its logits ``[vocab]``."""
+        if self._random is None:
+            return int(self._scores(logits, tokens).argmax())
+        probabilities = self.probabilities(logits, tokens)
+        return int(self._random.choice(len(probabilities), p=probabilities))
+
+    def probabilities(self, logits: np.ndarray, tokens: list[int]) -> np.ndarray:
+        """What :meth:`choose` draws from: each token's probability ``[vocab]``."""
+        return _filtered(self._scores(logits, tokens), self.options)
+
+    def _scores(self, logits: np.ndarray, tokens: list[int]) -> np.ndarray:
+        scores = logits.astype(np.float64)
+        penalty = self.options.repetition_penalty
+        return scores if penalty in (None, 1.0) else _penalise(scores, tokens, penalty)
+
+
+def _penalise(scores: np.ndarray, tokens: list[int], penalty: float) -> np.ndarray:
+    seen = np.unique(tokens)
+    held = scores[seen]
+    scores[seen] = np.where(held < 0, held * penalty, held / penalty)
+    return scores
+
+
+def _filtered(scores: np.ndarray, options: SamplingOptions) -> np.ndarray:
+    """Probabilities after temperature, top-k, top-p and min-p, in this order."""
+    if options.temperature is not None:
+        with np.errstate(over="ignore"):  # of differences, an overflow is -inf and right
+            scores = (scores - scores.max()) / options.temperature
+    if options.top_k:
+        kth = np.partition(scores, -min(options.top_k, len(scores)))[-min(options.top_k, len(scores))]
+        scores = np.where(scores < kth, -np.inf, scores)
+    if options.top_p is not None and options.top_p < 1.0:
+        scores = _top_p(scores, options.top_p)
+    if options.min_p:
+        probabilities = _softmax(scores)
+        scores = np.where(probabilities < options.min_p * probabilities.max(), -np.inf, scores)
+    return _softmax(scores)
+
+
+def _top_p(scores: np.ndarray, top_p: float) -> np.ndarray:
+    # Summed from the least likely up, as in transformers, so that rounding falls the same way; of equal tokens the
+    # first stay.
+    order = np.argsort(-scores, kind="stable")[::-1]
+    is_dropped = np.cumsum(_softmax(scores)[order]) <= 1 - top_p
+    is_dropped[-1] = False
+    scores = scores.copy()
+    scores[order[is_dropped]] = -np.inf
+    return scores
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(scores - scores.max())
+    return exponentials / exponentials.sum()

@@ -1,0 +1,107 @@
+"""The tokenizer that travels in a package, without transformers: text to ids, ids to text, chats to prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from QEfficient.errors import ArtifactNotFound, OptionError
+from QEfficient.generation.streaming import stream_text
+
+FOLDER = "tokenizer"
+_NO_TEMPLATE = "This checkpoint has no chat template: give the prompt as text, not as messages."
+
+
+class PackageTokenizer:
+    """Encodes and decodes with ``tokenizer.json``; renders the checkpoint's chat template."""
+
+    def __init__(self, folder: Path):
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ArtifactNotFound(
+                f"{folder.parent} has no tokenizer: the model was compiled without one. Give token ids instead of "
+                "text, or pass tokenizer=..."
+            )
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._config = _read_json(folder / "tokenizer_config.json")
+        template = folder / "chat_template.jinja"
+        self.chat_template: str | None = (
+            template.read_text("utf-8") if template.is_file() else self._config.get("chat_template")
+        )
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of ``text``."""
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """The text of ``ids``."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Text as the ids come, each piece whole characters only."""
+        return stream_text(self.decode, ids)
+
+    def encode_chat(self, messages: list[Mapping[str, str]]) -> list[int]:
+        """Token ids of a conversation, ready for the assistant's turn.
+
+        Args:
+            messages: each with ``role`` and ``content``.
+
+        Raises:
+            OptionError: the checkpoint has no chat template, or the template refuses the conversation.
+        """
+        return self.encode(self.render_chat(messages), add_special_tokens=False)
+
+    def render_chat(self, messages: list[Mapping[str, str]]) -> str:
+        """The conversation as the text that the model was trained on. Raises as :meth:`encode_chat`."""
+        from QEfficient.generation.chat_template import render_chat  # jinja2 is for chats only
+
+        if not isinstance(self.chat_template, str):
+            raise OptionError(_NO_TEMPLATE)
+        return render_chat(self.chat_template, messages, self._special_tokens())
+
+    def _special_tokens(self) -> dict[str, str]:
+        found = {}
+        for name, value in self._config.items():
+            if name.endswith("_token") and value:
+                found[name] = value["content"] if isinstance(value, dict) else value
+        return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+class ForeignTokenizer:
+    """A transformers tokenizer that the caller brought, under the same verbs."""
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        return stream_text(self.decode, ids)
+
+    def encode_chat(self, messages: list[Mapping[str, str]]) -> list[int]:
+        from jinja2 import TemplateError
+
+        from QEfficient.generation.chat_template import refusal
+
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise OptionError(_NO_TEMPLATE)
+        try:
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise refusal(error) from error
+        return self.encode(text, add_special_tokens=False)

@@ -1,0 +1,208 @@
+"""What a user may ask for, as frozen values. Field docs are the command line's help and the docs' tables.
+
+An unknown name is an error that says which known one is nearest.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from numbers import Integral, Real
+from typing import Any, Literal, Self, get_args
+
+from QEfficient.errors import OptionError, nearest
+
+WeightFormat = Literal["int8", "int4"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """Base: built from keyword arguments, with errors that teach."""
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any], beside: Iterable[str] = ()) -> Self:
+        """Options from keyword arguments.
+
+        Args:
+            given: values by name.
+            beside: what else the caller takes, which a misspelt name may have meant.
+
+        Raises:
+            OptionError: an unknown name (says the nearest known one), or a value that makes no sense.
+        """
+        known = [f.name for f in fields(cls)]
+        for name in given:
+            if name not in known:
+                raw = " Raw compiler flags go through compiler_options={...}." if "compiler_options" in known else ""
+                raise OptionError(f"Unknown option '{name}'.{nearest(name, [*known, *beside])}{raw}")
+        return cls(**given)
+
+    @classmethod
+    def help(cls, name: str) -> str:
+        """The documentation of field ``name``."""
+        return _field_docs(cls).get(name, "")  # type: ignore[arg-type]  # a class is hashable
+
+
+@cache
+def _field_docs(cls: type[Options]) -> dict[str, str]:
+    """The string under each field of a dataclass and its bases."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        body = ast.parse(inspect.getsource(base)).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for line, following in zip(body.body, body.body[1:], strict=False):
+            if (
+                isinstance(line, ast.AnnAssign)
+                and isinstance(line.target, ast.Name)
+                and isinstance(following, ast.Expr)
+            ):
+                docs[line.target.id] = inspect.cleandoc(ast.literal_eval(following.value))
+    return docs
+
+
+def _require_positive(options: Options, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise OptionError(f"{name} must be a whole number of at least 1, got {value!r}.")
+
+
+def _require_choice(options: Options, name: str, choices: tuple[Any, ...]) -> None:
+    value = getattr(options, name)
+    if value is not None and value not in choices:
+        raise OptionError(f"{name} must be one of {', '.join(map(repr, choices))} or None, got {value!r}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompileOptions(Options):
+    """Options that every task's ``compile`` takes."""
+
+    target: str | None = None
+    """Where to run: 'cpu'. Default: the QEFF_TARGET environment variable, else the card if its SDK is on this machine,
+    else 'cpu'."""
+    batch_size: int = 1
+    """Rows that run side by side."""
+    num_devices: int = 1
+    """Cards to slice the model over (card only)."""
+    num_cores: int = 16
+    """Cores of a card to use (card only)."""
+    mxfp6_matmul: bool = False
+    """Store matmul weights in MXFP6 (card only)."""
+    aic_enable_depth_first: bool = False
+    """Let the card's compiler schedule depth first (card only)."""
+    mos: int | None = None
+    """Memory optimisation strategy of the card's compiler (card only)."""
+    weight_format: WeightFormat | None = None
+    """'int8' or 'int4' weights on cpu; None keeps the checkpoint's dtype."""
+    precision: Precision | None = None
+    """What cpu computes in: 'fp32' for exact work; None: bf16 where the processor has it natively, else fp32."""
+    num_threads: int | None = None
+    """Threads on cpu; None: one a physical core."""
+    compiler_options: Mapping[str, Any] = field(default_factory=dict)
+    """Raw options for the target's compiler, passed on as they are."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "batch_size", "num_devices", "num_cores", "mos", "num_threads")
+        _require_choice(self, "weight_format", get_args(WeightFormat))
+        _require_choice(self, "precision", get_args(Precision))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CausalLMCompileOptions(CompileOptions):
+    """Options of ``QEFFAutoModelForCausalLM.compile``."""
+
+    prefill_seq_len: int | None = None
+    """Prompt tokens that one step takes; longer prompts go in chunks. Default: 32 on a card, 512 on cpu."""
+    ctx_len: int = 128
+    """Longest context, prompt and answer together, in tokens."""
+    full_batch_size: int | None = None
+    """Slots for continuous batching: sequences that run at once, each at its own position."""
+    kv_cache_batch_size: int | None = None
+    """Rows of state, where more than full_batch_size are to be kept (prefix caching; card only)."""
+    mxint8_kv_cache: bool = False
+    """Keep the KV cache in MXINT8 (card only)."""
+    lowering: Literal["retained", "paged"] | None = None
+    """Force one of the target's lowerings; None: the fastest that can express the model."""
+
+    def __post_init__(self) -> None:
+        CompileOptions.__post_init__(self)
+        _require_positive(self, "prefill_seq_len", "ctx_len", "full_batch_size", "kv_cache_batch_size")
+        _require_choice(self, "lowering", ("retained", "paged"))
+        if self.full_batch_size is not None and self.batch_size not in (1, self.full_batch_size):
+            raise OptionError(
+                f"batch_size={self.batch_size} and full_batch_size={self.full_batch_size} contradict each other: "
+                "give full_batch_size for continuous batching, or batch_size without it."
+            )
+
+    @property
+    def num_slots(self) -> int:
+        """Sequences that run at once."""
+        return self.full_batch_size or self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderCompileOptions(CompileOptions):
+    """Options of ``QEFFAutoModel.compile``."""
+
+    seq_len: int | tuple[int, ...] = 32
+    """Compiled lengths in tokens, one or several; an input takes the smallest that fits."""
+
+    def __post_init__(self) -> None:
+        CompileOptions.__post_init__(self)
+        lengths = self._given_lens
+        if not lengths or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in lengths):
+            raise OptionError(f"seq_len must be one or several whole numbers of at least 1, got {self.seq_len!r}.")
+
+    @property
+    def seq_lens(self) -> tuple[int, ...]:
+        """The compiled lengths, ascending, each once."""
+        return tuple(sorted(set(self._given_lens)))
+
+    @property
+    def _given_lens(self) -> tuple[int, ...]:
+        return tuple(self.seq_len) if isinstance(self.seq_len, Iterable) else (self.seq_len,)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingOptions(Options):
+    """How the next token is chosen. transformers' names and meanings."""
+
+    do_sample: bool | None = None
+    """Sample instead of taking the likeliest token. Default: on if temperature, top_k, top_p or min_p is given."""
+    temperature: float | None = None
+    """Divides the logits; above 1 flatter, below 1 sharper."""
+    top_k: int | None = None
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float | None = None
+    """Keep the likeliest tokens that together reach this probability."""
+    min_p: float | None = None
+    """Keep tokens of at least this share of the likeliest one's probability."""
+    repetition_penalty: float | None = None
+    """Above 1 makes tokens that occurred before less likely."""
+    seed: int | None = None
+    """Makes sampling repeatable."""
+
+    def __post_init__(self) -> None:
+        self._require("temperature", "a finite number of at least 0", lambda value: 0 <= value < float("inf"))
+        self._require("top_p", "a number above 0 and at most 1", lambda value: 0 < value <= 1)
+        self._require("min_p", "a number from 0 to 1", lambda value: 0 <= value <= 1)
+        self._require("repetition_penalty", "a finite number above 0", lambda value: 0 < value < float("inf"))
+        self._require("top_k", "a whole number, 0 (keep all) or more", lambda value: value >= 0, Integral)
+        self._require("seed", "a whole number, 0 or more", lambda value: value >= 0, Integral)
+
+    def _require(self, name: str, what: str, holds: Callable[[Any], bool], kind: type = Real) -> None:
+        value = getattr(self, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kind) or not holds(value)):
+            raise OptionError(f"{name} must be {what}, got {value!r}.")
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn at random."""
+        if self.do_sample is not None:
+            return self.do_sample and self.temperature != 0
+        chosen = (self.temperature, self.top_k, self.top_p, self.min_p)
+        return any(value is not None for value in chosen) and self.temperature != 0

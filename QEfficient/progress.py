@@ -1,0 +1,34 @@
+"""Says what long work is doing: a spinner with elapsed time on a terminal, nothing where the output is piped."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def stage(verb: str, what: str) -> Iterator[None]:
+    """Show ``verb what`` while the block runs; log how long it took."""
+    began = time.perf_counter()
+    with _display(f"{verb} {what}"):
+        yield
+    logger.info("%s %s: %.1f s", verb, what, time.perf_counter() - began)
+
+
+@contextmanager
+def _display(text: str) -> Iterator[None]:
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task(text, total=None)
+        yield

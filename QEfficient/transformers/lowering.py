@@ -1,0 +1,42 @@
+"""Chooses how a model is lowered on a target, and says why: a decision is a value with its reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from QEfficient.errors import UnsupportedModel
+from QEfficient.targets import LoweringName, Target
+
+
+@dataclass(frozen=True, slots=True)
+class LoweringChoice:
+    """The lowering that a model gets on a target."""
+
+    lowering: LoweringName
+    refused: dict[str, str] = field(default_factory=dict)
+    """Faster lowerings that cannot express the model, each with the reason."""
+
+
+def choose_lowering(model: Any, target: Target, forced: LoweringName | None = None) -> LoweringChoice:
+    """The fastest lowering of ``target`` that can express ``model``, or the forced one.
+
+    Raises:
+        UnsupportedModel: none can; the message has each one's reason.
+    """
+    from QEfficient.transformers.tasks.causal_lm import why_not
+
+    refused: dict[str, str] = {}
+    for lowering in (forced,) if forced else target.lowerings:
+        if lowering not in target.lowerings:
+            refused[lowering] = f"target '{target.name}' does not have it"
+            continue
+        reason = why_not(model, lowering)
+        if reason is None:
+            return LoweringChoice(lowering, refused)
+        refused[lowering] = reason
+    reasons = "; ".join(f"{lowering}: {reason}" for lowering, reason in refused.items())
+    raise UnsupportedModel(
+        f"{type(model).__name__} cannot be lowered for target '{target.name}': {reasons}. "
+        "See docs/source/adding_a_state_kind.md."
+    )

@@ -1,0 +1,52 @@
+"""Mask functions for transformers' ``AttentionMaskInterface``: they turn a model's own mask rule into what a
+lowering's attention takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+MASKED = -30000.0
+"""Added to a masked score. Finite, so that a row with nothing to see is uniform and not NaN, and far enough inside
+fp16 that a score added to it does not overflow."""
+
+
+def _positions(offset: Any, length: int, device: torch.device) -> torch.Tensor:
+    """Absolute positions ``[B or 1, length]`` from a plain offset or from positions handed through as the offset."""
+    if isinstance(offset, torch.Tensor) and offset.ndim == 2:
+        return offset
+    return (torch.arange(length, device=device) + offset)[None]
+
+
+def additive_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: Any = 0,
+    kv_offset: Any = 0,
+    mask_function: Callable[..., torch.Tensor] | None = None,
+    attention_mask: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    **kwargs: Any,
+) -> torch.Tensor:
+    """A float mask ``[B, 1, q_length, kv_length]``: 0 where the query sees the key, ``MASKED`` elsewhere.
+
+    Offsets may be ``[B, length]`` tensors of absolute positions; a negative key position is an empty slot.
+    """
+    assert mask_function is not None
+    q = _positions(q_offset, q_length, device)[:, None, :, None]
+    kv = _positions(kv_offset, kv_length, device)[:, None, None, :]
+    rows = torch.arange(batch_size, device=device)[:, None, None, None]
+    heads = torch.arange(1, device=device)[None, :, None, None]
+    seen = mask_function(rows, heads, q, kv) & (kv >= 0)
+    if attention_mask is not None:
+        seen = seen & attention_mask[:, None, None, :].to(torch.bool)
+    seen = seen.expand(batch_size, 1, q_length, kv_length)
+    return torch.where(seen, 0.0, MASKED).to(dtype)
+
+
+def no_mask(*args: Any, **kwargs: Any) -> None:
+    """The ``paged`` lowering's attention is causal by itself."""

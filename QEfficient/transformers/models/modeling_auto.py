@@ -1,0 +1,260 @@
+"""The auto classes: each is a task and little else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from QEfficient.base.modeling_qeff import QEFFBaseModel
+from QEfficient.errors import CapacityError, OptionError
+from QEfficient.generation.results import CloudAI100ExecInfo
+from QEfficient.options import CausalLMCompileOptions, EncoderCompileOptions
+from QEfficient.targets import Target
+
+if TYPE_CHECKING:
+    from QEfficient.exporter.parity import ParityReport
+    from QEfficient.transformers.tasks.contract import TaskGraph
+
+Stream = bool | Callable[[str], None]
+
+
+class QEFFAutoModelForCausalLM(QEFFBaseModel):
+    """A model that continues text.
+
+    Args:
+        model: a Hugging Face causal LM, already loaded; :meth:`from_pretrained` loads one.
+        continuous_batching: upstream's switch; :meth:`compile` with ``full_batch_size`` needs no switch here.
+        tokenizer: used by :meth:`generate` and put into the package.
+    """
+
+    task = "causal_lm"
+    options_class: ClassVar[type[CausalLMCompileOptions]] = CausalLMCompileOptions
+
+    def __init__(self, model: Any, continuous_batching: bool = False, *, tokenizer: Any | None = None) -> None:
+        super().__init__(model, tokenizer=tokenizer)
+        self.continuous_batching = continuous_batching
+
+    @classmethod
+    def _auto_class(cls) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM
+
+    @classmethod
+    def _own_arguments(cls) -> tuple[str, ...]:
+        return ("continuous_batching",)
+
+    def _plan(self, options: CausalLMCompileOptions, target: Target) -> dict[str, Any]:
+        from QEfficient.transformers.lowering import choose_lowering
+        from QEfficient.transformers.transform import rope_depends_on_length
+
+        if self.continuous_batching and options.full_batch_size is None:
+            raise OptionError("The model was loaded with continuous_batching=True: compile() needs full_batch_size.")
+        self._check_positions(options.ctx_len)
+        choice = choose_lowering(self.model, target, options.lowering)
+        return {
+            "lowering": choice.lowering,
+            "rows": choice.lowering == "retained" and options.num_slots > 1,
+            "rope_len": options.ctx_len if rope_depends_on_length(self.model) else None,
+        }
+
+    def _check_positions(self, ctx_len: int) -> None:
+        from QEfficient.transformers.transform import max_positions
+
+        limit = max_positions(self.config)
+        if limit is not None and ctx_len > limit:
+            raise CapacityError(
+                f"ctx_len={ctx_len} is beyond the {limit} positions that {self.model_name} was made for. "
+                f"Give ctx_len={limit} or less."
+            )
+
+    def _graph(self, plan: dict[str, Any]) -> TaskGraph:
+        from QEfficient.transformers.tasks import causal_lm
+
+        if plan["lowering"] == "paged":
+            return causal_lm.paged_graph(self.model, plan["rope_len"])
+        return causal_lm.retained_graph(self.model, plan["rope_len"], continuous_batching=plan["rows"])
+
+    def _symbols(self, plan: dict[str, Any], options: CausalLMCompileOptions) -> dict[str, int]:
+        from QEfficient.transformers.transform import state_specs
+
+        if plan["lowering"] == "paged":
+            return {}
+        windows = {spec.num_slots(options.ctx_len) for spec in state_specs(self.model) if spec.window is not None}
+        if len(windows) > 1:
+            raise OptionError(f"{self.model_name} has sliding windows of several sizes: {sorted(windows)}.")
+        rows = "full_batch_size" if plan["rows"] else "batch_size"
+        sizes = {"ctx_len": options.ctx_len, rows: options.num_slots}
+        return {**sizes, "sliding_window": windows.pop()} if windows else sizes
+
+    def _package_body(self, plan: dict[str, Any], options: CausalLMCompileOptions, target: Target) -> dict[str, Any]:
+        ctx_len = options.ctx_len
+        return {
+            "task": self.task,
+            "target": target.name,
+            "architecture": self.model_name,
+            "lowering": plan["lowering"],
+            "precision": options.precision,
+            "num_threads": options.num_threads,
+            "compiler_options": dict(options.compiler_options),
+            "session": {
+                "num_slots": options.num_slots,
+                "ctx_len": ctx_len,
+                "chunk_len": min(options.prefill_seq_len or target.prefill_seq_len, ctx_len),
+                "is_ragged": plan["lowering"] == "paged",
+                "vocab_size": self.config.get_text_config(decoder=True).vocab_size,
+            },
+        }
+
+    def _write_side_files(self, folder: Path) -> None:
+        super()._write_side_files(folder)
+        self.model.generation_config.save_pretrained(folder)
+
+    def generate(
+        self,
+        prompts: Any = None,
+        texts: Any = None,
+        *,
+        tokenizer: Any | None = None,
+        generation_len: int | Sequence[int] | None = None,
+        stream: Stream = False,
+        **sampling: Any,
+    ) -> CloudAI100ExecInfo:
+        """Answer prompts with the compiled package.
+
+        Args:
+            prompts: text, a list of texts, lists of token ids, a tokenizer's output, or chat messages. Upstream's
+                ``generate(tokenizer, prompts)`` and ``generate(tokenizer=..., prompts=...)`` work too.
+            texts: the prompts, where the first argument is a tokenizer.
+            tokenizer: default: the checkpoint's.
+            generation_len: most new tokens, for all prompts or one number each; default: what fits ``ctx_len``.
+            stream: True prints the text as it comes; a function is called with each piece.
+            sampling: temperature, top_k, top_p, min_p, repetition_penalty, seed, do_sample; one value or one a prompt.
+
+        Returns:
+            Texts and ids in the prompts' order, and how fast it was.
+
+        Raises:
+            LifecycleError: nothing was compiled yet.
+            CapacityError: a prompt is empty or does not fit.
+            OptionError: an unknown or impossible option.
+        """
+        if texts is not None:
+            prompts, tokenizer = texts, prompts
+        return self._open().generate(
+            prompts, tokenizer=tokenizer, generation_len=generation_len, stream=stream, **sampling
+        )
+
+    def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
+        """Yield the answer to one prompt as text, as it comes. Options are those of :meth:`generate`."""
+        return self._open().stream(prompt, **options)
+
+    def verify(self, prompts: Any, *, generation_len: int = 32) -> ParityReport:
+        """Compare the compiled package with Hugging Face, token by token, and store the report beside the package.
+
+        Args:
+            prompts: as in :meth:`generate`.
+            generation_len: tokens to compare for each prompt.
+        """
+        from QEfficient.exporter.parity import compare
+
+        compiled = self._open()
+        report = compare(self._loaded(), compiled, prompts, generation_len)
+        self._store_report(report)
+        return report
+
+
+class QEFFAutoModel(QEFFBaseModel):
+    """An encoder: hidden states of texts, or one pooled vector each. Decoder-only cards give their hidden states.
+
+    Args:
+        model: a Hugging Face model, already loaded.
+        pooling: None for hidden states, "mean" (or "avg"), "max", "cls", or a traceable function
+            ``(last_hidden_states, attention_mask) -> tensor``.
+        tokenizer: used by :meth:`generate` and put into the package.
+    """
+
+    task = "encoder"
+    options_class: ClassVar[type[EncoderCompileOptions]] = EncoderCompileOptions
+
+    def __init__(
+        self, model: Any, pooling: str | Callable[..., Any] | None = None, *, tokenizer: Any | None = None
+    ) -> None:
+        from QEfficient.transformers.tasks.encoder import resolve_pooling
+
+        super().__init__(model, tokenizer=tokenizer)
+        resolve_pooling(pooling)
+        self.pooling = pooling
+
+    @classmethod
+    def _auto_class(cls) -> Any:
+        from transformers import AutoModel
+
+        return AutoModel
+
+    @classmethod
+    def _own_arguments(cls) -> tuple[str, ...]:
+        return ("pooling",)
+
+    @staticmethod
+    def transform(model: Any, form_factor: str = "cloud") -> Any:  # type: ignore[override]
+        """Upstream's ``QEFFAutoModel.transform(model)``; see :func:`QEfficient.transform`."""
+        from QEfficient.transformers.functional import transform
+
+        return transform(model, form_factor)
+
+    def _plan(self, options: EncoderCompileOptions, target: Target) -> dict[str, Any]:
+        from QEfficient.transformers.transform import max_positions
+
+        limit = max_positions(self.config)
+        if limit is not None and options.seq_lens[-1] > limit:
+            raise CapacityError(
+                f"seq_len={options.seq_lens[-1]} is beyond the {limit} positions that {self.model_name} was made for."
+            )
+        return {"pooling": self._pooling_key(), "lowering": "encoder"}
+
+    def _pooling_key(self) -> str | None:
+        if not callable(self.pooling):
+            return self.pooling
+        import uuid
+
+        # A function has no content to compare by, so what it makes is not taken for anything made before.
+        return f"function {uuid.uuid4()}"
+
+    def _graph(self, plan: dict[str, Any]) -> TaskGraph:
+        from QEfficient.transformers.tasks.encoder import encoder_graph
+
+        return encoder_graph(self.model, self.pooling)
+
+    def _symbols(self, plan: dict[str, Any], options: EncoderCompileOptions) -> dict[str, int]:
+        return {}
+
+    def _package_body(self, plan: dict[str, Any], options: EncoderCompileOptions, target: Target) -> dict[str, Any]:
+        return {
+            "task": self.task,
+            "target": target.name,
+            "architecture": self.model_name,
+            "lowering": plan["lowering"],
+            "precision": options.precision,
+            "num_threads": options.num_threads,
+            "compiler_options": dict(options.compiler_options),
+            "seq_lens": list(options.seq_lens),
+            "batch_size": options.batch_size,
+        }
+
+    def generate(self, inputs: Any, *, tokenizer: Any | None = None) -> dict[str, Any]:
+        """Encode texts with the compiled package.
+
+        Args:
+            inputs: text, a list of texts, lists of token ids, or a tokenizer's output.
+            tokenizer: default: the checkpoint's.
+
+        Returns:
+            ``{"output": array}``: ``[n, hidden]`` if pooled, else ``[n, longest input, hidden]``.
+
+        Raises:
+            LifecycleError: nothing was compiled yet.
+            CapacityError: a text is empty or longer than the greatest compiled ``seq_len``.
+        """
+        return self._open().generate(inputs, tokenizer=tokenizer)

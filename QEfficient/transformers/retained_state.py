@@ -1,0 +1,159 @@
+"""Cache layers over fixed-size state: the model's own attention reads and writes tensors that the graph takes in
+and hands back.
+
+Shape legend: B rows of this step, S tokens of this step, R rows of the state (B, or more under continuous
+batching), C slots of a row, H key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+StateKind = Literal["full", "sliding"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateSpec:
+    """What one layer keeps between steps."""
+
+    kind: StateKind
+    num_heads: int
+    key_dim: int
+    value_dim: int
+    window: int | None = None
+    """Tokens that a query sees back, itself included (sliding layers)."""
+
+    def num_slots(self, ctx_len: int) -> int:
+        """Slots that a row needs for a context of ``ctx_len`` tokens."""
+        return ctx_len if self.window is None else min(self.window, ctx_len)
+
+
+def _modulo(x: torch.Tensor, n: int) -> torch.Tensor:
+    # As a tensor: the exporter has no remainder by a symbolic int.
+    return torch.remainder(x, torch.scalar_tensor(n, dtype=x.dtype))
+
+
+class RetainedStep:
+    """Where the tokens of one step belong, worked out once and shared by all layers.
+
+    Args:
+        position_ids: ``[B, S]``; absolute positions ascending, padding −1 on the right.
+        batch_index: ``[B, 1]``; the state row of each batch row. ``None``: row i is state row i.
+    """
+
+    def __init__(self, position_ids: torch.Tensor, batch_index: torch.Tensor | None = None):
+        self.position_ids = position_ids
+        self.rows = None if batch_index is None else batch_index[:, 0]
+        self.last_position, self.last_token = position_ids.max(dim=1, keepdim=True)
+        self.is_idle = self.last_position < 0
+        beyond = torch.iinfo(position_ids.dtype).max
+        self.first_position = torch.where(position_ids < 0, beyond, position_ids).amin(dim=1, keepdim=True)
+
+    def write(self, state: torch.Tensor, new: torch.Tensor, ring: bool = False) -> torch.Tensor:
+        """The state after storing ``new [B, H, S, D]`` in ``state [R, H, C, D]``: position p goes to slot p, or to
+        p mod C in a ring.
+
+        Tokens that must not be stored (padding, and those that a ring of C slots has already dropped) are sent to
+        the slot of the row's newest token with that token's value, and an idle row rewrites slot 0 with what it
+        holds: so every index is in range and no two writes to a slot differ.
+        """
+        keep = self.position_ids >= 0
+        if ring:
+            keep = keep & (self.position_ids > self.last_position - state.shape[2])
+        slots = torch.where(keep, self.position_ids, self.last_position.clamp(min=0))
+        if ring:
+            slots = _modulo(slots, state.shape[2])
+        newest = new.gather(2, self.last_token[:, None, :, None].expand(-1, new.shape[1], 1, new.shape[3]))
+        held = self.read(state[:, :, :1])
+        newest = torch.where(self.is_idle[:, None, :, None], held, newest)
+        values = torch.where(keep[:, None, :, None], new, newest)
+        rows = self.rows if self.rows is not None else torch.arange(new.shape[0], device=new.device)
+        heads = torch.arange(new.shape[1], device=new.device)
+        return state.index_put((rows[:, None, None], heads[None, :, None], slots[:, None, :]), values)
+
+    def read(self, state: torch.Tensor) -> torch.Tensor:
+        """The rows of the state that this step works on: ``[B, H, C, D]``."""
+        return state if self.rows is None else state.index_select(0, self.rows)
+
+
+class RetainedLayer(CacheLayerMixin):
+    """Full attention: slot = position, and attention reads the whole row."""
+
+    is_compileable = True
+    is_sliding = False
+    supports_early_init = False
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, step: RetainedStep):
+        super().__init__()
+        self.keys, self.values, self.step = keys, values, step
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing to do: the state comes with the step."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.keys = self.step.write(self.keys, key_states)
+        self.values = self.step.write(self.values, value_states)
+        return self.step.read(self.keys), self.step.read(self.values)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, Any]:
+        """``(number of keys, their absolute positions)``: the second is what the mask function takes as offset."""
+        return self.keys.shape[2], torch.arange(self.keys.shape[2], device=self.keys.device)[None]
+
+    def get_seq_length(self) -> int:
+        # Models add the step's length to this to size biases over the keys (ALiBi), so it must be an int.
+        return self.get_mask_sizes(self.step.position_ids.shape[1])[0] - self.step.position_ids.shape[1]
+
+    def get_max_length(self) -> int:
+        return self.keys.shape[2]
+
+
+class RetainedRingLayer(RetainedLayer):
+    """Sliding attention: slot = position mod window; attention reads the ring as it was and the step's own tokens."""
+
+    is_sliding = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys = torch.cat([self.step.read(self.keys), key_states], dim=2)
+        values = torch.cat([self.step.read(self.values), value_states], dim=2)
+        self.keys = self.step.write(self.keys, key_states, ring=True)
+        self.values = self.step.write(self.values, value_states, ring=True)
+        return keys, values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, Any]:
+        num_slots = self.keys.shape[2]
+        slots = torch.arange(num_slots, device=self.keys.device)[None]
+        newest = self.step.first_position - 1
+        held = newest - _modulo(newest - slots, num_slots)  # below 0: never written by this sequence
+        positions = torch.cat([held, self.step.position_ids], dim=1)
+        return num_slots + query_length, positions
+
+
+class RetainedCache(Cache):
+    """The cache that a model sees in the ``retained`` lowering."""
+
+    def __init__(self, layers: list[RetainedLayer], step: RetainedStep):
+        super().__init__(layers=layers)
+        self.step = step
+
+    def get_query_offset(self, layer_idx: int = 0) -> Any:
+        return self.step.position_ids
+
+
+_LAYERS: dict[StateKind, type[RetainedLayer]] = {"full": RetainedLayer, "sliding": RetainedRingLayer}
+
+
+def retained_cache(
+    specs: list[StateSpec], state: list[tuple[torch.Tensor, torch.Tensor]], step: RetainedStep
+) -> RetainedCache:
+    """A cache over the given state: one ``(keys, values)`` pair a layer."""
+    layers = [_LAYERS[spec.kind](*pair, step) for spec, pair in zip(specs, state, strict=True)]
+    return RetainedCache(layers, step)

@@ -1,0 +1,254 @@
+"""The graphs of a causal LM: one for each lowering.
+
+The retained graph is upstream's public contract; the paged one feeds OpenVINO's PagedAttention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicLayer
+
+from QEfficient.errors import UnsupportedModel
+from QEfficient.transformers.attention import PagedStep, paged_step
+from QEfficient.transformers.retained_state import RetainedStep, StateSpec, retained_cache
+from QEfficient.transformers.tasks.contract import GraphInput, TaskGraph
+from QEfficient.transformers.transform import lower, state_specs
+
+
+@contextmanager
+def _select_before_head(model: Any, select: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Run the LM head on the hidden states that ``select`` picks, and on no others."""
+    head = model.get_output_embeddings()
+    if head is None:
+        raise UnsupportedModel(f"{type(model).__name__} has no output embeddings, so it cannot predict tokens.")
+    hook = head.register_forward_pre_hook(lambda module, args: (select(args[0]), *args[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class RetainedCausalLM(nn.Module):
+    """``(input_ids, position_ids, state[, batch_index])`` to the logits of each row's newest token and the state."""
+
+    def __init__(self, model: nn.Module, specs: list[StateSpec]):
+        super().__init__()
+        self.model = model
+        self.specs = specs
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        state: list[tuple[torch.Tensor, torch.Tensor]],
+        batch_index: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+        """
+        Args:
+            input_ids: ``[B, S]``.
+            position_ids: ``[B, S]``, padding −1 on the right.
+            state: a layer's ``(keys, values)``, each ``[R, H, C, D]``.
+            batch_index: ``[B, 1]``, the state row of each batch row (continuous batching).
+
+        Returns:
+            Logits ``[B, 1, vocab]`` and the new state.
+        """
+        step = RetainedStep(position_ids, batch_index)
+        cache = retained_cache(self.specs, state, step)
+
+        def newest(hidden: torch.Tensor) -> torch.Tensor:
+            return hidden.gather(1, step.last_token[:, :, None].expand(-1, 1, hidden.shape[-1]))
+
+        with _select_before_head(self.model, newest):
+            output = self.model(
+                input_ids=input_ids,
+                position_ids=position_ids.clamp(min=0),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return output.logits, [(layer.keys, layer.values) for layer in cache.layers]
+
+
+class _PassThroughLayer(DynamicLayer):
+    """Holds nothing: the paged attention node writes the step's keys itself."""
+
+    def __init__(self, num_tokens: int):
+        super().__init__()
+        self.num_tokens = num_tokens
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0
+
+
+class PagedCausalLM(nn.Module):
+    """A ragged batch of tokens over blocks of KV to the logits of the tokens that are asked for."""
+
+    def __init__(self, model: nn.Module, specs: list[StateSpec]):
+        super().__init__()
+        self.model = model
+        self.specs = specs
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        logits_indices: torch.Tensor,
+        past_lens: torch.Tensor,
+        subsequence_begins: torch.Tensor,
+        block_indices: torch.Tensor,
+        block_indices_begins: torch.Tensor,
+        max_context_len: torch.Tensor,
+        key_caches: list[torch.Tensor],
+        value_caches: list[torch.Tensor],
+    ) -> torch.Tensor:
+        """
+        Args:
+            input_ids: ``[1, T]``, the new tokens of all sequences one after the other.
+            position_ids: ``[1, T]``.
+            logits_indices: ``[M]`` which of the T tokens to predict from.
+            past_lens: and the four after it, see :class:`PagedStep`.
+            key_caches: a layer's blocks, and likewise ``value_caches``.
+
+        Returns:
+            Logits ``[1, M, vocab]``.
+        """
+        cache = Cache(layers=[_PassThroughLayer(input_ids.shape[1]) for _ in self.specs])
+        tables = (past_lens, subsequence_begins, block_indices, block_indices_begins, max_context_len)
+        step = PagedStep(self.specs, key_caches, value_caches, *tables)
+        with paged_step(step), _select_before_head(self.model, lambda h: h.index_select(1, logits_indices)):
+            output = self.model(input_ids=input_ids, position_ids=position_ids, past_key_values=cache, use_cache=True)
+        if step.attended != list(range(len(self.specs))):
+            raise UnsupportedModel(
+                f"{type(self.model).__name__} computes attention in its own code, not through AttentionInterface"
+            )
+        return output.logits
+
+
+def state_names(specs: list[StateSpec]) -> list[tuple[str, str]]:
+    """Graph input names of each layer's state."""
+    return [(f"past_key.{i}", f"past_value.{i}") for i in range(len(specs))]
+
+
+def retained_graph(model: nn.Module, ctx_len: int | None, continuous_batching: bool = False) -> TaskGraph:
+    """The ``retained`` graph of ``model`` in upstream's contract.
+
+    Axes: ``batch_size``, ``seq_len``, ``ctx_len``, ``sliding_window`` (slots of the sliding layers), and
+    ``full_batch_size`` for the state's rows under continuous batching.
+    """
+    specs = state_specs(model)
+    lowered = lower(model, "retained", ctx_len)
+    # Sample sizes are unlike each other and unlike any size of a model, so that no axis is taken for another.
+    batch, seq, rows = 3, 7, 5 if continuous_batching else 3
+    row_axis = "full_batch_size" if continuous_batching else "batch_size"
+    inputs = [
+        GraphInput("input_ids", torch.zeros(batch, seq, dtype=torch.int64), {0: "batch_size", 1: "seq_len"}),
+        GraphInput("position_ids", torch.arange(seq).repeat(batch, 1), {0: "batch_size", 1: "seq_len"}),
+    ]
+    state_axes = {}
+    for spec, names in zip(specs, state_names(specs), strict=True):
+        axes = {0: row_axis, 2: "ctx_len" if spec.window is None else "sliding_window"}
+        slots = 29 if spec.window is None else 23
+        for name, dim in zip(names, (spec.key_dim, spec.value_dim), strict=True):
+            inputs.append(GraphInput(name, torch.zeros(rows, spec.num_heads, slots, dim), axes))
+            state_axes[f"{name}_RetainedState"] = axes
+    if continuous_batching:
+        inputs.append(GraphInput("batch_index", torch.arange(batch)[:, None], {0: "batch_size"}))
+    return TaskGraph(
+        module=_Flat(RetainedCausalLM(lowered.module, specs), len(specs)).eval(),
+        lowered=lowered,
+        lowering="retained",
+        num_layers=len(specs),
+        inputs=inputs,
+        output_names=["logits", *state_axes],
+        output_axes={"logits": {0: "batch_size"}, **state_axes},
+    )
+
+
+def paged_graph(model: nn.Module, ctx_len: int | None) -> TaskGraph:
+    """The ``paged`` graph of ``model``.
+
+    Axes: ``num_tokens``, ``num_sequences`` (and one more for the begins), ``num_blocks``, ``num_logits``.
+    """
+    specs = state_specs(model)
+    lowered = lower(model, "paged", ctx_len)
+    i32 = torch.int32
+    inputs = [
+        GraphInput("input_ids", torch.zeros(1, 7, dtype=torch.int64), {1: "num_tokens"}),
+        GraphInput("position_ids", torch.arange(7)[None], {1: "num_tokens"}),
+        GraphInput("logits_indices", torch.tensor([2, 6, 5]), {0: "num_logits"}),
+        GraphInput("past_lens", torch.zeros(2, dtype=i32), {0: "num_sequences"}),
+        GraphInput("subsequence_begins", torch.zeros(3, dtype=i32), {0: "num_begins"}),
+        GraphInput("block_indices", torch.zeros(5, dtype=i32), {0: "num_blocks"}),
+        GraphInput("block_indices_begins", torch.zeros(3, dtype=i32), {0: "num_begins"}),
+        GraphInput("max_context_len", torch.tensor(7, dtype=i32)),
+    ]
+    for prefix in ("key_cache", "value_cache"):
+        for index, spec in enumerate(specs):
+            dim = spec.key_dim if prefix == "key_cache" else spec.value_dim
+            blocks = torch.zeros(11, spec.num_heads, 32, dim)
+            inputs.append(GraphInput(f"{prefix}.{index}", blocks, {0: "num_cache_blocks"}))
+    return TaskGraph(
+        module=_FlatPaged(PagedCausalLM(lowered.module, specs), len(specs)).eval(),
+        lowered=lowered,
+        lowering="paged",
+        num_layers=len(specs),
+        inputs=inputs,
+        output_names=["logits"],
+        output_axes={"logits": {1: "num_logits"}},
+    )
+
+
+def why_not(model: Any, lowering: str) -> str | None:
+    """Why ``lowering`` cannot express ``model``, or None if it can. Runs one step without weights, traces nothing."""
+    if lowering == "paged" and not getattr(model, "_can_set_attn_implementation", lambda: True)():
+        return "the model computes attention in its own code, not through AttentionInterface"
+    try:
+        graph = _GRAPHS[lowering](model, ctx_len=None)
+        fake_mode = graph.lowered.fake_mode
+        with fake_mode, torch.no_grad():
+            graph.module(*(fake_mode.from_tensor(given.sample, static_shapes=True) for given in graph.inputs))
+    except UnsupportedModel as error:
+        return str(error)
+    return None
+
+
+class _Flat(nn.Module):
+    """A retained graph whose state is a flat list of inputs and outputs."""
+
+    def __init__(self, inner: RetainedCausalLM, num_layers: int):
+        super().__init__()
+        self.inner = inner
+        self.num_layers = num_layers
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[Any, ...]:
+        input_ids, position_ids, *rest = inputs
+        state = list(zip(rest[0 : 2 * self.num_layers : 2], rest[1 : 2 * self.num_layers : 2], strict=True))
+        logits, state = self.inner(input_ids, position_ids, state, *rest[2 * self.num_layers :])
+        return (logits.float(), *(tensor for pair in state for tensor in pair))
+
+
+class _FlatPaged(nn.Module):
+    """A paged graph whose caches are a flat list of inputs."""
+
+    def __init__(self, inner: PagedCausalLM, num_layers: int):
+        super().__init__()
+        self.inner = inner
+        self.num_layers = num_layers
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        tables, caches = inputs[: -2 * self.num_layers], inputs[-2 * self.num_layers :]
+        return self.inner(*tables, list(caches[: self.num_layers]), list(caches[self.num_layers :])).float()
+
+
+_GRAPHS: dict[str, Callable[..., TaskGraph]] = {"retained": retained_graph, "paged": paged_graph}

@@ -1,0 +1,92 @@
+"""From a card to answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cloud.commands import COMPILE, Cli, run_python
+
+PROMPT = "My name is"
+SHORT = ("--generation-len", "6")
+
+
+def test_answer_is_the_only_thing_on_stdout(cli: Cli, checkpoint: Path, package: Path, expected: str) -> None:
+    result = cli("infer", checkpoint, *COMPILE, "--prompt", PROMPT, *SHORT)
+    assert (result.code, result.out) == (0, expected + "\n")
+    assert result.err.startswith("[prefill ")
+    assert len(result.err.splitlines()) == 1
+
+
+def test_json(cli: Cli, checkpoint: Path, package: Path, expected: str) -> None:
+    found = cli("infer", checkpoint, *COMPILE, "-p", PROMPT, *SHORT, "--json").json
+    assert found["package"] == str(package)
+    (answer,) = found["answers"]
+    assert (answer["prompt"], answer["text"]) == (PROMPT, expected)
+    assert len(answer["token_ids"]) == 6
+    assert found["batch_size"] == 1
+    assert found["perf_metrics"]["total_time"] > 0
+
+
+def test_upstreams_command_line(checkpoint: Path, package: Path, expected: str) -> None:
+    flags = "--batch_size 1 --prompt_len 128 --ctx_len 128 --num_cores 16 --device_group [0] --mos 1"
+    result = run_python(
+        *("-m", "QEfficient.cloud.infer", "--model_name", checkpoint, *flags.split(), "--aic_enable_depth_first"),
+        *("--precision", "fp32", "--prompt", PROMPT, "--generation_len", "6"),
+    )
+    assert (result.code, result.out) == (0, expected + "\n")
+    warning = "warning: aic_enable_depth_first, mos, num_cores, num_devices: no effect on target 'cpu'."
+    assert result.err.splitlines()[0] == warning
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "Which model?"),
+        (("a", "--model-name", "b"), "Two models"),
+        (("a", "--system", "x"), "--system is for a chat"),
+        (("a", "--generation-len", "0"), "--generation-len must be at least 1"),
+        (("a", "--top-p", "2"), "top_p must be"),
+        (("a", "--prompts-txt-file-path", "x"), "either a prompt or a file"),
+        (("a", "--mxfp6"), "--mxfp6-matmul: cpu has no MXFP6"),
+    ],
+)
+def test_bad_usage(cli: Cli, args: tuple[str, ...], message: str) -> None:
+    result = cli("infer", *args, "--prompt", "hi")
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err
+
+
+def test_no_prompt(cli: Cli) -> None:
+    result = cli("infer", "some/card")
+    assert (result.code, result.out) == (2, "")
+    assert "Give --prompt, --prompts-txt-file-path or --chat." in result.err
+
+
+def test_no_such_card(cli: Cli) -> None:
+    result = cli("infer", "nobody/nothing", "-p", "hi")
+    assert (result.code, result.out) == (1, "")
+    assert len(result.err.splitlines()) == 1
+    assert result.err.startswith("error: There is no folder 'nobody/nothing'")
+
+
+def test_encoder(cli: Cli, encoder: Path) -> None:
+    common = ("infer", encoder, "--seq-len", "16,32", "--pooling", "mean", "-p", "hello|what is it")
+    found = cli(*common, "--json").json
+    assert [len(answer["output"]) for answer in found["answers"]] == [32, 32]
+    lines = cli(*common).out.splitlines()
+    assert lines[0::2] == ["> hello", "> what is it"]
+    assert lines[1].startswith(f"[32] {found['answers'][0]['output'][0]:.4f} ")
+
+
+@pytest.mark.parametrize("args", [("--ctx-len", "32"), ("--chat",), ("--top-k", "3")])
+def test_encoder_with_what_only_language_models_have(cli: Cli, encoder: Path, args: tuple[str, ...]) -> None:
+    result = cli("infer", encoder, "-p", "hello", *args)
+    assert (result.code, result.out) == (2, "")
+    assert "encoder" in result.err
+
+
+def test_language_model_with_what_only_encoders_have(cli: Cli, checkpoint: Path) -> None:
+    result = cli("infer", checkpoint, "-p", "hello", "--seq-len", "16")
+    assert result.code == 2
+    assert result.err.startswith("error: --seq-len is not for LlamaForCausalLM")

@@ -1,0 +1,150 @@
+"""export, compile, inspect and verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_models
+from cloud.commands import COMPILE, Cli, save
+
+from QEfficient.base.artifacts import open_artifact
+
+
+def test_export_prints_the_graph(cli: Cli, checkpoint: Path, package: Path) -> None:
+    result = cli("export", checkpoint)
+    assert (result.code, result.err) == (0, "")
+    path = Path(result.out.removesuffix("\n"))
+    assert path.name == "model.onnx"
+    assert open_artifact(path.parent).manifest.kind == "onnx"
+
+
+def test_export_json(cli: Cli, checkpoint: Path, package: Path) -> None:
+    found = cli("export", checkpoint, "--json").json
+    assert found["lowering"] == "paged"
+    assert "input_ids" in found["inputs"]
+    assert found["outputs"]["logits"][-1] == 320
+
+
+def test_compile_prints_the_package(cli: Cli, checkpoint: Path, package: Path) -> None:
+    result = cli("compile", checkpoint, *COMPILE)
+    assert (result.code, result.out, result.err) == (0, f"{package}\n", "")
+
+
+def test_compile_json(cli: Cli, checkpoint: Path, package: Path) -> None:
+    found = cli("compile", checkpoint, *COMPILE, "--json").json
+    assert found["package"] == str(package)
+    assert (found["target"], found["lowering"], found["architecture"]) == ("cpu", "paged", "LlamaForCausalLM")
+    assert found["options"]["ctx_len"] == 128
+    assert found["size_bytes"] == sum(file.stat().st_size for file in package.rglob("*") if file.is_file()) - (
+        (package / "manifest.json").stat().st_size
+    )
+
+
+@pytest.mark.parametrize("flag", ["--compile-dir", "--qpc-path"])
+def test_compile_into_a_folder(cli: Cli, checkpoint: Path, package: Path, tmp_path: Path, flag: str) -> None:
+    folder = tmp_path / "qpc"
+    result = cli("compile", "--model-name", checkpoint, *COMPILE, flag, folder)
+    assert (result.code, result.out) == (0, f"{folder}\n")
+    assert open_artifact(folder).manifest.key == open_artifact(package).manifest.key
+
+
+def test_compile_says_what_it_does_when_asked(cli: Cli, checkpoint: Path, package: Path) -> None:
+    result = cli("compile", checkpoint, *COMPILE, "-v")
+    assert result.out == f"{package}\n"
+    assert f"info: Found package: {package}" in result.err
+    assert "info: Target: cpu" in result.err
+
+
+def test_compiling_a_graph_names_the_way_that_works(cli: Cli, tmp_path: Path) -> None:
+    result = cli("compile", "--onnx-path", tmp_path / "model.onnx", "--qpc-path", tmp_path / "qpc", "--num-cores", "16")
+    assert (result.code, result.out) == (2, "")
+    assert "'qefficient compile CARD'" in result.err
+
+
+def test_context_beyond_the_model(cli: Cli, checkpoint: Path) -> None:
+    result = cli("compile", checkpoint, "--ctx-len", "4096")
+    assert (result.code, result.out) == (1, "")
+    assert "512 positions" in result.err
+
+
+def test_inspect(cli: Cli, checkpoint: Path) -> None:
+    found = cli("inspect", checkpoint, "--ctx-len", "100", "--json").json
+    weights = checkpoint / "model.safetensors"
+    assert (found["architecture"], found["task"]) == ("LlamaForCausalLM", "causal_lm")
+    assert (
+        found["weights_bytes"] == 4 * found["num_parameters"] < weights.stat().st_size < found["weights_bytes"] + 4096
+    )
+    assert (found["dtypes"], found["max_positions"]) == (["float32"], 512)
+    assert [layer["kind"] for layer in found["layers"]] == ["full"]
+    token = 2 * 2 * (16 + 16) * 2  # layers, heads, keys and values, bytes
+    assert found["state"] == {
+        "value_bytes": 2,
+        "bytes_per_token": token,
+        "ctx_len": 100,
+        "bytes_per_slot": 100 * token,
+    }
+    assert found["targets"]["cpu"] == {"lowering": "paged", "refused": {}, "unavailable": None}
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half of its layers slide, and the paged lowering cannot express it."""
+    return save(tiny_models.causal_lm("gemma2"), tmp_path_factory.mktemp("gemma"))
+
+
+def test_inspect_says_why_not_a_faster_lowering(cli: Cli, gemma: Path) -> None:
+    found = cli("inspect", gemma, "--ctx-len", "128", "--json").json
+    cpu = found["targets"]["cpu"]
+    assert cpu["lowering"] == "retained"
+    assert "soft-capping" in cpu["refused"]["paged"]
+    kinds = {layer["kind"]: layer["window"] for layer in found["layers"]}
+    assert kinds == {"sliding": 16, "full": None}
+    per_layer = found["state"]["bytes_per_token"] / 2
+    assert found["state"]["bytes_per_slot"] == per_layer * (128 + 16)
+
+
+def test_inspect_for_people(cli: Cli, gemma: Path) -> None:
+    result = cli("inspect", gemma)
+    assert result.code == 0
+    assert "Architecture  Gemma2ForCausalLM\n" in result.out
+    assert "1 sliding of 16 tokens (2 heads of 32); 1 full (2 heads of 32)" in result.out
+    assert "not paged: PagedAttention has no soft-capping" in result.out
+    assert "\x1b" not in result.out
+
+
+def test_inspect_encoder(cli: Cli, encoder: Path) -> None:
+    found = cli("inspect", encoder, "--json").json
+    assert (found["task"], found["max_positions"]) == ("encoder", 64)
+    assert found["targets"]["cpu"]["lowering"] == "encoder"
+    assert "layers" not in found
+    assert "encoder" in cli("inspect", encoder).out
+
+
+def test_verify(cli: Cli, checkpoint: Path, package: Path) -> None:
+    result = cli("verify", checkpoint, *COMPILE, "--generation-len", "8")
+    assert result.code == 0
+    assert result.out.startswith("agrees: 32 of 32 greedy tokens")
+
+
+def test_verify_json(cli: Cli, checkpoint: Path, package: Path) -> None:
+    result = cli("verify", checkpoint, *COMPILE, "--generation-len", "8", "-p", "My name is", "--json")
+    assert result.code == 0
+    assert (result.json["agrees"], len(result.json["prompts"])) == (True, 1)
+    assert open_artifact(package).manifest.body["parity"] == {name: result.json[name] for name in ("agrees", "prompts")}
+
+
+def test_verify_fails_where_the_answers_differ(cli: Cli, checkpoint: Path, package: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("My name is\nThe capital of France is\nOnce upon a time\n")
+    asked = ("--weight-format", "int4", "--generation-len", "8", "--prompts-txt-file-path", prompts)
+    result = cli("verify", checkpoint, *COMPILE, *asked)
+    assert result.code == 1
+    assert result.out.startswith("DIFFERS")
+    assert "first differing layer" in result.out
+
+
+def test_verify_encoder(cli: Cli, encoder: Path) -> None:
+    result = cli("verify", encoder)
+    assert (result.code, result.out) == (2, "")
+    assert "BertModel is not a causal language model" in result.err

@@ -1,0 +1,28 @@
+"""Shared fixtures: every test session has a store of its own and never reaches the Hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def qeff_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that all tests share, those of other workers too, so that equal things are made once."""
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "qeff-home"
+    home.mkdir(exist_ok=True)
+    os.environ["QEFF_HOME"] = str(home)
+    return home
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store for one test."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("QEFF_HOME", str(home))
+    return home

@@ -1,0 +1,165 @@
+"""Options: what is refused and how, and that each says what it is for."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+
+from QEfficient.errors import OptionError
+from QEfficient.options import (
+    CausalLMCompileOptions,
+    CompileOptions,
+    EncoderCompileOptions,
+    Options,
+    SamplingOptions,
+)
+
+CLASSES = [CompileOptions, CausalLMCompileOptions, EncoderCompileOptions, SamplingOptions]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_defaults_are_valid(kind: type[Options]) -> None:
+    assert kind.parse({}) == kind()
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_each_field_has_help(kind: type[Options]) -> None:
+    for field in fields(kind):
+        text = kind.help(field.name)
+        assert text, field.name
+        assert text.endswith("."), text
+    assert kind.help("no_such_field") == ""
+
+
+def test_help_is_the_fields_own() -> None:
+    assert CausalLMCompileOptions.help("ctx_len").startswith("Longest context")
+    assert CausalLMCompileOptions.help("num_cores") == CompileOptions.help("num_cores")
+    texts = [CausalLMCompileOptions.help(field.name) for field in fields(CausalLMCompileOptions)]
+    assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "suggestion"),
+    [
+        (CausalLMCompileOptions, "ctx_length", "ctx_len"),
+        (CausalLMCompileOptions, "prefil_seq_len", "prefill_seq_len"),
+        (CompileOptions, "num_core", "num_cores"),
+        (EncoderCompileOptions, "seqlen", "seq_len"),
+        (SamplingOptions, "temprature", "temperature"),
+        (SamplingOptions, "topk", "top_k"),
+    ],
+)
+def test_unknown_name_is_told_the_nearest(kind: type[Options], name: str, suggestion: str) -> None:
+    with pytest.raises(OptionError, match=rf"'{name}'\. Did you mean '{suggestion}'\?"):
+        kind.parse({name: 1})
+
+
+def test_unknown_name_that_is_near_to_none() -> None:
+    with pytest.raises(OptionError, match="'zzzzzz'") as caught:
+        CompileOptions.parse({"zzzzzz": 1})
+    assert "Did you mean" not in str(caught.value)
+
+
+def test_only_options_of_compile_send_to_compiler_options() -> None:
+    for kind, is_sent in [(CompileOptions, True), (EncoderCompileOptions, True), (SamplingOptions, False)]:
+        with pytest.raises(OptionError) as caught:
+            kind.parse({"zzzzzz": 1})
+        assert ("compiler_options={...}" in str(caught.value)) == is_sent, kind
+
+
+REFUSED: list[tuple[type[Options], dict[str, Any], str]] = [
+    *(
+        (CausalLMCompileOptions, {name: value}, name)
+        for name in ("batch_size", "num_devices", "num_cores", "mos", "num_threads", "prefill_seq_len", "ctx_len")
+        for value in (0, -1, 1.5, True, "8")
+    ),
+    (CausalLMCompileOptions, {"full_batch_size": 0}, "full_batch_size"),
+    (CausalLMCompileOptions, {"kv_cache_batch_size": -2}, "kv_cache_batch_size"),
+    (CausalLMCompileOptions, {"weight_format": "int2"}, "'int8', 'int4'"),
+    (CausalLMCompileOptions, {"precision": "fp64"}, "'fp32', 'bf16', 'fp16'"),
+    (CausalLMCompileOptions, {"lowering": "magic"}, "'retained', 'paged'"),
+    (CausalLMCompileOptions, {"batch_size": 2, "full_batch_size": 4}, "contradict"),
+    *(
+        (EncoderCompileOptions, {"seq_len": value}, "seq_len")
+        for value in (0, -1, (), (32, 0), 32.5, (32, 64.5), True, None, "32", (32, "64"), (32, None))
+    ),
+    *((SamplingOptions, {"temperature": value}, "temperature") for value in (-0.1, float("nan"), "hot", True)),
+    (SamplingOptions, {"temperature": float("inf")}, "temperature"),
+    *((SamplingOptions, {"top_p": value}, "top_p") for value in (0.0, -0.5, 1.1, float("nan"), "0.9")),
+    *((SamplingOptions, {"min_p": value}, "min_p") for value in (-0.1, 1.1, float("nan"))),
+    *((SamplingOptions, {"repetition_penalty": value}, "repetition_penalty") for value in (0, -1.0, float("nan"))),
+    *((SamplingOptions, {"top_k": value}, "top_k") for value in (-1, 2.5, "5", True)),
+    *((SamplingOptions, {"seed": value}, "seed") for value in (-1, 0.5, "x")),
+]
+
+
+@pytest.mark.parametrize(("kind", "given", "word"), REFUSED, ids=str)
+def test_impossible_value_is_refused(kind: type[Options], given: dict[str, Any], word: str) -> None:
+    with pytest.raises(OptionError, match=word):
+        kind.parse(given)
+
+
+def test_message_names_the_value() -> None:
+    for given in ({"temperature": -0.25}, {"top_p": 1.75}, {"top_k": -3}, {"seed": -7}):
+        with pytest.raises(OptionError, match=rf"got {next(iter(given.values()))}"):
+            SamplingOptions.parse(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"temperature": 0},
+        {"temperature": 100},
+        {"top_k": 0},
+        {"top_p": 1},
+        {"min_p": 0},
+        {"min_p": 1.0},
+        {"repetition_penalty": 0.5},
+        {"temperature": np.float32(0.5), "top_k": np.int64(5), "seed": np.int64(3)},
+    ],
+    ids=str,
+)
+def test_edges_of_the_ranges_are_allowed(given: dict[str, Any]) -> None:
+    SamplingOptions.parse(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "samples"),
+    [
+        ({}, False),
+        ({"seed": 1}, False),
+        ({"repetition_penalty": 1.2}, False),
+        ({"temperature": 0.7}, True),
+        ({"top_k": 5}, True),
+        ({"top_p": 0.5}, True),
+        ({"min_p": 0.1}, True),
+        ({"temperature": 0.0, "top_k": 5}, False),
+        ({"do_sample": True}, True),
+        ({"do_sample": True, "temperature": 0.0}, False),
+        ({"do_sample": False, "temperature": 0.7}, False),
+    ],
+    ids=str,
+)
+def test_when_tokens_are_drawn(given: dict[str, Any], samples: bool) -> None:
+    assert SamplingOptions.parse(given).samples is samples
+
+
+@pytest.mark.parametrize(
+    ("given", "lengths"), [(32, (32,)), ([128, 32, 128], (32, 128)), ((16,), (16,)), (range(8, 10), (8, 9))]
+)
+def test_compiled_lengths_ascend(given: Any, lengths: tuple[int, ...]) -> None:
+    assert EncoderCompileOptions.parse({"seq_len": given}).seq_lens == lengths
+
+
+def test_slots() -> None:
+    assert CausalLMCompileOptions(batch_size=3).num_slots == 3
+    assert CausalLMCompileOptions(full_batch_size=4).num_slots == 4
+    assert CausalLMCompileOptions(full_batch_size=4, batch_size=4).num_slots == 4
+
+
+def test_options_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        SamplingOptions().top_k = 3  # type: ignore[misc]

@@ -1,0 +1,119 @@
+"""Greedy tokens equal Hugging Face's, for tiny random models of real architectures, in both lowerings.
+
+Prompts are shorter and longer than the prefill chunk (24) and the sliding window (16); there are more prompts than
+slots, so slots are used again.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+from QEfficient import QEFFAutoModelForCausalLM
+from QEfficient.errors import UnsupportedModel
+
+NUM_NEW_TOKENS = 64
+PROMPT_LENS = (5, 37, 70)
+COMPILE = {"ctx_len": 160, "precision": "fp32", "full_batch_size": 2}
+
+NOT_PAGED = {
+    "gemma2": "soft-capping",
+    "falcon": "its own code",
+    "mpt": "its own code",
+    "bloom": "its own code",
+}
+"""What the paged lowering cannot express, with a word of the reason."""
+
+
+@cache
+def load(name: str) -> Any:
+    return tiny_models.causal_lm(name)
+
+
+@cache
+def prompts() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(3, 320, (length,), generator=generator).tolist() for length in PROMPT_LENS]
+
+
+@cache
+def reference(name: str) -> list[list[int]]:
+    """Hugging Face's greedy tokens, one prompt at a time."""
+    answers = []
+    for ids in prompts():
+        output = load(name).generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+            max_new_tokens=NUM_NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        answers.append(output[0, len(ids) :].tolist())
+    return answers
+
+
+def compiled(name: str, lowering: str, **options: Any) -> QEFFAutoModelForCausalLM:
+    model = QEFFAutoModelForCausalLM(load(name))
+    model.compile(lowering=lowering, **{**COMPILE, "prefill_seq_len": 24, **options})
+    return model
+
+
+def answers(model: QEFFAutoModelForCausalLM, asked: list[list[int]]) -> list[list[int]]:
+    return [ids.tolist() for ids in model.generate(asked, generation_len=NUM_NEW_TOKENS).generated_ids]
+
+
+@pytest.mark.parametrize("lowering", ["paged", "retained"])
+@pytest.mark.parametrize("name", list(tiny_models.CAUSAL_LMS))
+def test_greedy_tokens_equal_hf(name: str, lowering: str) -> None:
+    if lowering == "paged" and name in NOT_PAGED:
+        with pytest.raises(UnsupportedModel, match=NOT_PAGED[name]):
+            compiled(name, lowering)
+        return
+    model = compiled(name, lowering)
+    assert answers(model, prompts()) == reference(name), "batched and chunked"
+    assert [answers(model, [ids])[0] for ids in prompts()] == reference(name), "one by one"
+
+
+@pytest.mark.parametrize("lowering", ["paged", "retained"])
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt_oss"])
+def test_chunk_size_changes_nothing(name: str, lowering: str) -> None:
+    for chunk in (1, 7, 160):
+        assert answers(compiled(name, lowering, prefill_seq_len=chunk), prompts()) == reference(name), f"chunk {chunk}"
+
+
+@pytest.mark.parametrize("name", list(NOT_PAGED))
+def test_default_falls_to_retained_and_says_why(name: str) -> None:
+    from QEfficient.targets import choose_target
+    from QEfficient.transformers.lowering import choose_lowering
+
+    choice = choose_lowering(load(name), choose_target("cpu"))
+    assert choice.lowering == "retained"
+    assert NOT_PAGED[name] in choice.refused["paged"]
+
+
+def test_references_are_not_trivial() -> None:
+    """A model that repeats one token would agree with anything."""
+    variety = {name: max(len(set(ids)) for ids in reference(name)) for name in ("llama", "gpt_oss", "bloom", "mpt")}
+    assert min(variety.values()) > 10, variety
+
+
+@pytest.mark.parametrize("ctx_len", [128, 64])
+def test_longrope_takes_the_factors_of_the_compiled_context(ctx_len: int) -> None:
+    """Below the original context the short factors, beyond it the long ones, as HF for a sequence that long."""
+    rope = tiny_models.CAUSAL_LMS["phi3"]["rope_parameters"] | {"original_max_position_embeddings": 64}
+    hf = tiny_models.causal_lm("phi3", rope_parameters=rope, original_max_position_embeddings=64)
+    model = QEFFAutoModelForCausalLM(hf)
+    model.compile(ctx_len=ctx_len, precision="fp32")
+    ids = prompts()[1] + prompts()[1] if ctx_len > 64 else prompts()[1]
+    output = hf.generate(torch.tensor([ids]), max_new_tokens=16, do_sample=False, pad_token_id=0)
+    assert answers_len(model, ids, 16) == output[0, len(ids) :].tolist()
+
+
+def answers_len(model: QEFFAutoModelForCausalLM, ids: list[int], count: int) -> list[int]:
+    row: np.ndarray = model.generate([ids], generation_len=count).generated_ids[0]
+    return row.tolist()

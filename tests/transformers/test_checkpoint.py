@@ -1,0 +1,198 @@
+"""Bad checkpoints get a clear typed error before any export, and nothing is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+from safetensors.torch import load_file, save_file
+
+from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM, QEFFCommonLoader
+from QEfficient.errors import (
+    CapacityError,
+    CheckpointNotFound,
+    CorruptCheckpoint,
+    LifecycleError,
+    OptionError,
+    QEffError,
+    StorageError,
+    TargetUnavailable,
+    UnsafeCheckpoint,
+    UnsupportedModel,
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_models.save(tiny_models.causal_lm("llama"), tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    """A checkpoint that a test may damage."""
+    return Path(shutil.copytree(whole, tmp_path / "checkpoint"))
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def written(home: Path) -> list[Path]:
+    return [path for path in home.rglob("*") if path.is_file() and path.name.startswith("model.")]
+
+
+def fails(folder: Path | str, error: type[QEffError], *words: str, **options: object) -> None:
+    with pytest.raises(error) as caught:
+        QEFFAutoModelForCausalLM.from_pretrained(folder).compile(**options)  # type: ignore[arg-type]
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_unknown_card(own_home: Path) -> None:
+    fails("nobody/no-such-model", CheckpointNotFound, "nobody/no-such-model")
+    fails("./no such folder", CheckpointNotFound, "no such folder")
+
+
+def test_folder_without_config(own_home: Path, tmp_path: Path) -> None:
+    fails(tmp_path, CheckpointNotFound, "config.json", "save_pretrained")
+
+
+def test_folder_without_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    fails(folder, CheckpointNotFound, "no weights")
+
+
+def test_pickled_weights_are_never_loaded(folder: Path, tmp_path: Path, own_home: Path) -> None:
+    canary = tmp_path / "canary"
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (canary,))
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": Payload()}, folder / "pytorch_model.bin")
+    fails(folder, UnsafeCheckpoint, "pytorch_model.bin", "safetensors")
+    assert not canary.exists()
+    assert not written(own_home)
+
+
+def test_remote_code_needs_permission(folder: Path, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    (folder / "modeling_toy.py").write_text(f"open({str(canary)!r}, 'w').close()\n")
+    change_config(folder, auto_map={"AutoModelForCausalLM": "modeling_toy.ToyForCausalLM"})
+    fails(folder, UnsafeCheckpoint, "modeling_toy.py", "trust_remote_code=True")
+    assert not canary.exists()
+
+
+def test_truncated_weights(folder: Path, own_home: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    fails(folder, CorruptCheckpoint, "truncated or damaged")
+    assert not written(own_home)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite(folder: Path, own_home: Path, value: float) -> None:
+    name = "model.layers.1.mlp.down_proj.weight"
+    change_weights(folder, lambda tensors: tensors[name].view(-1)[7:8].fill_(value))
+    fails(folder, CorruptCheckpoint, name, "NaN or infinity")
+    assert not written(own_home)
+
+
+def test_missing_weight(folder: Path, own_home: Path) -> None:
+    change_weights(folder, lambda tensors: tensors.pop("model.layers.0.self_attn.q_proj.weight"))
+    fails(folder, CorruptCheckpoint, "model.layers.0.self_attn.q_proj.weight", "missing")
+
+
+def test_misshapen_weight(folder: Path) -> None:
+    name = "model.layers.0.self_attn.q_proj.weight"
+    change_weights(folder, lambda tensors: tensors.update({name: torch.zeros(3, 5)}))
+    fails(folder, CorruptCheckpoint, name)
+
+
+def test_config_that_is_not_json(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    fails(folder, CorruptCheckpoint, "config.json", "JSON")
+
+
+def test_architecture_that_transformers_does_not_know(folder: Path) -> None:
+    change_config(folder, model_type="no_such_architecture")
+    fails(folder, UnsupportedModel, "no_such_architecture")
+
+
+def test_context_beyond_the_positions(folder: Path, own_home: Path) -> None:
+    fails(folder, CapacityError, "1000", "512", ctx_len=1000)
+    assert not written(own_home)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prefil_seq_len": 3}, ["prefil_seq_len", "prefill_seq_len"]),
+        ({"mxfp6_matmul": True}, ["mxfp6_matmul", "weight_format='int8'"]),
+        ({"mxint8_kv_cache": True}, ["mxint8_kv_cache", "weight_format"]),
+        ({"weight_format": "int5"}, ["int5", "'int8'"]),
+        ({"ctx_len": 0}, ["ctx_len", "0"]),
+        ({"target": "cpuu"}, ["cpuu", "'cpu'"]),
+        ({"batch_size": 2, "full_batch_size": 4}, ["batch_size=2", "full_batch_size=4"]),
+    ],
+)
+def test_bad_options(folder: Path, own_home: Path, options: dict[str, object], words: list[str]) -> None:
+    fails(folder, OptionError, *words, **options)
+    assert not written(own_home)
+
+
+def test_misspelt_load_option(folder: Path) -> None:
+    with pytest.raises(OptionError, match=r"revison.*revision"):
+        QEFFAutoModelForCausalLM.from_pretrained(folder, revison="main")
+
+
+def test_generate_before_compile(folder: Path) -> None:
+    with pytest.raises(LifecycleError, match=r"compile\(\)"):
+        QEFFAutoModelForCausalLM.from_pretrained(folder).generate([[5, 6]])
+
+
+def test_target_that_is_not_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("QEfficient.targets._openvino_missing", lambda: "no openvino")
+    from dataclasses import replace
+
+    from QEfficient import targets
+
+    row = replace(targets.TARGETS["cpu"], why_unavailable=lambda: "the package 'openvino' is not installed")
+    monkeypatch.setitem(targets.TARGETS, "cpu", row)
+    fails(folder, TargetUnavailable, "openvino", target="cpu")
+
+
+def test_no_disk_space_is_found_before_the_export(
+    folder: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 5, 5))
+    monkeypatch.setattr("QEfficient.exporter.export.trace", lambda graph: pytest.fail("exported"))
+    fails(folder, StorageError, "QEFF_HOME", "free")
+    assert not written(own_home)
+
+
+def test_unknown_pooling(folder: Path) -> None:
+    with pytest.raises(OptionError, match=r"'meen'.*'mean'"):
+        QEFFAutoModel.from_pretrained(folder, pooling="meen")
+
+
+def test_common_loader_takes_the_class_of_the_config(folder: Path) -> None:
+    assert isinstance(QEFFCommonLoader.from_pretrained(folder), QEFFAutoModelForCausalLM)
+    change_config(folder, architectures=["LlamaModel"])
+    assert isinstance(QEFFCommonLoader.from_pretrained(folder), QEFFAutoModel)
+    change_config(folder, architectures=["LlamaForTokenClassification"])
+    with pytest.raises(UnsupportedModel, match="LlamaForTokenClassification"):
+        QEFFCommonLoader.from_pretrained(folder)
