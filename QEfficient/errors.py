@@ -16,8 +16,7 @@
     │   ├── ArtifactNotFound       no package at this path                                    (also FileNotFoundError)
     │   ├── CorruptArtifact        bytes differ from the manifest
     │   └── NewerFormat            written by a newer library
-    ├── StorageError           the disk is full or not writable                               (also OSError)
-    └── ParityError            the artifact's answers differ from the reference
+    └── StorageError           the disk is full or not writable                               (also OSError)
 
 A message says what happened, where, what was expected against what was found, and what to do.
 """
@@ -94,10 +93,6 @@ class NewerFormat(ArtifactError):
 
 class StorageError(QEffError, OSError):
     """The disk is full or not writable."""
-
-
-class ParityError(QEffError):
-    """The artifact's answers differ from the reference's."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -96,6 +96,24 @@ class CompileOptions(Options):
     """Let the card's compiler schedule depth first (card only)."""
     mos: int | None = None
     """Memory optimisation strategy of the card's compiler (card only)."""
+    allow_mxint8_mdp_io: bool = False
+    """Send what one card passes to the next in MXINT8 (card only)."""
+    mdp_num_partitions: int = 1
+    """Stages of a pipeline, each on its own cards (card only)."""
+    mdp_load_partition_config: str | None = None
+    """A partition file of your own instead of the one that num_devices and mdp_num_partitions make (card only)."""
+    node_precision_info: str | None = None
+    """A file that names the nodes to keep in fp32 or fp16, as `qefficient verify` writes it (card only)."""
+    aic_hw_version: str | None = None
+    """The chip to compile for, such as 'ai100'; None: that of the card in this machine, else 'ai100' (card only)."""
+    use_onnx_subfunctions: bool = False
+    """Write the repeated layers as one function, which the compiler then compiles once (card only)."""
+    enable_qnn: bool = False
+    """Compile through the QNN SDK instead of qaic-compile (card only)."""
+    qnn_config: str | None = None
+    """A JSON file with extra settings for QNN (card only; needs enable_qnn)."""
+    dry_run: bool = False
+    """Write every file that the compiler takes and say the command, without running it (card only)."""
     weight_format: WeightFormat | None = None
     """'int8' or 'int4' weights on cpu; None keeps the checkpoint's dtype."""
     precision: Precision | None = None
@@ -106,7 +124,10 @@ class CompileOptions(Options):
     """Raw options for the target's compiler, passed on as they are."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "batch_size", "num_devices", "num_cores", "mos", "num_threads")
+        counts = ("batch_size", "num_devices", "num_cores", "mos", "mdp_num_partitions", "num_threads")
+        _require_positive(self, *counts)
+        if self.qnn_config is not None and not self.enable_qnn:
+            raise OptionError("qnn_config is read with enable_qnn=True only.")
         _require_choice(self, "weight_format", get_args(WeightFormat))
         _require_choice(self, "precision", get_args(Precision))
 
@@ -125,17 +146,50 @@ class CausalLMCompileOptions(CompileOptions):
     """Rows of state, where more than full_batch_size are to be kept (prefix caching; card only)."""
     mxint8_kv_cache: bool = False
     """Keep the KV cache in MXINT8 (card only)."""
+    prefill_only: bool | None = None
+    """True: only the step that takes prompts; False: only the one that takes one token; None: both (card only)."""
+    comp_ctx_lengths_prefill: tuple[int, ...] | None = None
+    """Context lengths to compute over while the prompt is short, ascending, a specialization each (card only)."""
+    comp_ctx_lengths_decode: tuple[int, ...] | None = None
+    """The same for the steps of one token (card only)."""
+    num_speculative_tokens: int | None = None
+    """Tokens that a draft proposes for each step to check; the logits of all come out (card only)."""
     lowering: Literal["retained", "paged"] | None = None
     """Force one of the target's lowerings; None: the fastest that can express the model."""
 
     def __post_init__(self) -> None:
         CompileOptions.__post_init__(self)
-        _require_positive(self, "prefill_seq_len", "ctx_len", "full_batch_size", "kv_cache_batch_size")
+        counts = ("prefill_seq_len", "ctx_len", "full_batch_size", "kv_cache_batch_size", "num_speculative_tokens")
+        _require_positive(self, *counts)
         _require_choice(self, "lowering", ("retained", "paged"))
         if self.full_batch_size is not None and self.batch_size not in (1, self.full_batch_size):
             raise OptionError(
                 f"batch_size={self.batch_size} and full_batch_size={self.full_batch_size} contradict each other: "
                 "give full_batch_size for continuous batching, or batch_size without it."
+            )
+        for name in ("comp_ctx_lengths_prefill", "comp_ctx_lengths_decode"):
+            self._check_comp_ctx_lengths(name)
+        if self.kv_cache_batch_size is not None:
+            self._check_kv_cache_batch_size(self.kv_cache_batch_size)
+
+    def _check_comp_ctx_lengths(self, name: str) -> None:
+        lengths = getattr(self, name)
+        if lengths is None:
+            return
+        is_list = isinstance(lengths, list | tuple) and all(type(n) is int for n in lengths)
+        if not is_list or not lengths or list(lengths) != sorted({*lengths}) or lengths[0] < 1:
+            raise OptionError(f"{name} must be whole numbers in ascending order, each once, got {lengths!r}.")
+        if lengths[-1] != self.ctx_len:
+            raise OptionError(
+                f"{name} must end with ctx_len={self.ctx_len}, so that the whole context can be used; it ends with "
+                f"{lengths[-1]}."
+            )
+
+    def _check_kv_cache_batch_size(self, num_rows: int) -> None:
+        if self.full_batch_size is None or num_rows < self.full_batch_size:
+            raise OptionError(
+                f"kv_cache_batch_size={num_rows} are the rows that full_batch_size={self.full_batch_size} sequences "
+                "share: it needs full_batch_size, and at least as many rows."
             )
 
     @property

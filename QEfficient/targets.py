@@ -32,6 +32,8 @@ class Target:
     """Default size of a prompt chunk."""
     compiler: str
     """Module with ``compile_onnx`` and ``toolchain``."""
+    session: str
+    """Module with ``open_session`` and ``open_encoder``; it imports neither torch nor transformers."""
     why_unavailable: Callable[[], str | None]
     """What is missing on this machine to run it, or None."""
 
@@ -46,14 +48,36 @@ _CPU = Target(
     name="cpu",
     description="this machine's processor, through OpenVINO",
     lowerings=("paged", "retained"),
-    ignored_options=frozenset({"num_cores", "num_devices", "mos", "aic_enable_depth_first"}),
+    ignored_options=frozenset(
+        {
+            "num_cores",
+            "num_devices",
+            "mos",
+            "aic_enable_depth_first",
+            "aic_hw_version",
+            "allow_mxint8_mdp_io",
+            "mdp_num_partitions",
+            "mdp_load_partition_config",
+            "node_precision_info",
+            "use_onnx_subfunctions",
+            "comp_ctx_lengths_prefill",
+            "comp_ctx_lengths_decode",
+        }
+    ),
     refused_options={
+        "enable_qnn": "QNN compiles for a card; cpu compiles with OpenVINO",
+        "qnn_config": "QNN compiles for a card; cpu compiles with OpenVINO",
+        "dry_run": "cpu's compiler is a library, so there is no command to show",
+        "prefill_only": "cpu runs prompts and answers through one graph",
+        "num_speculative_tokens": "cpu has no graph for speculative decoding yet",
         "mxfp6_matmul": "cpu has no MXFP6; use weight_format='int8' or weight_format='int4'",
-        "mxint8_kv_cache": "cpu has no MXINT8; use weight_format='int8' or weight_format='int4' to save memory",
+        "mxint8_kv_cache": "cpu has no MXINT8; its KV cache is 8-bit already unless precision='fp32', and weights "
+        "take weight_format='int8' or 'int4'",
         "kv_cache_batch_size": "cpu keeps as many rows as it has slots; use full_batch_size",
     },
     prefill_seq_len=512,
     compiler="QEfficient.compile.openvino_compiler",
+    session="QEfficient.generation.openvino_session",
     why_unavailable=_openvino_missing,
 )
 

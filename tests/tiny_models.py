@@ -68,6 +68,10 @@ CAUSAL_LMS: dict[str, dict[str, Any]] = {
 }
 
 
+_SPREAD = {"bloom": {"matrices": 1.0}, "gemma3_text": {"zeros": 1.0}}
+"""Where the usual spread of the weights lets a model repeat one token."""
+
+
 def causal_lm(name: str, seed: int = 0, **changes: Any) -> Any:
     """A random float32 causal LM of architecture ``name``, on which greedy decoding does not collapse."""
     import torch
@@ -77,15 +81,27 @@ def causal_lm(name: str, seed: int = 0, **changes: Any) -> Any:
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     # The usual 0.02 makes logits so flat that any two runs agree or tie; spread them.
+    spread = {"matrices": 0.15, "zeros": 0.1} | _SPREAD.get(name, {})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
                 is_embedding = "emb" in name or "wte" in name or "wpe" in name
-                parameter.normal_(0.0, 0.03 if is_embedding else 0.15)
+                parameter.normal_(0.0, 0.03 if is_embedding else spread["matrices"])
             elif parameter.abs().sum() == 0:
-                parameter.normal_(0.0, 0.1)
+                parameter.normal_(0.0, spread["zeros"])
     model.generation_config.eos_token_id = config.eos_token_id
     return model
+
+
+def encoder() -> Any:
+    """A random float32 BERT without a head."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    sizes = {name: _COMMON[name] for name in ("vocab_size", "hidden_size", "num_attention_heads")}
+    config = AutoConfig.for_model("bert", **sizes, num_hidden_layers=2, intermediate_size=96)
+    torch.manual_seed(0)
+    return AutoModel.from_config(config, dtype=torch.float32).eval()
 
 
 def save(model: Any, folder: Path) -> Path:

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -32,6 +32,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PACKAGE, ONNX = "package", "onnx"
+
+
+class _Transform:
+    """``model.transform(**options)`` on a model of ours, and upstream's ``Class.transform(hf_model, form_factor)``."""
+
+    def __get__(self, model: QEFFBaseModel | None, owner: type[QEFFBaseModel]) -> Callable[..., Any]:
+        if model is not None:
+            return model._check_lowering
+        return owner._wrap
 
 
 class QEFFBaseModel(ABC):
@@ -69,7 +78,8 @@ class QEFFBaseModel(ABC):
         Args:
             pretrained_model_name_or_path: a Hub card or a local folder.
             trust_remote_code: allow the checkpoint's own Python files to run.
-            kwargs: ``revision``, ``cache_dir``, ``token``, ``local_files_only``, ``dtype``; and those of the class.
+            kwargs: ``revision``, ``cache_dir``, ``token``, ``local_files_only``, ``dtype`` (or ``torch_dtype``); and
+                those of the class.
 
         Raises:
             CheckpointNotFound: no such card or folder.
@@ -87,8 +97,9 @@ class QEFFBaseModel(ABC):
             raise OptionError(f"from_pretrained() has no option '{name}'.{nearest(name, known)}")
         with stage("Loading", str(pretrained_model_name_or_path)):
             folder = checkpoint.resolve(os.fspath(pretrained_model_name_or_path), **kwargs)
-            dtype = {"dtype": kwargs["dtype"]} if kwargs.get("dtype") is not None else {}
-            model = checkpoint.load_model(cls._auto_class(), folder, trust_remote_code, **dtype)
+            dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+            options = {} if dtype is None else {"dtype": dtype}
+            model = checkpoint.load_model(cls._auto_class(), folder, trust_remote_code, **options)
             tokenizer = checkpoint.load_tokenizer(folder, trust_remote_code)
         return cls(model, tokenizer=tokenizer, **own)
 
@@ -141,7 +152,22 @@ class QEFFBaseModel(ABC):
         """The architecture's class name."""
         return type(self._loaded()).__name__
 
-    def transform(self, **options: Any) -> Self:
+    def __repr__(self) -> str:
+        what = "from a package" if self.model is None else type(self.model).__name__
+        return (
+            f"{type(self).__name__}({what}, qpc_path={str(self.qpc_path)!r})"
+            if self.qpc_path
+            else (f"{type(self).__name__}({what}, not compiled)")
+        )
+
+    transform = _Transform()
+
+    @classmethod
+    @abstractmethod
+    def _wrap(cls, model: Any, form_factor: str = "cloud") -> QEFFBaseModel:
+        """See :func:`QEfficient.transform`."""
+
+    def _check_lowering(self, **options: Any) -> Self:
         """Check that the model can be lowered for a target; nothing is exported. Options are those of ``compile``.
 
         Raises:
@@ -290,7 +316,9 @@ class QEFFBaseModel(ABC):
     ) -> Artifact:
         label = f"{self.model_name} {kind}"
         if folder is not None:
-            return write_artifact(Path(folder), kind, ingredients, build, label=label)[0]
+            held = ArtifactStore().get(kind, ingredients)
+            make = build if held is None else held.copy_into
+            return write_artifact(Path(folder), kind, ingredients, make, label=label)[0]
         artifact, built = ArtifactStore().get_or_build(kind, ingredients, build, label=label)
         logger.info("%s %s: %s", "Built" if built else "Found", kind, artifact.path)
         return artifact
@@ -328,8 +356,11 @@ class QEFFBaseModel(ABC):
             self._compiled.close()
         self._compiled, self.qpc_path = None, artifact.path
 
-    def _open(self) -> Any:
-        """The compiled package, opened once."""
+    def _open(self, device_ids: Sequence[int] | None = None) -> Any:
+        """The compiled package, opened once; anew where other cards are asked for."""
+        if self._compiled is not None and device_ids is not None and device_ids != self._compiled.device_ids:
+            self._compiled.close()
+            self._compiled = None
         if self._compiled is None:
             if self.qpc_path is None:
                 raise LifecycleError(
@@ -338,7 +369,7 @@ class QEFFBaseModel(ABC):
             from QEfficient.generation.package import from_package
 
             with stage("Opening", self.qpc_path.name[:12]):
-                self._compiled = from_package(self.qpc_path)
+                self._compiled = from_package(self.qpc_path, device_ids)
         return self._compiled
 
     def _store_report(self, report: ParityReport) -> None:

@@ -115,7 +115,6 @@ _DEVICE_GROUP = Flag(
 
 _NO_EFFECT = {
     "dynamo": Flag(["--dynamo"], is_flag=True, hidden=True),
-    "use_onnx_subfunctions": Flag(["--use-onnx-subfunctions"], is_flag=True, hidden=True),
     "custom_io_file_path": Flag(["--custom-io-file-path"], hidden=True),
 }
 """Upstream's flags about its way of exporting."""

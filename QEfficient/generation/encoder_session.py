@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from QEfficient.errors import CapacityError
-from QEfficient.generation.openvino_session import compile_for_cpu
+
+
+class EncoderRunner(Protocol):
+    """A compiled encoder, whatever it runs on."""
+
+    def run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Token ids and mask ``[batch, seq_len]`` to hidden states ``[batch, seq_len, hidden]`` or vectors."""
+        ...
+
+    def close(self) -> None:
+        """Give the memory back; it cannot run after it."""
+        ...
 
 
 class EncoderSession:
     """Texts of any mix of lengths, up to the greatest compiled one."""
 
-    def __init__(self, folder: Path, body: Mapping[str, Any]):
-        compiled = compile_for_cpu(folder, body["precision"], body["num_threads"], body["compiler_options"])
-        self._request = compiled.create_infer_request()
+    def __init__(self, runner: EncoderRunner, body: Mapping[str, Any]):
+        self._runner = runner
         self.seq_lens: list[int] = body["seq_lens"]
         self.batch_size: int = body["batch_size"]
 
@@ -52,12 +61,11 @@ class EncoderSession:
         for row, text in enumerate(texts):
             ids[row, : len(text)] = text
             mask[row, : len(text)] = 1
-        self._request.infer({"input_ids": ids, "attention_mask": mask})
-        return np.array(self._request.get_output_tensor(0).data)
+        return self._runner.run(ids, mask)
 
     def close(self) -> None:
         """Give the memory back."""
-        del self._request
+        self._runner.close()
 
 
 def _resized(states: np.ndarray, length: int) -> np.ndarray:

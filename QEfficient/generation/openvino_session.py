@@ -12,6 +12,7 @@ import openvino as ov
 from QEfficient.compile.openvino_compiler import MODEL_FILE
 from QEfficient.compile.openvino_paged import BLOCK_LEN, add_extensions, to_plugin_form
 from QEfficient.errors import CompileError
+from QEfficient.generation.encoder_session import EncoderRunner
 from QEfficient.generation.session import Chunk, SessionInfo
 
 
@@ -59,19 +60,50 @@ def compile_for_cpu(
         raise CompileError(f"OpenVINO could not load {folder / MODEL_FILE}: {error}") from error
 
 
-def open_session(folder: Path, body: Mapping[str, Any], extra_outputs: Sequence[str] = ()) -> _OpenVINOSession:
-    """The session of a causal LM's package; ``body`` is its manifest's."""
+def open_session(
+    folder: Path,
+    body: Mapping[str, Any],
+    device_ids: Sequence[int] | None = None,
+    extra_outputs: Sequence[str] = (),
+) -> _OpenVINOSession:
+    """The session of a causal LM's package.
+
+    Args:
+        folder: the package.
+        body: its manifest's.
+        device_ids: no effect: this machine has one processor.
+        extra_outputs: names of inner values to put out too.
+    """
     compiled = compile_for_cpu(folder, body["precision"], body["num_threads"], body["compiler_options"], extra_outputs)
     kind = {"paged": PagedSession, "retained": RetainedSession}[body["lowering"]]
     return kind(compiled, SessionInfo(**body["session"]))
 
 
+def open_encoder(folder: Path, body: Mapping[str, Any], device_ids: Sequence[int] | None = None) -> EncoderRunner:
+    """What runs an encoder's package. Arguments as in :func:`open_session`."""
+    return _OpenVINOEncoder(compile_for_cpu(folder, body["precision"], body["num_threads"], body["compiler_options"]))
+
+
 def layer_outputs(folder: Path, body: Mapping[str, Any], ids: list[int]) -> list[np.ndarray]:
     """Hidden states ``[len(ids), hidden]`` after each marked layer, for one prompt in one step."""
     names: list[str] = body["layers"]
-    session = open_session(folder, body, names)
+    session = open_session(folder, body, extra_outputs=names)
     session.step([Chunk(0, ids, 0)])
     return [session.output(name)[: len(ids)] for name in names]
+
+
+class _OpenVINOEncoder:
+    def __init__(self, compiled: Any):
+        self._request = compiled.create_infer_request()
+
+    def run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """See :class:`QEfficient.generation.encoder_session.EncoderRunner`."""
+        self._request.infer({"input_ids": ids, "attention_mask": mask})
+        return np.array(self._request.get_output_tensor(0).data)
+
+    def close(self) -> None:
+        """Give the memory back; it cannot run after it."""
+        del self._request
 
 
 class _OpenVINOSession:

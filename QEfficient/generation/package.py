@@ -7,8 +7,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from importlib import import_module
 from numbers import Integral
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
@@ -17,12 +19,12 @@ from QEfficient.base.artifacts import Artifact, open_artifact
 from QEfficient.errors import ArtifactError, CapacityError, LifecycleError, OptionError
 from QEfficient.generation.encoder_session import EncoderSession
 from QEfficient.generation.engine import Engine, Request
-from QEfficient.generation.openvino_session import layer_outputs, open_session
 from QEfficient.generation.prompts import encode_prompts
 from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
 from QEfficient.generation.streaming import AnswerPrinter
 from QEfficient.generation.tokenizer import FOLDER, ForeignTokenizer, PackageTokenizer
 from QEfficient.options import SamplingOptions
+from QEfficient.targets import TARGETS
 
 PACKAGE = "package"
 _ARGUMENTS = ("prompts", "tokenizer", "generation_len", "stream")
@@ -34,9 +36,18 @@ class CompiledModel:
 
     task: str
 
-    def __init__(self, artifact: Artifact):
+    def __init__(self, artifact: Artifact, device_ids: Sequence[int] | None = None):
         self.artifact = artifact
         self.body = artifact.manifest.body
+        self.device_ids = device_ids
+
+    @property
+    def target_sessions(self) -> ModuleType:
+        """The module that opens sessions on the package's target."""
+        name = self.body["target"]
+        if name not in TARGETS:
+            raise ArtifactError(f"{self.path} was compiled for '{name}', and this version knows {', '.join(TARGETS)}.")
+        return import_module(TARGETS[name].session)
 
     @property
     def path(self) -> Path:
@@ -66,9 +77,9 @@ class CompiledCausalLM(CompiledModel):
 
     task = "causal_lm"
 
-    def __init__(self, artifact: Artifact):
-        super().__init__(artifact)
-        self.engine = Engine(open_session(artifact.path, self.body))
+    def __init__(self, artifact: Artifact, device_ids: Sequence[int] | None = None):
+        super().__init__(artifact, device_ids)
+        self.engine = Engine(self.target_sessions.open_session(artifact.path, self.body, device_ids))
         self.generation_config = json.loads((self.path / "generation_config.json").read_text("utf-8"))
 
     def close(self) -> None:
@@ -118,7 +129,8 @@ class CompiledCausalLM(CompiledModel):
 
     def layer_outputs(self, ids: list[int]) -> list[np.ndarray]:
         """Hidden states ``[len(ids), hidden]`` after each layer, from a copy of the model compiled for this."""
-        return layer_outputs(self.path, self.body, ids)
+        outputs: list[np.ndarray] = self.target_sessions.layer_outputs(self.path, self.body, ids)
+        return outputs
 
     def stream(self, prompt: Any, *, tokenizer: Any | None = None, **options: Any) -> Iterator[str]:
         """Yield the answer to one prompt as text, as it comes. Closing the iterator cancels the answer.
@@ -190,9 +202,10 @@ class CompiledEncoder(CompiledModel):
 
     task = "encoder"
 
-    def __init__(self, artifact: Artifact):
-        super().__init__(artifact)
-        self.session = EncoderSession(artifact.path, self.body)
+    def __init__(self, artifact: Artifact, device_ids: Sequence[int] | None = None):
+        super().__init__(artifact, device_ids)
+        runner = self.target_sessions.open_encoder(artifact.path, self.body, device_ids)
+        self.session = EncoderSession(runner, self.body)
 
     def close(self) -> None:
         self.session.close()
@@ -219,11 +232,14 @@ _TASKS: dict[str, type[CompiledCausalLM] | type[CompiledEncoder]] = {
 }
 
 
-def from_package(path: str | os.PathLike[str]) -> CompiledCausalLM | CompiledEncoder:
+def from_package(
+    path: str | os.PathLike[str], device_ids: Sequence[int] | None = None
+) -> CompiledCausalLM | CompiledEncoder:
     """Open a compiled package and load it.
 
     Args:
         path: the folder that ``compile`` returned, or a copy of it.
+        device_ids: the cards to load it on; None: those that come first. No effect on ``cpu``.
 
     Raises:
         ArtifactNotFound: no package there.
@@ -236,7 +252,7 @@ def from_package(path: str | os.PathLike[str]) -> CompiledCausalLM | CompiledEnc
         raise ArtifactError(
             f"{artifact.path} holds a {artifact.manifest.kind!r} artifact, not a compiled package; run compile() on it."
         )
-    return _TASKS[task](artifact)
+    return _TASKS[task](artifact, device_ids)
 
 
 def _printer(texts: Any | None, num_answers: int, stream: bool | Callable[[str], None]) -> AnswerPrinter:

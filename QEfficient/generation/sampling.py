@@ -2,9 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from QEfficient.options import SamplingOptions
+
+_NEUTRAL: dict[str, Any] = {
+    "bad_words_ids": None,
+    "begin_suppress_tokens": None,
+    "encoder_repetition_penalty": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "exponential_decay_length_penalty": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "guidance_scale": 1.0,
+    "max_new_tokens": None,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "no_repeat_ngram_size": 0,
+    "num_beams": 1,
+    "penalty_alpha": None,
+    "sequence_bias": None,
+    "stop_strings": None,
+    "suppress_tokens": None,
+    "typical_p": 1.0,
+}
+
+
+def entries_without_effect(generation_config: Mapping[str, Any]) -> list[str]:
+    """Entries that would change an answer in transformers and that the engine does not follow, as ``name=value``."""
+    return [
+        f"{name}={generation_config[name]!r}"
+        for name, neutral in _NEUTRAL.items()
+        if generation_config.get(name) not in (None, neutral)
+    ]
 
 
 class Sampler:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from QEfficient.errors import ArtifactNotFound, OptionError
+from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.streaming import stream_text
 
 FOLDER = "tokenizer"
@@ -22,7 +22,7 @@ class PackageTokenizer:
     def __init__(self, folder: Path):
         path = folder / "tokenizer.json"
         if not path.is_file():
-            raise ArtifactNotFound(
+            raise LifecycleError(
                 f"{folder.parent} has no tokenizer: the model was compiled without one. Give token ids instead of "
                 "text, or pass tokenizer=..."
             )

@@ -17,7 +17,7 @@ from QEfficient.errors import CheckpointNotFound, CorruptCheckpoint, UnsafeCheck
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _DOWNLOAD = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "tokenizer*"]
 _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
-LOAD_OPTIONS = frozenset({*_HUB_OPTIONS, "dtype"})
+LOAD_OPTIONS = frozenset({*_HUB_OPTIONS, "dtype", "torch_dtype"})
 """What ``from_pretrained`` takes beside the options of its class."""
 
 
@@ -63,6 +63,7 @@ def check_safe(folder: Path, trust_remote_code: bool) -> None:
     """
     Raises:
         UnsafeCheckpoint: loading would run code: pickled weights, or Python files that nobody allowed.
+        UnsupportedModel: the weights are quantised.
     """
     config = _read_config(folder)
     if config.get("auto_map") and not trust_remote_code:
@@ -71,6 +72,7 @@ def check_safe(folder: Path, trust_remote_code: bool) -> None:
             f"{folder} brings its own code ({', '.join(files)}), which loading would run. Read it, then pass "
             "trust_remote_code=True if you trust it."
         )
+    _check_not_quantized(folder, config)
     if not list(folder.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if pickles:
@@ -80,6 +82,18 @@ def check_safe(folder: Path, trust_remote_code: bool) -> None:
                 "save_pretrained()."
             )
         raise CheckpointNotFound(f"{folder} has a config but no weights (*.safetensors).")
+
+
+def _check_not_quantized(folder: Path, config: dict[str, Any]) -> None:
+    for part in (config, config.get("text_config")):
+        scheme = part.get("quantization_config", part.get("compression_config")) if isinstance(part, dict) else None
+        if scheme:
+            method = scheme.get("quant_method", "unknown") if isinstance(scheme, dict) else "unknown"
+            raise UnsupportedModel(
+                f"The weights in {folder} are quantised ('{method}'), and this version reads unquantised checkpoints "
+                "only. Take the model's original checkpoint and compile it with weight_format='int8' or 'int4' (cpu) "
+                "or mxfp6_matmul=True (card)."
+            )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -111,6 +125,8 @@ def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, *
         raise CorruptCheckpoint(
             f"The weights in {folder} cannot be read: {error}. A file is truncated or damaged; download it again."
         ) from error
+    except ImportError as error:
+        raise UnsupportedModel(f"Loading {folder} needs a package that is not installed: {error}") from error
     except (ValueError, KeyError) as error:
         raise UnsupportedModel(f"transformers cannot load {folder} with {auto_class.__name__}: {error}") from error
     except RuntimeError as error:

@@ -30,19 +30,21 @@ class QEFFCommonLoader:
 
         from QEfficient.transformers import checkpoint
 
+        full_batch_size = kwargs.pop("full_batch_size", None)
         card, kwargs = _upstream_arguments(pretrained_model_name_or_path, kwargs)
         options = {name: value for name, value in kwargs.items() if name in checkpoint.LOAD_OPTIONS}
         folder = checkpoint.resolve(card, **options)
         trust = kwargs.get("trust_remote_code", False)
         checkpoint.check_safe(folder, trust)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
-        return _class_for(config).from_pretrained(card, **kwargs)
+        chosen = _class_for(config)
+        if full_batch_size is not None and "continuous_batching" in chosen._own_arguments():
+            kwargs.setdefault("continuous_batching", True)
+        return chosen.from_pretrained(card, **kwargs)
 
 
 def _upstream_arguments(card: PathLike, kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     kwargs = dict(kwargs)
-    if kwargs.pop("full_batch_size", None) is not None:
-        kwargs.setdefault("continuous_batching", True)
     if (token := kwargs.pop("hf_token", None)) is not None:
         kwargs["token"] = token
     local = kwargs.pop("local_model_dir", None)

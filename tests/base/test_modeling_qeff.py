@@ -14,9 +14,9 @@ import pytest
 import tiny_models
 import torch
 
-from QEfficient import QEFFAutoModelForCausalLM
+from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM
 from QEfficient.base.artifacts import ArtifactStore, open_artifact
-from QEfficient.errors import ArtifactError, LifecycleError, NewerFormat
+from QEfficient.errors import ArtifactError, LifecycleError, NewerFormat, OptionError
 
 PROMPT = [[5, 6, 7, 8]]
 
@@ -199,3 +199,45 @@ def test_half_precision_checkpoint_is_stored_at_its_size(own_home: Path) -> None
     size = sum(p.numel() * p.element_size() for p in hf.parameters())
     assert (path / "model.bin").stat().st_size < size * 1.2
     assert model.verify(PROMPT, generation_len=16).agrees
+
+
+def test_own_folder_is_filled_from_the_store(
+    checkpoint: Path, own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(checkpoint)
+    stored = model.compile(ctx_len=64)
+    counts = count_stages(monkeypatch)
+    package = model.compile(tmp_path / "package", ctx_len=64)
+    graph = model.export(tmp_path / "graph", ctx_len=64)
+    assert counts == {"export": 0, "compile": 0}
+    assert graph.parent == tmp_path / "graph"
+    for folder in (package, graph.parent):
+        open_artifact(folder).verify(fresh=True)
+    assert (package / "model.bin").read_bytes() == (stored / "model.bin").read_bytes()
+    assert answer(model)
+
+
+def test_checkpoints_entries_without_effect_are_said(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = load(checkpoint)
+    model.model.generation_config.no_repeat_ngram_size = 2
+    model.compile(ctx_len=64)
+    assert "no_repeat_ngram_size=2" in caplog.text
+
+
+def test_transform_of_a_model_and_of_a_class(checkpoint: Path) -> None:
+    model = load(checkpoint)
+    assert model.transform(ctx_len=64) is model
+    for cls in (QEFFAutoModel, QEFFAutoModelForCausalLM):
+        assert isinstance(cls.transform(model.model, form_factor="cloud"), QEFFAutoModelForCausalLM)
+    with pytest.raises(OptionError, match="form_factor"):
+        QEFFAutoModel.transform(model.model, form_factor="edge")
+    encoder = QEFFAutoModel(tiny_models.encoder())
+    assert encoder.transform(seq_len=16) is encoder
+
+
+def test_repr_says_what_is_there(checkpoint: Path) -> None:
+    model = load(checkpoint)
+    assert repr(model) == "QEFFAutoModelForCausalLM(GPT2LMHeadModel, not compiled)"
+    path = model.compile(ctx_len=64)
+    assert str(path) in repr(model)
+    assert "from a package" in repr(QEFFAutoModelForCausalLM.from_package(path))

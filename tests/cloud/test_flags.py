@@ -109,8 +109,8 @@ def test_options_are_checked_before_a_model_is_loaded(args: list[str], message: 
 
 
 def test_upstreams_flags_about_its_export_do_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert parse("--dynamo", "--use-onnx-subfunctions", "--custom-io-file-path", "io.yaml") == {}
-    assert capsys.readouterr().err.count("no effect") == 3
+    assert parse("--dynamo", "--custom-io-file-path", "io.yaml") == {}
+    assert capsys.readouterr().err.count("no effect") == 2
 
 
 def test_order_in_the_help_is_the_order_of_the_decorators() -> None:

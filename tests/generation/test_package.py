@@ -11,7 +11,7 @@ import tiny_models
 import torch
 
 from QEfficient import QEFFAutoModelForCausalLM
-from QEfficient.errors import ArtifactNotFound, CapacityError, LifecycleError, OptionError
+from QEfficient.errors import ArtifactError, CapacityError, LifecycleError, OptionError
 from QEfficient.generation.package import CompiledCausalLM
 
 pytestmark = pytest.mark.xdist_group("package")
@@ -486,11 +486,11 @@ def test_package_without_a_tokenizer(hf: Any, tokenizer: Any, ids: list[list[int
     assert info.generated_texts == []
     assert bare.generate(tokenizer, TEXTS, generation_len=NUM_NEW).generated_texts[0]
     for prompts in (TEXTS, CHAT, [ids[0], TEXTS[0]]):
-        with pytest.raises(ArtifactNotFound, match="tokenizer"):
+        with pytest.raises(LifecycleError, match="tokenizer"):
             bare.generate(prompts)
     with pytest.raises(LifecycleError, match="tokenizer"):
         bare.generate(ids, stream=True)
-    with pytest.raises(ArtifactNotFound, match="tokenizer"):
+    with pytest.raises(LifecycleError, match="tokenizer"):
         bare.stream(ids[0])
 
 
@@ -499,3 +499,27 @@ def test_tokenizer_is_read_once(compiled: CompiledCausalLM, monkeypatch: pytest.
     compiled.generate("a", generation_len=1)
     monkeypatch.setattr("QEfficient.generation.package.PackageTokenizer", None)
     compiled.generate("a", generation_len=1)
+
+
+def test_inputs_as_transformers_takes_them(
+    model: QEFFAutoModelForCausalLM, tokenizer: Any, expected: list[list[int]]
+) -> None:
+    inputs = tokenizer(TEXTS, padding=True, padding_side="left", return_tensors="pt")
+    assert answers(model.generate(**inputs, generation_len=NUM_NEW)) == expected
+    assert answers(model.generate(input_ids=inputs["input_ids"][:1, -2:], generation_len=1))
+    with pytest.raises(OptionError, match="either prompts or input_ids"):
+        model.generate(TEXTS, **inputs)
+
+
+def test_upstreams_arguments_about_cards(
+    model: QEFFAutoModelForCausalLM, tokenizer: Any, expected: list[list[int]]
+) -> None:
+    assert answers(model.generate(tokenizer, TEXTS, [0], True, generation_len=NUM_NEW)) == expected
+    with pytest.raises(OptionError, match="target='cpu'"):
+        model.generate(TEXTS, runtime_ai100=False)
+
+
+def test_package_of_a_target_that_is_not_known(compiled: CompiledCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(compiled.body, "target", "abacus")
+    with pytest.raises(ArtifactError, match=r"'abacus'.*cpu"):
+        _ = compiled.target_sessions

@@ -16,7 +16,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from QEfficient.generation.sampling import Sampler
+from QEfficient.generation.sampling import Sampler, entries_without_effect
 from QEfficient.options import SamplingOptions
 
 VOCAB = 60
@@ -156,3 +156,8 @@ def test_frequencies_are_the_probabilities(options: dict[str, Any]) -> None:
     five_sigma = 5 * np.sqrt(expected * (1 - expected) / num_draws)
     assert (abs(found - expected) <= five_sigma).all()
     assert (expected > 0).sum() >= 3, "or the test would say little"
+
+
+def test_entries_that_the_engine_does_not_follow_are_named() -> None:
+    config = {"no_repeat_ngram_size": 3, "min_new_tokens": 0, "num_beams": 1, "suppress_tokens": [7], "top_k": 50}
+    assert entries_without_effect(config) == ["no_repeat_ngram_size=3", "suppress_tokens=[7]"]

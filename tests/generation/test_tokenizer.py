@@ -14,7 +14,7 @@ import tiny_models
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from QEfficient.errors import ArtifactNotFound, OptionError
+from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.tokenizer import ForeignTokenizer, PackageTokenizer
 
 TEXTS = [
@@ -165,7 +165,7 @@ def test_text_comes_with_its_token_and_not_later(byte_level: PackageTokenizer) -
 
 
 def test_folder_without_a_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactNotFound, match="no tokenizer"):
+    with pytest.raises(LifecycleError, match="no tokenizer"):
         PackageTokenizer(tmp_path / "tokenizer")
 
 

@@ -196,3 +196,24 @@ def test_common_loader_takes_the_class_of_the_config(folder: Path) -> None:
     change_config(folder, architectures=["LlamaForTokenClassification"])
     with pytest.raises(UnsupportedModel, match="LlamaForTokenClassification"):
         QEFFCommonLoader.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("where", ["quantization_config", "compression_config", "text_config"])
+def test_quantised_checkpoint_is_refused_before_loading(folder: Path, own_home: Path, where: str) -> None:
+    scheme = {"quant_method": "gptq", "bits": 4}
+    change_config(folder, **{where: {"quantization_config": scheme} if where == "text_config" else scheme})
+    (folder / "model.safetensors").write_bytes(b"not read")
+    fails(folder, UnsupportedModel, "'gptq'", "weight_format='int8'")
+    assert not written(own_home)
+
+
+def test_upstreams_name_of_dtype(whole: Path) -> None:
+    assert QEFFAutoModelForCausalLM.from_pretrained(whole, torch_dtype=torch.bfloat16).model.dtype == torch.bfloat16
+
+
+def test_loader_takes_full_batch_size_for_every_task(whole: Path, tmp_path: Path) -> None:
+    encoder = tiny_models.save(tiny_models.encoder(), tmp_path / "encoder")
+    assert isinstance(QEFFCommonLoader.from_pretrained(encoder, full_batch_size=4), QEFFAutoModel)
+    loaded = QEFFCommonLoader.from_pretrained(whole, full_batch_size=4)
+    assert isinstance(loaded, QEFFAutoModelForCausalLM)
+    assert loaded.continuous_batching

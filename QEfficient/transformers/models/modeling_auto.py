@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from QEfficient.base.modeling_qeff import QEFFBaseModel
-from QEfficient.errors import CapacityError, OptionError
+from QEfficient.errors import CapacityError, OptionError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
+from QEfficient.generation.sampling import entries_without_effect
 from QEfficient.options import CausalLMCompileOptions, EncoderCompileOptions
 from QEfficient.targets import Target
 
@@ -16,10 +19,20 @@ if TYPE_CHECKING:
     from QEfficient.exporter.parity import ParityReport
     from QEfficient.transformers.tasks.contract import TaskGraph
 
+logger = logging.getLogger(__name__)
+
 Stream = bool | Callable[[str], None]
 
 
-class QEFFAutoModelForCausalLM(QEFFBaseModel):
+class _AutoModel(QEFFBaseModel):
+    @classmethod
+    def _wrap(cls, model: Any, form_factor: str = "cloud") -> QEFFBaseModel:
+        from QEfficient.transformers.functional import transform
+
+        return transform(model, form_factor)
+
+
+class QEFFAutoModelForCausalLM(_AutoModel):
     """A model that continues text.
 
     Args:
@@ -83,7 +96,10 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel):
             return {}
         windows = {spec.num_slots(options.ctx_len) for spec in state_specs(self.model) if spec.window is not None}
         if len(windows) > 1:
-            raise OptionError(f"{self.model_name} has sliding windows of several sizes: {sorted(windows)}.")
+            raise UnsupportedModel(
+                f"{self.model_name} has sliding windows of several sizes, {sorted(windows)}, and a graph has one "
+                "axis for them. See docs/source/adding_a_state_kind.md."
+            )
         rows = "full_batch_size" if plan["rows"] else "batch_size"
         sizes = {"ctx_len": options.ctx_len, rows: options.num_slots}
         return {**sizes, "sliding_window": windows.pop()} if windows else sizes
@@ -107,6 +123,16 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel):
             },
         }
 
+    def compile(self, compile_dir: str | os.PathLike[str] | None = None, **options: Any) -> Path:
+        path = super().compile(compile_dir, **options)
+        if ignored := entries_without_effect(self.model.generation_config.to_dict()):
+            logger.warning(
+                "The checkpoint's generation config asks for %s, which generate() does not follow.", ", ".join(ignored)
+            )
+        return path
+
+    compile.__doc__ = QEFFBaseModel.compile.__doc__
+
     def _write_side_files(self, folder: Path) -> None:
         super()._write_side_files(folder)
         self.model.generation_config.save_pretrained(folder)
@@ -115,7 +141,11 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel):
         self,
         prompts: Any = None,
         texts: Any = None,
+        device_id: Sequence[int] | None = None,
+        runtime_ai100: bool = True,
         *,
+        input_ids: Any = None,
+        attention_mask: Any = None,
         tokenizer: Any | None = None,
         generation_len: int | Sequence[int] | None = None,
         stream: Stream = False,
@@ -127,6 +157,10 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel):
             prompts: text, a list of texts, lists of token ids, a tokenizer's output, or chat messages. Upstream's
                 ``generate(tokenizer, prompts)`` and ``generate(tokenizer=..., prompts=...)`` work too.
             texts: the prompts, where the first argument is a tokenizer.
+            device_id: the cards to run on; others than last time open the package again. No effect on ``cpu``.
+            runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
+            input_ids: with ``attention_mask``, the form of Hugging Face's ``generate(**inputs)``.
+            attention_mask: 0 where a row is padding.
             tokenizer: default: the checkpoint's.
             generation_len: most new tokens, for all prompts or one number each; default: what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
@@ -140,9 +174,15 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel):
             CapacityError: a prompt is empty or does not fit.
             OptionError: an unknown or impossible option.
         """
+        if not runtime_ai100:
+            raise OptionError("runtime_ai100=False: to run without a card, compile with target='cpu'.")
         if texts is not None:
             prompts, tokenizer = texts, prompts
-        return self._open().generate(
+        if input_ids is not None:
+            if prompts is not None:
+                raise OptionError("Give either prompts or input_ids.")
+            prompts = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return self._open(device_id).generate(
             prompts, tokenizer=tokenizer, generation_len=generation_len, stream=stream, **sampling
         )
 
@@ -165,7 +205,7 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel):
         return report
 
 
-class QEFFAutoModel(QEFFBaseModel):
+class QEFFAutoModel(_AutoModel):
     """An encoder: hidden states of texts, or one pooled vector each. Decoder-only cards give their hidden states.
 
     Args:
@@ -196,13 +236,6 @@ class QEFFAutoModel(QEFFBaseModel):
     @classmethod
     def _own_arguments(cls) -> tuple[str, ...]:
         return ("pooling",)
-
-    @staticmethod
-    def transform(model: Any, form_factor: str = "cloud") -> Any:  # type: ignore[override]
-        """Upstream's ``QEFFAutoModel.transform(model)``; see :func:`QEfficient.transform`."""
-        from QEfficient.transformers.functional import transform
-
-        return transform(model, form_factor)
 
     def _plan(self, options: EncoderCompileOptions, target: Target) -> dict[str, Any]:
         from QEfficient.transformers.transform import max_positions

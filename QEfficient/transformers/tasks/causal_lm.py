@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from QEfficient.errors import UnsupportedModel
 from QEfficient.transformers.attention import PagedStep, paged_step
-from QEfficient.transformers.retained_state import RetainedStep, StateSpec, retained_cache
+from QEfficient.transformers.retained_state import RetainedStep, StateKind, StateSpec, retained_cache
 from QEfficient.transformers.tasks.contract import GraphInput, TaskGraph
 from QEfficient.transformers.transform import lower, state_specs
 
@@ -175,12 +175,17 @@ def retained_graph(model: nn.Module, ctx_len: int | None, continuous_batching: b
     )
 
 
+_PAGED_KINDS: set[StateKind] = {"full", "sliding"}
+
+
 def paged_graph(model: nn.Module, ctx_len: int | None) -> TaskGraph:
     """The ``paged`` graph of ``model``.
 
     Axes: ``num_tokens``, ``num_sequences`` (and one more for the begins), ``num_blocks``, ``num_logits``.
     """
     specs = state_specs(model)
+    if unknown := {spec.kind for spec in specs} - _PAGED_KINDS:
+        raise UnsupportedModel(f"PagedAttention keeps keys and values, not '{min(unknown)}' state")
     lowered = lower(model, "paged", ctx_len)
     i32 = torch.int32
     inputs = [

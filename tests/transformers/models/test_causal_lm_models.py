@@ -96,10 +96,10 @@ def test_default_falls_to_retained_and_says_why(name: str) -> None:
     assert NOT_PAGED[name] in choice.refused["paged"]
 
 
-def test_references_are_not_trivial() -> None:
+@pytest.mark.parametrize("name", list(tiny_models.CAUSAL_LMS))
+def test_references_are_not_trivial(name: str) -> None:
     """A model that repeats one token would agree with anything."""
-    variety = {name: max(len(set(ids)) for ids in reference(name)) for name in ("llama", "gpt_oss", "bloom", "mpt")}
-    assert min(variety.values()) > 10, variety
+    assert max(len(set(ids)) for ids in reference(name)) > 10
 
 
 @pytest.mark.parametrize("ctx_len", [128, 64])

@@ -1,0 +1,35 @@
+"""What a compiler is asked to make, as a value: a task fills it, a target's compiler reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from QEfficient.options import CompileOptions
+
+RETAINED = "_RetainedState"
+"""Ends the name of an output that becomes the input of the same name without it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Specialization:
+    """One shape that the compiled model can run at."""
+
+    name: str
+    """"Prefill", "Decode" and so on; unique in a job."""
+    symbols: Mapping[str, int]
+    """The size of each named axis of the graph."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompileJob:
+    """How to compile one graph."""
+
+    specializations: tuple[Specialization, ...]
+    """In the order that clients rely on: the first prefills, if any does."""
+    options: CompileOptions
+
+    def option(self, name: str) -> Any:
+        """The option called ``name``, or None where the task has none."""
+        return getattr(self.options, name, None)
