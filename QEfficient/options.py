@@ -193,6 +193,11 @@ class CausalLMCompileOptions(CompileOptions):
             )
 
     @property
+    def has_comp_ctx_lengths(self) -> bool:
+        """Whether some steps compute over a part of the context."""
+        return self.comp_ctx_lengths_prefill is not None or self.comp_ctx_lengths_decode is not None
+
+    @property
     def num_slots(self) -> int:
         """Sequences that run at once."""
         return self.full_batch_size or self.batch_size

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
 
 from QEfficient.errors import OptionError, TargetUnavailable, nearest
 
@@ -30,17 +33,49 @@ class Target:
     """Options that this target cannot honour, and what to use instead."""
     prefill_seq_len: int
     """Default size of a prompt chunk."""
+    has_static_shapes: bool
+    """Whether each step must have one of the compiled shapes, so that a batch has a fixed number of rows."""
     compiler: str
-    """Module with ``compile_onnx`` and ``toolchain``."""
+    """Module with ``check``, ``key_ingredients`` and ``compile_onnx``."""
     session: str
     """Module with ``open_session`` and ``open_encoder``; it imports neither torch nor transformers."""
     why_unavailable: Callable[[], str | None]
-    """What is missing on this machine to run it, or None."""
+    """What is missing on this machine to compile for it, or None."""
+    graph_transforms: tuple[str, ...] = ()
+    """Rewrites of the ONNX graph, by their module's name in ``exporter/transforms``, in this order."""
+    sdk_root: Callable[[], Path] | None = None
+    """Where its SDK is; None: where the SDK is usually installed."""
+
+
+def _later(module: str, function: str) -> Callable[[], Any]:
+    """A function whose module is imported when it is called."""
+    return lambda: getattr(import_module(module), function)()
+
+
+_CLOUD_AI_100 = Target(
+    name="cloud-ai-100",
+    description="Qualcomm Cloud AI 100",
+    lowerings=("retained",),
+    ignored_options=frozenset({"num_threads"}),
+    refused_options={"weight_format": "the card's weights are fp16, or MXFP6 with mxfp6_matmul=True"},
+    prefill_seq_len=32,
+    has_static_shapes=True,
+    graph_transforms=("clip_to_fp16", "custom_rms_norm"),
+    compiler="QEfficient.compile.cloud_ai_100",
+    session="QEfficient.generation.qaic_session",
+    why_unavailable=_later("QEfficient.compile.qaic_sdk", "why_unavailable"),
+)
+
+_CLOUD_AI_100_SIM = replace(
+    _CLOUD_AI_100,
+    name="cloud-ai-100-sim",
+    description="a simulator of the card, with its numerics, on this machine's processor",
+    sdk_root=_later("QEfficient.compile.cloud_ai_100", "simulated_sdk"),
+    why_unavailable=lambda: None,
+)
 
 
 def _openvino_missing() -> str | None:
-    from importlib.util import find_spec
-
     return None if find_spec("openvino") else "the package 'openvino' is not installed: pip install openvino"
 
 
@@ -76,12 +111,13 @@ _CPU = Target(
         "kv_cache_batch_size": "cpu keeps as many rows as it has slots; use full_batch_size",
     },
     prefill_seq_len=512,
+    has_static_shapes=False,
     compiler="QEfficient.compile.openvino_compiler",
     session="QEfficient.generation.openvino_session",
     why_unavailable=_openvino_missing,
 )
 
-TARGETS: dict[str, Target] = {target.name: target for target in (_CPU,)}
+TARGETS: dict[str, Target] = {target.name: target for target in (_CLOUD_AI_100, _CPU, _CLOUD_AI_100_SIM)}
 
 
 def choose_target(name: str | None = None) -> Target:

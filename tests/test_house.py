@@ -30,7 +30,7 @@ IMPORT_S = 0.3
 # Lowest first; a module imports from its own level and from those before it.
 LEVELS = (
     ("errors", "version", "progress"),
-    ("options", "targets"),
+    ("options", "targets", "compile.job"),
     ("base",),
     ("transformers",),
     ("exporter",),
@@ -198,7 +198,8 @@ def project() -> dict[str, Any]:
 
 
 def distribution(requirement: str) -> str:
-    """``onnx_ir>=1.1`` to ``onnx-ir``."""
+    """``onnx_ir>=1.1`` to ``onnx-ir``, and what is imported under another name to the package that has it."""
+    requirement = {"yaml": "pyyaml", "google": "protobuf"}.get(requirement, requirement)
     return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
 
 

@@ -14,11 +14,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from QEfficient.base.artifacts import Artifact, ArtifactStore, home, update_body, write_artifact
+from QEfficient.base.digests import digest
 from QEfficient.base.files import readable_bytes
 from QEfficient.base.source_version import source_version
+from QEfficient.compile.job import CompileJob, Specialization
 from QEfficient.errors import ArtifactError, LifecycleError, OptionError, StorageError, nearest
 from QEfficient.options import CompileOptions
 from QEfficient.progress import stage
@@ -139,8 +142,8 @@ class QEFFBaseModel(ABC):
         """What the session will need to know."""
 
     @abstractmethod
-    def _symbols(self, plan: dict[str, Any], options: Any) -> dict[str, int]:
-        """Sizes of the graph's named axes that this package fixes."""
+    def _specializations(self, plan: dict[str, Any], options: Any, target: Target) -> tuple[Specialization, ...]:
+        """The shapes that the package can run at."""
 
     @property
     def config(self) -> Any:
@@ -212,23 +215,20 @@ class QEFFBaseModel(ABC):
         """
         parsed, target = self._parse(options)
         plan = self._plan(parsed, target)
-        compiler = importlib.import_module(target.compiler)
+        job = self._job(plan, parsed, target)
+        if parsed.dry_run:
+            return self._dry_run(plan, job, target, compile_dir)
         body = self._package_body(plan, parsed, target)
 
         def build(folder: Path) -> Mapping[str, Any]:
             onnx = self._export(plan)
             with stage("Compiling", f"{self.model_name} for {target.name}"):
-                bindings = compiler.compile_onnx(
-                    onnx.file("model.onnx"),
-                    folder,
-                    weight_format=parsed.weight_format,
-                    symbols=self._symbols(plan, parsed),
-                )
+                bindings = _compiler(target).compile_onnx(onnx.file("model.onnx"), folder, job, target)
                 self._write_side_files(folder)
             marks = {name: onnx.manifest.body[name] for name in ("layers", "num_layers")}
             return {**body, **bindings, **marks, "options": _plain(parsed)}
 
-        ingredients = self._package_ingredients(plan, parsed, target)
+        ingredients = self._package_ingredients(plan, job, target)
         artifact = self._store_or_folder(PACKAGE, ingredients, build, compile_dir)
         self._use(artifact)
         return artifact.path
@@ -236,7 +236,28 @@ class QEFFBaseModel(ABC):
     def package_ingredients(self, **options: Any) -> dict[str, Any]:
         """Everything that decides what ``compile`` with these options makes; its digest is the package's key."""
         parsed, target = self._parse(options)
-        return self._package_ingredients(self._plan(parsed, target), parsed, target)
+        plan = self._plan(parsed, target)
+        return self._package_ingredients(plan, self._job(plan, parsed, target), target)
+
+    def _job(self, plan: dict[str, Any], options: Any, target: Target) -> CompileJob:
+        """What the target's compiler is to make, checked as far as that needs no graph."""
+        job = CompileJob(specializations=self._specializations(plan, options, target), options=options)
+        _compiler(target).check(job, target)
+        return job
+
+    def _dry_run(
+        self, plan: dict[str, Any], job: CompileJob, target: Target, folder: str | os.PathLike[str] | None
+    ) -> Path:
+        """Export, write what the compiler reads, and say its command."""
+        onnx = self._export(plan)
+        key = digest(self._package_ingredients(plan, job, target))
+        path = Path(folder).expanduser().absolute() if folder is not None else home() / "dry-runs" / key[:16]
+        path.mkdir(parents=True, exist_ok=True)
+        made = _compiler(target).compile_onnx(onnx.file("model.onnx"), path, job, target)
+        logger.warning(
+            "Dry run: nothing was compiled. The compiler's files are in %s; its command is\n%s", path, made["command"]
+        )
+        return path
 
     @abstractmethod
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -266,15 +287,13 @@ class QEFFBaseModel(ABC):
             logger.info("Target: %s (%s).", target.name, target.description)
         return options, target
 
-    def _package_ingredients(self, plan: dict[str, Any], options: Any, target: Target) -> dict[str, Any]:
+    def _package_ingredients(self, plan: dict[str, Any], job: CompileJob, target: Target) -> dict[str, Any]:
         return {
             "graph": self._export_ingredients(plan),
             "task": self.task,
             "target": target.name,
-            "body": self._package_body(plan, options, target),
-            "symbols": self._symbols(plan, options),
-            "weight_format": options.weight_format,
-            "toolchain": importlib.import_module(target.compiler).toolchain(),
+            "body": self._package_body(plan, job.options, target),
+            "compiler": _compiler(target).key_ingredients(job, target),
             "library": source_version(),
             "side_files": self._side_files_digest(),
         }
@@ -305,7 +324,7 @@ class QEFFBaseModel(ABC):
             self._check_disk(folder)
             WeightSource(model).check_finite()
             with stage("Exporting", self.model_name):
-                return export_onnx(self._graph(plan), model, folder)
+                return export_onnx(self._graph(plan), model, folder, transforms=plan["transforms"])
 
         artifact = self._store_or_folder(ONNX, self._export_ingredients(plan), build, export_dir)
         self.onnx_path = artifact.file("model.onnx")
@@ -337,7 +356,7 @@ class QEFFBaseModel(ABC):
         """Digest of what travels beside the model."""
         from tempfile import TemporaryDirectory
 
-        from QEfficient.base.digests import digest, hash_file
+        from QEfficient.base.digests import hash_file
 
         with TemporaryDirectory() as folder:
             self._write_side_files(Path(folder))
@@ -375,6 +394,10 @@ class QEFFBaseModel(ABC):
     def _store_report(self, report: ParityReport) -> None:
         compiled = self._open()
         compiled.artifact = update_body(compiled.artifact, {"parity": report.to_dict()})
+
+
+def _compiler(target: Target) -> ModuleType:
+    return importlib.import_module(target.compiler)
 
 
 def _plain(options: Any) -> dict[str, Any]:

@@ -30,6 +30,13 @@ class CompileJob:
     """In the order that clients rely on: the first prefills, if any does."""
     options: CompileOptions
 
+    def fixed_symbols(self) -> dict[str, int]:
+        """The axes that have one size in all specializations."""
+        if not self.specializations:
+            return {}
+        first, *others = (specialization.symbols for specialization in self.specializations)
+        return {name: size for name, size in first.items() if all(other.get(name) == size for other in others)}
+
     def option(self, name: str) -> Any:
         """The option called ``name``, or None where the task has none."""
         return getattr(self.options, name, None)

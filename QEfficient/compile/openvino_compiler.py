@@ -16,31 +16,39 @@ from typing import Any
 import openvino as ov
 from openvino._offline_transformations import apply_make_stateful_transformation
 
+from QEfficient.compile.job import RETAINED, CompileJob
+from QEfficient.compile.openvino_context import add_context_extensions
 from QEfficient.compile.openvino_paged import add_extensions, is_paged
 from QEfficient.compile.openvino_rewrites import fold_weight_transposes
 from QEfficient.errors import CompileError
+from QEfficient.targets import Target
 
 MODEL_FILE = "model.xml"
-_RETAINED = "_RetainedState"
 
 
-def toolchain() -> dict[str, str]:
-    """Versions that decide what comes out."""
+def check(job: CompileJob, target: Target) -> None:
+    """Nothing to find before the export that the options have not found."""
+
+
+def key_ingredients(job: CompileJob, target: Target) -> dict[str, Any]:
+    """Everything that decides what :func:`compile_onnx` makes of a graph."""
     from importlib.metadata import version
 
-    return {"openvino": ov.get_version(), "nncf": version("nncf")}
+    return {
+        "symbols": job.fixed_symbols(),
+        "weight_format": job.options.weight_format,
+        "toolchain": {"openvino": ov.get_version(), "nncf": version("nncf")},
+    }
 
 
-def compile_onnx(
-    onnx_path: Path, folder: Path, *, weight_format: str | None, symbols: Mapping[str, int]
-) -> dict[str, Any]:
+def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob, target: Target) -> dict[str, Any]:
     """Write the IR of ``onnx_path`` into ``folder``.
 
     Args:
         onnx_path: a graph of one of the tasks.
         folder: an existing folder.
-        weight_format: "int8", "int4" or None for the weights as they are.
-        symbols: sizes of the named axes that are fixed for this package.
+        job: the axes of the state are fixed to its sizes; the others vary from step to step.
+        target: the row that this is for.
 
     Returns:
         The manifest's ``inputs`` and ``outputs``: name to dtype and shape (−1 where it varies).
@@ -50,11 +58,12 @@ def compile_onnx(
     """
     core = ov.Core()
     add_extensions(core)
+    add_context_extensions(core)
     try:
         model = core.read_model(onnx_path)
-        _bind(model, symbols, _axis_names(onnx_path))
+        _bind_state(model, job.fixed_symbols(), _axis_names(onnx_path))
         fold_weight_transposes(model)
-        model = compress_weights(model, weight_format)
+        model = compress_weights(model, job.options.weight_format)
         if not is_paged(model):
             _keep_state_inside(model)
         ov.save_model(model, folder / MODEL_FILE, compress_to_fp16=False)
@@ -70,8 +79,10 @@ def _axis_names(onnx_path: Path) -> dict[str, list[str]]:
     return {value.name: [dim.dim_param for dim in value.type.tensor_type.shape.dim] for value in graph.input}
 
 
-def _bind(model: ov.Model, symbols: Mapping[str, int], axes: Mapping[str, list[str]]) -> None:
-    """Fix the named axes that ``symbols`` gives a size."""
+def _bind_state(model: ov.Model, symbols: Mapping[str, int], axes: Mapping[str, list[str]]) -> None:
+    """Fix the named axes of the state that ``symbols`` gives a size."""
+    state = [port for port in model.inputs if f"{port.get_any_name()}{RETAINED}" in _names(model.outputs)]
+    symbols = {name: size for name, size in symbols.items() if any(name in axes[p.get_any_name()] for p in state)}
     shapes = {}
     for port in model.inputs:
         shape = port.get_partial_shape()
@@ -112,11 +123,14 @@ def _quiet(logger_name: str) -> Iterator[None]:
 
 def _keep_state_inside(model: ov.Model) -> None:
     """Turn each ``x`` to ``x_RetainedState`` pair into a variable that OpenVINO holds between steps."""
-    outputs = {port.get_any_name() for port in model.outputs}
-    inputs = [port.get_any_name() for port in model.inputs]
-    pairs = {name: f"{name}{_RETAINED}" for name in inputs if f"{name}{_RETAINED}" in outputs}
+    outputs = _names(model.outputs)
+    pairs = {name: f"{name}{RETAINED}" for name in _names(model.inputs) if f"{name}{RETAINED}" in outputs}
     if pairs:
         apply_make_stateful_transformation(model, pairs)
+
+
+def _names(ports: list[Any]) -> list[str]:
+    return [port.get_any_name() for port in ports]
 
 
 def _bindings(ports: list[Any]) -> dict[str, Any]:

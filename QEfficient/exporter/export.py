@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from QEfficient.exporter.layers import layer_modules, name_layers
 from QEfficient.exporter.trace import OPSET, trace
+from QEfficient.exporter.transforms import apply_transforms
 from QEfficient.exporter.weights import WeightSource, attach
 from QEfficient.transformers.tasks.contract import TaskGraph
 
@@ -26,7 +27,11 @@ def toolchain() -> dict[str, str]:
 
 
 def export_onnx(
-    graph: TaskGraph, model: nn.Module, folder: Path, in_checkpoint_dtype: bool = True
+    graph: TaskGraph,
+    model: nn.Module,
+    folder: Path,
+    in_checkpoint_dtype: bool = True,
+    transforms: Sequence[str] = (),
 ) -> Mapping[str, object]:
     """Write ``model.onnx`` and its weights into ``folder``.
 
@@ -35,6 +40,7 @@ def export_onnx(
         model: where the weights are; read one at a time.
         folder: an existing folder.
         in_checkpoint_dtype: see :func:`QEfficient.exporter.weights.attach`.
+        transforms: names of rewrites, see :mod:`QEfficient.exporter.transforms`.
 
     Returns:
         The manifest's body: inputs and outputs with their shapes, the number of nodes, the values that
@@ -42,13 +48,15 @@ def export_onnx(
     """
     onnx_model = trace(graph)
     weights = attach(onnx_model, WeightSource(model), in_checkpoint_dtype)
-    onnxscript.optimizer.optimize_ir(onnx_model, should_fold=lambda node: _touches(node, weights))
+    onnxscript.optimizer.optimize_ir(onnx_model, should_fold=lambda node: _touches(node, weights), inline=False)
     layers = name_layers(onnx_model, list(layer_modules(model, graph.num_layers)))
+    changed = apply_transforms(onnx_model, transforms)
     ir.save(onnx_model, folder / MODEL_FILE, external_data=WEIGHTS_FILE)
     return {
         "inputs": _shapes(onnx_model.graph.inputs),
         "outputs": _shapes(onnx_model.graph.outputs),
         "num_nodes": len(onnx_model.graph),
+        "transforms": changed,
         "lowering": graph.lowering,
         "layers": layers,
         "num_layers": graph.num_layers,

@@ -15,11 +15,12 @@ from transformers.exporters import exporter_onnx
 from transformers.exporters.utils import apply_fx_node_fixes, apply_patches
 
 from QEfficient.errors import ExportError, QEffError
+from QEfficient.exporter.context_functions import TRANSLATIONS, add_functions
 from QEfficient.transformers.patches import quiet_exporter, reused_onnx_registry
 from QEfficient.transformers.tasks.contract import TaskGraph
 
-OPSET = 23
-"""Has Attention, RMSNormalization and RotaryEmbedding, which OpenVINO fuses."""
+OPSET = 18
+"""The newest that the card's compiler is known to take."""
 
 _LONGEST_AXIS = 1 << 24
 
@@ -49,6 +50,7 @@ def trace(graph: TaskGraph) -> ir.Model:
             f"'{graph.lowering}' lowering: {_first_line(error)}. Please report it with the model's config and this "
             "error's cause."
         ) from error
+    add_functions(model)
     _name(model, graph)
     return model
 
@@ -60,7 +62,7 @@ def _to_onnx(program: torch.export.ExportedProgram) -> ir.Model:
         verbose=False,
         opset_version=OPSET,
         optimize=False,  # folding comes after the weights are attached
-        custom_translation_table=exporter_onnx._ONNX_TRANSLATION_TABLE,
+        custom_translation_table={**exporter_onnx._ONNX_TRANSLATION_TABLE, **TRANSLATIONS},
     )
     if onnx_program is None:
         raise ExportError("torch.onnx returned no program.")

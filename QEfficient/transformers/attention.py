@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from QEfficient.errors import UnsupportedModel
+from QEfficient.transformers.context_ops import attention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,31 +46,10 @@ def retained_attention(
     s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Plain attention, ``[B, H, S, D]`` over ``[B, K, L, D]`` to ``[B, S, H, E]``, with grouped queries folded into
-    the sequence axis so that keys are never repeated."""
+    """Attention over all keys at once, ``[B, H, S, D]`` over ``[B, K, L, D]`` to ``[B, S, H, E]``."""
     _refuse_unknown(module, kwargs)
-    B, H, S, D = query.shape
-    K, L, E = key.shape[1], key.shape[2], value.shape[3]
-    G = H // K
-    scale = D**-0.5 if scaling is None else scaling
-    scores = query.reshape(B, K, G * S, D) @ key.transpose(2, 3) * scale
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.reshape(B, K, G, S, L)
-    if attention_mask is not None:
-        scores = scores + attention_mask[:, :, None]
-    weights = _softmax(scores, None if s_aux is None else s_aux.reshape(1, K, G, 1, 1)).to(value.dtype)
-    output = weights.reshape(B, K, G * S, L) @ value
-    return output.reshape(B, H, S, E).transpose(1, 2).contiguous(), None
-
-
-def _softmax(scores: torch.Tensor, sink: torch.Tensor | None) -> torch.Tensor:
-    """Softmax over the last axis; a sink takes its share and is dropped."""
-    scores = scores.float()
-    if sink is None:
-        return torch.softmax(scores, dim=-1)
-    column = sink.float().expand(*scores.shape[:-1], 1)
-    return torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1]
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    return attention(query, key, value, attention_mask, s_aux, scale, softcap), None
 
 
 @dataclass

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from QEfficient.transformers.context_ops import ctx_gather, ctx_gather_cb, ctx_scatter, ctx_scatter_cb, settled_updates
+
 StateKind = Literal["full", "sliding"]
 
 
@@ -43,41 +45,58 @@ class RetainedStep:
     Args:
         position_ids: ``[B, S]``; absolute positions ascending, padding −1 on the right.
         batch_index: ``[B, 1]``; the state row of each batch row. ``None``: row i is state row i.
+        context_len: attend to the first slots only, this many; ``None``: to all. No position may lie beyond.
     """
 
-    def __init__(self, position_ids: torch.Tensor, batch_index: torch.Tensor | None = None):
+    def __init__(
+        self, position_ids: torch.Tensor, batch_index: torch.Tensor | None = None, context_len: Any | None = None
+    ):
         self.position_ids = position_ids
-        self.rows = None if batch_index is None else batch_index[:, 0]
+        self.batch_index = batch_index
+        self.context_len = context_len
         self.last_position, self.last_token = position_ids.max(dim=1, keepdim=True)
         self.is_idle = self.last_position < 0
         beyond = torch.iinfo(position_ids.dtype).max
         self.first_position = torch.where(position_ids < 0, beyond, position_ids).amin(dim=1, keepdim=True)
+        self._places: dict[bool, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def _place(self, num_slots: Any, ring: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """For each token ``[B, S]`` its slot, and whether it is to be stored there.
+
+        Tokens that must not be stored (padding, and those that a ring has already dropped) go to the slot of the
+        row's newest token, an idle row's to slot 0: every index is in range.
+        """
+        if ring not in self._places:
+            keep = self.position_ids >= 0
+            if ring:
+                keep = keep & (self.position_ids > self.last_position - num_slots)
+            slots = torch.where(keep, self.position_ids, self.last_position.clamp(min=0))
+            self._places[ring] = (_modulo(slots, num_slots) if ring else slots, keep)
+        return self._places[ring]
 
     def write(self, state: torch.Tensor, new: torch.Tensor, ring: bool = False) -> torch.Tensor:
         """The state after storing ``new [B, H, S, D]`` in ``state [R, H, C, D]``: position p goes to slot p, or to
-        p mod C in a ring.
+        p mod C in a ring."""
+        slots, keep = self._place(state.shape[2], ring)
+        held = self._rows(state[:, :, :1])
+        values = settled_updates(new, held, keep, self.last_token, self.is_idle)
+        if self.batch_index is None:
+            return ctx_scatter(state, slots, values)
+        return ctx_scatter_cb(state, self.batch_index, slots, values)
 
-        Tokens that must not be stored (padding, and those that a ring of C slots has already dropped) are sent to
-        the slot of the row's newest token with that token's value, and an idle row rewrites slot 0 with what it
-        holds: so every index is in range and no two writes to a slot differ.
-        """
-        keep = self.position_ids >= 0
-        if ring:
-            keep = keep & (self.position_ids > self.last_position - state.shape[2])
-        slots = torch.where(keep, self.position_ids, self.last_position.clamp(min=0))
-        if ring:
-            slots = _modulo(slots, state.shape[2])
-        newest = new.gather(2, self.last_token[:, None, :, None].expand(-1, new.shape[1], 1, new.shape[3]))
-        held = self.read(state[:, :, :1])
-        newest = torch.where(self.is_idle[:, None, :, None], held, newest)
-        values = torch.where(keep[:, None, :, None], new, newest)
-        rows = self.rows if self.rows is not None else torch.arange(new.shape[0], device=new.device)
-        heads = torch.arange(new.shape[1], device=new.device)
-        return state.index_put((rows[:, None, None], heads[None, :, None], slots[:, None, :]), values)
+    def read(self, state: torch.Tensor, ring: bool = False) -> torch.Tensor:
+        """The rows of the state that this step works on, as far as it attends to them: ``[B, H, L, D]``."""
+        if ring or self.context_len is None:
+            return self._rows(state)
+        slots = torch.arange(self.context_len, device=state.device)[None, None]
+        if self.batch_index is None:
+            return ctx_gather(state, slots)
+        return ctx_gather_cb(state, self.batch_index, slots)
 
-    def read(self, state: torch.Tensor) -> torch.Tensor:
-        """The rows of the state that this step works on: ``[B, H, C, D]``."""
-        return state if self.rows is None else state.index_select(0, self.rows)
+    def _rows(self, state: torch.Tensor) -> torch.Tensor:
+        if self.batch_index is None:
+            return state
+        return ctx_gather_cb(state, self.batch_index, None)
 
 
 class RetainedLayer(CacheLayerMixin):
@@ -104,7 +123,8 @@ class RetainedLayer(CacheLayerMixin):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, Any]:
         """``(number of keys, their absolute positions)``: the second is what the mask function takes as offset."""
-        return self.keys.shape[2], torch.arange(self.keys.shape[2], device=self.keys.device)[None]
+        num_keys = self.keys.shape[2] if self.step.context_len is None else self.step.context_len
+        return num_keys, torch.arange(num_keys, device=self.keys.device)[None]
 
     def get_seq_length(self) -> int:
         # Models add the step's length to this to size biases over the keys (ALiBi), so it must be an int.
@@ -122,8 +142,8 @@ class RetainedRingLayer(RetainedLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys = torch.cat([self.step.read(self.keys), key_states], dim=2)
-        values = torch.cat([self.step.read(self.values), value_states], dim=2)
+        keys = torch.cat([self.step.read(self.keys, ring=True), key_states], dim=2)
+        values = torch.cat([self.step.read(self.values, ring=True), value_states], dim=2)
         self.keys = self.step.write(self.keys, key_states, ring=True)
         self.values = self.step.write(self.values, value_states, ring=True)
         return keys, values

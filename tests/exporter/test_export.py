@@ -147,10 +147,11 @@ def shapes(values: Any) -> list[tuple[str, list[Any]]]:
     ]
 
 
-def test_graph_is_valid_and_needs_no_operators_of_ours(exported: Exported) -> None:
+def test_graph_is_valid_and_brings_every_function_it_calls(exported: Exported) -> None:
     onnx.checker.check_model(exported.path, full_check=True)
-    assert {node.domain for node in exported.onnx.graph.node} == {""}
-    assert not exported.onnx.functions
+    called = {(node.domain, node.op_type) for node in exported.onnx.graph.node if node.domain}
+    assert called == {(function.domain, function.name) for function in exported.onnx.functions}
+    assert {domain for domain, _ in called} == {"com.qualcomm.cloud"}
 
 
 def test_layers_end_where_the_manifest_says(exported: Exported) -> None:

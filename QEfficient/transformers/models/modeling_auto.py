@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from QEfficient.base.modeling_qeff import QEFFBaseModel
-from QEfficient.errors import CapacityError, OptionError, UnsupportedModel
+from QEfficient.compile.job import Specialization
+from QEfficient.errors import CapacityError, OptionError
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.sampling import entries_without_effect
-from QEfficient.options import CausalLMCompileOptions, EncoderCompileOptions
+from QEfficient.options import CausalLMCompileOptions, CompileOptions, EncoderCompileOptions
 from QEfficient.targets import Target
 
 if TYPE_CHECKING:
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Stream = bool | Callable[[str], None]
+
+
+def _transforms(options: CompileOptions, target: Target) -> list[str]:
+    """Names of the rewrites of the ONNX graph, in order."""
+    wanted = ["layer_functions"] if options.use_onnx_subfunctions and target.has_static_shapes else []
+    return [*target.graph_transforms, *wanted]
 
 
 class _AutoModel(QEFFBaseModel):
@@ -66,10 +73,14 @@ class QEFFAutoModelForCausalLM(_AutoModel):
             raise OptionError("The model was loaded with continuous_batching=True: compile() needs full_batch_size.")
         self._check_positions(options.ctx_len)
         choice = choose_lowering(self.model, target, options.lowering)
+        is_batched = options.full_batch_size is not None if target.has_static_shapes else options.num_slots > 1
         return {
             "lowering": choice.lowering,
-            "rows": choice.lowering == "retained" and options.num_slots > 1,
+            "rows": choice.lowering == "retained" and is_batched,
             "rope_len": options.ctx_len if rope_depends_on_length(self.model) else None,
+            "context_lens": target.has_static_shapes and options.has_comp_ctx_lengths,
+            "speculative": options.num_speculative_tokens is not None,
+            "transforms": _transforms(options, target),
         }
 
     def _check_positions(self, ctx_len: int) -> None:
@@ -87,22 +98,38 @@ class QEFFAutoModelForCausalLM(_AutoModel):
 
         if plan["lowering"] == "paged":
             return causal_lm.paged_graph(self.model, plan["rope_len"])
-        return causal_lm.retained_graph(self.model, plan["rope_len"], continuous_batching=plan["rows"])
+        return causal_lm.retained_graph(
+            self.model,
+            plan["rope_len"],
+            continuous_batching=plan["rows"],
+            with_context_lens=plan["context_lens"],
+            with_num_logits=plan["speculative"],
+        )
 
-    def _symbols(self, plan: dict[str, Any], options: CausalLMCompileOptions) -> dict[str, int]:
-        from QEfficient.transformers.transform import state_specs
+    def _specializations(
+        self, plan: dict[str, Any], options: CausalLMCompileOptions, target: Target
+    ) -> tuple[Specialization, ...]:
+        from QEfficient.transformers.tasks.causal_lm import specializations
 
         if plan["lowering"] == "paged":
-            return {}
+            return ()
+        chunk_len = self._chunk_len(options, target)
+        return specializations(options, chunk_len, self._state_sizes(plan, options), continuous_batching=plan["rows"])
+
+    def _chunk_len(self, options: CausalLMCompileOptions, target: Target) -> int:
+        return min(options.prefill_seq_len or target.prefill_seq_len, options.ctx_len)
+
+    def _state_sizes(self, plan: dict[str, Any], options: CausalLMCompileOptions) -> dict[str, int]:
+        """Sizes of the state's named axes."""
+        from QEfficient.transformers.transform import state_specs
+
         windows = {spec.num_slots(options.ctx_len) for spec in state_specs(self.model) if spec.window is not None}
-        if len(windows) > 1:
-            raise UnsupportedModel(
-                f"{self.model_name} has sliding windows of several sizes, {sorted(windows)}, and a graph has one "
-                "axis for them. See docs/source/adding_a_state_kind.md."
-            )
-        rows = "full_batch_size" if plan["rows"] else "batch_size"
-        sizes = {"ctx_len": options.ctx_len, rows: options.num_slots}
-        return {**sizes, "sliding_window": windows.pop()} if windows else sizes
+        sizes = {"ctx_len": options.ctx_len}
+        if windows:
+            sizes["sliding_window"] = windows.pop()
+        if plan["rows"]:
+            sizes["full_batch_size"] = options.kv_cache_batch_size or options.num_slots
+        return sizes
 
     def _package_body(self, plan: dict[str, Any], options: CausalLMCompileOptions, target: Target) -> dict[str, Any]:
         ctx_len = options.ctx_len
@@ -114,10 +141,11 @@ class QEFFAutoModelForCausalLM(_AutoModel):
             "precision": options.precision,
             "num_threads": options.num_threads,
             "compiler_options": dict(options.compiler_options),
+            "num_devices": options.num_devices if target.has_static_shapes else 1,
             "session": {
                 "num_slots": options.num_slots,
                 "ctx_len": ctx_len,
-                "chunk_len": min(options.prefill_seq_len or target.prefill_seq_len, ctx_len),
+                "chunk_len": self._chunk_len(options, target),
                 "is_ragged": plan["lowering"] == "paged",
                 "vocab_size": self.config.get_text_config(decoder=True).vocab_size,
             },
@@ -245,7 +273,11 @@ class QEFFAutoModel(_AutoModel):
             raise CapacityError(
                 f"seq_len={options.seq_lens[-1]} is beyond the {limit} positions that {self.model_name} was made for."
             )
-        return {"pooling": self._pooling_key(), "lowering": "encoder"}
+        return {
+            "pooling": self._pooling_key(),
+            "lowering": "encoder",
+            "transforms": _transforms(options, target),
+        }
 
     def _pooling_key(self) -> str | None:
         if not callable(self.pooling):
@@ -260,8 +292,14 @@ class QEFFAutoModel(_AutoModel):
 
         return encoder_graph(self.model, self.pooling)
 
-    def _symbols(self, plan: dict[str, Any], options: EncoderCompileOptions) -> dict[str, int]:
-        return {}
+    def _specializations(
+        self, plan: dict[str, Any], options: EncoderCompileOptions, target: Target
+    ) -> tuple[Specialization, ...]:
+        lengths = options.seq_lens
+        return tuple(
+            Specialization(name="Embedding", symbols={"batch_size": options.batch_size, "seq_len": length})
+            for length in lengths
+        )
 
     def _package_body(self, plan: dict[str, Any], options: EncoderCompileOptions, target: Target) -> dict[str, Any]:
         return {
@@ -272,6 +310,7 @@ class QEFFAutoModel(_AutoModel):
             "precision": options.precision,
             "num_threads": options.num_threads,
             "compiler_options": dict(options.compiler_options),
+            "num_devices": options.num_devices if target.has_static_shapes else 1,
             "seq_lens": list(options.seq_lens),
             "batch_size": options.batch_size,
         }

@@ -13,7 +13,9 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
 
+from QEfficient.compile.job import Specialization
 from QEfficient.errors import UnsupportedModel
+from QEfficient.options import CausalLMCompileOptions
 from QEfficient.transformers.attention import PagedStep, paged_step
 from QEfficient.transformers.retained_state import RetainedStep, StateKind, StateSpec, retained_cache
 from QEfficient.transformers.tasks.contract import GraphInput, TaskGraph
@@ -34,7 +36,7 @@ def _select_before_head(model: Any, select: Callable[[torch.Tensor], torch.Tenso
 
 
 class RetainedCausalLM(nn.Module):
-    """``(input_ids, position_ids, state[, batch_index])`` to the logits of each row's newest token and the state."""
+    """``(input_ids, position_ids, state, ...)`` to the logits of each row's newest tokens and the new state."""
 
     def __init__(self, model: nn.Module, specs: list[StateSpec]):
         super().__init__()
@@ -47,6 +49,8 @@ class RetainedCausalLM(nn.Module):
         position_ids: torch.Tensor,
         state: list[tuple[torch.Tensor, torch.Tensor]],
         batch_index: torch.Tensor | None = None,
+        comp_ctx_lengths: torch.Tensor | None = None,
+        num_logits_to_keep: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
         """
         Args:
@@ -54,15 +58,22 @@ class RetainedCausalLM(nn.Module):
             position_ids: ``[B, S]``, padding −1 on the right.
             state: a layer's ``(keys, values)``, each ``[R, H, C, D]``.
             batch_index: ``[B, 1]``, the state row of each batch row (continuous batching).
+            comp_ctx_lengths: of any content; the step attends to as many slots as it is long.
+            num_logits_to_keep: ``[K, 1]`` of any content; the logits of as many newest tokens come out.
 
         Returns:
-            Logits ``[B, 1, vocab]`` and the new state.
+            Logits ``[B, K or 1, vocab]`` and the new state.
         """
-        step = RetainedStep(position_ids, batch_index)
+        context_len = None if comp_ctx_lengths is None else comp_ctx_lengths.shape[0]
+        step = RetainedStep(position_ids, batch_index, context_len)
         cache = retained_cache(self.specs, state, step)
+        tokens = step.last_token
+        if num_logits_to_keep is not None:
+            back = torch.arange(num_logits_to_keep.shape[0], device=tokens.device) - (num_logits_to_keep.shape[0] - 1)
+            tokens = (tokens + back[None]).clamp(min=0)
 
         def newest(hidden: torch.Tensor) -> torch.Tensor:
-            return hidden.gather(1, step.last_token[:, :, None].expand(-1, 1, hidden.shape[-1]))
+            return hidden.gather(1, tokens[:, :, None].expand(-1, -1, hidden.shape[-1]))
 
         with _select_before_head(self.model, newest):
             output = self.model(
@@ -140,13 +151,73 @@ def state_names(specs: list[StateSpec]) -> list[tuple[str, str]]:
     return [(f"past_key.{i}", f"past_value.{i}") for i in range(len(specs))]
 
 
-def retained_graph(model: nn.Module, ctx_len: int | None, continuous_batching: bool = False) -> TaskGraph:
+def specializations(
+    options: CausalLMCompileOptions, chunk_len: int, state_sizes: dict[str, int], *, continuous_batching: bool
+) -> tuple[Specialization, ...]:
+    """The shapes of a ``retained`` graph: one that takes prompts and one that takes the newest token of each answer,
+    each once for every context length that it computes over.
+
+    Args:
+        options: those of ``compile``.
+        chunk_len: prompt tokens of a step.
+        state_sizes: the state's named axes.
+        continuous_batching: prompts go one by one and answers all together, else both in batches of the same rows.
+    """
+    num_new = 1 + (options.num_speculative_tokens or 0)
+    whole = (options.ctx_len,)
+    prefill = (1 if continuous_batching else options.num_slots, chunk_len, 1, options.comp_ctx_lengths_prefill or whole)
+    decode = (options.num_slots, num_new, num_new, options.comp_ctx_lengths_decode or whole)
+    steps = {"Prefill": prefill, "Decode": decode}
+    if options.prefill_only is not None:
+        del steps["Decode" if options.prefill_only else "Prefill"]
+    made: dict[str, Specialization] = {}
+    for name, (rows, seq_len, num_logits, context_lens) in steps.items():
+        for context_len in context_lens:
+            symbols = {"batch_size": rows, "seq_len": seq_len, **state_sizes}
+            if options.has_comp_ctx_lengths:
+                symbols["comp_ctx_lengths"] = context_len
+            if options.num_speculative_tokens is not None:
+                symbols["num_logits_to_keep"] = num_logits
+            made.setdefault(str(symbols), Specialization(name=name, symbols=symbols))
+    return tuple(made.values())
+
+
+def _extra_inputs(batch: int, with_rows: bool, with_context_lens: bool, with_num_logits: bool) -> list[GraphInput]:
+    inputs = []
+    if with_rows:
+        inputs.append(GraphInput("batch_index", torch.arange(batch)[:, None], {0: "batch_size"}))
+    if with_context_lens:
+        sample = torch.zeros(19, dtype=torch.int64)
+        inputs.append(GraphInput("comp_ctx_lengths", sample, {0: "comp_ctx_lengths"}))
+    if with_num_logits:
+        sample = torch.zeros(2, 1, dtype=torch.int64)
+        inputs.append(GraphInput("num_logits_to_keep", sample, {0: "num_logits_to_keep"}))
+    return inputs
+
+
+def _check_one_window(model: nn.Module, specs: list[StateSpec]) -> None:
+    windows = sorted({spec.window for spec in specs if spec.window is not None})
+    if len(windows) > 1:
+        raise UnsupportedModel(
+            f"{type(model).__name__} has sliding windows of several sizes, {windows}, and a graph has one axis for them"
+        )
+
+
+def retained_graph(
+    model: nn.Module,
+    ctx_len: int | None,
+    continuous_batching: bool = False,
+    with_context_lens: bool = False,
+    with_num_logits: bool = False,
+) -> TaskGraph:
     """The ``retained`` graph of ``model`` in upstream's contract.
 
-    Axes: ``batch_size``, ``seq_len``, ``ctx_len``, ``sliding_window`` (slots of the sliding layers), and
-    ``full_batch_size`` for the state's rows under continuous batching.
+    Axes: ``batch_size``, ``seq_len``, ``ctx_len``, ``sliding_window`` (slots of the sliding layers),
+    ``full_batch_size`` for the state's rows under continuous batching, ``comp_ctx_lengths`` and
+    ``num_logits_to_keep`` where asked for.
     """
     specs = state_specs(model)
+    _check_one_window(model, specs)
     lowered = lower(model, "retained", ctx_len)
     # Sample sizes are unlike each other and unlike any size of a model, so that no axis is taken for another.
     batch, seq, rows = 3, 7, 5 if continuous_batching else 3
@@ -162,16 +233,20 @@ def retained_graph(model: nn.Module, ctx_len: int | None, continuous_batching: b
         for name, dim in zip(names, (spec.key_dim, spec.value_dim), strict=True):
             inputs.append(GraphInput(name, torch.zeros(rows, spec.num_heads, slots, dim), axes))
             state_axes[f"{name}_RetainedState"] = axes
-    if continuous_batching:
-        inputs.append(GraphInput("batch_index", torch.arange(batch)[:, None], {0: "batch_size"}))
+    extra = _extra_inputs(batch, continuous_batching, with_context_lens, with_num_logits)
+    inputs += extra
+    extra_names = [given.name for given in extra]
     return TaskGraph(
-        module=_Flat(RetainedCausalLM(lowered.module, specs), len(specs)).eval(),
+        module=_Flat(RetainedCausalLM(lowered.module, specs), len(specs), extra_names).eval(),
         lowered=lowered,
         lowering="retained",
         num_layers=len(specs),
         inputs=inputs,
         output_names=["logits", *state_axes],
-        output_axes={"logits": {0: "batch_size"}, **state_axes},
+        output_axes={
+            "logits": {0: "batch_size"} | ({1: "num_logits_to_keep"} if with_num_logits else {}),
+            **state_axes,
+        },
     )
 
 
@@ -229,17 +304,19 @@ def why_not(model: Any, lowering: str) -> str | None:
 
 
 class _Flat(nn.Module):
-    """A retained graph whose state is a flat list of inputs and outputs."""
+    """A retained graph whose state is a flat list of inputs and outputs, followed by the extra inputs by name."""
 
-    def __init__(self, inner: RetainedCausalLM, num_layers: int):
+    def __init__(self, inner: RetainedCausalLM, num_layers: int, extra_names: list[str]):
         super().__init__()
         self.inner = inner
         self.num_layers = num_layers
+        self.extra_names = extra_names
 
     def forward(self, *inputs: torch.Tensor) -> tuple[Any, ...]:
         input_ids, position_ids, *rest = inputs
         state = list(zip(rest[0 : 2 * self.num_layers : 2], rest[1 : 2 * self.num_layers : 2], strict=True))
-        logits, state = self.inner(input_ids, position_ids, state, *rest[2 * self.num_layers :])
+        extra = dict(zip(self.extra_names, rest[2 * self.num_layers :], strict=True))
+        logits, state = self.inner(input_ids, position_ids, state, **extra)
         return (logits.float(), *(tensor for pair in state for tensor in pair))
 
 

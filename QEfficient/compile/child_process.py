@@ -1,0 +1,136 @@
+"""Runs a compiler: its output goes to a log as it comes, it dies with us, and a failure says what to do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from QEfficient.base.files import home
+from QEfficient.errors import CompileError
+from QEfficient.progress import stage
+
+logger = logging.getLogger(__name__)
+
+LOG_FILE = "compile.log"
+Advice = tuple[str, str]
+"""A pattern of what a compiler says, and what to do about it."""
+
+_TAIL_LINES = 20
+_KEPT_LOGS = 20
+_POLL_S = 0.05
+_MEMORY = (
+    "Memory ran out. Compiling takes about twice the weights' size: use a machine with more, fewer specializations, "
+    "or a shorter ctx_len."
+)
+_GENERAL_ADVICE: tuple[Advice, ...] = (
+    (r"(?i)bad_alloc|out of memory|cannot allocate memory|memory resource exhausted", _MEMORY),
+    (r"(?i)no space left on device", "The disk is full: free space, or set QEFF_HOME to a larger disk."),
+)
+
+
+def run_compiler(command: Sequence[str], *, log: Path, output: Path, advice: Sequence[Advice] = ()) -> None:
+    """Run ``command``, without a shell, until it has written ``output``.
+
+    Its process group is killed when anything goes wrong here, Ctrl-C included, and whatever it left behind when it
+    ended is killed too. Each line is logged with the seconds since the start.
+
+    Args:
+        command: program and arguments.
+        log: gets the command and everything that it prints.
+        output: the file that it is to write.
+        advice: what its known messages mean; the first that fits is told.
+
+    Raises:
+        CompileError: it cannot be started, fails, or leaves no ``output``.
+    """
+    log.write_text(f"$ {shlex.join(command)}\n", encoding="utf-8")
+    with stage("Running", Path(command[0]).name), log.open("ab") as sink, log.open("rb") as source:
+        source.seek(0, os.SEEK_END)
+        status = _run(command, sink, source)
+    if status == 0 and output.is_file():
+        return
+    problem = _ending(status) if status else f"ended well, and wrote no {output}"
+    raise CompileError(_report(command, problem, log, _advice(status, log, advice)))
+
+
+def _run(command: Sequence[str], sink: BinaryIO, source: BinaryIO) -> int:
+    began = time.perf_counter()
+    try:
+        # Into a file and not a pipe: the log is whole even if we are killed, and nobody who keeps it open blocks us.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    except OSError as error:
+        raise CompileError(
+            f"{command[0]} does not start: {error.strerror}. Check that it is installed and may be executed."
+        ) from error
+    unfinished = b""
+    try:
+        while process.poll() is None:
+            unfinished = _follow(source, unfinished, began)
+            time.sleep(_POLL_S)
+        _follow(source, unfinished, began)
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return process.returncode
+
+
+def _follow(source: BinaryIO, unfinished: bytes, began: float) -> bytes:
+    """Report the lines that came since; what is behind the last line break is returned."""
+    *lines, unfinished = (unfinished + source.read()).split(b"\n")
+    for line in lines:
+        logger.info("%7.1f s  %s", time.perf_counter() - began, line.decode(errors="replace").rstrip())
+    return unfinished
+
+
+def _ending(status: int) -> str:
+    if status > 0:
+        return f"failed with exit status {status}"
+    return f"was killed by signal {-status} ({signal.Signals(-status).name})"
+
+
+def _advice(status: int, log: Path, advice: Sequence[Advice]) -> str:
+    text = log.read_text(encoding="utf-8", errors="replace").partition("\n")[2]
+    for pattern, what_to_do in (*advice, *_GENERAL_ADVICE):
+        if found := re.search(pattern, text):
+            return found.expand(what_to_do)
+    # 137 is what a shell script says of a child that signal 9 ended.
+    return f"Nobody but the kernel sends signal 9 as a rule. {_MEMORY}" if status in (-signal.SIGKILL, 137) else ""
+
+
+def _report(command: Sequence[str], problem: str, log: Path, what_to_do: str) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    tail = "\n".join(f"    {line.rstrip()}" for line in lines[-_TAIL_LINES:]) or "    (nothing)"
+    parts = [
+        f"{Path(command[0]).name} {problem}.{' ' + what_to_do if what_to_do else ''}",
+        f"The command: {shlex.join(command)}",
+        f"Its last lines (all are in {_keep(log)}):\n{tail}",
+    ]
+    return "\n".join(parts)
+
+
+def _keep(log: Path) -> Path:
+    """A copy of the log that outlives the folder of a failed build; the newest twenty are kept."""
+    folder = home() / "logs"
+    kept = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns() % 1_000_000}.log"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(log, kept)
+        for old in sorted(folder.glob("*.log"))[:-_KEPT_LOGS]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("The log is not kept: %s", error)
+        return log
+    return kept

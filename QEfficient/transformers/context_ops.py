@@ -1,0 +1,128 @@
+"""Operators of the ``retained`` lowering that a graph keeps as one node: reading and writing state, and attention.
+
+Each has its meaning here, in PyTorch, and its ONNX form in :mod:`QEfficient.exporter.context_functions`.
+
+Shape legend: B rows of this step, S tokens of this step, R rows of the state, C slots of a row, H key/value heads,
+N query heads, L keys, D key size, E value size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_op = torch.library.custom_op
+
+
+@_op("qeff::ctx_scatter", mutates_args=())
+def ctx_scatter(data: Tensor, position_ids: Tensor, updates: Tensor) -> Tensor:
+    """``data [B, H, C, D]`` with ``updates [B, H, S, D]`` in the slots ``position_ids [B, S]``."""
+    return ctx_scatter_cb(data, torch.arange(updates.shape[0])[:, None], position_ids, updates)
+
+
+@_op("qeff::ctx_scatter_cb", mutates_args=())
+def ctx_scatter_cb(data: Tensor, batch_index: Tensor, position_ids: Tensor, updates: Tensor) -> Tensor:
+    """The same in the rows ``batch_index [B, 1]`` of ``data [R, H, C, D]``."""
+    heads = torch.arange(updates.shape[1])
+    return data.index_put((batch_index[:, :, None], heads[None, :, None], position_ids[:, None, :]), updates)
+
+
+@_op("qeff::ctx_gather", mutates_args=())
+def ctx_gather(data: Tensor, ctx_indices: Tensor) -> Tensor:
+    """The slots ``ctx_indices [1, 1, L]`` of ``data [B, H, C, D]``: ``[B, H, L, D]``."""
+    return data.index_select(2, ctx_indices[0, 0])
+
+
+@_op("qeff::ctx_gather_cb", mutates_args=())
+def ctx_gather_cb(data: Tensor, batch_index: Tensor, ctx_indices: Tensor | None) -> Tensor:
+    """The same of the rows ``batch_index [B, 1]`` of ``data [R, H, C, D]``; without indices, all slots."""
+    rows = data.index_select(0, batch_index[:, 0])
+    return rows if ctx_indices is None else rows.index_select(2, ctx_indices[0, 0])
+
+
+@_op("qeff::settled_updates", mutates_args=())
+def settled_updates(updates: Tensor, held: Tensor, keep: Tensor, last_token: Tensor, is_idle: Tensor) -> Tensor:
+    """What to write so that no two writes to a slot differ: ``[B, H, S, D]``.
+
+    Args:
+        updates: ``[B, H, S, D]``, what the tokens of the step bring.
+        held: ``[B, H, 1, D]``, what slot 0 of each row holds now.
+        keep: ``[B, S]``, whether a token is to be stored; the others repeat the row's newest token.
+        last_token: ``[B, 1]``, where the row's newest token is among the S.
+        is_idle: ``[B, 1]``, whether the row has no token at all and writes back what it holds.
+    """
+    newest = updates.gather(2, last_token[:, None, :, None].expand(-1, updates.shape[1], 1, updates.shape[3]))
+    newest = torch.where(is_idle[:, None, :, None], held, newest)
+    return torch.where(keep[:, None, :, None], updates, newest)
+
+
+@_op("qeff::attention", mutates_args=())
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    sink: Tensor | None,
+    scale: float,
+    softcap: float | None = None,
+) -> Tensor:
+    """Softmax attention, ``[B, N, S, D]`` over ``[B, H, L, D]`` and ``[B, H, L, E]`` to ``[B, S, N, E]``.
+
+    Args:
+        query: N is a multiple of H; queries of one key head lie together.
+        mask: ``[B, 1, S, L]``, added to the scores.
+        sink: ``[N]``, a logit a head that takes its share of the softmax and is dropped.
+        scale: multiplies the scores.
+        softcap: bounds the scores smoothly to this size before the mask.
+    """
+    (B, N, S, D), (H, L) = query.shape, key.shape[1:3]
+    scores = query.reshape(B, H, N // H * S, D) @ key.transpose(2, 3) * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.reshape(B, H, N // H, S, L)
+    if mask is not None:
+        scores = scores + mask[:, :, None]
+    if sink is not None:
+        column = sink.reshape(1, H, N // H, 1, 1).expand(B, -1, -1, S, 1)
+        scores = torch.cat([scores, column], dim=-1)
+    weights = torch.softmax(scores, dim=-1)[..., :L].reshape(B, H, N // H * S, L)
+    return (weights @ value).reshape(B, N, S, -1).transpose(1, 2).contiguous()
+
+
+@ctx_scatter.register_fake
+def _(data: Tensor, position_ids: Tensor, updates: Tensor) -> Tensor:
+    return torch.empty_like(data)
+
+
+@ctx_scatter_cb.register_fake
+def _(data: Tensor, batch_index: Tensor, position_ids: Tensor, updates: Tensor) -> Tensor:
+    return torch.empty_like(data)
+
+
+@ctx_gather.register_fake
+def _(data: Tensor, ctx_indices: Tensor) -> Tensor:
+    return data.new_empty(data.shape[0], data.shape[1], ctx_indices.shape[2], data.shape[3])
+
+
+@ctx_gather_cb.register_fake
+def _(data: Tensor, batch_index: Tensor, ctx_indices: Tensor | None) -> Tensor:
+    length = data.shape[2] if ctx_indices is None else ctx_indices.shape[2]
+    return data.new_empty(batch_index.shape[0], data.shape[1], length, data.shape[3])
+
+
+@settled_updates.register_fake
+def _(updates: Tensor, held: Tensor, keep: Tensor, last_token: Tensor, is_idle: Tensor) -> Tensor:
+    return torch.empty_like(updates)
+
+
+@attention.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    sink: Tensor | None,
+    scale: float,
+    softcap: float | None = None,
+) -> Tensor:
+    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])

@@ -1,0 +1,186 @@
+"""Running a compiler: nothing outlives it, everything it says is kept, and a failure says what to do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import fake_sdk
+import pytest
+
+from QEfficient.compile.child_process import run_compiler
+from QEfficient.errors import CompileError
+
+FAMILY = """
+import os, pathlib, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(60)"])
+pathlib.Path("pids").write_text(f"{os.getpid()} {child.pid}")
+print("begun", flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QEFF_HOME", str(tmp_path / "home"))
+
+
+def run(code: str, *arguments: str, advice: tuple[tuple[str, str], ...] = ()) -> None:
+    program = fake_sdk.script(Path.cwd() / "compiler", code)
+    run_compiler([str(program), *arguments], log=Path("log"), output=Path("out"), advice=advice)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def assert_gone(pids: list[int]) -> None:
+    until = time.monotonic() + 5
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < until, f"{pids} are still there"
+        time.sleep(0.02)
+
+
+def family() -> list[int]:
+    until = time.monotonic() + 10
+    while not Path("pids").exists() or len(Path("pids").read_text().split()) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return [int(pid) for pid in Path("pids").read_text().split()]
+
+
+def test_success_keeps_all_it_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    run(
+        "import sys\nopen('out', 'w').write('x')\nprint('one', flush=True)\n"
+        "print('two', file=sys.stderr, flush=True)\nprint(sys.argv[1])",
+        "a b",
+    )
+    assert Path("log").read_text().splitlines() == [f"$ {Path.cwd()}/compiler 'a b'", "one", "two", "a b"]
+    assert " s  one" in caplog.text
+    assert not Path("home", "logs").exists()
+
+
+def test_arguments_are_not_for_a_shell() -> None:
+    run("import sys\nopen('out', 'w').write(sys.argv[1])", "$(touch hacked); 'x")
+    assert Path("out").read_text() == "$(touch hacked); 'x"
+    assert not Path("hacked").exists()
+
+
+def test_lines_come_while_it_runs(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="QEfficient.compile.child_process")
+    run("import time\nprint('early', flush=True)\ntime.sleep(0.5)\nopen('out', 'w').write('x')\nprint('late')")
+    times = {record.args[1]: record.created for record in caplog.records if len(record.args or ()) == 2}  # type: ignore[index, misc]
+    assert times["late"] - times["early"] > 0.3
+
+
+def test_failure_says_command_status_tail_and_where_the_log_is() -> None:
+    with pytest.raises(CompileError) as caught:
+        run("import sys\nfor i in range(30): print('line', i)\nsys.exit(7)", "-m=a b.onnx")
+    text = str(caught.value)
+    assert text.startswith("compiler failed with exit status 7.\n")
+    assert f"{Path.cwd()}/compiler '-m=a b.onnx'" in text
+    assert "line 29" in text
+    assert "line 10\n" in text
+    assert "line 9\n" not in text
+    (kept,) = Path("home", "logs").iterdir()
+    assert str(kept) in text
+    assert kept.read_text() == Path("log").read_text()
+
+
+def test_a_compiler_that_writes_nothing_has_failed() -> None:
+    with pytest.raises(CompileError, match=r"ended well, and wrote no out\.\n(.|\n)*\(nothing\)"):
+        run("pass")
+
+
+def test_signals_have_names_and_nine_means_memory() -> None:
+    with pytest.raises(CompileError, match=r"killed by signal 11 \(SIGSEGV\)\.\n"):
+        run("import os; os.kill(os.getpid(), 11)")
+    with pytest.raises(CompileError, match=r"killed by signal 9 \(SIGKILL\)\..*Memory ran out"):
+        run("import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(CompileError, match=r"exit status 137\..*Memory ran out"):
+        run("import sys; sys.exit(137)")
+
+
+@pytest.mark.parametrize(
+    ("said", "advised"),
+    [
+        ("terminate called after throwing an instance of 'std::bad_alloc'", "Memory ran out"),
+        ("write: No space left on device", "QEFF_HOME"),
+        ("unknown frobnication of x7", "the x7 needs oil"),
+    ],
+)
+def test_known_messages_are_explained(said: str, advised: str) -> None:
+    with pytest.raises(CompileError, match=advised):
+        run(f"print({said!r}); raise SystemExit(1)", advice=((r"frobnication of (\w+)", r"the \1 needs oil"),))
+
+
+def test_what_the_command_says_is_no_message() -> None:
+    with pytest.raises(CompileError) as caught:
+        run("raise SystemExit(1)", "out of memory")
+    assert "Memory ran out" not in str(caught.value)
+
+
+def test_a_compiler_that_does_not_start() -> None:
+    with pytest.raises(CompileError, match="nowhere does not start: No such file"):
+        run_compiler(["./nowhere"], log=Path("log"), output=Path("out"))
+
+
+def test_only_the_newest_logs_are_kept() -> None:
+    for _ in range(22):
+        with pytest.raises(CompileError, match="exit status 1"):
+            run("raise SystemExit(1)")
+    assert len(list(Path("home", "logs").iterdir())) == 20
+
+
+def test_what_a_failed_compiler_leaves_behind_is_killed() -> None:
+    with pytest.raises(CompileError, match="exit status 3"):
+        run(f"{FAMILY}\nsys.exit(3)")
+    assert_gone(family())
+
+
+def test_an_exception_leaves_no_process() -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(signum: int, frame: object) -> None:
+        raise Stop
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        with pytest.raises(Stop):
+            run(f"{FAMILY}\ntime.sleep(60)")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert_gone(family())
+
+
+def test_ctrl_c_leaves_no_process() -> None:
+    program = fake_sdk.script(Path.cwd() / "compiler", f"{FAMILY}\ntime.sleep(60)")
+    code = textwrap.dedent(f"""
+        from pathlib import Path
+        from QEfficient.compile.child_process import run_compiler
+        run_compiler([{str(program)!r}], log=Path("log"), output=Path("out"))
+    """)
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        pids = family()
+        assert all(map(is_alive, pids))
+        os.kill(parent.pid, signal.SIGINT)
+        _, said = parent.communicate(timeout=10)
+    finally:
+        parent.kill()
+    assert b"KeyboardInterrupt" in said
+    assert_gone(pids)
