@@ -1,0 +1,132 @@
+"""What the compiler tells the runtime about a program beside its graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import prod
+
+from QEfficient.simulator.descriptors import DESCRIPTION_VERSION, ITEM_BYTES, NetworkDescriptor
+
+Shape = tuple[int, ...]
+
+NETWORK = "networkdesc.bin"
+WEIGHTS = "sim_weights.bin"
+GRAPH = "sim_graph.onnx"
+OPTIONS = "sim_options.json"
+"""The segments of a container."""
+
+UNDEFINED = "sim/undefined"
+"""The scalar that a float GatherND gives for an index out of range; the runtime may set it (poison)."""
+
+_NUMBERS = {
+    "float": 0,
+    "float16": 1,
+    "bfloat16": 11,
+    "int8": 2,
+    "uint8": 3,
+    "mxint8": 3,
+    "int16": 4,
+    "int32": 6,
+    "int64": 7,
+    "bool": 8,
+}
+"""The type that the descriptors give; an mxint8 binding counts one byte a value, its scales are the card's own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Binding:
+    """One input or output."""
+
+    name: str
+    is_input: bool
+    precision: str
+    """Of the host's buffer: one of the custom IO's precisions, or an integer type."""
+    shapes: tuple[Shape, ...]
+    """One per specialization."""
+    is_state: bool = False
+    is_integer: bool = False
+    """Whether the graph itself has integers here; a quantised float is int8 outside only."""
+    scale: float = 1.0
+    offset: int = 0
+
+    @property
+    def number(self) -> int:
+        """Of the type in the descriptors."""
+        return _NUMBERS[self.precision]
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the host may pass a smaller buffer, or none."""
+        return self.is_state or len(set(self.shapes)) > 1
+
+    @property
+    def largest(self) -> Shape:
+        """The shape that buffers are allocated for."""
+        return max(self.shapes, key=prod)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProgramOptions:
+    """What the runtime has to know beside the graph; stored as JSON."""
+
+    sdk_version: str
+    num_cores: int
+    num_devices: int
+    fp16: bool
+    bindings: list[Binding]
+    weight_bytes: int = 0
+    """On the card, in the formats that it stores."""
+    state_bytes: int = 0
+    io_bytes: int = 0
+    retained: Mapping[str, str] = field(default_factory=dict)
+    """State outputs to the inputs that they become."""
+
+    @property
+    def bytes_per_device(self) -> int:
+        """Weights and state are spread over the devices; each has the IO."""
+        return -(-(self.weight_bytes + self.state_bytes) // self.num_devices) + self.io_bytes
+
+    def to_json(self) -> str:
+        """With sorted keys, so that equal programs are equal bytes."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ProgramOptions:
+        """The inverse of :meth:`to_json`."""
+        fields = json.loads(text)
+        for binding in fields["bindings"]:
+            binding["shapes"] = tuple(tuple(shape) for shape in binding["shapes"])
+        return cls(**{**fields, "bindings": [Binding(**binding) for binding in fields["bindings"]]})
+
+
+def network_descriptor(bindings: Sequence[Binding], name: str, num_cores: int, lists_shapes: bool) -> bytes:
+    """The serialized ``networkdesc.bin``; ``lists_shapes`` if the host chooses among specializations."""
+    network = NetworkDescriptor(
+        major_version=DESCRIPTION_VERSION[0],
+        minor_version=DESCRIPTION_VERSION[1],
+        network_name=name,
+        num_cores=num_cores,
+    )
+    for binding in bindings:
+        side = network.inputs if binding.is_input else network.outputs
+        io = {"type": binding.number, "qscale": binding.scale, "qoffset": binding.offset, "dims": binding.largest}
+        side.add(name=binding.name, io_initial=io, io_transformed=io, is_partial_allowed=binding.is_partial)
+    for index in range(len(bindings[0].shapes) if lists_shapes else 0):
+        allowed = network.allowed_shapes.add()
+        for binding in bindings:
+            allowed.shapes.add(type=binding.number, dims=binding.shapes[index])
+    return network.SerializeToString(deterministic=True)
+
+
+def num_bytes(binding: Binding) -> int:
+    """Of the largest buffer."""
+    return ITEM_BYTES[binding.number] * prod(binding.largest)
+
+
+def memory(bindings: Sequence[Binding], retained: Mapping[str, str]) -> dict[str, int]:
+    """Bytes of state (kept once) and of IO buffers."""
+    state = [binding for binding in bindings if binding.name in set(retained.values()) and binding.is_input]
+    plain = [binding for binding in bindings if not binding.is_state]
+    return {"state_bytes": sum(map(num_bytes, state)), "io_bytes": sum(map(num_bytes, plain))}
