@@ -12,6 +12,8 @@ from QEfficient.cloud.flags import JSON, VERBOSE, Flag, flags
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
 
+COMMAND_FILE = "command.txt"
+"""What a dry run leaves beside the compiler's files: its command."""
 _FLAGS = (
     Flag(
         ["compile_dir", "--compile-dir", "--qpc-path"], metavar="DIR", help="A folder of your own instead of the store."
@@ -39,13 +41,16 @@ def command(
 ) -> None:
     """Make a package for a target.
 
-    Prints the package's folder. A graph that was exported before is taken from the store.
+    Prints the package's folder. A graph that was exported before is taken from the store. With --dry-run nothing is
+    compiled: prints the folder with what the compiler would read, then its command.
     """
     if onnx_path is not None:
         raise OptionError(_no_graphs(Path(onnx_path)))
     model = required(card).load()
     check_options(model, compile_options)
     package = model.compile(compile_dir, **compile_options)
+    if compile_options.get("dry_run"):
+        return _show_command(out, package, as_json)
     if as_json:
         return out.json(_described(package))
     return out.write(str(package))
@@ -57,6 +62,13 @@ def _no_graphs(onnx_path: Path) -> str:
         "needs. Give the card: 'qefficient compile CARD' takes the graph that 'qefficient export CARD' made from the "
         "store, and exports nothing again."
     )
+
+
+def _show_command(out: Output, folder: Path, as_json: bool) -> None:
+    compiler_command = (folder / COMMAND_FILE).read_text(encoding="utf-8").strip()
+    if as_json:
+        return out.json({"folder": str(folder), "command": compiler_command})
+    return out.write(f"{folder}\n{compiler_command}")
 
 
 def _described(package: Path) -> dict[str, Any]:

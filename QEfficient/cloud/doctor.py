@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,17 @@ import click
 
 from QEfficient.cloud.flags import JSON, VERBOSE, flags
 from QEfficient.cloud.terminal import Command, Output, run
+from QEfficient.compile import qaic_sdk, qnn_compiler
+from QEfficient.compile.qaic_sdk import QaicSDK
+from QEfficient.errors import TargetUnavailable
 from QEfficient.targets import TARGETS
 from QEfficient.version import __version__
 
 PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "tokenizers")
+NODES, NODE_CLASS = Path("/dev/accel"), Path("/sys/class/accel")
+"""Where Linux has accelerators, and what it knows of them."""
+_DRIVER = "qaic"
+_PLATFORM = "install the Cloud AI 100 Platform SDK from Qualcomm"
 
 
 @click.command("doctor", cls=Command)
@@ -32,11 +40,14 @@ def command(out: Output, /, *, as_json: bool) -> int:
         out.json(found)
     else:
         out.pairs(_lines(found))
+        if found["cloud_ai_100"]["devices"]:
+            out.write()
+            out.table(["QID", "Status", "SKU", "Free cores", "Free memory", "Firmware"], _device_rows(found))
         out.write()
         rows = [
             [n, "yes" if t["works"] else "no", t["problem"] or t["description"]] for n, t in found["targets"].items()
         ]
-        out.table(["Target", "Works", ""], rows)
+        out.table(["Target", "Compiles", ""], rows)
     return 0 if found["home"]["is_writable"] and any(t["works"] for t in found["targets"].values()) else 1
 
 
@@ -49,6 +60,7 @@ def examine() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "cpu": _cpu(),
         "home": _home(),
+        "cloud_ai_100": _cloud_ai_100(),
         "targets": {
             name: {
                 "works": (why := target.why_unavailable()) is None,
@@ -108,6 +120,88 @@ def _nearest_folder(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
+def _cloud_ai_100() -> dict[str, Any]:
+    sdk = QaicSDK.find()
+    compiles = _sdk(sdk)
+    driver = {"nodes": [], "problem": None} if compiles["is_simulated"] else _driver()
+    return {"sdk": compiles, "driver": driver, **_devices(sdk), "qnn": _qnn()}
+
+
+def _sdk(sdk: QaicSDK | None) -> dict[str, Any]:
+    """What compiles."""
+    return {
+        "root": str(sdk.root) if sdk else None,
+        "is_set": bool(os.environ.get(qaic_sdk.ENVIRONMENT)),
+        "version": sdk.version if sdk else None,
+        "platform_version": qaic_sdk.read_version(sdk.root / "versions" / "platform.xml") if sdk else None,
+        "compiler": str(sdk.compiler) if sdk and sdk.compiler else None,
+        "is_simulated": sdk is not None and _is_simulated(sdk.compiler),
+        "problem": qaic_sdk.why_unavailable(),
+    }
+
+
+def _is_simulated(compiler: Path | None) -> bool:
+    """Whether a compiler is a launcher of our simulator's."""
+    if compiler is None:
+        return False
+    try:
+        with compiler.open("rb") as file:
+            return b"QEfficient.simulator" in file.read(4096)
+    except OSError:
+        return False
+
+
+def _driver() -> dict[str, Any]:
+    """The device nodes that the kernel's driver makes, one a SoC."""
+    nodes = [_node(path) for path in sorted(NODES.glob("accel*"))]
+    ours = [node for node in nodes if node["driver"] in (None, _DRIVER)]  # other makers' accelerators are there too
+    closed = [node for node in ours if not node["is_usable"]]
+    problem = None
+    if not ours:
+        problem = f"no {NODES}/accel* of a card: {_PLATFORM}, which brings the driver '{_DRIVER}'"
+    elif closed:
+        group = closed[0]["group"] or _DRIVER
+        problem = (
+            f"this user may not open {', '.join(node['path'] for node in closed)}: "
+            f"run `sudo usermod -aG {group} $USER`, and log in again"
+        )
+    return {"nodes": ours, "problem": problem}
+
+
+def _node(path: Path) -> dict[str, Any]:
+    driver = NODE_CLASS / path.name / "device" / "driver"
+    try:
+        group = path.group()
+    except (KeyError, OSError):
+        group = None
+    return {
+        "path": str(path),
+        "driver": driver.resolve().name if driver.exists() else None,
+        "group": group,
+        "is_usable": os.access(path, os.R_OK | os.W_OK),
+    }
+
+
+def _devices(sdk: QaicSDK | None) -> dict[str, Any]:
+    """What runs: the tool that asks the cards, what it answers, and the runtime."""
+    tool = sdk.root / "tools" / "qaic-util" if sdk else None
+    has_tool = tool is not None and tool.is_file()
+    found: dict[str, Any] = {"query_tool": str(tool) if has_tool else None, "devices": []}
+    try:
+        found["devices"] = [asdict(device) for device in sdk.devices()] if sdk else []
+    except TargetUnavailable as error:
+        return {**found, "why_not_run": str(error)}
+    return {**found, "why_not_run": qaic_sdk.why_cannot_run()}
+
+
+def _qnn() -> dict[str, Any]:
+    try:
+        root = qnn_compiler.sdk_root()
+    except TargetUnavailable as error:
+        return {"root": os.environ.get(qnn_compiler.ENVIRONMENT), "version": None, "problem": str(error)}
+    return {"root": str(root), "version": qnn_compiler.toolchain()["qnn_sdk"], "problem": None}
+
+
 def _lines(found: dict[str, Any]) -> dict[str, str]:
     from QEfficient.base.files import readable_bytes
 
@@ -126,7 +220,41 @@ def _lines(found: dict[str, Any]) -> dict[str, str]:
         "Processor": f"{cpu['name']}, {cpu['num_cores']} cores{memory}",
         "OpenVINO on it": " ".join(cpu["capabilities"]) if cpu["capabilities"] else cpu["problem"],
         "QEFF_HOME": f"{home['path']}{origin}, {readable_bytes(home['free_bytes'])} free{writable}",
+        **_card_lines(found["cloud_ai_100"]),
     }
+
+
+def _card_lines(card: dict[str, Any]) -> dict[str, str]:
+    sdk, driver, qnn = card["sdk"], card["driver"], card["qnn"]
+    kind = ", SIMULATED" if sdk["is_simulated"] else ""
+    about = f"{sdk['root']}, version {sdk['version'] or 'unknown'}{kind}"
+    compiler = f", {Path(sdk['compiler']).name}" if sdk["compiler"] else ""
+    nodes = ", ".join(node["path"] for node in driver["nodes"]) or "a simulated SDK needs none"
+    return {
+        "Cloud AI 100 SDK": sdk["problem"] or f"{about}{compiler}",
+        "Its driver": driver["problem"] or nodes,
+        "Its query tool": card["query_tool"] or f"not installed: {_PLATFORM}",
+        "Runs programs": card["why_not_run"] or "yes",
+        "QNN SDK": qnn["problem"] or f"{qnn['root']}, version {qnn['version']}",
+    }
+
+
+def _device_rows(found: dict[str, Any]) -> list[list[str]]:
+    def share(device: dict[str, Any], name: str, unit: str = "") -> str:
+        free, total = device[f"{name}_free{unit}"], device[f"{name}_total{unit}"]
+        return "?" if total is None else f"{'?' if free is None else free} of {total}{unit.replace('_mb', ' MB')}"
+
+    return [
+        [
+            str(device["qid"]),
+            device["status"],
+            device["sku"] or "?",
+            share(device, "nsp"),
+            share(device, "dram", "_mb"),
+            device["fw_image_variant"] or "?",
+        ]
+        for device in found["cloud_ai_100"]["devices"]
+    ]
 
 
 if __name__ == "__main__":

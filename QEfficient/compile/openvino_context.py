@@ -38,19 +38,15 @@ def _gather(node: Any) -> list[Any]:
     data, *rows, indices, length = _inputs(node)
     if rows:
         data = ops.gather(data, ops.squeeze(rows[0], _ints(1)), _ints(0)).output(0)
-    if not _is_length_of(length, _inputs(node)[0]):
+    if not _is_zero(length):
         data = ops.gather(data, ops.squeeze(indices, _ints(0, 1)), _ints(2)).output(0)
     return [data]
 
 
-def _is_length_of(length: Any, data: Any) -> bool:
-    """Whether ``length`` was read off the shape of ``data``: then all slots are read, in their order."""
+def _is_zero(length: Any) -> bool:
+    """Whether all slots are read, in their order."""
     node = length.get_node()
-    while node.get_type_name() != "ShapeOf":
-        if node.get_input_size() == 0:
-            return False
-        node = node.input(0).get_source_output().get_node()
-    return bool(node.input(0).get_source_output() == data)
+    return bool(node.get_type_name() == "Constant" and node.data.size == 1 and node.data.item() == 0)
 
 
 def _inputs(node: Any) -> list[Any]:

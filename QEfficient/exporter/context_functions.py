@@ -63,7 +63,10 @@ def CtxGather(data, ctx_indices, comp_ctx_len):  # type: ignore[no-untyped-def]
 
 @script(_cloud, default_opset=op)
 def CtxGatherCB(data, batch_index, ctx_indices, comp_ctx_len):  # type: ignore[no-untyped-def]
-    """data [R, H, C, D], batch_index [B, 1], ctx_indices [1 or B, 1 or H, L], comp_ctx_len = L -> [B, H, L, D]"""
+    """data [R, H, C, D], batch_index [B, 1], ctx_indices [1 or B, 1 or H, L], comp_ctx_len -> [B, H, L, D]
+
+    The length is taken from the indices; a comp_ctx_len of 0 tells that they are all slots in their order.
+    """
     heads = op.Range(op.Constant(value_int=0), op.Shape(data, start=1, end=2)[0], op.Constant(value_int=1))
     batch = op.Shape(batch_index, start=0, end=1)
     shape = op.Concat(batch, op.Shape(data, start=1, end=2), op.Shape(ctx_indices, start=2, end=3), axis=0)
@@ -132,12 +135,9 @@ def _ctx_gather(data: Any, ctx_indices: Any) -> Any:
     return _GATHER(data, ctx_indices, _length(ctx_indices))
 
 
-def _ctx_gather_cb(data: Any, batch_index: Any, ctx_indices: Any = None) -> Any:
-    if ctx_indices is None:
-        length = _length(data)
-        slots = op.Range(op.Constant(value_int=0), length, op.Constant(value_int=1))
-        return _GATHER_CB(data, batch_index, op.Unsqueeze(slots, _ints(0, 1)), length)
-    return _GATHER_CB(data, batch_index, ctx_indices, _length(ctx_indices))
+def _ctx_gather_cb(data: Any, batch_index: Any, ctx_indices: Any, is_whole: bool) -> Any:
+    length = op.Constant(value_int=0) if is_whole else _length(ctx_indices)
+    return _GATHER_CB(data, batch_index, ctx_indices, length)
 
 
 def _settled_updates(updates: Any, held: Any, keep: Any, last_token: Any, is_idle: Any) -> Any:

@@ -18,6 +18,8 @@ from QEfficient.transformers.tasks.contract import TaskGraph
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
+WEIGHTS_FILE_BYTES = 10 << 30
+"""Weights go over several files of at most this size: some file systems and tools stop at larger ones."""
 
 
 def toolchain() -> dict[str, str]:
@@ -51,7 +53,7 @@ def export_onnx(
     onnxscript.optimizer.optimize_ir(onnx_model, should_fold=lambda node: _touches(node, weights), inline=False)
     layers = name_layers(onnx_model, list(layer_modules(model, graph.num_layers)))
     changed = apply_transforms(onnx_model, transforms)
-    ir.save(onnx_model, folder / MODEL_FILE, external_data=WEIGHTS_FILE)
+    ir.save(onnx_model, folder / MODEL_FILE, external_data=WEIGHTS_FILE, max_shard_size_bytes=WEIGHTS_FILE_BYTES)
     return {
         "inputs": _shapes(onnx_model.graph.inputs),
         "outputs": _shapes(onnx_model.graph.outputs),

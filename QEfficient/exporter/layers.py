@@ -7,6 +7,8 @@ import ast
 import onnx_ir as ir
 from torch import nn
 
+LAYER = "qeff.layer"
+"""Under this name a node's metadata has the number of the layer that it was traced in."""
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _MODEL_AT = "inner.model."
 
@@ -20,7 +22,7 @@ def layer_modules(model: nn.Module, num_layers: int) -> dict[str, nn.Module]:
 
 
 def name_layers(model: ir.Model, paths: list[str]) -> list[str]:
-    """Name the value that leaves each layer ``layer.i``, and drop the exporter's notes from all nodes.
+    """Name the value that leaves each layer ``layer.i``, and replace the exporter's notes by the layer's number.
 
     Args:
         model: a traced graph; changed in place.
@@ -29,23 +31,22 @@ def name_layers(model: ir.Model, paths: list[str]) -> list[str]:
     Returns:
         The names of those that were found, in order.
     """
-    ends = _last_nodes(model, {f"{_MODEL_AT}{path}" for path in paths})
-    names = []
-    for index, path in enumerate(paths):
-        node = ends.get(f"{_MODEL_AT}{path}")
-        if node is not None and not node.outputs[0].is_graph_output():
-            node.outputs[0].name = f"layer.{index}"
-            names.append(f"layer.{index}")
+    numbers = {f"{_MODEL_AT}{path}": index for index, path in enumerate(paths)}
+    ends: dict[int, ir.Node] = {}
     for node in model.graph:
+        number = _layer_of(node, numbers)
         node.metadata_props.clear()  # stack traces of this machine, several times the graph itself
-    return names
+        if number is not None:
+            node.metadata_props[LAYER] = str(number)
+            if node.outputs[0].uses():
+                ends[number] = node
+    found = [number for number, node in sorted(ends.items()) if not node.outputs[0].is_graph_output()]
+    for number in found:
+        ends[number].outputs[0].name = f"layer.{number}"
+    return [f"layer.{number}" for number in found]
 
 
-def _last_nodes(model: ir.Model, scopes: set[str]) -> dict[str, ir.Node]:
-    found: dict[str, ir.Node] = {}
-    for node in model.graph:
-        noted = node.metadata_props.get(_SCOPES)
-        for scope in ast.literal_eval(noted) if noted else ():
-            if scope in scopes and node.outputs[0].uses():
-                found[scope] = node
-    return found
+def _layer_of(node: ir.Node, numbers: dict[str, int]) -> int | None:
+    noted = node.metadata_props.get(_SCOPES)
+    scopes = ast.literal_eval(noted) if noted else ()
+    return next((numbers[scope] for scope in scopes if scope in numbers), None)

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from QEfficient.exporter.layers import layer_modules
 
 if TYPE_CHECKING:
     from QEfficient.generation.package import CompiledCausalLM
+    from QEfficient.simulator.numeric_report import NumericReport
 
 LAYER_TOLERANCE = 0.01
 """Relative error of a layer's output from which it counts as different."""
@@ -38,6 +39,8 @@ class PromptParity:
     """Relative error of each layer's output on the text up to there; infinite where it is not a number."""
     first_layer: int | None = None
     """First layer whose error is above LAYER_TOLERANCE; None with errors given: only the head differs."""
+    is_within_noise: bool | None = None
+    """Whether the answers part where the number formats alone may do it; None if they agree, or nothing was measured."""
 
     @property
     def agrees(self) -> bool:
@@ -50,23 +53,45 @@ class ParityReport:
     """How far a package agrees with Hugging Face in float32, greedily decoded."""
 
     prompts: list[PromptParity]
+    numerics: NumericReport | None = None
+    """What fp16 and the package's number formats do inside the model; None for a target without the card's."""
 
     @property
     def agrees(self) -> bool:
         """Whether every prompt's answer is the same."""
         return all(prompt.agrees for prompt in self.prompts)
 
+    @property
+    def has_fault(self) -> bool:
+        """Whether an answer differs by more than the noise of the package's number formats."""
+        return any(not prompt.agrees and not prompt.is_within_noise for prompt in self.prompts)
+
+    def with_numerics(self, numerics: NumericReport) -> ParityReport:
+        """This report with an examination of the numbers inside, and what it says of each prompt that parts."""
+        margins = [prompt.margin_at_divergence for prompt in self.prompts]
+        prompts = [
+            prompt if margin is None else replace(prompt, is_within_noise=numerics.is_noise(margin))
+            for prompt, margin in zip(self.prompts, margins, strict=True)
+        ]
+        return ParityReport(prompts, numerics)
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON, which has no infinity and no NaN: those are None."""
-        return {"agrees": self.agrees, "prompts": [_json_safe(asdict(prompt)) for prompt in self.prompts]}
+        return {
+            "agrees": self.agrees,
+            "has_fault": self.has_fault,
+            "prompts": [_json_safe(asdict(prompt)) for prompt in self.prompts],
+            "numerics": self.numerics.to_dict() if self.numerics is not None else None,
+        }
 
     def __str__(self) -> str:
         agreed = sum(prompt.num_agreed for prompt in self.prompts)
         compared = sum(prompt.num_compared for prompt in self.prompts)
-        lines = [f"{'agrees' if self.agrees else 'DIFFERS'}: {agreed} of {compared} greedy tokens"]
+        verdict = "agrees" if self.agrees else "DIFFERS" if self.has_fault else "agrees within the noise"
+        lines = [f"{verdict}: {agreed} of {compared} greedy tokens"]
         for index, prompt in enumerate(self.prompts):
             lines.append(f"  prompt {index} ({prompt.prompt_len} tokens): {_describe(prompt)}")
-        return "\n".join(lines)
+        return "\n".join(lines + ([str(self.numerics)] if self.numerics is not None else []))
 
 
 def _json_safe(value: Any) -> Any:
@@ -86,6 +111,8 @@ def _describe(prompt: PromptParity) -> str:
         where = "; no layer differs, only the head" if layer is None else f"; first differing layer: {layer}"
         if layer is not None:
             where += f" (relative error {prompt.layer_errors[layer]:.2g})"
+    if prompt.is_within_noise is not None:
+        where += "; within the noise" if prompt.is_within_noise else "; a fault: above the noise"
     return (
         f"parts after {prompt.num_agreed} of {prompt.num_compared} tokens, where the reference's top-1 margin is "
         f"{prompt.margin_at_divergence:.3g}{where}"

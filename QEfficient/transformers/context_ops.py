@@ -34,10 +34,10 @@ def ctx_gather(data: Tensor, ctx_indices: Tensor) -> Tensor:
 
 
 @_op("qeff::ctx_gather_cb", mutates_args=())
-def ctx_gather_cb(data: Tensor, batch_index: Tensor, ctx_indices: Tensor | None) -> Tensor:
-    """The same of the rows ``batch_index [B, 1]`` of ``data [R, H, C, D]``; without indices, all slots."""
-    rows = data.index_select(0, batch_index[:, 0])
-    return rows if ctx_indices is None else rows.index_select(2, ctx_indices[0, 0])
+def ctx_gather_cb(data: Tensor, batch_index: Tensor, ctx_indices: Tensor, is_whole: bool) -> Tensor:
+    """The same of the rows ``batch_index [B, 1]`` of ``data [R, H, C, D]``; ``is_whole`` tells that the indices are
+    all slots in their order."""
+    return data.index_select(0, batch_index[:, 0]).index_select(2, ctx_indices[0, 0])
 
 
 @_op("qeff::settled_updates", mutates_args=())
@@ -105,9 +105,8 @@ def _(data: Tensor, ctx_indices: Tensor) -> Tensor:
 
 
 @ctx_gather_cb.register_fake
-def _(data: Tensor, batch_index: Tensor, ctx_indices: Tensor | None) -> Tensor:
-    length = data.shape[2] if ctx_indices is None else ctx_indices.shape[2]
-    return data.new_empty(batch_index.shape[0], data.shape[1], length, data.shape[3])
+def _(data: Tensor, batch_index: Tensor, ctx_indices: Tensor, is_whole: bool) -> Tensor:
+    return data.new_empty(batch_index.shape[0], data.shape[1], ctx_indices.shape[2], data.shape[3])
 
 
 @settled_updates.register_fake

@@ -58,6 +58,7 @@ class RetainedStep:
         self.is_idle = self.last_position < 0
         beyond = torch.iinfo(position_ids.dtype).max
         self.first_position = torch.where(position_ids < 0, beyond, position_ids).amin(dim=1, keepdim=True)
+        self._whole: dict[str, torch.Tensor] = {}
         self._places: dict[bool, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def _place(self, num_slots: Any, ring: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,7 +79,7 @@ class RetainedStep:
         """The state after storing ``new [B, H, S, D]`` in ``state [R, H, C, D]``: position p goes to slot p, or to
         p mod C in a ring."""
         slots, keep = self._place(state.shape[2], ring)
-        held = self._rows(state[:, :, :1])
+        held = self._rows(state[:, :, :1], "first slot")
         values = settled_updates(new, held, keep, self.last_token, self.is_idle)
         if self.batch_index is None:
             return ctx_scatter(state, slots, values)
@@ -87,16 +88,19 @@ class RetainedStep:
     def read(self, state: torch.Tensor, ring: bool = False) -> torch.Tensor:
         """The rows of the state that this step works on, as far as it attends to them: ``[B, H, L, D]``."""
         if ring or self.context_len is None:
-            return self._rows(state)
+            return self._rows(state, "ring" if ring else "full")
         slots = torch.arange(self.context_len, device=state.device)[None, None]
         if self.batch_index is None:
             return ctx_gather(state, slots)
-        return ctx_gather_cb(state, self.batch_index, slots)
+        return ctx_gather_cb(state, self.batch_index, slots, False)
 
-    def _rows(self, state: torch.Tensor) -> torch.Tensor:
+    def _rows(self, state: torch.Tensor, kind: str) -> torch.Tensor:
+        """All slots of the rows of this step; states of one ``kind`` have as many slots."""
         if self.batch_index is None:
             return state
-        return ctx_gather_cb(state, self.batch_index, None)
+        if kind not in self._whole:
+            self._whole[kind] = torch.arange(state.shape[2], device=state.device)[None, None]
+        return ctx_gather_cb(state, self.batch_index, self._whole[kind], True)
 
 
 class RetainedLayer(CacheLayerMixin):

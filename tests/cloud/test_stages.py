@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,45 @@ def test_compile_says_what_it_does_when_asked(cli: Cli, checkpoint: Path, packag
     assert result.out == f"{package}\n"
     assert f"info: Found package: {package}" in result.err
     assert "info: Target: cpu" in result.err
+
+
+CARD = ("--ctx-len", "32", "--prefill-seq-len", "8", "--dry-run")
+"""A graph that all dry runs share."""
+
+
+def test_dry_run_prints_folder_and_command(cli: Cli, checkpoint: Path) -> None:
+    result = cli("compile", checkpoint, *CARD, "--target", "cloud-ai-100-sim")
+    assert result.code == 0
+    folder, command = result.out.splitlines()
+    assert {"specializations.json", "custom_io.yaml"} <= {path.name for path in Path(folder).iterdir()}
+    assert not (Path(folder) / "qpc").exists()
+    assert "qaic-compile -aic-hw -aic-hw-version=ai100 -m=" in command
+    assert command.endswith(f" -aic-binary-dir={folder}/qpc")
+    assert "Dry run: nothing was compiled" in result.err
+
+
+def test_dry_run_json_and_a_folder_of_its_own(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    own = ("--compile-dir", tmp_path / "own")
+    found = cli("compile", checkpoint, *CARD, "--target", "cloud-ai-100-sim", *own, "--json").json
+    assert found.keys() == {"folder", "command"}
+    assert found["folder"] == str(tmp_path / "own")
+    assert f"-aic-binary-dir={tmp_path / 'own' / 'qpc'}" in found["command"]
+
+
+def test_dry_run_needs_no_sdk(cli: Cli, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QEFF_QAIC_SDK", str(tmp_path / "no-sdk"))
+    result = cli("compile", checkpoint, *CARD, "--target", "cloud-ai-100", "--mxfp6")
+    assert result.code == 0
+    assert "/exec/qaic-compile -aic-hw " in result.out
+    assert " -mxfp6-matmul " in result.out
+
+
+def test_lists_of_lengths(cli: Cli, checkpoint: Path) -> None:
+    lengths = ("--comp-ctx-lengths-prefill", "32", "--comp-ctx-lengths-decode", "16,32")
+    result = cli("compile", checkpoint, *CARD, "--target", "cloud-ai-100-sim", *lengths)
+    folder = Path(result.out.splitlines()[0])
+    entries = json.loads((folder / "specializations.json").read_text())["specializations"]
+    assert [entry["symbols"]["comp_ctx_lengths"] for entry in entries] == ["32", "16", "32"]
 
 
 def test_compiling_a_graph_names_the_way_that_works(cli: Cli, tmp_path: Path) -> None:

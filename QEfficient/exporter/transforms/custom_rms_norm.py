@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript import opset18 as op
 from onnxscript import script
 from onnxscript.values import Opset
@@ -48,17 +49,17 @@ def apply(model: ir.Model) -> int:
         function = ir.serde.deserialize_function(CustomRMSNorm.to_function_proto())
         model.functions[function.identifier()] = function
         model.opset_imports[DOMAIN] = 1
-        _drop_unused(model)
+        RemoveUnusedNodesPass()(model)
     return len(found)
 
 
 def _match(mean: ir.Node) -> _Norm | None:
     """The norm around a ``ReduceMean`` over the last axis, or None."""
-    if mean.op_type != "ReduceMean" or not _is_over_last_axis(mean):
+    states = _squared(mean.inputs[0]) if mean.op_type == "ReduceMean" else None
+    if states is None or not _is_over_last_axis(mean, states):
         return None
-    states = _squared(mean.inputs[0])
     added = _user(mean.outputs[0], "Add")
-    if states is None or added is None or (epsilon := _other_constant(added, mean.outputs[0])) is None:
+    if added is None or (epsilon := _other_constant(added, mean.outputs[0])) is None:
         return None
     scaled = _times_inverse_root(added.outputs[0], states)
     if scaled is None:
@@ -70,13 +71,12 @@ def _match(mean: ir.Node) -> _Norm | None:
     return _Norm(states, weight, epsilon, weighted)
 
 
-def _is_over_last_axis(mean: ir.Node) -> bool:
+def _is_over_last_axis(mean: ir.Node, states: ir.Value) -> bool:
     axes = _constant(mean.inputs[1]) if len(mean.inputs) > 1 else None
     keeps = mean.attributes.get("keepdims")
     if axes is None or axes.size != 1 or (keeps is not None and keeps.as_int() != 1):
         return False
-    shape = mean.inputs[0].shape if mean.inputs[0] is not None else None
-    return int(axes.item()) == -1 or (shape is not None and int(axes.item()) == len(shape) - 1)
+    return int(axes.item()) in (-1, *(() if states.shape is None else (len(states.shape) - 1,)))
 
 
 def _squared(value: ir.Value | None) -> ir.Value | None:
@@ -101,8 +101,8 @@ def _times_inverse_root(value: ir.Value, states: ir.Value) -> ir.Node | None:
         if root is None:
             return None
         divided = _user(root.outputs[0], "Div")
-        if divided is not None and divided.inputs[0] is states:
-            return divided
+        if divided is not None:
+            return divided if divided.inputs[0] is states else None
         inverse = _user(root.outputs[0], "Reciprocal")
     product = _user(inverse.outputs[0], "Mul") if inverse is not None else None
     return product if product is not None and states in product.inputs else None
@@ -138,6 +138,7 @@ def _replace(model: ir.Model, norm: _Norm) -> None:
     old, new = norm.last.outputs[0], node.outputs[0]
     new.name, new.shape, new.type = old.name, old.shape, old.type
     node.name = norm.last.name
+    node.metadata_props.update(norm.last.metadata_props)
     model.graph.insert_after(norm.last, node)
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     model.graph.remove(norm.last, safe=True)
@@ -154,9 +155,3 @@ def _ones(model: ir.Model, states: ir.Value) -> ir.Value | None:
         held = ir.Value(name=name, shape=ir.Shape([size]), type=ir.TensorType(ones.dtype), const_value=ones)
         model.graph.initializers[name] = held
     return model.graph.initializers[name]
-
-
-def _drop_unused(model: ir.Model) -> None:
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-    RemoveUnusedNodesPass()(model)

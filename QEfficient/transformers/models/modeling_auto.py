@@ -218,17 +218,40 @@ class QEFFAutoModelForCausalLM(_AutoModel):
         """Yield the answer to one prompt as text, as it comes. Options are those of :meth:`generate`."""
         return self._open().stream(prompt, **options)
 
-    def verify(self, prompts: Any, *, generation_len: int = 32) -> ParityReport:
+    def verify(
+        self,
+        prompts: Any,
+        *,
+        generation_len: int = 32,
+        node_precision_out: str | os.PathLike[str] | None = None,
+    ) -> ParityReport:
         """Compare the compiled package with Hugging Face, token by token, and store the report beside the package.
+
+        For a card's package it also says what fp16 and the package's number formats do inside the model: the graph
+        is run on the simulator, in float32 and with the card's numerics.
 
         Args:
             prompts: as in :meth:`generate`.
             generation_len: tokens to compare for each prompt.
+            node_precision_out: where to write the nodes that must stay in float32, if fp16 overflows; compile with
+                ``node_precision_info`` as this file then.
+
+        Raises:
+            LifecycleError: nothing was compiled yet, or the model was opened from a package.
+            CapacityError: a prompt is empty or does not fit.
+            OptionError: ``node_precision_out`` for another target than a card, or in no folder.
         """
         from QEfficient.exporter.parity import compare
+        from QEfficient.transformers.models import numeric_check
 
-        compiled = self._open()
-        report = compare(self._loaded(), compiled, prompts, generation_len)
+        model, compiled = self._loaded(), self._open()
+        out = Path(node_precision_out) if node_precision_out is not None else None
+        numeric_check.check_output(compiled.body, out)
+        prompt_ids = compiled.encode(prompts)
+        report = compare(model, compiled, prompt_ids, generation_len)
+        if numeric_check.has_card_numerics(compiled.body):
+            numerics = numeric_check.examine_package(self, compiled.body, prompt_ids, out)
+            report = report.with_numerics(numerics) if numerics is not None else report
         self._store_report(report)
         return report
 

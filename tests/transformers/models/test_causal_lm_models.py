@@ -6,19 +6,17 @@ slots, so slots are used again.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_models
 import torch
+from greedy import answers, load, prompts, reference
 
 from QEfficient import QEFFAutoModelForCausalLM
 from QEfficient.errors import UnsupportedModel
 
-NUM_NEW_TOKENS = 64
-PROMPT_LENS = (5, 37, 70)
 COMPILE = {"ctx_len": 160, "precision": "fp32", "full_batch_size": 2}
 
 NOT_PAGED = {
@@ -30,41 +28,10 @@ NOT_PAGED = {
 """What the paged lowering cannot express, with a word of the reason."""
 
 
-@cache
-def load(name: str) -> Any:
-    return tiny_models.causal_lm(name)
-
-
-@cache
-def prompts() -> list[list[int]]:
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randint(3, 320, (length,), generator=generator).tolist() for length in PROMPT_LENS]
-
-
-@cache
-def reference(name: str) -> list[list[int]]:
-    """Hugging Face's greedy tokens, one prompt at a time."""
-    answers = []
-    for ids in prompts():
-        output = load(name).generate(
-            torch.tensor([ids]),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
-            max_new_tokens=NUM_NEW_TOKENS,
-            do_sample=False,
-            pad_token_id=0,
-        )
-        answers.append(output[0, len(ids) :].tolist())
-    return answers
-
-
 def compiled(name: str, lowering: str, **options: Any) -> QEFFAutoModelForCausalLM:
     model = QEFFAutoModelForCausalLM(load(name))
     model.compile(lowering=lowering, **{**COMPILE, "prefill_seq_len": 24, **options})
     return model
-
-
-def answers(model: QEFFAutoModelForCausalLM, asked: list[list[int]]) -> list[list[int]]:
-    return [ids.tolist() for ids in model.generate(asked, generation_len=NUM_NEW_TOKENS).generated_ids]
 
 
 @pytest.mark.parametrize("lowering", ["paged", "retained"])

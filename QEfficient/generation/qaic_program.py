@@ -1,0 +1,269 @@
+"""A program on the card's runtime: found, loaded, activated, run, and given back. Every refusal is an error of ours.
+
+The runtime is imported when a program is opened, and not before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from QEfficient.compile.qaic_sdk import QaicSDK, import_runtime, why_cannot_run
+from QEfficient.compile.qpc import HEADER, MAGIC, QPC_FILE, QPC_FOLDER
+from QEfficient.errors import (
+    ArtifactNotFound,
+    CapacityError,
+    CorruptArtifact,
+    LifecycleError,
+    OptionError,
+    QEffError,
+    TargetUnavailable,
+)
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_VARIABLE = "QEFF_DATA_PATH_TIMEOUT_MS"
+"""The environment variable with the timeout of sessions that this library opens itself."""
+
+_INVALID, _NO_DEVICE, _TIMED_OUT, _DEVICE_FAULTS = 6, 5, 9, (300, 500)
+_SEE_LOG = "The runtime's log says why; enable_debug_logs=True makes it say more."
+_STATUSES: dict[int, tuple[str, type[QEffError], str]] = {
+    1: ("QS_PERM", TargetUnavailable, "This user may not use the card: add it to the group 'qaic', and log in again."),
+    2: ("QS_AGAIN", CapacityError, "The card is busy: try again, or close what else runs on it."),
+    3: ("QS_NOMEM", CapacityError, "Memory is short: close what else runs on the card or the host."),
+    4: ("QS_BUSY", LifecycleError, "An earlier run has not finished: deactivate() and activate() the session."),
+    5: ("QS_NODEV", TargetUnavailable, "There is no such device, or it is not ready: see `qaic-util -q`."),
+    6: ("QS_INVAL", LifecycleError, "The runtime refuses the call in this state: open the session again."),
+    7: ("QS_NOSPC", CapacityError, "The card has no room left: close what else runs on it."),
+    8: ("QS_BADFD", TargetUnavailable, "The connection to the card is lost: open the session again."),
+    10: ("QS_PROTOCOL", TargetUnavailable, "Library and firmware do not fit: see `qaic-version-util`."),
+    11: ("QS_UNSUPPORTED", TargetUnavailable, "This SDK or card cannot do it: see `qaic-version-util`."),
+    12: ("QS_DATA_CRC_ERROR", CorruptArtifact, "The program is damaged: compile it again."),
+    300: ("QS_DEV_ERROR", TargetUnavailable, _SEE_LOG),
+    500: ("QS_ERROR", TargetUnavailable, _SEE_LOG),
+}
+
+
+class QaicProgram:
+    """One program on one or several devices.
+
+    Attributes:
+        path: the folder with ``programqpc.bin``.
+        runtime: the SDK's module ``qaicrt``.
+        api: its module ``QAicApi_pb2``.
+        description: the program's ``IoDesc``.
+        is_active: whether it has cores and memory.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        device_ids: Sequence[int] | None,
+        sdk: QaicSDK | None,
+        timeout_ms: int,
+        enable_debug_logs: bool,
+    ):
+        """Arguments and errors as of :class:`QEfficient.generation.cloud_infer.QAICInferenceSession`."""
+        if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, int) or timeout_ms < 1:
+            raise OptionError(f"data_path_timeout_ms must be a whole number of at least 1, got {timeout_ms!r}.")
+        self.path, self.is_active = find_qpc(path), False
+        self._program: Any = None
+        self._exec_obj: Any = None
+        self._has_stalled, self._timeout_ms = False, timeout_ms
+        self.runtime, self.api = import_runtime(_installed(sdk))
+        self.qids = self._choose_devices(device_ids)
+        self._load(self._read(), enable_debug_logs)
+
+    def _choose_devices(self, given: Sequence[int] | None) -> list[int]:
+        if given is None:
+            if not self._known_devices():
+                raise TargetUnavailable("No card was found: see `qaic-util -q`.")
+            return self._known_devices()[:1]
+        ids = list(given)
+        if not ids or len({*ids}) < len(ids) or any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
+            raise OptionError(f"device_ids must be QIDs, each once, such as [0] or [0, 1]; got {given!r}.")
+        return ids
+
+    def _known_devices(self) -> list[int]:
+        status, ids = self.runtime.Util().getDeviceIds()
+        return [int(qid) for qid in ids] if int(status) == 0 else []
+
+    def _read(self) -> Any:
+        from google.protobuf.message import DecodeError
+
+        self.description = self.api.IoDesc()
+        try:
+            qpc = self.runtime.Qpc(str(self.path))
+            status, data = qpc.getIoDescriptor()
+            if int(status) == 0:
+                self.description.ParseFromString(bytes(data))
+        except (RuntimeError, DecodeError) as error:
+            raise CorruptArtifact(f"{self.path} is no program for this card: {error}. Compile it again.") from error
+        self._check(status, "read")
+        return qpc
+
+    def _load(self, qpc: Any, enable_debug_logs: bool) -> None:
+        properties = self.runtime.QAicProgramProperties()
+        properties.dataPathTimeoutMs = self._timeout_ms
+        is_several = len(self.qids) > 1
+        if is_several:
+            properties.devMapping = ":".join(map(str, self.qids))
+        with self._refusals("open"):
+            self._context = self.runtime.Context(self.runtime.QIDList(self.qids))
+            if enable_debug_logs:
+                self._check(self._context.setLogLevel(self.runtime.QLogLevel.QL_DEBUG), "set the log level of")
+            self._queue = self.runtime.Queue(self._context, self.qids[0])
+            program = self.runtime.Program(self._context, None if is_several else self.qids[0], qpc, properties)
+            self._check(program.load(), "load")
+        self._program = program
+
+    def activate(self) -> None:
+        """Take cores and memory; nothing if it has them.
+
+        Raises:
+            CapacityError: they are not free.
+            LifecycleError: it is closed.
+        """
+        self._check_open()
+        if self.is_active:
+            return
+        with self._refusals("activate"):
+            self._check(self._program.activate(), "activate")
+            self.is_active, self._has_stalled = True, False
+            try:
+                self._exec_obj = self.runtime.ExecObj(self._context, self._program)
+            except BaseException:
+                self.deactivate()
+                raise
+
+    def deactivate(self) -> None:
+        """Give cores and memory back; nothing if it has none."""
+        self._exec_obj = None  # it uses the program, so that it goes first
+        if self.is_active:
+            self.is_active = False
+            self._check(self._program.deactivate(), "deactivate")
+
+    def close(self) -> None:
+        """Deactivate and unload; a second call does nothing."""
+        program = self._program
+        try:
+            self.deactivate()
+        finally:
+            self._program = None
+            if program is not None and (status := int(program.unload())):
+                logger.warning("%s was not unloaded: status %s.", self.path, status)
+
+    def check_ready(self) -> None:
+        """Raises LifecycleError where nothing can run now."""
+        self._check_open()
+        if self._exec_obj is None:
+            raise LifecycleError(f"{self.path} is not active: call activate() first.")
+        if self._has_stalled:
+            raise LifecycleError("An earlier run did not finish in time: deactivate() and activate() to begin anew.")
+
+    def _check_open(self) -> None:
+        if self._program is None:
+            raise LifecycleError(f"The session of {self.path} is closed: open another one.")
+
+    def run(self, buffers: list[Any], dims: list[tuple[int, list[int]]]) -> Any:
+        """Run once: a buffer per binding to a buffer per binding; ``dims`` are ``(bytes of an element, shape)``.
+
+        Raises:
+            TargetUnavailable: the card failed, or did not answer in time.
+        """
+        with self._refusals("run"):
+            self._check(self._exec_obj.setData(buffers, self.runtime.BufferDimensionsVecRef(dims)), "run")
+            self._check(self._queue.enqueue(self._exec_obj), "run")
+            self._check(self._exec_obj.waitForCompletion(), "run")
+            status, results = self._exec_obj.getData()
+            self._check(status, "run")
+        return results
+
+    @contextmanager
+    def _refusals(self, doing: str) -> Iterator[None]:
+        """The runtime also refuses with exceptions of its own."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, QEffError):
+                raise
+            kind = CapacityError if isinstance(error, MemoryError) or doing == "activate" else TargetUnavailable
+            raise kind(f"The runtime could not {doing} {self.path} on QID {self._names}: {error}") from error
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(map(str, self.qids))
+
+    def _check(self, status: Any, doing: str) -> None:
+        code = int(status)
+        if code == 0:
+            return
+        name, kind, advice = _STATUSES.get(code, ("unknown status", TargetUnavailable, _SEE_LOG))
+        if code == _TIMED_OUT:
+            self._has_stalled = doing == "run"
+            name, advice = "QS_TIMEDOUT", self._timeout_advice()
+        elif code == _INVALID and doing == "load":
+            kind, advice = OptionError, "device_ids must name as many devices as the program was compiled for."
+        elif code in _DEVICE_FAULTS and doing in ("load", "activate"):
+            kind, advice = CapacityError, self._capacity_advice()
+        elif code == _NO_DEVICE:
+            advice += f" Devices here: {', '.join(map(str, self._known_devices())) or 'none'}."
+        raise kind(f"Could not {doing} {self.path} on QID {self._names}: {name} ({code}). {advice}")
+
+    def _timeout_advice(self) -> str:
+        return (
+            f"The card did not answer within data_path_timeout_ms={self._timeout_ms}: give more, or set "
+            f"{TIMEOUT_VARIABLE} where a package is opened. What the card keeps is not known now: deactivate() and "
+            "activate() before the next run."
+        )
+
+    def _capacity_advice(self) -> str:
+        """What the devices have left, as far as they say, and what to do."""
+        free = ""
+        for qid in self.qids:
+            status, info = self.runtime.Util().getResourceInfo(qid)
+            if int(status) == 0:
+                free += (
+                    f" QID {qid} has {int(info.nspFree)} of {int(info.nspTotal)} cores and {int(info.dramFree)} of "
+                    f"{int(info.dramTotal)} MB free."
+                )
+        return (
+            f"Most often cores or memory are not free.{free} Compile with fewer num_cores, give other device_ids, or "
+            "close what runs there; the runtime's log says which."
+        )
+
+
+def find_qpc(path: str | os.PathLike[str]) -> Path:
+    """The folder with ``programqpc.bin``: ``path``, its ``qpc``, or where ``path`` is that file.
+
+    Raises:
+        ArtifactNotFound: there is none.
+        CorruptArtifact: the file has fewer bytes than it says.
+    """
+    given = Path(path)
+    folders = [given.parent] if given.name == QPC_FILE else [given, given / QPC_FOLDER]
+    folder = next((folder for folder in folders if (folder / QPC_FILE).is_file()), None)
+    if folder is None:
+        raise ArtifactNotFound(f"There is no {QPC_FILE} in {' or '.join(map(str, folders))}: compile the model first.")
+    program = folder / QPC_FILE
+    with program.open("rb") as file:
+        header = file.read(HEADER.size)
+    size, expected = program.stat().st_size, HEADER.size
+    if len(header) == HEADER.size:
+        magic, _, _, _, length, _ = HEADER.unpack(header)
+        # How the program of several devices begins is not public: another magic is left to the runtime.
+        expected = length if magic == MAGIC else expected
+    if size < expected:
+        raise CorruptArtifact(f"{program} is cut short: expected {expected} bytes, got {size}. Compile it again.")
+    return folder
+
+
+def _installed(sdk: QaicSDK | None) -> QaicSDK:
+    found = sdk or QaicSDK.find()
+    if found is None:
+        raise TargetUnavailable(f"The card's runtime cannot be used: {why_cannot_run()}.")
+    return found

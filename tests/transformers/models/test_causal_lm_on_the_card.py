@@ -1,0 +1,100 @@
+"""Every architecture on the simulated card: in float32 the tokens are Hugging Face's, and in fp16 they are wherever
+the reference's margin is above the noise of fp16; each prompt gets the tokens that it gets alone.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from greedy import answers, load, prompts, reference
+
+from QEfficient import QEFFAutoModelForCausalLM
+from QEfficient.generation.session import Chunk, Session
+
+CARD: dict[str, Any] = {"target": "cloud-ai-100-sim", "prefill_seq_len": 24, "ctx_len": 160}
+BATCHED = {"full_batch_size": 2, "kv_cache_batch_size": 4}
+
+
+@cache
+def compiled(name: str, **options: Any) -> QEFFAutoModelForCausalLM:
+    model = QEFFAutoModelForCausalLM(load(name))
+    model.compile(**CARD, **options)
+    return model
+
+
+def session_of(model: QEFFAutoModelForCausalLM) -> Session:
+    session: Session = model._open().engine.session
+    return session
+
+
+def logits_of(session: Session, ids: list[int], num_prompt: int, slot: int = 0, start: int = 0) -> np.ndarray:
+    """Logits ``[len(ids) - num_prompt + 1, vocab]`` that follow the prompt and each given token after it."""
+    rows = []
+    bounds = [*range(start, num_prompt, CARD["prefill_seq_len"]), *range(num_prompt, len(ids) + 1)]
+    for begin, end in zip(bounds, bounds[1:], strict=False):
+        logits = session.step([Chunk(slot, ids[begin:end], begin)])
+        if end >= num_prompt:
+            rows.append(np.array(logits[0]))
+    return np.stack(rows)
+
+
+def reference_logits(name: str, ids: list[int], num_prompt: int) -> np.ndarray:
+    with torch.no_grad():
+        logits = load(name)(torch.tensor([ids])).logits[0, num_prompt - 1 :]
+    return np.asarray(logits.numpy())
+
+
+@pytest.mark.parametrize("name", list(tiny_models.CAUSAL_LMS))
+def test_float32_gives_hugging_faces_tokens(name: str) -> None:
+    """Three prompts over two slots, in chunks."""
+    assert answers(compiled(name, precision="fp32", **BATCHED), prompts()) == reference(name)
+
+
+@pytest.mark.parametrize("name", list(tiny_models.CAUSAL_LMS))
+def test_fp16_agrees_above_its_noise(name: str) -> None:
+    model = compiled(name, **BATCHED)
+    ids = prompts()[1] + reference(name)[1]
+    num_prompt = len(prompts()[1])
+    ours = logits_of(session_of(model), ids, num_prompt)
+    theirs = reference_logits(name, ids, num_prompt)
+    assert np.linalg.norm(ours - theirs) < 0.05 * np.linalg.norm(theirs)
+    noise = np.abs(ours - theirs).max()
+    top = np.sort(theirs, axis=1)
+    is_clear = top[:, -1] - top[:, -2] > noise
+    assert is_clear.mean() > 0.5, "the noise hides most of what could differ"
+    assert (ours.argmax(1) == theirs.argmax(1))[is_clear].all()
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text"])
+def test_rows_beyond_the_batch_hold_prefixes(name: str) -> None:
+    """A client fills a spare row once and goes on from it twice; other rows run meanwhile."""
+    session = session_of(compiled(name, precision="fp32", **BATCHED))
+    prefix = prompts()[1]
+    logits_of(session, prompts()[0], len(prompts()[0]), slot=0)
+    logits_of(session, prefix, len(prefix), slot=3)
+    for answer in (reference(name)[1], prompts()[0]):
+        ids = prefix + answer[:8]
+        ours = logits_of(session, ids, len(prefix) + 1, slot=3, start=len(prefix))
+        np.testing.assert_allclose(ours, reference_logits(name, ids, len(prefix) + 1), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 3},
+        {"batch_size": 2, "prefill_seq_len": 1},
+        {"comp_ctx_lengths_prefill": (64, 160), "comp_ctx_lengths_decode": (48, 96, 160)},
+        {"num_speculative_tokens": 3, **BATCHED},
+        {"use_onnx_subfunctions": True, **BATCHED},
+    ],
+    ids=["batch", "one token at a time", "context lengths", "speculative target", "sub-functions"],
+)
+def test_other_forms_of_the_graph_give_the_same_tokens(options: dict[str, Any]) -> None:
+    model = QEFFAutoModelForCausalLM(load("llama"))
+    model.compile(**{**CARD, "precision": "fp32", **options})
+    assert answers(model, prompts()) == reference("llama")
