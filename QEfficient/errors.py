@@ -11,6 +11,7 @@
     ├── ExportError            PyTorch to ONNX failed
     ├── CompileError           the compiler failed
     ├── TargetUnavailable      the target's SDK or runtime is not on this machine
+    ├── DeviceError            a card failed, or did not answer in time                       (also RuntimeError)
     ├── CapacityError          a request does not fit: context, slots, memory                 (also ValueError)
     ├── ArtifactError          a stored artifact cannot be used
     │   ├── ArtifactNotFound       no package at this path                                    (also FileNotFoundError)
@@ -69,6 +70,10 @@ class CompileError(QEffError):
 
 class TargetUnavailable(QEffError):
     """The target's SDK or runtime is not on this machine."""
+
+
+class DeviceError(QEffError, RuntimeError):
+    """A card, or its runtime, failed or did not answer in time."""
 
 
 class CapacityError(QEffError, ValueError):

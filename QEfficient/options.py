@@ -82,8 +82,8 @@ class CompileOptions(Options):
     """Options that every task's ``compile`` takes."""
 
     target: str | None = None
-    """Where to run: 'cpu'. Default: the QEFF_TARGET environment variable, else the card if its SDK is on this machine,
-    else 'cpu'."""
+    """Where to run: 'cloud-ai-100', its simulator 'cloud-ai-100-sim', or 'cpu'. Default: the QEFF_TARGET environment
+    variable, else the card if its SDK is on this machine, else 'cpu'."""
     batch_size: int = 1
     """Rows that run side by side."""
     num_devices: int = 1
@@ -117,7 +117,8 @@ class CompileOptions(Options):
     weight_format: WeightFormat | None = None
     """'int8' or 'int4' weights on cpu; None keeps the checkpoint's dtype."""
     precision: Precision | None = None
-    """What cpu computes in: 'fp32' for exact work; None: bf16 where the processor has it natively, else fp32."""
+    """What is computed in: 'fp32' for exact work. None: on a card fp16; on cpu bf16 where the processor has it
+    natively, else fp32."""
     num_threads: int | None = None
     """Threads on cpu; None: one a physical core."""
     compiler_options: Mapping[str, Any] = field(default_factory=dict)

@@ -120,7 +120,7 @@ _CPU = Target(
 TARGETS: dict[str, Target] = {target.name: target for target in (_CLOUD_AI_100, _CPU, _CLOUD_AI_100_SIM)}
 
 
-def choose_target(name: str | None = None) -> Target:
+def choose_target(name: str | None = None, *, is_dry_run: bool = False) -> Target:
     """The target called ``name``, else that of ``QEFF_TARGET``, else the first that works on this machine.
 
     Raises:
@@ -133,7 +133,7 @@ def choose_target(name: str | None = None) -> Target:
     if asked not in TARGETS:
         raise OptionError(f"There is no target '{asked}'.{nearest(asked, TARGETS)} Known: {', '.join(TARGETS)}.")
     problem = TARGETS[asked].why_unavailable()
-    if problem is not None:
+    if problem is not None and not is_dry_run:
         working = [target.name for target in TARGETS.values() if target.why_unavailable() is None]
         raise TargetUnavailable(f"Target '{asked}' cannot run here: {problem}. Works here: {', '.join(working)}.")
     return TARGETS[asked]

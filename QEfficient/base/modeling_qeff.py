@@ -21,7 +21,7 @@ from QEfficient.base.artifacts import Artifact, ArtifactStore, home, update_body
 from QEfficient.base.digests import digest
 from QEfficient.base.files import readable_bytes
 from QEfficient.base.source_version import source_version
-from QEfficient.compile.job import CompileJob, Specialization
+from QEfficient.compile.job import COMMAND_FILE, CompileJob, Specialization
 from QEfficient.errors import ArtifactError, LifecycleError, OptionError, StorageError, nearest
 from QEfficient.options import CompileOptions
 from QEfficient.progress import stage
@@ -254,14 +254,25 @@ class QEFFBaseModel(ABC):
         path = Path(folder).expanduser().absolute() if folder is not None else home() / "dry-runs" / key[:16]
         path.mkdir(parents=True, exist_ok=True)
         made = _compiler(target).compile_onnx(onnx.file("model.onnx"), path, job, target)
-        logger.warning(
-            "Dry run: nothing was compiled. The compiler's files are in %s; its command is\n%s", path, made["command"]
-        )
+        (path / COMMAND_FILE).write_text(made["command"] + "\n", encoding="utf-8")
+        logger.warning("Dry run: nothing was compiled. What the compiler would read is in %s.", path)
         return path
 
     @abstractmethod
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Run the package."""
+
+    def close(self) -> None:
+        """Give back what the open package holds: memory, and cores of a card. The next run opens it again."""
+        if self._compiled is not None:
+            self._compiled.close()
+        self._compiled = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def _loaded(self) -> Any:
         if self.model is None:
@@ -275,7 +286,7 @@ class QEFFBaseModel(ABC):
         """Options and target, with what the target cannot honour refused and what changes nothing reported."""
         self._loaded()
         options = self.options_class.parse(given)
-        target = choose_target(options.target)
+        target = choose_target(options.target, is_dry_run=options.dry_run)
         defaults = {f.name: getattr(self.options_class(), f.name) for f in fields(options)}
         changed = {name for name in given if getattr(options, name) != defaults[name]}
         for name in sorted(changed & target.refused_options.keys()):
@@ -371,15 +382,13 @@ class QEFFBaseModel(ABC):
             self.tokenizer.save_pretrained(folder / FOLDER)
 
     def _use(self, artifact: Artifact) -> None:
-        if self._compiled is not None:
-            self._compiled.close()
-        self._compiled, self.qpc_path = None, artifact.path
+        self.close()
+        self.qpc_path = artifact.path
 
     def _open(self, device_ids: Sequence[int] | None = None) -> Any:
         """The compiled package, opened once; anew where other cards are asked for."""
         if self._compiled is not None and device_ids is not None and device_ids != self._compiled.device_ids:
-            self._compiled.close()
-            self._compiled = None
+            self.close()
         if self._compiled is None:
             if self.qpc_path is None:
                 raise LifecycleError(

@@ -141,7 +141,7 @@ def _check_early(given: Mapping[str, Any]) -> None:
     """Find what is wrong whatever the model is, before it is downloaded and loaded."""
     for cls in _OPTION_CLASSES:
         cls.parse({option.name: given[option.name] for option in fields(cls) if option.name in given})
-    target = choose_target(given.get("target"))
+    target = choose_target(given.get("target"), is_dry_run=bool(given.get("dry_run")))
     for name in given:
         if name in target.refused_options:
             raise OptionError(f"{as_flag(name)}: {target.refused_options[name]}.")

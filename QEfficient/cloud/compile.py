@@ -10,10 +10,9 @@ import click
 from QEfficient.cloud.card import Card, card_flags, check_options, compile_flags, required
 from QEfficient.cloud.flags import JSON, VERBOSE, Flag, flags
 from QEfficient.cloud.terminal import Command, Output, run
+from QEfficient.compile.job import COMMAND_FILE
 from QEfficient.errors import OptionError
 
-COMMAND_FILE = "command.txt"
-"""What a dry run leaves beside the compiler's files: its command."""
 _FLAGS = (
     Flag(
         ["compile_dir", "--compile-dir", "--qpc-path"], metavar="DIR", help="A folder of your own instead of the store."

@@ -107,7 +107,7 @@ def _field_flag(cls: type[Options], field: Field[Any], section: str) -> Flag:
         spelling = spelling.removesuffix("s")
         more = {"type": _KeyValue(), "multiple": True, "callback": _to_dict, "metavar": "KEY=VALUE"}
     else:
-        more = {"type": _Lengths(), "metavar": "N,N"}
+        more = {"type": _Lengths(is_list=get_origin(kind) is tuple), "metavar": "N,N"}
     names = [field.name, spelling, *_UPSTREAM_SPELLINGS.get(field.name, ())]
     return _FieldFlag(names, source=(cls, field), section=section, **more)
 
@@ -148,9 +148,12 @@ def _to_dict(ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str,
 
 
 class _Lengths(click.ParamType):
-    """``128`` or ``32,128`` to a number or a tuple of them."""
+    """``128`` or ``32,128`` to a number or a tuple of them; with ``is_list`` always to a tuple."""
 
     name = "lengths"
+
+    def __init__(self, is_list: bool = False):
+        self.is_list = is_list
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
@@ -159,7 +162,7 @@ class _Lengths(click.ParamType):
             lengths = tuple(int(part) for part in value.split(","))
         except ValueError:
             self.fail(f"{value!r} is no whole number, nor several with commas between them", param, ctx)
-        return lengths if len(lengths) > 1 else lengths[0]
+        return lengths if self.is_list or len(lengths) > 1 else lengths[0]
 
 
 class DeviceGroup(click.ParamType):

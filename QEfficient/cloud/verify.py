@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
 from QEfficient.generation.prompts import read_prompts
 from QEfficient.progress import stage
+from QEfficient.targets import choose_target
 
 PROMPTS = (
     "My name is",
@@ -64,6 +66,7 @@ def command(
     by more than the noise of fp16. For a card it also says where fp16 overflows, and what to do. For exact
     arithmetic give --precision fp32.
     """
+    _check_output(node_precision_info_out, compile_options.get("target"))
     model = required(card).load()
     check_options(model, compile_options)
     if not hasattr(model, "verify"):
@@ -78,6 +81,14 @@ def command(
     else:
         out.write(str(report))
     return 1 if report.has_fault else 0
+
+
+def _check_output(file: str | None, target: str | None) -> None:
+    """Before the model is loaded, which takes its time."""
+    if file is not None:
+        from QEfficient.transformers.models.numeric_check import check_output
+
+        check_output(choose_target(target), Path(file))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from QEfficient.options import CompileOptions
 
 RETAINED = "_RetainedState"
 """Ends the name of an output that becomes the input of the same name without it."""
+COMMAND_FILE = "command.txt"
+"""What a dry run leaves beside the compiler's files: its command."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,7 +40,7 @@ class PromptParity:
     first_layer: int | None = None
     """First layer whose error is above LAYER_TOLERANCE; None with errors given: only the head differs."""
     is_within_noise: bool | None = None
-    """Whether the answers part where the number formats alone may do it; None if they agree, or nothing was measured."""
+    """Whether the number formats alone may part the answers there; None if they agree, or nothing was measured."""
 
     @property
     def agrees(self) -> bool:
@@ -112,7 +112,7 @@ def _describe(prompt: PromptParity) -> str:
         if layer is not None:
             where += f" (relative error {prompt.layer_errors[layer]:.2g})"
     if prompt.is_within_noise is not None:
-        where += "; within the noise" if prompt.is_within_noise else "; a fault: above the noise"
+        where += "; within the noise" if prompt.is_within_noise else "; a fault, not noise"
     return (
         f"parts after {prompt.num_agreed} of {prompt.num_compared} tokens, where the reference's top-1 margin is "
         f"{prompt.margin_at_divergence:.3g}{where}"

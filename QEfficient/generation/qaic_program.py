@@ -18,6 +18,7 @@ from QEfficient.errors import (
     ArtifactNotFound,
     CapacityError,
     CorruptArtifact,
+    DeviceError,
     LifecycleError,
     OptionError,
     QEffError,
@@ -39,12 +40,12 @@ _STATUSES: dict[int, tuple[str, type[QEffError], str]] = {
     5: ("QS_NODEV", TargetUnavailable, "There is no such device, or it is not ready: see `qaic-util -q`."),
     6: ("QS_INVAL", LifecycleError, "The runtime refuses the call in this state: open the session again."),
     7: ("QS_NOSPC", CapacityError, "The card has no room left: close what else runs on it."),
-    8: ("QS_BADFD", TargetUnavailable, "The connection to the card is lost: open the session again."),
+    8: ("QS_BADFD", DeviceError, "The connection to the card is lost: open the session again."),
     10: ("QS_PROTOCOL", TargetUnavailable, "Library and firmware do not fit: see `qaic-version-util`."),
     11: ("QS_UNSUPPORTED", TargetUnavailable, "This SDK or card cannot do it: see `qaic-version-util`."),
     12: ("QS_DATA_CRC_ERROR", CorruptArtifact, "The program is damaged: compile it again."),
-    300: ("QS_DEV_ERROR", TargetUnavailable, _SEE_LOG),
-    500: ("QS_ERROR", TargetUnavailable, _SEE_LOG),
+    300: ("QS_DEV_ERROR", DeviceError, _SEE_LOG),
+    500: ("QS_ERROR", DeviceError, _SEE_LOG),
 }
 
 
@@ -163,7 +164,9 @@ class QaicProgram:
         if self._exec_obj is None:
             raise LifecycleError(f"{self.path} is not active: call activate() first.")
         if self._has_stalled:
-            raise LifecycleError("An earlier run did not finish in time: deactivate() and activate() to begin anew.")
+            raise LifecycleError(
+                "An earlier run did not finish in time: deactivate() and activate(), or open it again."
+            )
 
     def _check_open(self) -> None:
         if self._program is None:
@@ -173,7 +176,7 @@ class QaicProgram:
         """Run once: a buffer per binding to a buffer per binding; ``dims`` are ``(bytes of an element, shape)``.
 
         Raises:
-            TargetUnavailable: the card failed, or did not answer in time.
+            DeviceError: the card failed, or did not answer in time.
         """
         with self._refusals("run"):
             self._check(self._exec_obj.setData(buffers, self.runtime.BufferDimensionsVecRef(dims)), "run")
@@ -191,7 +194,7 @@ class QaicProgram:
         except (RuntimeError, MemoryError) as error:
             if isinstance(error, QEffError):
                 raise
-            kind = CapacityError if isinstance(error, MemoryError) or doing == "activate" else TargetUnavailable
+            kind = CapacityError if isinstance(error, MemoryError) or doing == "activate" else DeviceError
             raise kind(f"The runtime could not {doing} {self.path} on QID {self._names}: {error}") from error
 
     @property
@@ -202,10 +205,10 @@ class QaicProgram:
         code = int(status)
         if code == 0:
             return
-        name, kind, advice = _STATUSES.get(code, ("unknown status", TargetUnavailable, _SEE_LOG))
+        name, kind, advice = _STATUSES.get(code, ("unknown status", DeviceError, _SEE_LOG))
         if code == _TIMED_OUT:
             self._has_stalled = doing == "run"
-            name, advice = "QS_TIMEDOUT", self._timeout_advice()
+            name, kind, advice = "QS_TIMEDOUT", DeviceError, self._timeout_advice()
         elif code == _INVALID and doing == "load":
             kind, advice = OptionError, "device_ids must name as many devices as the program was compiled for."
         elif code in _DEVICE_FAULTS and doing in ("load", "activate"):
@@ -218,7 +221,7 @@ class QaicProgram:
         return (
             f"The card did not answer within data_path_timeout_ms={self._timeout_ms}: give more, or set "
             f"{TIMEOUT_VARIABLE} where a package is opened. What the card keeps is not known now: deactivate() and "
-            "activate() before the next run."
+            "activate(), or open it again, before the next run."
         )
 
     def _capacity_advice(self) -> str:

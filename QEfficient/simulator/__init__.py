@@ -13,5 +13,6 @@ numerics (fp16, MXFP6, MXINT8) and is held to the card's rules; a real card refu
     description  descriptors  container what compiler and runtime share
     qaicrt                              the runtime: executor, inference, slicing, runtime_types
     query                               qaic-util: devices, device_information
-    numerics  node_report               number formats; fp32 and fp16 side by side
+    numerics                            number formats
+    numeric_report                      the doctor's verdict: numeric_examination, numeric_tallies, graph_runs
 """

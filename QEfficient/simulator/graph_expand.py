@@ -13,6 +13,7 @@ from QEfficient.simulator.rejection import Rejected
 RMS_NORM = ("com.qti.aisw.onnx", "CustomRMSNorm")
 """One operation of the card, with float32 inside. Its function body is only for other runtimes."""
 
+_NORM_PART = "/rms_norm_"
 EXACT = "exact"
 """Marks a node inside such an operation: what it gives is not rounded."""
 ROUNDS_TO = "rounds_to"
@@ -31,6 +32,11 @@ def all_graphs(model: ir.Model) -> list[ir.Graph]:
 def opset(model: ir.Model) -> int:
     """The version of ONNX's own operators."""
     return model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+
+
+def operation(name: str) -> str:
+    """The node of the given graph that a node belongs to, by their first outputs' names: an RMSNorm for its parts."""
+    return name.partition(_NORM_PART)[0]
 
 
 def expand(model: ir.Model) -> None:
@@ -89,7 +95,7 @@ def _expand_rms_norm(graph: ir.Graph, node: ir.Node, version: int) -> None:
         inner.meta[EXACT] = True
     name = node.outputs[0].name
     for index, inner in enumerate(added[:-1]):
-        inner.outputs[0].name = f"{name}/rms_norm_{index}"
+        inner.outputs[0].name = f"{name}{_NORM_PART}{index}"
     ir.convenience.replace_nodes_and_values(graph, node, [node], added, node.outputs, result.outputs)
     result.outputs[0].name = name
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from QEfficient.simulator import numerics
 from QEfficient.simulator.configuration import NodePrecision
-from QEfficient.simulator.graph_expand import EXACT, ROUNDS_TO, all_graphs, shape_of
+from QEfficient.simulator.graph_expand import EXACT, ROUNDS_TO, all_graphs, operation, shape_of
 from QEfficient.simulator.graph_weights import BITS
 
 MOVES = frozenset(
@@ -80,7 +80,7 @@ class Policy:
 
     def is_fp16(self, node: ir.Node) -> bool:
         """Whether the card computes this node in fp16."""
-        name = node.outputs[0].name if node.outputs else None
+        name = operation(node.outputs[0].name or "") if node.outputs else None
         return name in self.nodes.fp16 or (self.fp16 and name not in self.nodes.fp32)
 
 

@@ -1,5 +1,4 @@
-"""A model's graph on prompts, in one of the card's numerics: every value can be looked at, state goes from step to step.
-"""
+"""A model's graph on prompts, in one of the card's numerics: all values can be seen, state goes from step to step."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from QEfficient.errors import CompileError
 from QEfficient.exporter.layers import LAYER
 from QEfficient.simulator.executor import open_session
-from QEfficient.simulator.graph_expand import EXACT, expand
+from QEfficient.simulator.graph_expand import EXACT, expand, operation
 from QEfficient.simulator.program import Lowering, lower, save_graph
 
 RETAINED = "_RetainedState"
@@ -23,7 +22,6 @@ LOGITS = "logits"
 
 _NAMES_PER_RUN = 256
 """Values that are fetched at once; they are held in memory."""
-_NORM_PART = "/rms_norm_"
 
 State = dict[str, NDArray]
 
@@ -46,7 +44,7 @@ class GraphNode:
     op_type: str
     layer: int | None
     readers: frozenset[str]
-    """Names of the nodes that read what it gives."""
+    """Names of the nodes that read what it gives; an RMSNorm is one node."""
 
 
 class GraphRun:
@@ -55,6 +53,7 @@ class GraphRun:
     Attributes:
         names: first outputs of all nodes of the flat graph, in order of execution.
         nodes: those that give floats and are rounded in fp16, by name, in the same order.
+        state_readers: names of the nodes that read each state, by input name.
     """
 
     def __init__(self, path: Path, folder: Path, lowering: Lowering, sizes: Mapping[str, int]):
@@ -77,11 +76,14 @@ class GraphRun:
         self._sizes = dict(sizes)
         self.names = [str(node.outputs[0].name) for node in model.graph]
         found = _nodes(model, layers)
+        kept = {value.name for value in model.graph.outputs}
+        states = [value for name, value in self._inputs.items() if f"{name}{RETAINED}" in kept]
+        self.state_readers = {str(value.name): _readers([value]) for value in states}
         lower(model, lowering)
         values = {str(value.name): value for node in model.graph for value in node.outputs}
         self.nodes = {name: node for name, node in found.items() if name in values}
         outputs = {str(value.name) for value in model.graph.outputs}
-        self._state = sorted(name for name in self._inputs if f"{name}{RETAINED}" in outputs)
+        self._state = sorted(self.state_readers)
         model.graph.outputs.extend(values[name] for name in self.nodes if name not in outputs)
         self._session: Any = open_session(save_graph(model, folder), folder)
 
@@ -139,15 +141,12 @@ def _nodes(model: ir.Model, layers: Mapping[str, int | None]) -> dict[str, Graph
     layer = None
     for node in reversed(model.graph):
         name = str(node.outputs[0].name)
-        layer = layers[name] if name in layers else layer
+        layer = layers.get(name, layer)
         if node.outputs[0].dtype == ir.DataType.FLOAT and EXACT not in node.meta:
-            users = [user for output in node.outputs for user in output.consumers() if user.op_type != "Shape"]
-            readers = frozenset(str(user.outputs[0].name) for user in users)
-            found.append(GraphNode(name, node.op_type, layer, readers))
+            found.append(GraphNode(name, node.op_type, layer, _readers(node.outputs)))
     return {node.name: node for node in reversed(found)}
 
 
-def whole_operations(names: set[str], known: Sequence[str]) -> set[str]:
-    """``names``, with all parts of an RMSNorm where one is named: to the card it is a single node."""
-    owners = {name.partition(_NORM_PART)[0] for name in names}
-    return {name for name in known if name.partition(_NORM_PART)[0] in owners}
+def _readers(values: Sequence[ir.Value]) -> frozenset[str]:
+    users = [user for value in values for user in value.consumers() if user.op_type != "Shape"]
+    return frozenset(operation(str(user.outputs[0].name)) for user in users)

@@ -1,8 +1,8 @@
 """Examines a model's graph on prompts: what the card's numerics lose, where, and which nodes need float32.
 
-    examine             one pass over the prompts, float32 and fp16 (and MX formats) side by side
-      Tally             what is counted for a node
-    keep_in_fp32        on overflow: more nodes in float32 until nothing overflows
+examine             one pass over the prompts, float32 and fp16 (and MX formats) side by side
+  Tally             what is counted for a node
+keep_in_fp32        on overflow: more nodes in float32 until nothing overflows
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from numpy.typing import NDArray
 from QEfficient.simulator import numerics
 from QEfficient.simulator.configuration import NodePrecision
 from QEfficient.simulator.graph_precision import Policy
-from QEfficient.simulator.graph_runs import LOGITS, GraphRun, State, Step, whole_operations
+from QEfficient.simulator.graph_runs import LOGITS, RETAINED, GraphRun, State, Step
 from QEfficient.simulator.numeric_report import LayerNumerics, NodeFinding, NumericReport
+from QEfficient.simulator.numeric_tallies import OVERFLOW, ErrorTally, LogitTally, Tally
 from QEfficient.simulator.program import Lowering
 
 NUM_DECODED = 4
 """Tokens at a prompt's end that go one by one, as an answer's do: they read the state as the card keeps it."""
 _MAX_ROUNDS = 8
-_OVERFLOW = 65520.0
-"""From here on a value is infinite in fp16."""
 _KEYS_AND_VALUES = ("past_key.", "past_value.")
 
 
@@ -65,12 +64,11 @@ def examine(subject: Subject, prompts: Sequence[Sequence[int]]) -> NumericReport
         bench = _Bench(subject, Path(folder))
         steps = [plan_steps(ids, subject.chunk_len) for ids in prompts]
         half = bench.fp16(subject.nodes)
-        layers, logits = [name for name in subject.layers if name in bench.wide.nodes], _LogitTally()
+        layers, logits = [name for name in subject.layers if name in bench.wide.nodes], LogitTally()
         variants = _variants(subject, bench, half)
         tallies = bench.compare(half, steps, _Sinks(layers, variants, logits))
-        overflowing = [name for name, tally in tallies.items() if tally.num_overflowed]
+        overflowing = _overflowing(tallies)
         fixed, unresolved = keep_in_fp32(bench, steps, subject.nodes, tallies) if overflowing else (subject.nodes, [])
-    nodes = bench.wide.nodes
     return NumericReport(
         computes_fp16=subject.computes_fp16,
         num_positions=logits.num_positions,
@@ -81,7 +79,7 @@ def examine(subject: Subject, prompts: Sequence[Sequence[int]]) -> NumericReport
         logit_noise=logits.largest if logits.is_finite else None,
         noise_margin=logits.widest if logits.is_finite else None,
         fp32_nodes=[name for name in bench.wide.names if name in fixed.fp32 - subject.nodes.fp32],
-        unresolved_nodes=[name for name in nodes if name in unresolved],
+        unresolved_nodes=unresolved,
     )
 
 
@@ -93,52 +91,6 @@ def plan_steps(ids: Sequence[int], chunk_len: int) -> list[Step]:
     return [Step(ids[begin:end], begin) for begin, end in zip(begins, ends, strict=True)]
 
 
-@dataclass(slots=True)
-class Tally:
-    """What became of a node's values."""
-
-    largest: float = 0.0
-    num_overflowed: int = 0
-    num_underflowed: int = 0
-
-    def add(self, wide: NDArray, half: NDArray) -> None:
-        """Count values of float32 and of fp16."""
-        finite = np.isfinite(wide)
-        self.largest = max(self.largest, float(np.abs(wide[finite]).max(initial=0.0)))
-        self.num_overflowed += int((finite & ~np.isfinite(half)).sum())
-        self.num_underflowed += int(((wide != 0) & (half == 0)).sum())
-
-
-class _ErrorTally:
-    def __init__(self) -> None:
-        self._error = self._norm = 0.0
-
-    def add(self, exact: NDArray, a: NDArray, b: NDArray) -> None:
-        with np.errstate(invalid="ignore"):
-            self._error += float(np.square(a.astype(np.float64) - b).sum())
-        self._norm += float(np.square(exact.astype(np.float64)).sum())
-
-    @property
-    def relative(self) -> float:
-        error = np.sqrt(self._error / max(self._norm, 1e-30))
-        return float(error) if np.isfinite(error) else np.inf
-
-
-class _LogitTally:
-    def __init__(self) -> None:
-        self.largest = self.widest = 0.0
-        self.num_positions, self.is_finite = 0, True
-
-    def add(self, exact: NDArray, ours: NDArray) -> None:
-        for wide, own in zip(exact.reshape(-1, exact.shape[-1]), ours.reshape(-1, ours.shape[-1]), strict=True):
-            difference = own[np.isfinite(wide)] - wide[np.isfinite(wide)]
-            self.num_positions += 1
-            self.is_finite &= bool(np.isfinite(difference).all())
-            self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
-            # What all logits share moves no token past another.
-            self.widest = max(self.widest, float(np.ptp(difference)) if difference.size else 0.0)
-
-
 @dataclass
 class _Variant:
     """fp16 with further formats, beside plain fp16; ``run`` is that of fp16 itself where only the state differs."""
@@ -146,7 +98,7 @@ class _Variant:
     label: str
     run: GraphRun
     mxint8: bool
-    errors: dict[str, _ErrorTally] = field(default_factory=dict)
+    errors: dict[str, ErrorTally] = field(default_factory=dict)
     state: State = field(default_factory=dict)
 
     def store(self, name: str, value: NDArray) -> NDArray:
@@ -162,12 +114,12 @@ class _Sinks:
     layers: Sequence[str] = ()
     variants: Sequence[_Variant] = ()
     """The first is fp16, the last is as compiled."""
-    logits: _LogitTally = field(default_factory=_LogitTally)
+    logits: LogitTally = field(default_factory=LogitTally)
 
     def add(self, variant: _Variant, wide: State, half: State, own: State) -> None:
         """Values of a step by name: of float32, of fp16, of the variant."""
         for name in self.layers:
-            tally = variant.errors.setdefault(name, _ErrorTally())
+            tally = variant.errors.setdefault(name, ErrorTally())
             tally.add(wide[name], own[name], wide[name] if variant is self.variants[0] else half[name])
         if variant is self.variants[-1]:
             self.logits.add(wide[LOGITS], own[LOGITS])
@@ -238,7 +190,12 @@ def _first(tallies: Mapping[str, Tally], run: GraphRun, counted: str) -> NodeFin
         if number := getattr(tally, counted):
             node = run.nodes[name]
             return NodeFinding(
-                name=name, op_type=node.op_type, layer=node.layer, largest=tally.largest, num_values=number
+                name=name,
+                op_type=node.op_type,
+                layer=node.layer,
+                largest=tally.largest,
+                num_lost=number,
+                num_values=tally.num_values,
             )
     return None
 
@@ -257,25 +214,34 @@ def keep_in_fp32(
     them rounded. Where errors then still add up to an overflow, the nodes that begin it are taken too.
 
     Returns:
-        ``given`` with more names, and the nodes that overflow whatever stays in float32.
+        ``given`` with more names; or, where no choice of nodes is enough, ``given`` and what overflows whatever is
+        chosen: state, which is stored in fp16.
     """
-    nodes, known = bench.wide.nodes, bench.wide.names
-    beyond = {name for name, tally in tallies.items() if tally.largest >= _OVERFLOW}
-    chosen, left = given, _sources(bench.wide, tallies)
+    nodes = bench.wide.nodes
+    beyond = {name for name, tally in tallies.items() if tally.largest >= OVERFLOW}
+    chosen = given
     for _ in range(_MAX_ROUNDS):
-        beyond |= left
+        beyond |= _sources(bench.wide, tallies)
         taken = beyond.union(*(nodes[name].readers for name in beyond))
-        fp32 = chosen.fp32 | whole_operations(taken, known)
+        fp32 = chosen.fp32 | taken
         if fp32 == chosen.fp32:
             break
         chosen = replace(chosen, fp32=fp32, fp16=chosen.fp16 - fp32)
-        left = _sources(bench.wide, bench.compare(bench.fp16(chosen), prompts))
-        if not left:
-            break
-    return chosen, sorted(left)
+        tallies = bench.compare(bench.fp16(chosen), prompts)
+        if not _overflowing(tallies):
+            return chosen, []
+    left = _overflowing(tallies)
+    states = [name for name in left if name.endswith(RETAINED) and tallies[name].largest >= OVERFLOW]
+    return given, states or left
+
+
+def _overflowing(tallies: Mapping[str, Tally]) -> list[str]:
+    return [name for name, tally in tallies.items() if tally.num_overflowed]
 
 
 def _sources(run: GraphRun, tallies: Mapping[str, Tally]) -> set[str]:
-    """Nodes that overflow and read nothing that does."""
-    overflowing = {name for name, tally in tallies.items() if tally.num_overflowed}
-    return overflowing.difference(*(run.nodes[name].readers for name in overflowing))
+    """Nodes that overflow and read nothing that does, in this step or by the state of the step before."""
+    overflowing = _overflowing(tallies)
+    passed_on = [run.nodes[name].readers for name in overflowing]
+    passed_on += [run.state_readers.get(name.removesuffix(RETAINED), frozenset()) for name in overflowing]
+    return set(overflowing).difference(*passed_on)

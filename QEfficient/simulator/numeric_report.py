@@ -21,12 +21,15 @@ class NodeFinding:
     """The layer that it belongs to, from 0; None for what is outside the layers, or where the graph does not say."""
     largest: float
     """Largest absolute value that it gives in float32."""
+    num_lost: int
+    """How many of its values are not what they are in float32, over all steps that were examined."""
     num_values: int
-    """How many of its values are lost, over all positions that were examined."""
+    """How many there are."""
 
     def __str__(self) -> str:
         where = "outside the layers" if self.layer is None else f"layer {self.layer}"
-        return f"{self.name} ({self.op_type}, {where}), {self.num_values} values, largest {self.largest:.4g}"
+        lost = f"{self.num_lost} of {self.num_values} values"
+        return f"{self.name} ({self.op_type}, {where}), {lost}, largest {self.largest:.4g}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +56,7 @@ class NumericReport:
     first_overflow: NodeFinding | None
     """First node, in graph order, with values that are finite in float32 and not in fp16."""
     first_underflow: NodeFinding | None
-    """First node with values that are zero in fp16 and not in float32. Softmax does so without harm."""
+    """First node with values that are too small for fp16, so that they are zero. Softmax has them without harm."""
     num_overflowing: int
     """Nodes that overflow, those included that only pass it on."""
     layers: list[LayerNumerics] = field(default_factory=list)
@@ -63,9 +66,10 @@ class NumericReport:
     noise_margin: float | None
     """The most by which the distance of two logits changed: a smaller top-1 margin says nothing."""
     fp32_nodes: list[str] = field(default_factory=list)
-    """Nodes to keep in float32 beside those that are so already, so that nothing overflows; empty if nothing does."""
+    """Nodes to keep in float32 beside those that are so already, so that nothing overflows; empty if nothing does, or
+    if no choice of nodes is enough."""
     unresolved_nodes: list[str] = field(default_factory=list)
-    """Nodes that overflow nevertheless: fp16 state, for example, which no node's precision changes."""
+    """What overflows whatever node is kept in float32: state, which the card stores in fp16."""
     node_precision_file: str | None = None
     """The file that was written for ``node_precision_info``."""
 
@@ -116,7 +120,8 @@ class NumericReport:
             )
         if self.unresolved_nodes:
             lines.append(
-                f"overflows even so: {', '.join(self.unresolved_nodes[:_NAMES_SHOWN])}. Compile with precision='fp32'."
+                f"no choice of nodes is enough: {', '.join(self.unresolved_nodes[:_NAMES_SHOWN])} overflow in any "
+                "case, as state is kept in fp16. Compile with precision='fp32' (--precision fp32)."
             )
         return lines
 

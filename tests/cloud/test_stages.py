@@ -171,7 +171,9 @@ def test_verify_json(cli: Cli, checkpoint: Path, package: Path) -> None:
     result = cli("verify", checkpoint, *COMPILE, "--generation-len", "8", "-p", "My name is", "--json")
     assert result.code == 0
     assert (result.json["agrees"], len(result.json["prompts"])) == (True, 1)
-    assert open_artifact(package).manifest.body["parity"] == {name: result.json[name] for name in ("agrees", "prompts")}
+    assert open_artifact(package).manifest.body["parity"] == {
+        name: result.json[name] for name in ("agrees", "has_fault", "prompts", "numerics")
+    }
 
 
 def test_verify_fails_where_the_answers_differ(cli: Cli, checkpoint: Path, package: Path, tmp_path: Path) -> None:

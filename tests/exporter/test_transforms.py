@@ -139,13 +139,14 @@ def test_constants_beyond_fp16_are_clipped_and_minus_infinity_stays() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_are_clipped_when_they_are_written(dtype: torch.dtype) -> None:
+def test_weights_are_clipped_when_they_are_written(dtype: torch.dtype, caplog: pytest.LogCaptureFixture) -> None:
     model = initializers({"beyond": lazily(torch.tensor([1e9, -2.0], dtype=dtype)), "fine": lazily(torch.ones(2))})
     apply_transforms(model, ["clip_to_fp16"])
     held = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}  # type: ignore[union-attr]
     expected = torch.tensor([65504.0, -2.0]).to(dtype).float().numpy()
     np.testing.assert_array_equal(held["beyond"].astype(np.float32), expected)
     np.testing.assert_array_equal(held["fine"], [1, 1])
+    assert caplog.text.count("beyond fp16") == 1
 
 
 def test_weights_are_split_over_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

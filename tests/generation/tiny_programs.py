@@ -1,4 +1,4 @@
-"""Tiny decoders and encoders for the card, written by hand, compiled by the simulated SDK, with a reference in numpy."""
+"""Tiny decoders and encoders for the card, written by hand, compiled by the simulated SDK; a reference in numpy."""
 
 from __future__ import annotations
 

@@ -6,10 +6,14 @@ of two of them not a number. −inf itself stays: it says "never", and a graph t
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
+
+logger = logging.getLogger(__name__)
 
 GREATEST = 65504.0
 _WIDE = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
@@ -49,6 +53,9 @@ def _clipped_later(lazy: ir.LazyTensor) -> ir.LazyTensor:
         low, high = torch.aminmax(held) if held.numel() else (held.new_zeros(()), held.new_zeros(()))
         if float(low) >= -GREATEST and float(high) <= GREATEST:
             return tensor
+        logger.warning(
+            "Weight '%s' reaches %.3g, beyond fp16: it is clipped to %g.", lazy.name, float(held.abs().max()), GREATEST
+        )
         return TorchTensor(held.clamp(-GREATEST, GREATEST), name=tensor.name)
 
     return ir.LazyTensor(read, dtype=lazy.dtype, shape=lazy.shape, name=lazy.name, cache=False)

@@ -14,7 +14,7 @@ from QEfficient.errors import CapacityError, OptionError
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.sampling import entries_without_effect
 from QEfficient.options import CausalLMCompileOptions, CompileOptions, EncoderCompileOptions
-from QEfficient.targets import Target
+from QEfficient.targets import TARGETS, Target
 
 if TYPE_CHECKING:
     from QEfficient.exporter.parity import ParityReport
@@ -245,11 +245,12 @@ class QEFFAutoModelForCausalLM(_AutoModel):
         from QEfficient.transformers.models import numeric_check
 
         model, compiled = self._loaded(), self._open()
+        target = TARGETS[compiled.body["target"]]
         out = Path(node_precision_out) if node_precision_out is not None else None
-        numeric_check.check_output(compiled.body, out)
+        numeric_check.check_output(target, out)
         prompt_ids = compiled.encode(prompts)
         report = compare(model, compiled, prompt_ids, generation_len)
-        if numeric_check.has_card_numerics(compiled.body):
+        if numeric_check.has_card_numerics(target):
             numerics = numeric_check.examine_package(self, compiled.body, prompt_ids, out)
             report = report.with_numerics(numerics) if numerics is not None else report
         self._store_report(report)

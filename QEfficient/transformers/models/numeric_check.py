@@ -12,7 +12,7 @@ from QEfficient.base.files import storage_errors
 from QEfficient.compile.custom_io import PRECISION_KEYS, read_node_precision_info
 from QEfficient.errors import OptionError
 from QEfficient.progress import stage
-from QEfficient.targets import TARGETS
+from QEfficient.targets import Target
 
 if TYPE_CHECKING:
     from QEfficient.simulator.configuration import NodePrecision
@@ -22,30 +22,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def check_output(body: Mapping[str, Any], out: Path | None) -> None:
+def check_output(target: Target, out: Path | None) -> None:
     """Find what is wrong with ``node_precision_out`` before anything runs.
 
-    Args:
-        body: the package's manifest's.
-        out: the file.
-
     Raises:
-        OptionError: the package's target has no fp16 of the card, or the file cannot be made.
+        OptionError: the target is no card, or the file cannot be made.
     """
     if out is None:
         return
-    if not has_card_numerics(body):
+    if not has_card_numerics(target):
         raise OptionError(
-            f"node_precision_out={str(out)!r}: the package was compiled for '{body['target']}', and only a card reads "
-            "such a file. Compile for cloud-ai-100 or cloud-ai-100-sim."
+            f"node_precision_out={str(out)!r}: the target is '{target.name}', and only a card's compiler reads such a "
+            "file. Compile for cloud-ai-100 or cloud-ai-100-sim."
         )
     if not out.parent.is_dir() or out.is_dir():
         raise OptionError(f"node_precision_out={str(out)!r}: expected a file in a folder that exists.")
 
 
-def has_card_numerics(body: Mapping[str, Any]) -> bool:
-    """Whether the package's target computes as the simulator does."""
-    return TARGETS[body["target"]].has_static_shapes
+def has_card_numerics(target: Target) -> bool:
+    """Whether a target computes as the simulator does."""
+    return target.has_static_shapes
 
 
 def examine_package(
@@ -90,6 +86,11 @@ def examine_package(
     except Rejected as error:
         logger.warning("The numbers inside the model were not examined, the simulator cannot run its graph: %s", error)
         return None
+    if report.fp32_nodes and options.use_onnx_subfunctions:
+        logger.warning(
+            "With use_onnx_subfunctions the nodes to keep in float32 are inside functions, and are named as the "
+            "simulator names them: a card's compiler may not find them. Verify and compile without it for a card."
+        )
     if out is None or not report.fp32_nodes:
         return report
     _write_nodes(out, nodes, report.fp32_nodes)

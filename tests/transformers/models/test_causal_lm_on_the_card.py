@@ -4,7 +4,9 @@ the reference's margin is above the noise of fp16; each prompt gets the tokens t
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,11 +22,12 @@ CARD: dict[str, Any] = {"target": "cloud-ai-100-sim", "prefill_seq_len": 24, "ct
 BATCHED = {"full_batch_size": 2, "kv_cache_batch_size": 4}
 
 
-@cache
-def compiled(name: str, **options: Any) -> QEFFAutoModelForCausalLM:
-    model = QEFFAutoModelForCausalLM(load(name))
-    model.compile(**CARD, **options)
-    return model
+@contextmanager
+def compiled(name: str, **options: Any) -> Iterator[QEFFAutoModelForCausalLM]:
+    """A package that gives the card's cores back."""
+    with QEFFAutoModelForCausalLM(load(name)) as model:
+        model.compile(**{**CARD, **options})
+        yield model
 
 
 def session_of(model: QEFFAutoModelForCausalLM) -> Session:
@@ -36,7 +39,7 @@ def logits_of(session: Session, ids: list[int], num_prompt: int, slot: int = 0, 
     """Logits ``[len(ids) - num_prompt + 1, vocab]`` that follow the prompt and each given token after it."""
     rows = []
     bounds = [*range(start, num_prompt, CARD["prefill_seq_len"]), *range(num_prompt, len(ids) + 1)]
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in pairwise(bounds):
         logits = session.step([Chunk(slot, ids[begin:end], begin)])
         if end >= num_prompt:
             rows.append(np.array(logits[0]))
@@ -52,15 +55,16 @@ def reference_logits(name: str, ids: list[int], num_prompt: int) -> np.ndarray:
 @pytest.mark.parametrize("name", list(tiny_models.CAUSAL_LMS))
 def test_float32_gives_hugging_faces_tokens(name: str) -> None:
     """Three prompts over two slots, in chunks."""
-    assert answers(compiled(name, precision="fp32", **BATCHED), prompts()) == reference(name)
+    with compiled(name, precision="fp32", **BATCHED) as model:
+        assert answers(model, prompts()) == reference(name)
 
 
 @pytest.mark.parametrize("name", list(tiny_models.CAUSAL_LMS))
 def test_fp16_agrees_above_its_noise(name: str) -> None:
-    model = compiled(name, **BATCHED)
     ids = prompts()[1] + reference(name)[1]
     num_prompt = len(prompts()[1])
-    ours = logits_of(session_of(model), ids, num_prompt)
+    with compiled(name, **BATCHED) as model:
+        ours = logits_of(session_of(model), ids, num_prompt)
     theirs = reference_logits(name, ids, num_prompt)
     assert np.linalg.norm(ours - theirs) < 0.05 * np.linalg.norm(theirs)
     noise = np.abs(ours - theirs).max()
@@ -70,17 +74,20 @@ def test_fp16_agrees_above_its_noise(name: str) -> None:
     assert (ours.argmax(1) == theirs.argmax(1))[is_clear].all()
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_rows_beyond_the_batch_hold_prefixes(name: str) -> None:
-    """A client fills a spare row once and goes on from it twice; other rows run meanwhile."""
-    session = session_of(compiled(name, precision="fp32", **BATCHED))
+    """A client fills a spare row once and goes on from it twice; other rows run meanwhile. (Sliding layers keep their
+    window alone, so that from them one can go on once.)
+    """
     prefix = prompts()[1]
-    logits_of(session, prompts()[0], len(prompts()[0]), slot=0)
-    logits_of(session, prefix, len(prefix), slot=3)
-    for answer in (reference(name)[1], prompts()[0]):
-        ids = prefix + answer[:8]
-        ours = logits_of(session, ids, len(prefix) + 1, slot=3, start=len(prefix))
-        np.testing.assert_allclose(ours, reference_logits(name, ids, len(prefix) + 1), atol=2e-3)
+    with compiled(name, precision="fp32", **BATCHED) as model:
+        session = session_of(model)
+        logits_of(session, prompts()[0], len(prompts()[0]), slot=0)
+        logits_of(session, prefix, len(prefix), slot=3)
+        for answer in (reference(name)[1], prompts()[0]):
+            ids = prefix + answer[:8]
+            ours = logits_of(session, ids, len(prefix) + 1, slot=3, start=len(prefix))
+            np.testing.assert_allclose(ours, reference_logits(name, ids, len(prefix) + 1), atol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +102,5 @@ def test_rows_beyond_the_batch_hold_prefixes(name: str) -> None:
     ids=["batch", "one token at a time", "context lengths", "speculative target", "sub-functions"],
 )
 def test_other_forms_of_the_graph_give_the_same_tokens(options: dict[str, Any]) -> None:
-    model = QEFFAutoModelForCausalLM(load("llama"))
-    model.compile(**{**CARD, "precision": "fp32", **options})
-    assert answers(model, prompts()) == reference("llama")
+    with compiled("llama", precision="fp32", **options) as model:
+        assert answers(model, prompts()) == reference("llama")
