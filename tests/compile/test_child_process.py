@@ -14,6 +14,7 @@ from pathlib import Path
 import fake_sdk
 import pytest
 
+from QEfficient.compile import child_process
 from QEfficient.compile.child_process import run_compiler
 from QEfficient.errors import CompileError
 
@@ -149,21 +150,18 @@ def test_what_a_failed_compiler_leaves_behind_is_killed() -> None:
     assert_gone(family())
 
 
-def test_an_exception_leaves_no_process() -> None:
+def test_an_exception_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stop(Exception):
         pass
 
-    def stop(signum: int, frame: object) -> None:
-        raise Stop
+    def follow(*args: object) -> bytes:
+        if family():
+            raise Stop
+        return b""
 
-    before = signal.signal(signal.SIGALRM, stop)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 1.0)
-        with pytest.raises(Stop):
-            run(f"{FAMILY}\ntime.sleep(60)")
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    monkeypatch.setattr(child_process, "_follow", follow)
+    with pytest.raises(Stop):
+        run(f"{FAMILY}\ntime.sleep(60)")
     assert_gone(family())
 
 
@@ -171,7 +169,8 @@ def test_ctrl_c_leaves_no_process() -> None:
     program = fake_sdk.script(Path.cwd() / "compiler", f"{FAMILY}\ntime.sleep(60)")
     code = textwrap.dedent(f"""
         from pathlib import Path
-        from QEfficient.compile.child_process import run_compiler
+        from QEfficient.compile import child_process
+from QEfficient.compile.child_process import run_compiler
         run_compiler([{str(program)!r}], log=Path("log"), output=Path("out"))
     """)
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, start_new_session=True)
