@@ -169,8 +169,7 @@ def test_ctrl_c_leaves_no_process() -> None:
     program = fake_sdk.script(Path.cwd() / "compiler", f"{FAMILY}\ntime.sleep(60)")
     code = textwrap.dedent(f"""
         from pathlib import Path
-        from QEfficient.compile import child_process
-from QEfficient.compile.child_process import run_compiler
+        from QEfficient.compile.child_process import run_compiler
         run_compiler([{str(program)!r}], log=Path("log"), output=Path("out"))
     """)
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, start_new_session=True)
