@@ -24,7 +24,7 @@ demo: install ## Stream text from the carried model and rank sentences with all-
 test: install ## Run the tests (at most 15 minutes on 2 cores, offline)
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'not sweep'
 
-sweep: install ## Run the long tests
+sweep: install ## Run the tests that make test leaves out: every architecture on the simulated card, the benchmark
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m sweep
 
 check: install ## Lint, check the format and the types

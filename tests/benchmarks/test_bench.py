@@ -24,6 +24,7 @@ from benchmarks.worker import Worker, WorkerFailed  # noqa: E402
 from QEfficient.errors import OptionError  # noqa: E402
 
 
+@pytest.mark.sweep
 def test_ours_and_hugging_face_on_a_tiny_shape(tmp_path: Path) -> None:
     arguments = ["--quick", "--shapes", "tiny", "--systems", "ours,hf-fp32", "--parts", "generation"]
     arguments += ["--prompt-len", "24", "--work-dir", str(tmp_path)]
