@@ -68,6 +68,24 @@ CAUSAL_LMS: dict[str, dict[str, Any]] = {
 }
 
 
+_LATENT_CHANGES: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 12,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 32,
+    "n_shared_experts": 1,
+}
+LATENT_ATTENTION = {"deepseek_v3": _LATENT_CHANGES}
+"""Attention whose cache holds latents: one head, keys and values of different sizes."""
+
 _SPREAD = {"bloom": {"matrices": 1.0}, "gemma3_text": {"zeros": 1.0}}
 """Where the usual spread of the weights lets a model repeat one token."""
 
@@ -77,7 +95,7 @@ def causal_lm(name: str, seed: int = 0, **changes: Any) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model(name, **{**_COMMON, **CAUSAL_LMS[name], **changes})
+    config = AutoConfig.for_model(name, **{**_COMMON, **(CAUSAL_LMS | LATENT_ATTENTION)[name], **changes})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     # The usual 0.02 makes logits so flat that any two runs agree or tie; spread them.

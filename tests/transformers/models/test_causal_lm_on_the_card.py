@@ -77,6 +77,15 @@ def test_fp16_agrees_above_its_noise(name: str) -> None:
     assert (ours.argmax(1) == theirs.argmax(1))[is_clear].all()
 
 
+def test_latents_are_kept_as_they_are() -> None:
+    """Latent attention keeps 16 + 8 numbers a token, not the 4 heads that they stand for."""
+    with compiled("deepseek_v3", precision="fp32", **BATCHED) as model:
+        assert answers(model, prompts()) == reference("deepseek_v3")
+        inputs = model._open().body["inputs"]
+    assert inputs["past_key.0"]["shape"] == [4, 1, 160, 16]
+    assert inputs["past_value.0"]["shape"] == [4, 1, 160, 8]
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_rows_beyond_the_batch_hold_prefixes(name: str) -> None:
     """A client fills a spare row once and goes on from it twice; other rows run meanwhile. (Sliding layers keep their
