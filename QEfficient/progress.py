@@ -7,8 +7,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 logger = logging.getLogger(__name__)
+
+_SHOWN: ContextVar[Progress | None] = ContextVar("shown", default=None)
+"""The display of the outermost stage."""
 
 
 @contextmanager
@@ -25,10 +33,22 @@ def _display(text: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
+    shown = _SHOWN.get()
+    if shown is not None:  # a stage inside a stage is a line below it
+        task = shown.add_task(text, total=None)
+        try:
+            yield
+        finally:
+            shown.remove_task(task)
+        return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         progress.add_task(text, total=None)
-        yield
+        token = _SHOWN.set(progress)
+        try:
+            yield
+        finally:
+            _SHOWN.reset(token)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from QEfficient.version import __version__
 
-_DECISIVE = ("transformers", "exporter", "compile")
+_DECISIVE = ("transformers", "exporter", "compile", "simulator")
 
 
 @cache

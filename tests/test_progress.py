@@ -1,0 +1,35 @@
+"""What long work shows: nothing in a pipe, one line a stage on a terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import pytest
+from rich.progress import Progress
+
+from QEfficient.progress import stage
+
+
+def test_a_pipe_gets_nothing_and_the_log_the_time(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with stage("Compiling", "gpt2"):
+        pass
+    assert capsys.readouterr() == ("", "")
+    assert "Compiling gpt2: 0.0 s" in caplog.text
+
+
+def test_a_stage_inside_a_stage_is_a_line_of_the_same_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    displays: list[Progress] = []
+    start = Progress.start
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(Progress, "start", lambda self: (displays.append(self), start(self))[1])
+    with stage("Compiling", "gpt2"):
+        with stage("Running", "qaic-compile"):
+            assert [task.description for task in displays[0].tasks] == ["Compiling gpt2", "Running qaic-compile"]
+        assert [task.description for task in displays[0].tasks] == ["Compiling gpt2"]
+    with stage("Opening", "gpt2"):
+        pass
+    assert len(displays) == 2
