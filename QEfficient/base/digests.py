@@ -202,3 +202,14 @@ def _read_note(note: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def json_safe(value: Any) -> Any:
+    """``value`` with whatever JSON has no form for as text."""
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((json_safe(item) for item in value), key=str)  # a set has no order, and a key needs one
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

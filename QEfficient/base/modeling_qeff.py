@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from QEfficient.base.artifacts import Artifact, ArtifactStore, home, update_body, write_artifact
-from QEfficient.base.digests import digest
+from QEfficient.base.digests import digest, json_safe
 from QEfficient.base.files import readable_bytes
 from QEfficient.base.source_version import source_version
 from QEfficient.compile.job import COMMAND_FILE, CompileJob, Specialization
@@ -226,7 +226,7 @@ class QEFFBaseModel(ABC):
                 bindings = _compiler(target).compile_onnx(onnx.file("model.onnx"), folder, job, target)
                 self._write_side_files(folder)
             marks = {name: onnx.manifest.body[name] for name in ("layers", "num_layers")}
-            return {**body, **bindings, **marks, "options": _plain(parsed)}
+            return {**body, **bindings, **marks, "options": json_safe(asdict(parsed))}
 
         ingredients = self._package_ingredients(plan, job, target)
         artifact = self._store_or_folder(PACKAGE, ingredients, build, compile_dir)
@@ -319,7 +319,7 @@ class QEFFBaseModel(ABC):
         return {
             "task": self.task,
             "architecture": self.model_name,
-            "config": _json_safe(config),
+            "config": json_safe(config),
             "weights": self._weights_digest,
             "plan": plan,
             "toolchain": toolchain(),
@@ -407,16 +407,3 @@ class QEFFBaseModel(ABC):
 
 def _compiler(target: Target) -> ModuleType:
     return importlib.import_module(target.compiler)
-
-
-def _plain(options: Any) -> dict[str, Any]:
-    return _json_safe(asdict(options))
-
-
-def _json_safe(value: Any) -> Any:
-    """``value`` with whatever JSON has no form for as text."""
-    if isinstance(value, Mapping):
-        return {str(key): _json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_json_safe(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from QEfficient.base import digests
-from QEfficient.base.digests import canonical, digest, file_digest, forget_missing
+from QEfficient.base.digests import canonical, digest, file_digest, forget_missing, json_safe
 from QEfficient.errors import ArtifactError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -273,3 +273,8 @@ def test_notes_about_missing_files_are_forgotten(weights: Path, library_home: Pa
     assert forget_missing() == 1
     (note,) = library_home.glob("digests/*/*")
     assert json.loads(note.read_text())["path"] == str(weights)
+
+
+def test_what_json_has_no_form_for_becomes_text_and_sets_get_an_order() -> None:
+    given = {"dtype": Path("a"), "kinds": {"b", "a", "c"}, 1: (1.5, None, True)}
+    assert json_safe(given) == {"dtype": "a", "kinds": ["a", "b", "c"], "1": [1.5, None, True]}
