@@ -151,6 +151,9 @@ def test_encoder_takes_the_smallest_compiled_length() -> None:
     with QEFFAutoModel(hf, pooling="mean") as encoder:
         encoder.compile(target="cloud-ai-100-sim", seq_len=[8, 32], batch_size=2, precision="fp32")
         output = encoder.generate(texts)["output"]
+        assert (encoder.generate(texts, [1])["output"] == output).all()
+        with pytest.raises(OptionError, match="target='cpu'"):
+            encoder.generate(texts, runtime_ai100=False)
     with torch.no_grad():
         expected = [hf(torch.tensor([ids])).last_hidden_state[0].mean(0).numpy() for ids in texts]
     np.testing.assert_allclose(output, np.stack(expected), atol=1e-5)

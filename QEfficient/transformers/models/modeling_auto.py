@@ -31,6 +31,11 @@ def _transforms(options: CompileOptions, target: Target) -> list[str]:
     return [*target.graph_transforms, *wanted]
 
 
+def _check_runtime(runtime_ai100: bool) -> None:
+    if not runtime_ai100:
+        raise OptionError("runtime_ai100=False: to run without a card, compile with target='cpu'.")
+
+
 class _AutoModel(QEFFBaseModel):
     @classmethod
     def _wrap(cls, model: Any, form_factor: str = "cloud") -> QEFFBaseModel:
@@ -202,8 +207,7 @@ class QEFFAutoModelForCausalLM(_AutoModel):
             CapacityError: a prompt is empty or does not fit.
             OptionError: an unknown or impossible option.
         """
-        if not runtime_ai100:
-            raise OptionError("runtime_ai100=False: to run without a card, compile with target='cpu'.")
+        _check_runtime(runtime_ai100)
         if texts is not None:
             prompts, tokenizer = texts, prompts
         if input_ids is not None:
@@ -339,11 +343,20 @@ class QEFFAutoModel(_AutoModel):
             "batch_size": options.batch_size,
         }
 
-    def generate(self, inputs: Any, *, tokenizer: Any | None = None) -> dict[str, Any]:
+    def generate(
+        self,
+        inputs: Any,
+        device_ids: Sequence[int] | None = None,
+        runtime_ai100: bool = True,
+        *,
+        tokenizer: Any | None = None,
+    ) -> dict[str, Any]:
         """Encode texts with the compiled package.
 
         Args:
             inputs: text, a list of texts, lists of token ids, or a tokenizer's output.
+            device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
+            runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
             tokenizer: default: the checkpoint's.
 
         Returns:
@@ -353,4 +366,5 @@ class QEFFAutoModel(_AutoModel):
             LifecycleError: nothing was compiled yet.
             CapacityError: a text is empty or longer than the greatest compiled ``seq_len``.
         """
-        return self._open().generate(inputs, tokenizer=tokenizer)
+        _check_runtime(runtime_ai100)
+        return self._open(device_ids).generate(inputs, tokenizer=tokenizer)
