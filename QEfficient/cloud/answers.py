@@ -101,7 +101,7 @@ _FLAGS = (
         section=_SECTION,
         type=int,
         metavar="N",
-        help="Most new tokens a prompt. Default: what fits the context.",
+        help="Most new tokens a prompt. Default: the checkpoint's max_new_tokens, else what fits the context.",
     ),
     Flag(
         ["stream", "--stream/--no-stream"],

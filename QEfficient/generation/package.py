@@ -99,7 +99,8 @@ class CompiledCausalLM(CompiledModel):
         Args:
             prompts: text, a list of texts, lists of token ids, a tokenizer's output, or a chat (a list of messages).
             tokenizer: a transformers tokenizer; default: the one in the package.
-            generation_len: most new tokens, for all or for each prompt; default: what fits in ``ctx_len``.
+            generation_len: most new tokens, for all or for each prompt; default: the checkpoint's ``max_new_tokens``,
+                else what fits in ``ctx_len``.
             stream: True prints text as it comes; a function is called with each piece. Prompts stream in order.
             sampling: :class:`SamplingOptions`, each one value or one for each prompt.
 
@@ -167,7 +168,8 @@ class CompiledCausalLM(CompiledModel):
 
     def _max_new_tokens(self, prompt_ids: list[int], asked: Any) -> int:
         if asked is None:
-            return self.engine.session.info.ctx_len - len(prompt_ids)
+            room = self.engine.session.info.ctx_len - len(prompt_ids)
+            return min(room, self.generation_config.get("max_new_tokens") or room)
         if isinstance(asked, bool) or not isinstance(asked, Integral) or asked < 1:
             raise OptionError(f"generation_len must be a whole number of at least 1, got {asked!r}.")
         return int(asked)

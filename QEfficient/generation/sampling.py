@@ -19,7 +19,6 @@ _NEUTRAL: dict[str, Any] = {
     "forced_bos_token_id": None,
     "forced_eos_token_id": None,
     "guidance_scale": 1.0,
-    "max_new_tokens": None,
     "min_length": 0,
     "min_new_tokens": 0,
     "no_repeat_ngram_size": 0,

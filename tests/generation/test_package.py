@@ -523,3 +523,11 @@ def test_package_of_a_target_that_is_not_known(compiled: CompiledCausalLM, monke
     monkeypatch.setitem(compiled.body, "target", "abacus")
     with pytest.raises(ArtifactError, match=r"'abacus'.*cpu"):
         _ = compiled.target_sessions
+
+
+def test_checkpoints_length_holds_where_none_is_given(
+    compiled: CompiledCausalLM, ids: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(compiled.generation_config, "max_new_tokens", 3)
+    assert [len(row) for row in compiled.generate(ids).generated_ids] == [3] * len(ids)
+    assert [len(row) for row in compiled.generate(ids, generation_len=5).generated_ids] == [5] * len(ids)

@@ -195,7 +195,8 @@ class QEFFAutoModelForCausalLM(_AutoModel):
             input_ids: with ``attention_mask``, the form of Hugging Face's ``generate(**inputs)``.
             attention_mask: 0 where a row is padding.
             tokenizer: default: the checkpoint's.
-            generation_len: most new tokens, for all prompts or one number each; default: what fits ``ctx_len``.
+            generation_len: most new tokens, for all prompts or one number each; default: the
+                checkpoint's ``max_new_tokens``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
             sampling: temperature, top_k, top_p, min_p, repetition_penalty, seed, do_sample; one value or one a prompt.
 
