@@ -8,7 +8,9 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -110,10 +112,20 @@ def test_ctrl_c_in_a_chat_that_waits(package: Path) -> None:
         process.stdin.write("hello\n")
         process.stdin.flush()
         assert process.stderr.readline().startswith("[prefill")  # it has answered and waits for the next turn
-        process.send_signal(signal.SIGINT)
+        interrupt(process)
         error = process.stderr.read()
     assert process.returncode == 130
     assert error.strip() == "Interrupted."
+
+
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """Ctrl-C, until it ends: Python misses one that comes just before it begins to wait for input."""
+    for _ in range(10):
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+            return
 
 
 def test_reader_that_has_seen_enough() -> None:
