@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -106,7 +107,9 @@ def test_ctrl_c(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ctrl_c_in_a_chat_that_waits(package: Path) -> None:
     command = [sys.executable, "-m", "QEfficient.cloud.execute", str(package), "--chat"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    # Where the tests run in the background of a shell, they inherit that Ctrl-C is ignored.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed) as process:
         assert process.stdin is not None
         assert process.stderr is not None
         process.stdin.write("hello\n")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import fake_sdk
@@ -172,7 +173,10 @@ def test_ctrl_c_leaves_no_process() -> None:
         from QEfficient.compile.child_process import run_compiler
         run_compiler([{str(program)!r}], log=Path("log"), output=Path("out"))
     """)
-    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, start_new_session=True)
+    # Where the tests run in the background of a shell, they inherit that Ctrl-C is ignored.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = [sys.executable, "-c", code]
+    parent = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed)
     try:
         pids = family()
         assert all(map(is_alive, pids))
