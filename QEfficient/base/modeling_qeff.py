@@ -65,7 +65,6 @@ class QEFFBaseModel(ABC):
         self.onnx_path: Path | None = None
         self.qpc_path: Path | None = None
         self._compiled: CompiledModel | None = None
-        self._weights_digest: str | None = None
 
     @classmethod
     @abstractmethod
@@ -157,11 +156,8 @@ class QEFFBaseModel(ABC):
 
     def __repr__(self) -> str:
         what = "from a package" if self.model is None else type(self.model).__name__
-        return (
-            f"{type(self).__name__}({what}, qpc_path={str(self.qpc_path)!r})"
-            if self.qpc_path
-            else (f"{type(self).__name__}({what}, not compiled)")
-        )
+        state = f"qpc_path={str(self.qpc_path)!r}" if self.qpc_path else "not compiled"
+        return f"{type(self).__name__}({what}, {state})"
 
     transform = _Transform()
 
@@ -315,12 +311,11 @@ class QEFFBaseModel(ABC):
 
         config = self.config.to_dict()
         config.pop("_name_or_path", None)
-        self._weights_digest = weights_digest(self._loaded())
         return {
             "task": self.task,
             "architecture": self.model_name,
             "config": json_safe(config),
-            "weights": self._weights_digest,
+            "weights": weights_digest(self._loaded()),
             "plan": plan,
             "toolchain": toolchain(),
             "library": source_version(),

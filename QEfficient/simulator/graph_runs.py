@@ -11,13 +11,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from QEfficient.compile.job import RETAINED
 from QEfficient.errors import CompileError
 from QEfficient.exporter.layers import LAYER
 from QEfficient.simulator.executor import open_session
 from QEfficient.simulator.graph_expand import EXACT, expand, operation
 from QEfficient.simulator.program import Lowering, lower, save_graph
 
-RETAINED = "_RetainedState"
 LOGITS = "logits"
 
 _NAMES_PER_RUN = 256

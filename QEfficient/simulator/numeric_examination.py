@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from QEfficient.compile.job import RETAINED
 from QEfficient.simulator import numerics
 from QEfficient.simulator.configuration import NodePrecision
 from QEfficient.simulator.graph_precision import Policy
-from QEfficient.simulator.graph_runs import LOGITS, RETAINED, GraphRun, State, Step
+from QEfficient.simulator.graph_runs import LOGITS, GraphRun, State, Step
 from QEfficient.simulator.numeric_report import LayerNumerics, NodeFinding, NumericReport
 from QEfficient.simulator.numeric_tallies import OVERFLOW, ErrorTally, LogitTally, Tally
 from QEfficient.simulator.program import Lowering
