@@ -1,0 +1,244 @@
+"""The auto class of models that continue text."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from QEfficient.base.modeling_qeff import QEFFBaseModel
+from QEfficient.compile.job import Specialization
+from QEfficient.errors import CapacityError, OptionError
+from QEfficient.generation.results import CloudAI100ExecInfo
+from QEfficient.generation.sampling import entries_without_effect
+from QEfficient.options import CausalLMCompileOptions
+from QEfficient.targets import TARGETS, Target
+from QEfficient.transformers.models.auto_model import AutoModel, check_runtime, onnx_transforms
+
+if TYPE_CHECKING:
+    from QEfficient.exporter.parity import ParityReport
+    from QEfficient.transformers.tasks.contract import TaskGraph
+
+logger = logging.getLogger(__name__)
+
+Stream = bool | Callable[[str], None]
+
+
+class QEFFAutoModelForCausalLM(AutoModel):
+    """A model that continues text.
+
+    Args:
+        model: a Hugging Face causal LM, already loaded; :meth:`from_pretrained` loads one.
+        continuous_batching: upstream's switch; :meth:`compile` with ``full_batch_size`` needs no switch here.
+        tokenizer: used by :meth:`generate` and put into the package.
+    """
+
+    task = "causal_lm"
+    options_class: ClassVar[type[CausalLMCompileOptions]] = CausalLMCompileOptions
+
+    def __init__(self, model: Any, continuous_batching: bool = False, *, tokenizer: Any | None = None) -> None:
+        super().__init__(model, tokenizer=tokenizer)
+        self.continuous_batching = continuous_batching
+
+    @classmethod
+    def _auto_class(cls) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM
+
+    @classmethod
+    def _own_arguments(cls) -> tuple[str, ...]:
+        return ("continuous_batching",)
+
+    def _plan(self, options: CausalLMCompileOptions, target: Target) -> dict[str, Any]:
+        from QEfficient.transformers.lowering import choose_lowering
+        from QEfficient.transformers.transform import rope_depends_on_length
+
+        if self.continuous_batching and options.full_batch_size is None:
+            raise OptionError("The model was loaded with continuous_batching=True: compile() needs full_batch_size.")
+        self._check_positions(options.ctx_len)
+        choice = choose_lowering(self.model, target, options.lowering)
+        is_batched = options.full_batch_size is not None if target.has_static_shapes else options.num_slots > 1
+        return {
+            "lowering": choice.lowering,
+            "rows": choice.lowering == "retained" and is_batched,
+            "rope_len": options.ctx_len if rope_depends_on_length(self.model) else None,
+            "context_lens": target.has_static_shapes and options.has_comp_ctx_lengths,
+            "speculative": options.num_speculative_tokens is not None,
+            "transforms": onnx_transforms(options, target),
+        }
+
+    def _check_positions(self, ctx_len: int) -> None:
+        from QEfficient.transformers.transform import max_positions
+
+        limit = max_positions(self.config)
+        if limit is not None and ctx_len > limit:
+            raise CapacityError(
+                f"ctx_len={ctx_len} is beyond the {limit} positions that {self.model_name} was made for. "
+                f"Give ctx_len={limit} or less."
+            )
+
+    def _graph(self, plan: dict[str, Any]) -> TaskGraph:
+        from QEfficient.transformers.tasks import causal_lm
+
+        if plan["lowering"] == "paged":
+            return causal_lm.paged_graph(self.model, plan["rope_len"])
+        return causal_lm.retained_graph(
+            self.model,
+            plan["rope_len"],
+            continuous_batching=plan["rows"],
+            with_context_lens=plan["context_lens"],
+            with_num_logits=plan["speculative"],
+        )
+
+    def _specializations(
+        self, plan: dict[str, Any], options: CausalLMCompileOptions, target: Target
+    ) -> tuple[Specialization, ...]:
+        from QEfficient.transformers.tasks.causal_lm import specializations
+
+        if plan["lowering"] == "paged":
+            return ()
+        chunk_len = self._chunk_len(options, target)
+        return specializations(options, chunk_len, self._state_sizes(plan, options), continuous_batching=plan["rows"])
+
+    def _chunk_len(self, options: CausalLMCompileOptions, target: Target) -> int:
+        return min(options.prefill_seq_len or target.prefill_seq_len, options.ctx_len)
+
+    def _state_sizes(self, plan: dict[str, Any], options: CausalLMCompileOptions) -> dict[str, int]:
+        """Sizes of the state's named axes."""
+        from QEfficient.transformers.transform import state_specs
+
+        windows = {spec.num_slots(options.ctx_len) for spec in state_specs(self.model) if spec.window is not None}
+        sizes = {"ctx_len": options.ctx_len}
+        if windows:
+            sizes["sliding_window"] = windows.pop()
+        if plan["rows"]:
+            sizes["full_batch_size"] = options.kv_cache_batch_size or options.num_slots
+        return sizes
+
+    def _package_body(self, plan: dict[str, Any], options: CausalLMCompileOptions, target: Target) -> dict[str, Any]:
+        ctx_len = options.ctx_len
+        return {
+            "task": self.task,
+            "target": target.name,
+            "architecture": self.model_name,
+            "lowering": plan["lowering"],
+            "precision": options.precision,
+            "num_threads": options.num_threads,
+            "compiler_options": dict(options.compiler_options),
+            "num_devices": options.num_devices if target.has_static_shapes else 1,
+            "session": {
+                "num_slots": options.num_slots,
+                "ctx_len": ctx_len,
+                "chunk_len": self._chunk_len(options, target),
+                "is_ragged": plan["lowering"] == "paged",
+                "vocab_size": self.config.get_text_config(decoder=True).vocab_size,
+            },
+        }
+
+    def compile(self, compile_dir: str | os.PathLike[str] | None = None, **options: Any) -> Path:
+        path = super().compile(compile_dir, **options)
+        if ignored := entries_without_effect(self.model.generation_config.to_dict()):
+            logger.warning(
+                "The checkpoint's generation config asks for %s, which generate() does not follow.", ", ".join(ignored)
+            )
+        return path
+
+    compile.__doc__ = QEFFBaseModel.compile.__doc__
+
+    def _write_side_files(self, folder: Path) -> None:
+        super()._write_side_files(folder)
+        self.model.generation_config.save_pretrained(folder)
+
+    def generate(
+        self,
+        prompts: Any = None,
+        texts: Any = None,
+        device_id: Sequence[int] | None = None,
+        runtime_ai100: bool = True,
+        *,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        tokenizer: Any | None = None,
+        generation_len: int | Sequence[int] | None = None,
+        stream: Stream = False,
+        **sampling: Any,
+    ) -> CloudAI100ExecInfo:
+        """Answer prompts with the compiled package.
+
+        Args:
+            prompts: text, a list of texts, lists of token ids, a tokenizer's output, or chat messages. Upstream's
+                ``generate(tokenizer, prompts)`` and ``generate(tokenizer=..., prompts=...)`` work too.
+            texts: the prompts, where the first argument is a tokenizer.
+            device_id: the cards to run on; others than last time open the package again. No effect on ``cpu``.
+            runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
+            input_ids: with ``attention_mask``, the form of Hugging Face's ``generate(**inputs)``.
+            attention_mask: 0 where a row is padding.
+            tokenizer: default: the checkpoint's.
+            generation_len: most new tokens, for all prompts or one number each; default: the
+                checkpoint's ``max_new_tokens``, else what fits ``ctx_len``.
+            stream: True prints the text as it comes; a function is called with each piece.
+            sampling: temperature, top_k, top_p, min_p, repetition_penalty, seed, do_sample; one value or one a prompt.
+
+        Returns:
+            Texts and ids in the prompts' order, and how fast it was.
+
+        Raises:
+            LifecycleError: nothing was compiled yet.
+            CapacityError: a prompt is empty or does not fit.
+            OptionError: an unknown or impossible option.
+        """
+        check_runtime(runtime_ai100)
+        if texts is not None:
+            prompts, tokenizer = texts, prompts
+        if input_ids is not None:
+            if prompts is not None:
+                raise OptionError("Give either prompts or input_ids.")
+            prompts = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return self._open(device_id).generate(
+            prompts, tokenizer=tokenizer, generation_len=generation_len, stream=stream, **sampling
+        )
+
+    def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
+        """Yield the answer to one prompt as text, as it comes. Options are those of :meth:`generate`."""
+        return self._open().stream(prompt, **options)
+
+    def verify(
+        self,
+        prompts: Any,
+        *,
+        generation_len: int = 32,
+        node_precision_out: str | os.PathLike[str] | None = None,
+    ) -> ParityReport:
+        """Compare the compiled package with Hugging Face, token by token, and store the report beside the package.
+
+        For a card's package it also says what fp16 and the package's number formats do inside the model: the graph
+        is run on the simulator, in float32 and with the card's numerics.
+
+        Args:
+            prompts: as in :meth:`generate`.
+            generation_len: tokens to compare for each prompt.
+            node_precision_out: where to write the nodes that must stay in float32, if fp16 overflows; compile with
+                ``node_precision_info`` as this file then.
+
+        Raises:
+            LifecycleError: nothing was compiled yet, or the model was opened from a package.
+            CapacityError: a prompt is empty or does not fit.
+            OptionError: ``node_precision_out`` for another target than a card, or in no folder.
+        """
+        from QEfficient.exporter.parity import compare
+        from QEfficient.transformers.models import numeric_check
+
+        model, compiled = self._loaded(), self._open()
+        target = TARGETS[compiled.body["target"]]
+        out = Path(node_precision_out) if node_precision_out is not None else None
+        numeric_check.check_output(target, out)
+        prompt_ids = compiled.encode(prompts)
+        report = compare(model, compiled, prompt_ids, generation_len)
+        if numeric_check.has_card_numerics(target):
+            numerics = numeric_check.examine_package(self, compiled.body, prompt_ids, out)
+            report = report.with_numerics(numerics) if numerics is not None else report
+        self._store_report(report)
+        return report
