@@ -17,7 +17,7 @@ from QEfficient.targets import TARGETS, Target
 
 if TYPE_CHECKING:
     from QEfficient.base.modeling_qeff import QEFFBaseModel
-    from QEfficient.transformers.retained_state import StateSpec
+    from QEfficient.transformers.state import StateSpec
 
 STATE_VALUE_BYTES = 2
 """State is counted in 16-bit values; a target that compresses it needs less."""
@@ -65,7 +65,7 @@ def describe(model: QEFFBaseModel, ctx_len: int) -> dict[str, Any]:
 
 
 def _state(model: QEFFBaseModel, ctx_len: int) -> dict[str, Any]:
-    from QEfficient.transformers.transform import state_specs
+    from QEfficient.transformers.state import state_specs
 
     try:
         specs = state_specs(model.model)

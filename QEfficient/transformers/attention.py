@@ -19,7 +19,7 @@ from QEfficient.transformers.context_ops import attention
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from QEfficient.transformers.retained_state import StateSpec
+    from QEfficient.transformers.state import StateSpec
 
 # Tensor arguments that models pass along and that the mask or the cache has already answered for.
 _ANSWERED = frozenset({"position_ids", "cache_position", "position_embeddings"})

@@ -9,7 +9,11 @@ from typing import Any
 from QEfficient.base.modeling_qeff import QEFFBaseModel
 from QEfficient.errors import OptionError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
-from QEfficient.transformers.models.modeling_auto import QEFFAutoModel, QEFFAutoModelForCausalLM
+from QEfficient.transformers.models.modeling_auto import (
+    QEFFAutoModel,
+    QEFFAutoModelForCausalLM,
+    QEFFAutoModelForSequenceClassification,
+)
 
 PathLike = str | os.PathLike[str]
 
@@ -19,7 +23,7 @@ class QEFFCommonLoader:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: PathLike, **kwargs: Any) -> QEFFBaseModel:
-        """A causal LM where the config names one, else an encoder.
+        """A causal LM or a classifier where the config names one, else an encoder.
 
         Args:
             pretrained_model_name_or_path: a Hub card or a local folder.
@@ -55,6 +59,8 @@ def _class_for(config: Any) -> type[QEFFBaseModel]:
     heads = config.architectures or []
     if any(head.endswith(("ForCausalLM", "LMHeadModel")) for head in heads):
         return QEFFAutoModelForCausalLM
+    if any(head.endswith("ForSequenceClassification") for head in heads):
+        return QEFFAutoModelForSequenceClassification
     if any("For" in head and not head.endswith("ForMaskedLM") for head in heads):
         raise UnsupportedModel(f"No class here runs {', '.join(heads)} yet.")
     return QEFFAutoModel
@@ -75,6 +81,8 @@ def transform(model: Any, form_factor: str = "cloud") -> QEFFBaseModel:
         raise OptionError(f"form_factor must be 'cloud', got {form_factor!r}.")
     if isinstance(model, QEFFBaseModel):
         return model
+    if type(model).__name__.endswith("ForSequenceClassification"):
+        return QEFFAutoModelForSequenceClassification(model)
     if hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is not None:
         return QEFFAutoModelForCausalLM(model).transform()
     return QEFFAutoModel(model)
@@ -160,5 +168,5 @@ def cloud_ai_100_exec_kv(
     prompts = read_prompts(prompt, prompts_txt_file_path)
     with from_package(qpc_path) as compiled:
         if not isinstance(compiled, CompiledCausalLM):
-            raise OptionError(f"{qpc_path} holds an encoder; use QEFFAutoModel.from_package().")
+            raise OptionError(f"{qpc_path} holds '{compiled.task}', which answers no prompts; use from_package().")
         return compiled.generate(prompts, tokenizer=tokenizer, generation_len=generation_len, stream=stream, **sampling)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from torch.onnx._internal.exporter import _constants, _registration
+from torch import nn
+import onnx_ir as ir
+from onnxscript.rewriter._rewrite_rule import RewriteRule
+from torch import fx
+from torch.export import ExportedProgram
+from torch.onnx._internal.exporter import _constants, _fx_passes, _registration
+from torch.onnx._internal.fx.passes import type_promotion
 
 
 @contextmanager
@@ -56,3 +63,94 @@ def quiet_exporter() -> Iterator[None]:
             yield
     finally:
         noisy.setLevel(level)
+
+
+@contextmanager
+def own_decomposition(decompose: Callable[[ExportedProgram, _registration.ONNXRegistry], bool]) -> Iterator[None]:
+    """Let ``decompose`` bring a program to ONNX's operators in place; where it returns False, torch.onnx does it.
+
+    torch 2.13, whose own way traces the whole graph twice more: half of an export. Goes when
+    ``ExportedProgram.run_decompositions`` leaves alone what does not decompose.
+    """
+    original = _fx_passes.decompose_with_registry
+
+    def decomposed(program: ExportedProgram, registry: _registration.ONNXRegistry) -> ExportedProgram:
+        return program if decompose(program, registry) else original(program, registry)
+
+    _fx_passes.decompose_with_registry = decomposed
+    try:
+        yield
+    finally:
+        _fx_passes.decompose_with_registry = original
+
+
+@contextmanager
+def kernels_replaced(model: nn.Module, kernels: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Let the modeling files of ``model`` call ``kernels`` for their functions of these names.
+
+    transformers 5.23 wraps such functions in ``use_kernel_func_from_hub_with_fallback``, which takes an installed
+    package's instead but never a registered one's; goes when functions can be registered as attention can.
+    """
+    files = {sys.modules[type(module).__module__] for module in model.modules()}
+    found = [(file, name) for file in files for name in kernels if hasattr(file, name)]
+    originals = [getattr(file, name) for file, name in found]
+    for file, name in found:
+        setattr(file, name, kernels[name])
+    try:
+        yield
+    finally:
+        for (file, name), original in zip(found, originals, strict=True):
+            setattr(file, name, original)
+
+
+class _Promotion(type_promotion._TypePromotionInterpreter):
+    """Takes every value from the trace and computes only those of the nodes that it changes."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        rule = type_promotion.get_type_promotion_rule(n, self.type_promotion_table)
+        if rule is not None:
+            with self._set_current_node(n):
+                self._maybe_promote_node(n, rule)
+        return super(type_promotion._TypePromotionInterpreter, self).run_node(n) if n.op == "output" else n.meta["val"]
+
+
+@contextmanager
+def promotion_without_running() -> Iterator[None]:
+    """Let torch.onnx's type promotion take values from the trace, not run the graph once more for them.
+
+    torch 2.13; goes when ``_TypePromotionInterpreter.run_node`` does not call every operator.
+    """
+    with patched(type_promotion, "_TypePromotionInterpreter", _Promotion):
+        yield
+
+
+@contextmanager
+def rules_by_operator() -> Iterator[None]:
+    """Try onnxscript's rewrite rules only at nodes of the operator that their pattern ends with.
+
+    onnxscript 0.7, which tries all 60 at each node, half of an optimization; goes when it looks at the operator first.
+    """
+    original = RewriteRule.try_rewrite
+
+    def try_rewrite(rule: RewriteRule, model: Any, graph: Any, node: ir.Node, **options: Any) -> Any:
+        return original(rule, model, graph, node, **options) if _may_end(rule, node.domain, node.op_type) else None
+
+    with patched(RewriteRule, "try_rewrite", try_rewrite):
+        yield
+
+
+@cache
+def _may_end(rule: RewriteRule, domain: str, op_type: str) -> bool:
+    last = rule._target_pattern.output_nodes[0]
+    return last.domain.matches(domain) and last.op.matches(op_type)
+
+
+@contextmanager
+def patched(owner: Any, name: str, replacement: Any) -> Iterator[None]:
+    """``owner.name`` is ``replacement`` inside the block."""
+    original = vars(owner)[name]
+    setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)

@@ -7,31 +7,17 @@ batching), C slots of a row, H key/value heads, D head size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer, LinearAttentionCacheLayerMixin
 
 from QEfficient.transformers.context_ops import ctx_gather, ctx_gather_cb, ctx_scatter, ctx_scatter_cb, settled_updates
+from QEfficient.transformers.state import StateKind, StateSpec
 
-StateKind = Literal["full", "sliding"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StateSpec:
-    """What one layer keeps between steps."""
-
-    kind: StateKind
-    num_heads: int
-    key_dim: int
-    value_dim: int
-    window: int | None = None
-    """Tokens that a query sees back, itself included (sliding layers)."""
-
-    def num_slots(self, ctx_len: int) -> int:
-        """Slots that a row needs for a context of ``ctx_len`` tokens."""
-        return ctx_len if self.window is None else min(self.window, ctx_len)
+MOST_TOKENS = 128
+"""Of a step, where nothing else is said."""
 
 
 def _modulo(x: torch.Tensor, n: int) -> torch.Tensor:
@@ -46,38 +32,46 @@ class RetainedStep:
         position_ids: ``[B, S]``; absolute positions ascending, padding −1 on the right.
         batch_index: ``[B, 1]``; the state row of each batch row. ``None``: row i is state row i.
         context_len: attend to the first slots only, this many; ``None``: to all. No position may lie beyond.
+        most_tokens: S is at most this; recurrences are unrolled for it.
     """
 
     def __init__(
-        self, position_ids: torch.Tensor, batch_index: torch.Tensor | None = None, context_len: Any | None = None
+        self,
+        position_ids: torch.Tensor,
+        batch_index: torch.Tensor | None = None,
+        context_len: Any | None = None,
+        most_tokens: int = MOST_TOKENS,
     ):
         self.position_ids = position_ids
         self.batch_index = batch_index
         self.context_len = context_len
+        self.most_tokens = most_tokens
         self.last_position, self.last_token = position_ids.max(dim=1, keepdim=True)
         self.is_idle = self.last_position < 0
+        self.is_token = position_ids >= 0
         beyond = torch.iinfo(position_ids.dtype).max
         self.first_position = torch.where(position_ids < 0, beyond, position_ids).amin(dim=1, keepdim=True)
-        self._whole: dict[str, torch.Tensor] = {}
-        self._places: dict[bool, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._begins: Iterator[torch.Tensor] = iter(())
+        self._whole: dict[Hashable, torch.Tensor] = {}
+        self._places: dict[Hashable, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def _place(self, num_slots: Any, ring: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def _place(self, num_slots: Any, ring: Hashable) -> tuple[torch.Tensor, torch.Tensor]:
         """For each token ``[B, S]`` its slot, and whether it is to be stored there.
 
         Tokens that must not be stored (padding, and those that a ring has already dropped) go to the slot of the
         row's newest token, an idle row's to slot 0: every index is in range.
         """
         if ring not in self._places:
-            keep = self.position_ids >= 0
+            keep = self.is_token
             if ring:
                 keep = keep & (self.position_ids > self.last_position - num_slots)
             slots = torch.where(keep, self.position_ids, self.last_position.clamp(min=0))
             self._places[ring] = (_modulo(slots, num_slots) if ring else slots, keep)
         return self._places[ring]
 
-    def write(self, state: torch.Tensor, new: torch.Tensor, ring: bool = False) -> torch.Tensor:
+    def write(self, state: torch.Tensor, new: torch.Tensor, ring: Hashable = None) -> torch.Tensor:
         """The state after storing ``new [B, H, S, D]`` in ``state [R, H, C, D]``: position p goes to slot p, or to
-        p mod C in a ring."""
+        p mod C in a ring. Rings of one size have one name, ``ring``."""
         slots, keep = self._place(state.shape[2], ring)
         held = self._rows(state[:, :, :1], "first slot")
         values = settled_updates(new, held, keep, self.last_token, self.is_idle)
@@ -85,22 +79,65 @@ class RetainedStep:
             return ctx_scatter(state, slots, values)
         return ctx_scatter_cb(state, self.batch_index, slots, values)
 
-    def read(self, state: torch.Tensor, ring: bool = False) -> torch.Tensor:
+    def read(self, state: torch.Tensor, ring: Hashable = None) -> torch.Tensor:
         """The rows of the state that this step works on, as far as it attends to them: ``[B, H, L, D]``."""
         if ring or self.context_len is None:
-            return self._rows(state, "ring" if ring else "full")
+            return self._rows(state, ring or "full")
         slots = torch.arange(self.context_len, device=state.device)[None, None]
         if self.batch_index is None:
             return ctx_gather(state, slots)
         return ctx_gather_cb(state, self.batch_index, slots, False)
 
-    def _rows(self, state: torch.Tensor, kind: str) -> torch.Tensor:
+    def _rows(self, state: torch.Tensor, kind: Hashable) -> torch.Tensor:
         """All slots of the rows of this step; states of one ``kind`` have as many slots."""
         if self.batch_index is None:
             return state
         if kind not in self._whole:
             self._whole[kind] = torch.arange(state.shape[2], device=state.device)[None, None]
         return ctx_gather_cb(state, self.batch_index, self._whole[kind], True)
+
+
+    def read_row(self, state: torch.Tensor) -> torch.Tensor:
+        """What the sequences of this step have in a state without slots, ``[R, ...]`` to ``[B, ...]``: zeros where a
+        sequence begins."""
+        rows = self._rows(_as_slot(state), "row").reshape(-1, *state.shape[1:])
+        begins = (self.first_position == 0).reshape(-1, *[1] * (state.ndim - 1))
+        return torch.where(begins, torch.zeros_like(rows), rows)
+
+    def write_row(self, state: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """The state ``[R, ...]`` after the step brought ``new [B, ...]``; idle rows keep what they have."""
+        held = self._rows(_as_slot(state), "row").reshape(-1, *state.shape[1:])
+        is_idle = self.is_idle.reshape(-1, *[1] * (state.ndim - 1))
+        new = torch.where(is_idle, held, new)
+        if self.batch_index is None:
+            return new
+        slots = torch.zeros_like(self.batch_index)
+        return ctx_scatter_cb(_as_slot(state), self.batch_index, slots, _as_slot(new)).reshape(state.shape)
+
+    def begin_recurrence(self, state: torch.Tensor | None) -> None:
+        """Note the state ``[B, ...]`` that the next scan starts from, where its function has no argument for it."""
+        self._begins = iter(()) if state is None else iter([state])
+
+    def next_beginning(self, num_dims: int) -> torch.Tensor:
+        """The state that a scan starts from; where the layer scans head by head, those of the heads in turn."""
+        state = next(self._begins)
+        if state.ndim > num_dims:
+            state, *rest = state.unbind(1)
+            self._begins = iter(rest)
+        return state
+
+    def newest(self, values: torch.Tensor, num_kept: int) -> torch.Tensor:
+        """Of ``values [B, D, K + S]``, a row's K held ones and those of the step, the last ``num_kept`` that are no
+        padding: ``[B, D, num_kept]``."""
+        num_tokens = torch.where(self.is_idle, 0, self.last_token + 1)
+        held = values.shape[2] - self.position_ids.shape[1]
+        places = num_tokens + (held - num_kept) + torch.arange(num_kept, device=values.device)[None]
+        return values.gather(2, places[:, None].expand(-1, values.shape[1], -1))
+
+
+def _as_slot(state: torch.Tensor) -> torch.Tensor:
+    """A state without slots as one slot of one head: ``[R, 1, 1, size]``."""
+    return state.reshape(state.shape[0], 1, 1, -1)
 
 
 class RetainedLayer(CacheLayerMixin):
@@ -110,12 +147,17 @@ class RetainedLayer(CacheLayerMixin):
     is_sliding = False
     supports_early_init = False
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, step: RetainedStep):
+    def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
         super().__init__()
-        self.keys, self.values, self.step = keys, values, step
+        self.spec, self.step = spec, step
+        self.keys, self.values = state[:2]
         self.is_initialized = True
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+    def state(self) -> list[torch.Tensor]:
+        """What the layer holds, in the spec's order."""
+        return [self.keys, self.values]
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: the state comes with the step."""
 
     def update(
@@ -138,6 +180,25 @@ class RetainedLayer(CacheLayerMixin):
         return self.keys.shape[2]
 
 
+class RetainedIndexedLayer(RetainedLayer):
+    """Full attention that reads only what an indexer picks; the indexer's keys are ``[R, C, D]``."""
+
+    def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
+        super().__init__(spec, state, step)
+        self.indexer_keys = state[2] if len(state) > 2 else None
+        self.is_indexer_initialized = True
+
+    def state(self) -> list[torch.Tensor]:
+        return [*super().state(), *([] if self.indexer_keys is None else [self.indexer_keys])]
+
+    def update_indexer(self, indexer_key_states: torch.Tensor) -> torch.Tensor:
+        """Store the step's indexer keys ``[B, S, D]``; all of the row's, ``[B, C, D]``."""
+        assert self.indexer_keys is not None
+        held = self.step.write(self.indexer_keys[:, None], indexer_key_states[:, None])
+        self.indexer_keys = held[:, 0]
+        return self.step.read(held)[:, 0]
+
+
 class RetainedRingLayer(RetainedLayer):
     """Sliding attention: slot = position mod window; attention reads the ring as it was and the step's own tokens."""
 
@@ -146,10 +207,11 @@ class RetainedRingLayer(RetainedLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys = torch.cat([self.step.read(self.keys, ring=True), key_states], dim=2)
-        values = torch.cat([self.step.read(self.values, ring=True), value_states], dim=2)
-        self.keys = self.step.write(self.keys, key_states, ring=True)
-        self.values = self.step.write(self.values, value_states, ring=True)
+        ring = self.spec.ring_axis
+        keys = torch.cat([self.step.read(self.keys, ring), key_states], dim=2)
+        values = torch.cat([self.step.read(self.values, ring), value_states], dim=2)
+        self.keys = self.step.write(self.keys, key_states, ring)
+        self.values = self.step.write(self.values, value_states, ring)
         return keys, values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, Any]:
@@ -161,23 +223,120 @@ class RetainedRingLayer(RetainedLayer):
         return num_slots + query_length, positions
 
 
+class RetainedRecurrentLayer(LinearAttentionCacheLayerMixin):
+    """Convolutions and recurrences: a row is one state, whatever the number of tokens it has seen."""
+
+    def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
+        held = {tensor.name: given for tensor, given in zip(spec.tensors, state, strict=True)}
+        LinearAttentionCacheLayerMixin.__init__(self, number_of_states=1 + max(map(_number, held)))
+        self.spec, self.step = spec, step
+        self._held = {name: given for name, given in held.items() if name.startswith(("conv_state", "recurrent_state"))}
+        for number in range(self.number_of_states):
+            self.has_previous_state[number] = True
+            for kind, own in (("conv_state", self.conv_states), ("recurrent_state", self.recurrent_states)):
+                if (given := self._held.get(_numbered(kind, number))) is not None:
+                    own[number] = step.read_row(given)
+
+    def state(self) -> list[torch.Tensor]:
+        """What the layer holds, in the spec's order."""
+        return [*self._held.values()]
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: the state comes with the step."""
+
+    def update_conv_state(self, conv_states: torch.Tensor, state_idx: int = 0, **kwargs: Any) -> torch.Tensor:
+        """The held columns and the step's, ``[B, D, K + S]``; the last K of them that are no padding are kept."""
+        held = self.conv_states[state_idx]
+        assert held is not None
+        columns = torch.cat([held, conv_states], dim=-1)
+        new = self.step.newest(columns, held.shape[-1])
+        self._keep("conv_state", state_idx, new)
+        return columns
+
+    def update_recurrent_state(self, recurrent_states: torch.Tensor, state_idx: int = 0, **kwargs: Any) -> torch.Tensor:
+        """Keep the state after the step."""
+        self._keep("recurrent_state", state_idx, recurrent_states)
+        return recurrent_states
+
+    def _keep(self, kind: str, number: int, new: torch.Tensor) -> None:
+        name = _numbered(kind, number)
+        self._held[name] = self.step.write_row(self._held[name], new)
+
+
+class RetainedHybridLayer(RetainedRecurrentLayer, RetainedLayer):
+    """Recurrence beside full attention."""
+
+    def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
+        RetainedLayer.__init__(self, spec, state, step)
+        RetainedRecurrentLayer.__init__(self, spec, state, step)
+
+    def state(self) -> list[torch.Tensor]:
+        return [*RetainedLayer.state(self), *RetainedRecurrentLayer.state(self)]
+
+
+class RetainedHybridRingLayer(RetainedHybridLayer, RetainedRingLayer):
+    """Recurrence beside sliding attention."""
+
+
+class RetainedNothing(DummyLayer):
+    """A layer that keeps nothing: one that shares another's keys and values, or has no attention."""
+
+    def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
+        super().__init__()
+
+    def state(self) -> list[torch.Tensor]:
+        """Nothing."""
+        return []
+
+
+def _number(name: str) -> int:
+    end = name.rpartition("_")[2]
+    return int(end) if end.isdigit() else 0
+
+
+def _numbered(kind: str, number: int) -> str:
+    return kind if number == 0 else f"{kind}_{number}"
+
+
 class RetainedCache(Cache):
     """The cache that a model sees in the ``retained`` lowering."""
 
-    def __init__(self, layers: list[RetainedLayer], step: RetainedStep):
+    def __init__(self, layers: list[Any], step: RetainedStep):
         super().__init__(layers=layers)
         self.step = step
 
     def get_query_offset(self, layer_idx: int = 0) -> Any:
         return self.step.position_ids
 
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
+        state = super().get_recurrent_state(layer_idx, state_idx)
+        self.step.begin_recurrence(state)
+        return state
 
-_LAYERS: dict[StateKind, type[RetainedLayer]] = {"full": RetainedLayer, "sliding": RetainedRingLayer}
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        has_positions = any(isinstance(layer, CacheLayerMixin) for layer in self.layers)
+        return super().get_seq_length(layer_idx) if has_positions else 0
+
+    def state(self) -> list[torch.Tensor]:
+        """All layers' states, in order."""
+        return [tensor for layer in self.layers for tensor in layer.state()]
 
 
-def retained_cache(
-    specs: list[StateSpec], state: list[tuple[torch.Tensor, torch.Tensor]], step: RetainedStep
-) -> RetainedCache:
-    """A cache over the given state: one ``(keys, values)`` pair a layer."""
-    layers = [_LAYERS[spec.kind](*pair, step) for spec, pair in zip(specs, state, strict=True)]
+_LAYERS: dict[StateKind, type[Any]] = {
+    "full": RetainedLayer,
+    "sliding": RetainedRingLayer,
+    "chunked": RetainedRingLayer,
+    "indexed": RetainedIndexedLayer,
+    "linear": RetainedRecurrentLayer,
+    "conv": RetainedRecurrentLayer,
+    "hybrid": RetainedHybridLayer,
+    "hybrid_sliding": RetainedHybridRingLayer,
+    "none": RetainedNothing,
+}
+
+
+def retained_cache(specs: Sequence[StateSpec], state: Sequence[torch.Tensor], step: RetainedStep) -> RetainedCache:
+    """A cache over the given state, the tensors of all layers in their order."""
+    given = iter(state)
+    layers = [_LAYERS[spec.kind](spec, [next(given) for _ in spec.tensors], step) for spec in specs]
     return RetainedCache(layers, step)

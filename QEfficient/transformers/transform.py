@@ -16,15 +16,12 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.cache_utils import DynamicCache, get_layer_types_and_kwargs
 from transformers.integrations.moe import ExpertsInterface
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from QEfficient.errors import UnsupportedModel
 from QEfficient.transformers.attention import paged_attention, retained_attention
 from QEfficient.transformers.experts import tiled_experts
 from QEfficient.transformers.masks import additive_mask, no_mask
-from QEfficient.transformers.retained_state import StateKind, StateSpec
 
 LoweringName = Literal["retained", "paged"]
 
@@ -33,7 +30,6 @@ _ATTENTION: dict[LoweringName, Any] = {
     "paged": (paged_attention, no_mask),
 }
 _EXPERTS = "qeff_tiled"
-_STATE_KINDS: dict[str, StateKind] = {"full_attention": "full", "sliding_attention": "sliding"}
 
 
 def _implementation(lowering: LoweringName) -> str:
@@ -142,44 +138,14 @@ def settle_rope(module: nn.Module, ctx_len: int | None) -> None:
                 submodule.rope_type = {**submodule.rope_type, layer_type: "default"}
 
 
-def state_specs(model: nn.Module) -> list[StateSpec]:
-    """What each layer of ``model`` keeps, found by running two tokens through a weightless copy.
-
-    Raises:
-        UnsupportedModel: a layer keeps something that no lowering holds yet.
-    """
-    config = model.config.get_text_config(decoder=True)
-    layer_types, kwargs = get_layer_types_and_kwargs(config)
-    for index, layer_type in enumerate(layer_types):
-        if layer_type not in _STATE_KINDS:
-            raise UnsupportedModel(
-                f"Layer {index} of {type(model).__name__} keeps '{layer_type}' state, which no lowering holds yet; "
-                f"supported: {', '.join(_STATE_KINDS)}. See docs/source/adding_a_state_kind.md."
-            )
-    layers = _run_once(model).layers
-    return [
-        StateSpec(
-            kind=_STATE_KINDS[layer_type],
-            num_heads=layer.keys.shape[1],
-            key_dim=layer.keys.shape[3],
-            value_dim=layer.values.shape[3],
-            window=extra.get("sliding_window"),
-        )
-        for layer_type, extra, layer in zip(layer_types, kwargs, layers, strict=True)
-    ]
-
-
-def _run_once(model: nn.Module) -> DynamicCache:
+def run_eagerly(model: nn.Module) -> LoweredModel:
+    """A weightless copy of ``model`` with transformers' own attention and cache, to be run once and looked at."""
+    _register()
     lowered = weightless_copy(model)
     for config in _configs(lowered.module):
         config._attn_implementation = "eager"
         config._experts_implementation = _EXPERTS
-    _register()
-    cache = DynamicCache(config=lowered.module.config)
-    with lowered.fake_mode, torch.no_grad():
-        ids = torch.zeros(1, 2, dtype=torch.int64)
-        lowered.module(input_ids=ids, position_ids=torch.arange(2)[None], past_key_values=cache, use_cache=True)
-    return cache
+    return lowered
 
 
 def max_positions(config: Any) -> int | None:

@@ -17,9 +17,9 @@ from QEfficient.transformers.retained_state import (
     RetainedLayer,
     RetainedRingLayer,
     RetainedStep,
-    StateSpec,
     retained_cache,
 )
+from QEfficient.transformers.state import axis_sizes, key_value_spec
 
 HEADS, DIM, SLOTS, WINDOW = 2, 4, 24, 6
 SEEDS = range(15)
@@ -173,6 +173,10 @@ KINDS: dict[str, tuple[type[RetainedLayer], int, int, Callable[..., Any]]] = {
     "full": (RetainedLayer, SLOTS, SLOTS, causal_mask_function),
     "ring": (RetainedRingLayer, WINDOW, WINDOW, sliding_window_causal_mask_function(WINDOW)),
 }
+SPECS = {
+    "full": key_value_spec("full", HEADS, DIM, DIM),
+    "ring": key_value_spec("sliding", HEADS, DIM, DIM, WINDOW),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -188,7 +192,8 @@ def test_attention_is_that_over_the_whole_history(kind: str, all_rows: bool) -> 
         for step in session.steps(all_rows, padding=50.0):
             query, value = session.normal(*step.new.shape), session.normal(*step.new.shape)
             value[(step.positions < 0)[:, None].expand(-1, HEADS, -1)] = 1e6
-            layer = layer_class(keys, values, RetainedStep(step.positions, None if all_rows else step.batch_index))
+            retained = RetainedStep(step.positions, None if all_rows else step.batch_index)
+            layer = layer_class(SPECS[kind], [keys, values], retained)
             size, offset = layer.get_mask_sizes(step.positions.shape[1])
             mask = additive_mask(*step.positions.shape, size, step.positions, offset, mask_function)
             outputs, _ = retained_attention(nn.Module(), query, *layer.update(step.new, value), mask)
@@ -202,10 +207,11 @@ def test_attention_is_that_over_the_whole_history(kind: str, all_rows: bool) -> 
 
 
 def test_slots_of_each_kind() -> None:
-    full = StateSpec(kind="full", num_heads=1, key_dim=2, value_dim=3)
-    sliding = StateSpec(kind="sliding", num_heads=1, key_dim=2, value_dim=3, window=16)
-    assert [full.num_slots(100), sliding.num_slots(100), sliding.num_slots(8)] == [100, 16, 8]
-    state = [(torch.zeros(1, 1, slots, 2), torch.zeros(1, 1, slots, 3)) for slots in (100, 16)]
+    full = key_value_spec("full", num_heads=1, key_dim=2, value_dim=3)
+    sliding = key_value_spec("sliding", num_heads=1, key_dim=2, value_dim=3, window=16)
+    assert axis_sizes([full, sliding], 100) == {"ctx_len": 100, "sliding_window": 16}
+    assert axis_sizes([sliding], 8) == {"sliding_window": 8}
+    state = [torch.zeros(1, 1, slots, dim) for slots in (100, 16) for dim in (2, 3)]
     cache = retained_cache([full, sliding], state, RetainedStep(torch.arange(4)[None]))
     assert [type(layer) for layer in cache.layers] == [RetainedLayer, RetainedRingLayer]
     assert [layer.get_mask_sizes(4)[0] for layer in cache.layers] == [100, 20]
@@ -214,7 +220,8 @@ def test_slots_of_each_kind() -> None:
 
 def test_ring_tells_where_its_tokens_are() -> None:
     """Slots that this sequence has not written are at negative positions, whatever an earlier one left there."""
-    layer = RetainedRingLayer(torch.ones(2, 1, 4, 1), torch.ones(2, 1, 4, 1), RetainedStep(torch.tensor([[6], [1]])))
+    spec = key_value_spec("sliding", num_heads=1, key_dim=1, value_dim=1, window=4)
+    layer = RetainedRingLayer(spec, [torch.ones(2, 1, 4, 1)] * 2, RetainedStep(torch.tensor([[6], [1]])))
     size, positions = layer.get_mask_sizes(1)
     assert size == 5
     assert positions[0].tolist() == [4, 5, 2, 3, 6]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from QEfficient.base.modeling_qeff import QEFFBaseModel
 from QEfficient.compile.job import Specialization
-from QEfficient.errors import CapacityError, OptionError
+from QEfficient.errors import CapacityError, OptionError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.sampling import entries_without_effect
 from QEfficient.options import CausalLMCompileOptions
@@ -67,8 +67,22 @@ class QEFFAutoModelForCausalLM(AutoModel):
             "rope_len": options.ctx_len if rope_depends_on_length(self.model) else None,
             "context_lens": target.has_static_shapes and options.has_comp_ctx_lengths,
             "speculative": options.num_speculative_tokens is not None,
+            "most_tokens": self._most_tokens(options, target),
             "transforms": onnx_transforms(options, target),
         }
+
+    def _most_tokens(self, options: CausalLMCompileOptions, target: Target) -> int | None:
+        """Tokens that a step's recurrences are unrolled for; None where no layer is recurrent."""
+        from QEfficient.transformers.state import state_specs
+
+        if not any(spec.is_recurrent for spec in state_specs(self.model)):
+            return None
+        if options.num_speculative_tokens is not None:
+            raise UnsupportedModel(
+                f"num_speculative_tokens={options.num_speculative_tokens}: {self.model_name} has recurrent layers, from "
+                "whose state a rejected token cannot be taken back. Leave the option out."
+            )
+        return 1 << (self._chunk_len(options, target) - 1).bit_length()
 
     def _check_positions(self, ctx_len: int) -> None:
         from QEfficient.transformers.transform import max_positions
@@ -91,6 +105,7 @@ class QEFFAutoModelForCausalLM(AutoModel):
             continuous_batching=plan["rows"],
             with_context_lens=plan["context_lens"],
             with_num_logits=plan["speculative"],
+            most_tokens=plan["most_tokens"],
         )
 
     def _specializations(
@@ -108,12 +123,9 @@ class QEFFAutoModelForCausalLM(AutoModel):
 
     def _state_sizes(self, plan: dict[str, Any], options: CausalLMCompileOptions) -> dict[str, int]:
         """Sizes of the state's named axes."""
-        from QEfficient.transformers.transform import state_specs
+        from QEfficient.transformers.state import axis_sizes, state_specs
 
-        windows = {spec.num_slots(options.ctx_len) for spec in state_specs(self.model) if spec.window is not None}
-        sizes = {"ctx_len": options.ctx_len}
-        if windows:
-            sizes["sliding_window"] = windows.pop()
+        sizes = axis_sizes(state_specs(self.model), options.ctx_len)
         if plan["rows"]:
             sizes["full_batch_size"] = options.kv_cache_batch_size or options.num_slots
         return sizes

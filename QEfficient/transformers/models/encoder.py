@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from QEfficient.compile.job import Specialization
-from QEfficient.errors import CapacityError
 from QEfficient.options import EncoderCompileOptions
 from QEfficient.targets import Target
-from QEfficient.transformers.models.auto_model import AutoModel, check_runtime, onnx_transforms
+from QEfficient.transformers.models.texts import TextsModel
 
 if TYPE_CHECKING:
     from QEfficient.transformers.tasks.contract import TaskGraph
+    from QEfficient.transformers.tasks.texts import TextContract, TextModel, TextUse
 
 
-class QEFFAutoModel(AutoModel):
+class QEFFAutoModel(TextsModel):
     """An encoder: hidden states of texts, or one pooled vector each. Decoder-only cards give their hidden states.
+
+    ``generate`` returns ``{"output": array}``: ``[n, hidden]`` if pooled, else ``[n, longest input, hidden]``.
 
     Args:
         model: a Hugging Face model, already loaded.
@@ -26,7 +27,7 @@ class QEFFAutoModel(AutoModel):
     """
 
     task = "encoder"
-    options_class: ClassVar[type[EncoderCompileOptions]] = EncoderCompileOptions
+    _specialization_name = "Embedding"
 
     def __init__(
         self, model: Any, pooling: str | Callable[..., Any] | None = None, *, tokenizer: Any | None = None
@@ -39,27 +40,14 @@ class QEFFAutoModel(AutoModel):
 
     @classmethod
     def _auto_class(cls) -> Any:
-        from transformers import AutoModel
-
-        return AutoModel
+        return _TextEncoders
 
     @classmethod
     def _own_arguments(cls) -> tuple[str, ...]:
         return ("pooling",)
 
     def _plan(self, options: EncoderCompileOptions, target: Target) -> dict[str, Any]:
-        from QEfficient.transformers.transform import max_positions
-
-        limit = max_positions(self.config)
-        if limit is not None and options.seq_lens[-1] > limit:
-            raise CapacityError(
-                f"seq_len={options.seq_lens[-1]} is beyond the {limit} positions that {self.model_name} was made for."
-            )
-        return {
-            "pooling": self._pooling_key(),
-            "lowering": "encoder",
-            "transforms": onnx_transforms(options, target),
-        }
+        return {**super()._plan(options, target), "pooling": self._pooling_key()}
 
     def _pooling_key(self) -> str | None:
         if not callable(self.pooling):
@@ -69,56 +57,27 @@ class QEFFAutoModel(AutoModel):
         # A function has no content to compare by, so what it makes is not taken for anything made before.
         return f"function {uuid.uuid4()}"
 
+    def _prepare(self, use: TextUse) -> tuple[TextModel, TextContract]:
+        from QEfficient.transformers.tasks.encoder import prepare_encoder
+
+        return prepare_encoder(self.model, self.pooling, use)
+
     def _graph(self, plan: dict[str, Any]) -> TaskGraph:
         from QEfficient.transformers.tasks.encoder import encoder_graph
 
-        return encoder_graph(self.model, self.pooling)
+        module, contract = self._measured(plan)
+        return encoder_graph(module, contract, is_pooled=self.pooling is not None)
 
-    def _specializations(
-        self, plan: dict[str, Any], options: EncoderCompileOptions, target: Target
-    ) -> tuple[Specialization, ...]:
-        lengths = options.seq_lens
-        return tuple(
-            Specialization(name="Embedding", symbols={"batch_size": options.batch_size, "seq_len": length})
-            for length in lengths
-        )
 
-    def _package_body(self, plan: dict[str, Any], options: EncoderCompileOptions, target: Target) -> dict[str, Any]:
-        return {
-            "task": self.task,
-            "target": target.name,
-            "architecture": self.model_name,
-            "lowering": plan["lowering"],
-            "precision": options.precision,
-            "num_threads": options.num_threads,
-            "compiler_options": dict(options.compiler_options),
-            "num_devices": options.num_devices if target.has_static_shapes else 1,
-            "seq_lens": list(options.seq_lens),
-            "batch_size": options.batch_size,
-        }
+class _TextEncoders:
+    """Loads what transformers has for the text of a checkpoint: a class made for encoding text where there is one
+    that takes the checkpoint as it is, else what ``AutoModel`` gives."""
 
-    def generate(
-        self,
-        inputs: Any,
-        device_ids: Sequence[int] | None = None,
-        runtime_ai100: bool = True,
-        *,
-        tokenizer: Any | None = None,
-    ) -> dict[str, Any]:
-        """Encode texts with the compiled package.
+    @staticmethod
+    def from_pretrained(card: Any, **kwargs: Any) -> Any:
+        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
-        Args:
-            inputs: text, a list of texts, lists of token ids, or a tokenizer's output.
-            device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
-            runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
-            tokenizer: default: the checkpoint's.
-
-        Returns:
-            ``{"output": array}``: ``[n, hidden]`` if pooled, else ``[n, longest input, hidden]``.
-
-        Raises:
-            LifecycleError: nothing was compiled yet.
-            CapacityError: a text is empty or longer than the greatest compiled ``seq_len``.
-        """
-        check_runtime(runtime_ai100)
-        return self._open(device_ids).generate(inputs, tokenizer=tokenizer)
+        config = AutoConfig.from_pretrained(card, trust_remote_code=kwargs.get("trust_remote_code", False))
+        if type(config) not in AutoModelForTextEncoding._model_mapping:
+            return AutoModel.from_pretrained(card, **kwargs)
+        return AutoModelForTextEncoding.from_pretrained(card, **kwargs)

@@ -2,5 +2,6 @@
 
 from QEfficient.transformers.models.causal_lm import QEFFAutoModelForCausalLM
 from QEfficient.transformers.models.encoder import QEFFAutoModel
+from QEfficient.transformers.models.sequence_classification import QEFFAutoModelForSequenceClassification
 
-__all__ = ["QEFFAutoModel", "QEFFAutoModelForCausalLM"]
+__all__ = ["QEFFAutoModel", "QEFFAutoModelForCausalLM", "QEFFAutoModelForSequenceClassification"]

@@ -5,7 +5,7 @@ The retained graph is upstream's public contract; the paged one feeds OpenVINO's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,13 +13,16 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
 
-from QEfficient.compile.job import Specialization
+from QEfficient.compile.job import RETAINED, Specialization
 from QEfficient.errors import UnsupportedModel
 from QEfficient.options import CausalLMCompileOptions
 from QEfficient.transformers.attention import PagedStep, paged_step
-from QEfficient.transformers.retained_state import RetainedStep, StateKind, StateSpec, retained_cache
+from QEfficient.transformers.linear_attention import KERNELS, recurrent_step
+from QEfficient.transformers.patches import kernels_replaced
+from QEfficient.transformers.retained_state import MOST_TOKENS, RetainedStep, retained_cache
+from QEfficient.transformers.state import ROWS, StateKind, StateSpec, accepted, cache_argument, state_specs
 from QEfficient.transformers.tasks.contract import GraphInput, TaskGraph
-from QEfficient.transformers.transform import lower, state_specs
+from QEfficient.transformers.transform import lower
 
 
 @contextmanager
@@ -38,25 +41,26 @@ def _select_before_head(model: Any, select: Callable[[torch.Tensor], torch.Tenso
 class RetainedCausalLM(nn.Module):
     """``(input_ids, position_ids, state, ...)`` to the logits of each row's newest tokens and the new state."""
 
-    def __init__(self, model: nn.Module, specs: list[StateSpec]):
+    def __init__(self, model: nn.Module, specs: list[StateSpec], most_tokens: int):
         super().__init__()
         self.model = model
         self.specs = specs
+        self.most_tokens = most_tokens
 
     def forward(
         self,
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
-        state: list[tuple[torch.Tensor, torch.Tensor]],
+        state: Sequence[torch.Tensor],
         batch_index: torch.Tensor | None = None,
         comp_ctx_lengths: torch.Tensor | None = None,
         num_logits_to_keep: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """
         Args:
             input_ids: ``[B, S]``.
             position_ids: ``[B, S]``, padding −1 on the right.
-            state: a layer's ``(keys, values)``, each ``[R, H, C, D]``.
+            state: the tensors of all layers in order.
             batch_index: ``[B, 1]``, the state row of each batch row (continuous batching).
             comp_ctx_lengths: of any content; the step attends to as many slots as it is long.
             num_logits_to_keep: ``[K, 1]`` of any content; the logits of as many newest tokens come out.
@@ -65,7 +69,7 @@ class RetainedCausalLM(nn.Module):
             Logits ``[B, K or 1, vocab]`` and the new state.
         """
         context_len = None if comp_ctx_lengths is None else comp_ctx_lengths.shape[0]
-        step = RetainedStep(position_ids, batch_index, context_len)
+        step = RetainedStep(position_ids, batch_index, context_len, self.most_tokens)
         cache = retained_cache(self.specs, state, step)
         tokens = step.last_token
         if num_logits_to_keep is not None:
@@ -75,14 +79,11 @@ class RetainedCausalLM(nn.Module):
         def newest(hidden: torch.Tensor) -> torch.Tensor:
             return hidden.gather(1, tokens[:, :, None].expand(-1, -1, hidden.shape[-1]))
 
-        with _select_before_head(self.model, newest):
-            output = self.model(
-                input_ids=input_ids,
-                position_ids=position_ids.clamp(min=0),
-                past_key_values=cache,
-                use_cache=True,
-            )
-        return output.logits, [(layer.keys, layer.values) for layer in cache.layers]
+        inputs = accepted(self.model, {"input_ids": input_ids, "position_ids": position_ids.clamp(min=0)})
+        kernels = kernels_replaced(self.model, KERNELS)
+        with _select_before_head(self.model, newest), recurrent_step(step), kernels:
+            output = self.model(**inputs, **{cache_argument(self.model): cache}, use_cache=True)
+        return output.logits, cache.state()
 
 
 class _PassThroughLayer(DynamicLayer):
@@ -146,9 +147,19 @@ class PagedCausalLM(nn.Module):
         return output.logits
 
 
-def state_names(specs: list[StateSpec]) -> list[tuple[str, str]]:
-    """Graph input names of each layer's state."""
-    return [(f"past_key.{i}", f"past_value.{i}") for i in range(len(specs))]
+def state_inputs(specs: list[StateSpec], row_axis: str, num_rows: int) -> list[GraphInput]:
+    """The state as inputs of a graph, all layers' in order: ``past_key.i``, ``conv_state.i`` and so on."""
+    # Sample sizes are unlike each other and unlike any size of a model, so that no axis is taken for another.
+    samples = {ROWS: num_rows}
+    inputs = []
+    for index, spec in enumerate(specs):
+        for tensor in spec.tensors:
+            named = [size for size in tensor.shape if isinstance(size, str)]
+            samples |= {name: 29 - 6 * len(samples.keys() - {ROWS}) for name in named if name not in samples}
+            shape = [samples[size] if isinstance(size, str) else size for size in tensor.shape]
+            axes = {axis: size for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
+            inputs.append(GraphInput(f"{tensor.name}.{index}", torch.zeros(shape), axes | {0: row_axis}))
+    return inputs
 
 
 def specializations(
@@ -195,29 +206,22 @@ def _extra_inputs(batch: int, with_rows: bool, with_context_lens: bool, with_num
     return inputs
 
 
-def _check_one_window(model: nn.Module, specs: list[StateSpec]) -> None:
-    windows = sorted({spec.window for spec in specs if spec.window is not None})
-    if len(windows) > 1:
-        raise UnsupportedModel(
-            f"{type(model).__name__} has sliding windows of several sizes, {windows}, and a graph has one axis for them"
-        )
-
-
 def retained_graph(
     model: nn.Module,
     ctx_len: int | None,
     continuous_batching: bool = False,
     with_context_lens: bool = False,
     with_num_logits: bool = False,
+    most_tokens: int | None = None,
 ) -> TaskGraph:
     """The ``retained`` graph of ``model`` in upstream's contract.
 
-    Axes: ``batch_size``, ``seq_len``, ``ctx_len``, ``sliding_window`` (slots of the sliding layers),
-    ``full_batch_size`` for the state's rows under continuous batching, ``comp_ctx_lengths`` and
-    ``num_logits_to_keep`` where asked for.
+    Axes: ``batch_size``, ``seq_len``, ``ctx_len``, ``sliding_window`` (slots of the sliding layers; with the size
+    behind where there are several), ``full_batch_size`` for the state's rows under continuous batching,
+    ``comp_ctx_lengths`` and ``num_logits_to_keep`` where asked for. A step takes ``most_tokens`` at most where a layer
+    is recurrent.
     """
     specs = state_specs(model)
-    _check_one_window(model, specs)
     lowered = lower(model, "retained", ctx_len)
     # Sample sizes are unlike each other and unlike any size of a model, so that no axis is taken for another.
     batch, seq, rows = 3, 7, 5 if continuous_batching else 3
@@ -226,18 +230,13 @@ def retained_graph(
         GraphInput("input_ids", torch.zeros(batch, seq, dtype=torch.int64), {0: "batch_size", 1: "seq_len"}),
         GraphInput("position_ids", torch.arange(seq).repeat(batch, 1), {0: "batch_size", 1: "seq_len"}),
     ]
-    state_axes = {}
-    for spec, names in zip(specs, state_names(specs), strict=True):
-        axes = {0: row_axis, 2: "ctx_len" if spec.window is None else "sliding_window"}
-        slots = 29 if spec.window is None else 23
-        for name, dim in zip(names, (spec.key_dim, spec.value_dim), strict=True):
-            inputs.append(GraphInput(name, torch.zeros(rows, spec.num_heads, slots, dim), axes))
-            state_axes[f"{name}_RetainedState"] = axes
+    state = state_inputs(specs, row_axis, rows)
+    state_axes = {f"{given.name}{RETAINED}": given.axes for given in state}
     extra = _extra_inputs(batch, continuous_batching, with_context_lens, with_num_logits)
-    inputs += extra
+    inputs += state + extra
     extra_names = [given.name for given in extra]
     return TaskGraph(
-        module=_Flat(RetainedCausalLM(lowered.module, specs), len(specs), extra_names).eval(),
+        module=_Flat(RetainedCausalLM(lowered.module, specs, most_tokens or MOST_TOKENS), len(state), extra_names).eval(),
         lowered=lowered,
         lowering="retained",
         num_layers=len(specs),
@@ -247,10 +246,11 @@ def retained_graph(
             "logits": {0: "batch_size"} | ({1: "num_logits_to_keep"} if with_num_logits else {}),
             **state_axes,
         },
+        axis_limits={} if most_tokens is None else {"seq_len": most_tokens},
     )
 
 
-_PAGED_KINDS: set[StateKind] = {"full", "sliding"}
+_PAGED_KINDS: frozenset[StateKind] = frozenset({"full", "sliding"})
 
 
 def paged_graph(model: nn.Module, ctx_len: int | None) -> TaskGraph:
@@ -306,18 +306,17 @@ def why_not(model: Any, lowering: str) -> str | None:
 class _Flat(nn.Module):
     """A retained graph whose state is a flat list of inputs and outputs, followed by the extra inputs by name."""
 
-    def __init__(self, inner: RetainedCausalLM, num_layers: int, extra_names: list[str]):
+    def __init__(self, inner: RetainedCausalLM, num_states: int, extra_names: list[str]):
         super().__init__()
         self.inner = inner
-        self.num_layers = num_layers
+        self.num_states = num_states
         self.extra_names = extra_names
 
     def forward(self, *inputs: torch.Tensor) -> tuple[Any, ...]:
         input_ids, position_ids, *rest = inputs
-        state = list(zip(rest[0 : 2 * self.num_layers : 2], rest[1 : 2 * self.num_layers : 2], strict=True))
-        extra = dict(zip(self.extra_names, rest[2 * self.num_layers :], strict=True))
-        logits, state = self.inner(input_ids, position_ids, state, **extra)
-        return (logits.float(), *(tensor for pair in state for tensor in pair))
+        extra = dict(zip(self.extra_names, rest[self.num_states :], strict=True))
+        logits, state = self.inner(input_ids, position_ids, rest[: self.num_states], **extra)
+        return (logits.float(), *state)
 
 
 class _FlatPaged(nn.Module):

@@ -9,8 +9,16 @@ import torch
 from torch import nn
 
 from QEfficient.errors import OptionError, nearest
-from QEfficient.transformers.tasks.contract import GraphInput, TaskGraph
-from QEfficient.transformers.transform import lower, max_positions
+from QEfficient.transformers.tasks.contract import TaskGraph
+from QEfficient.transformers.tasks.texts import (
+    TextContract,
+    TextModel,
+    TextUse,
+    hidden_states,
+    measure_texts,
+    own_copy,
+    text_graph,
+)
 
 Pooling = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -51,51 +59,25 @@ def resolve_pooling(pooling: str | Pooling | None) -> Pooling | None:
     return POOLINGS[pooling]
 
 
-class Encoder(nn.Module):
-    """``(input_ids, attention_mask)``, both ``[B, S]``, to hidden states ``[B, S, D]`` or pooled ones ``[B, D]``."""
+def prepare_encoder(
+    model: nn.Module, pooling: str | Pooling | None, use: TextUse
+) -> tuple[TextModel, TextContract]:
+    """``model`` with its pooling, ready to be lowered, and how it takes texts when used so.
 
-    def __init__(self, model: nn.Module, pooling: Pooling | None):
-        super().__init__()
-        self.model = model
-        self.pooling = pooling
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        input_ids, attention_mask = inputs
-        extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
-        output: Any = self.model(input_ids=input_ids, attention_mask=attention_mask, **extra)
-        states = output.last_hidden_state.float()
-        return states if self.pooling is None else self.pooling(states, attention_mask)
-
-
-def encoder_graph(model: nn.Module, pooling: str | Pooling | None) -> TaskGraph:
-    """The graph of ``model`` with axes ``batch_size`` and ``seq_len``."""
-    lowered = lower(model, "retained")
-    axes = {0: "batch_size", 1: "seq_len"}
-    mask = torch.ones(3, 7, dtype=torch.int64)
-    mask[0, 5:] = 0
+    Raises:
+        UnsupportedModel: it cannot be run on texts.
+    """
     function = resolve_pooling(pooling)
-    limit = max_positions(model.config)
-    return TaskGraph(
-        module=_Named(Encoder(lowered.module, function)).eval(),
-        lowered=lowered,
-        lowering="encoder",
-        num_layers=getattr(model.config, "num_hidden_layers", 0),
-        inputs=[
-            GraphInput("input_ids", torch.zeros(3, 7, dtype=torch.int64), axes),
-            GraphInput("attention_mask", mask, axes),
-        ],
-        output_names=["output"],
-        axis_limits={} if limit is None else {"seq_len": limit},
-        output_axes={"output": axes if function is None else {0: "batch_size"}},
-    )
+
+    def read(model: Any, arguments: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
+        states = hidden_states(model, arguments, attention_mask)
+        return states if function is None else function(states, attention_mask)
+
+    copied = own_copy(model)
+    return TextModel(copied, read), measure_texts([TextModel(copied, hidden_states)], use)
 
 
-class _Named(nn.Module):
-    """Puts the model at ``inner.model``, where the weights of every task are looked for."""
-
-    def __init__(self, inner: Encoder):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return self.inner(*inputs)
+def encoder_graph(module: TextModel, contract: TextContract, is_pooled: bool) -> TaskGraph:
+    """The graph of an encoder with axes ``batch_size`` and ``seq_len``."""
+    axes = {0: "batch_size"} if is_pooled else {0: "batch_size", 1: "seq_len"}
+    return text_graph(module, contract, "output", axes)
