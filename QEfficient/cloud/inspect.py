@@ -65,7 +65,7 @@ def describe(model: QEFFBaseModel, ctx_len: int) -> dict[str, Any]:
 
 
 def _state(model: QEFFBaseModel, ctx_len: int) -> dict[str, Any]:
-    from QEfficient.transformers.state import state_specs
+    from QEfficient.transformers.state_discovery import state_specs
 
     try:
         specs = state_specs(model.model)

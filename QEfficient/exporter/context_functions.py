@@ -160,7 +160,7 @@ def _attention(
     if group > 1:
         scores = op.Reshape(scores, op.Concat(_ints(0, H, group, -1), num_keys, axis=0))
     if mask is not None:
-        scores = op.Add(scores, op.Unsqueeze(mask, _ints(2)) if group > 1 else mask)
+        scores = op.Add(scores, _in_groups(mask, H, group, num_keys) if group > 1 else mask)
     weights = op.Softmax(scores, axis=-1) if sink is None else _softmax_with_sink(scores, sink, H, group)
     if group > 1:
         weights = op.Reshape(weights, op.Concat(_ints(0, H, -1), num_keys, axis=0))
@@ -168,6 +168,13 @@ def _attention(
     if group > 1:
         output = op.Reshape(output, _ints(0, N, -1, value.shape[3]))
     return op.Transpose(output, perm=[0, 2, 1, 3])
+
+
+def _in_groups(mask: Any, num_heads: int, group: int, num_keys: Any) -> Any:
+    """``[B, 1 or N, S, L]`` to ``[B, 1 or H, 1 or N / H, S, L]``."""
+    if mask.shape[1] == 1:
+        return op.Unsqueeze(mask, _ints(2))
+    return op.Reshape(mask, op.Concat(_ints(0, num_heads, group, -1), num_keys, axis=0))
 
 
 def _softmax_with_sink(scores: Any, sink: Any, num_heads: int, group: int) -> Any:

@@ -15,6 +15,7 @@ from torch import nn
 
 from QEfficient.errors import UnsupportedModel
 from QEfficient.transformers.context_ops import attention
+from QEfficient.transformers.masks import MASKED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,12 +45,30 @@ def retained_attention(
     dropout: float = 0.0,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
+    indices: torch.Tensor | None = None,
+    position_bias: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention over all keys at once, ``[B, H, S, D]`` over ``[B, K, L, D]`` to ``[B, S, H, E]``."""
+    """Attention over all keys at once, ``[B, H, S, D]`` over ``[B, K, L, D]`` to ``[B, S, H, E]``.
+
+    ``indices``: ``[B, S, T]`` or ``[B, H or 1, S, T]``, the keys that each query may see (sparse attention).
+    ``position_bias``: ``[B or 1, H, S, L]``, added to the scores.
+    """
     _refuse_unknown(module, kwargs)
+    if indices is not None:
+        attention_mask = _with_indices(attention_mask, indices, key.shape[2])
+    if position_bias is not None:
+        attention_mask = position_bias if attention_mask is None else attention_mask + position_bias
     scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     return attention(query, key, value, attention_mask, s_aux, scale, softcap), None
+
+
+def _with_indices(mask: torch.Tensor | None, indices: torch.Tensor, num_keys: Any) -> torch.Tensor:
+    """The mask ``[B, 1, S, L]`` with what ``indices`` leave out masked too."""
+    indices = indices if indices.ndim == 4 else indices[:, None]
+    hidden = torch.ones(*indices.shape[:3], num_keys, dtype=torch.float32, device=indices.device)
+    hidden = hidden.scatter(3, indices.long(), 0.0) * MASKED
+    return hidden if mask is None else torch.minimum(hidden, mask)
 
 
 @dataclass

@@ -70,7 +70,7 @@ def attention(
 
     Args:
         query: N is a multiple of H; queries of one key head lie together.
-        mask: ``[B, 1, S, L]``, added to the scores.
+        mask: ``[B, 1 or N, S, L]``, added to the scores.
         sink: ``[N]``, a logit a head that takes its share of the softmax and is dropped.
         scale: multiplies the scores.
         softcap: bounds the scores smoothly to this size before the mask.
@@ -81,7 +81,8 @@ def attention(
         scores = torch.tanh(scores / softcap) * softcap
     scores = scores.reshape(B, H, N // H, S, L)
     if mask is not None:
-        scores = scores + mask[:, :, None]
+        heads = (1, 1) if mask.shape[1] == 1 else (H, N // H)
+        scores = scores + mask.reshape(mask.shape[0], *heads, *mask.shape[2:])
     if sink is not None:
         column = sink.reshape(1, H, N // H, 1, 1).expand(B, -1, -1, S, 1)
         scores = torch.cat([scores, column], dim=-1)

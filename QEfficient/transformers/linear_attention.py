@@ -10,28 +10,20 @@ Shape legend: B rows, S tokens, H heads, G groups, K key size, V value size, P h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from QEfficient.transformers.retained_state import RetainedStep
-
-_STEP: ContextVar[RetainedStep] = ContextVar("recurrent_step")
+from QEfficient.transformers.retained_state import RetainedStep, current_step
 
 
-@contextmanager
-def recurrent_step(step: RetainedStep) -> Iterator[None]:
-    """Make ``step`` the one that the kernels work on, in this context only."""
-    token = _STEP.set(step)
-    try:
-        yield
-    finally:
-        _STEP.reset(token)
+def _step() -> RetainedStep:
+    step = current_step()
+    assert step is not None, "the kernels are put in place for a step alone"
+    return step
 
 
 def _num_doublings(step: RetainedStep) -> int:
@@ -79,7 +71,7 @@ def mamba2_chunk_scan(
     dt = dt.float() if dt_bias is None else dt.float() + dt_bias.float()
     dt = F.softplus(dt) if dt_softplus else dt
     dt = torch.clamp(dt, *dt_limit)
-    dt = torch.where(_STEP.get().is_token[..., None], dt, 0.0).transpose(1, 2)
+    dt = torch.where(_step().is_token[..., None], dt, 0.0).transpose(1, 2)
     repeats = hidden_states.shape[2] // B.shape[2]
     x = hidden_states.float().transpose(1, 2)
     B, C = (state.float().repeat_interleave(repeats, dim=2).transpose(1, 2) for state in (B, C))
@@ -119,7 +111,7 @@ def mamba_selective_scan(
     Returns:
         ``[B, D, S]``, and the last state ``[B, D, N]`` if asked for.
     """
-    step = _STEP.get()
+    step = _step()
     dt = dt.float() if delta_bias is None else dt.float() + delta_bias.float()[:, None]
     dt = F.softplus(dt) if delta_softplus else dt
     dt = torch.where(step.is_token[:, None], dt, 0.0)[..., None]
@@ -172,7 +164,7 @@ def chunk_gated_delta_rule(
     Returns:
         ``[B, S, H, V]``, and the final state ``[B, H, K, V]`` if asked for.
     """
-    step = _STEP.get()
+    step = _step()
     dtype, repeats = query.dtype, value.shape[2] // key.shape[2]
     query, key = (x.float().repeat_interleave(repeats, dim=2).transpose(1, 2) for x in (query, key))
     if use_qk_l2norm_in_kernel:

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from torch import nn
 import onnx_ir as ir
+import torch
+import torch.fx.config
 from onnxscript.rewriter._rewrite_rule import RewriteRule
-from torch import fx
+from torch import fx, nn
+from torch._export.passes import replace_set_grad_with_hop_pass
 from torch.export import ExportedProgram
 from torch.onnx._internal.exporter import _constants, _fx_passes, _registration
 from torch.onnx._internal.fx.passes import type_promotion
@@ -154,3 +156,25 @@ def patched(owner: Any, name: str, replacement: Any) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, original)
+
+
+@contextmanager
+def lean_tracing() -> Iterator[None]:
+    """Let torch.export note no line numbers at its nodes, and forget where a model switches gradients off.
+
+    torch 2.13. Line numbers are a fifth of a trace, and nobody reads them; goes when they are off by default. Around
+    each switch the graph is split and joined again, for gradients that an export without them does not have; goes when
+    ``replace_set_grad_with_hop_pass`` looks first whether a switch changes anything.
+    """
+
+    def without_switches(module: fx.GraphModule, signature: Any) -> tuple[fx.GraphModule, Any]:
+        for node in list(module.graph.nodes):
+            if node.target is torch._C._set_grad_enabled:
+                module.graph.erase_node(node)
+        return module, signature
+
+    with (
+        patched(fx.config, "do_not_emit_stack_traces", True),
+        patched(replace_set_grad_with_hop_pass, "replace_set_grad_with_hop_pass", without_switches),
+    ):
+        yield

@@ -8,6 +8,8 @@ batching), C slots of a row, H key/value heads, D head size.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -96,7 +98,6 @@ class RetainedStep:
             self._whole[kind] = torch.arange(state.shape[2], device=state.device)[None, None]
         return ctx_gather_cb(state, self.batch_index, self._whole[kind], True)
 
-
     def read_row(self, state: torch.Tensor) -> torch.Tensor:
         """What the sequences of this step have in a state without slots, ``[R, ...]`` to ``[B, ...]``: zeros where a
         sequence begins."""
@@ -133,6 +134,24 @@ class RetainedStep:
         held = values.shape[2] - self.position_ids.shape[1]
         places = num_tokens + (held - num_kept) + torch.arange(num_kept, device=values.device)[None]
         return values.gather(2, places[:, None].expand(-1, values.shape[1], -1))
+
+
+_STEP: ContextVar[RetainedStep] = ContextVar("retained_step")
+
+
+@contextmanager
+def running(step: RetainedStep) -> Iterator[None]:
+    """Make ``step`` the current one, in this context only."""
+    token = _STEP.set(step)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)
+
+
+def current_step() -> RetainedStep | None:
+    """The step that a model is being run for, where it runs in the ``retained`` lowering."""
+    return _STEP.get(None)
 
 
 def _as_slot(state: torch.Tensor) -> torch.Tensor:
@@ -186,6 +205,7 @@ class RetainedIndexedLayer(RetainedLayer):
     def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
         super().__init__(spec, state, step)
         self.indexer_keys = state[2] if len(state) > 2 else None
+        self.indexer_position_ids: torch.Tensor | None = None
         self.is_indexer_initialized = True
 
     def state(self) -> list[torch.Tensor]:

@@ -22,6 +22,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from QEfficient.transformers.attention import paged_attention, retained_attention
 from QEfficient.transformers.experts import tiled_experts
 from QEfficient.transformers.masks import additive_mask, no_mask
+from QEfficient.transformers.positions import count_from_step
+from QEfficient.transformers.quirks import apply_quirks
 
 LoweringName = Literal["retained", "paged"]
 
@@ -73,6 +75,7 @@ def weightless_copy(model: nn.Module) -> LoweredModel:
         for name, buffer in submodule.named_buffers(recurse=False):
             if buffer.is_floating_point() and buffer.dtype != torch.float32:
                 setattr(submodule, name, buffer.float())
+    apply_quirks(module)
     return LoweredModel(module, fake_mode)
 
 
@@ -89,6 +92,7 @@ def lower(model: nn.Module, lowering: LoweringName, ctx_len: int | None = None) 
     for config in _configs(lowered.module):
         config._attn_implementation = _implementation(lowering)
         config._experts_implementation = _EXPERTS
+    count_from_step(lowered.module)
     settle_rope(lowered.module, ctx_len)
     return lowered
 

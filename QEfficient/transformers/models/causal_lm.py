@@ -73,7 +73,7 @@ class QEFFAutoModelForCausalLM(AutoModel):
 
     def _most_tokens(self, options: CausalLMCompileOptions, target: Target) -> int | None:
         """Tokens that a step's recurrences are unrolled for; None where no layer is recurrent."""
-        from QEfficient.transformers.state import state_specs
+        from QEfficient.transformers.state_discovery import state_specs
 
         if not any(spec.is_recurrent for spec in state_specs(self.model)):
             return None
@@ -123,7 +123,8 @@ class QEFFAutoModelForCausalLM(AutoModel):
 
     def _state_sizes(self, plan: dict[str, Any], options: CausalLMCompileOptions) -> dict[str, int]:
         """Sizes of the state's named axes."""
-        from QEfficient.transformers.state import axis_sizes, state_specs
+        from QEfficient.transformers.state import axis_sizes
+        from QEfficient.transformers.state_discovery import state_specs
 
         sizes = axis_sizes(state_specs(self.model), options.ctx_len)
         if plan["rows"]:

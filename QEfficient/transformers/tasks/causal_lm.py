@@ -17,10 +17,11 @@ from QEfficient.compile.job import RETAINED, Specialization
 from QEfficient.errors import UnsupportedModel
 from QEfficient.options import CausalLMCompileOptions
 from QEfficient.transformers.attention import PagedStep, paged_step
-from QEfficient.transformers.linear_attention import KERNELS, recurrent_step
+from QEfficient.transformers.linear_attention import KERNELS
 from QEfficient.transformers.patches import kernels_replaced
-from QEfficient.transformers.retained_state import MOST_TOKENS, RetainedStep, retained_cache
-from QEfficient.transformers.state import ROWS, StateKind, StateSpec, accepted, cache_argument, state_specs
+from QEfficient.transformers.retained_state import MOST_TOKENS, RetainedStep, retained_cache, running
+from QEfficient.transformers.state import ROWS, StateKind, StateSpec
+from QEfficient.transformers.state_discovery import accepted, cache_argument, state_specs
 from QEfficient.transformers.tasks.contract import GraphInput, TaskGraph
 from QEfficient.transformers.transform import lower
 
@@ -81,7 +82,7 @@ class RetainedCausalLM(nn.Module):
 
         inputs = accepted(self.model, {"input_ids": input_ids, "position_ids": position_ids.clamp(min=0)})
         kernels = kernels_replaced(self.model, KERNELS)
-        with _select_before_head(self.model, newest), recurrent_step(step), kernels:
+        with _select_before_head(self.model, newest), running(step), kernels:
             output = self.model(**inputs, **{cache_argument(self.model): cache}, use_cache=True)
         return output.logits, cache.state()
 
@@ -236,7 +237,9 @@ def retained_graph(
     inputs += state + extra
     extra_names = [given.name for given in extra]
     return TaskGraph(
-        module=_Flat(RetainedCausalLM(lowered.module, specs, most_tokens or MOST_TOKENS), len(state), extra_names).eval(),
+        module=_Flat(
+            RetainedCausalLM(lowered.module, specs, most_tokens or MOST_TOKENS), len(state), extra_names
+        ).eval(),
         lowered=lowered,
         lowering="retained",
         num_layers=len(specs),
