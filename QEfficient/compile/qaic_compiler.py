@@ -113,13 +113,19 @@ def prepare(onnx_path: Path, folder: Path, job: CompileJob, sdk: QaicSDK | None)
     io = custom_io.read_graph_io(onnx_path)
     specializations.check_specializations(job, io.inputs)
     specializations.write_specializations(folder, job, sdk.version if sdk else None)
-    has_state = custom_io.write_custom_io(folder, io, job) is not None
+    has_formats = custom_io.write_custom_io(folder, io, job) is not None
     partitions.write_partitions(folder, onnx_path, job)
-    return command(onnx_path, folder, job, sdk, has_state=has_state)
+    return command(onnx_path, folder, job, sdk, has_state=bool(io.state), has_formats=has_formats)
 
 
 def command(
-    onnx_path: Path, folder: Path, job: CompileJob, sdk: QaicSDK | None, *, has_state: bool = True
+    onnx_path: Path,
+    folder: Path,
+    job: CompileJob,
+    sdk: QaicSDK | None,
+    *,
+    has_state: bool = True,
+    has_formats: bool = True,
 ) -> list[str]:
     """The compiler's command. Reads and writes no file; asks the cards for the chip unless ``aic_hw_version`` says it.
 
@@ -129,6 +135,7 @@ def command(
         job: what to make.
         sdk: whose compiler; None: the newest's, in the default place.
         has_state: whether the graph keeps state on the card.
+        has_formats: whether some of it has a format to choose: whole numbers have none.
     """
     compiler, partition = _compiler(sdk), partitions.partition_file(folder, job)
     load = [] if partition is None else [f"-mdp-load-partition-config={partition}"]
@@ -143,7 +150,7 @@ def command(
         *(["-sub-functions"] if job.options.use_onnx_subfunctions else []),
         *(load if is_sliced else []),
         f"-network-specialization-config={folder / specializations.FILE}",
-        *([f"-custom-IO-list-file={folder / custom_io.FILE}"] if has_state else []),
+        *([f"-custom-IO-list-file={folder / custom_io.FILE}"] if has_formats else []),
         # The deprecated compiler would go on to run the network with random data.
         *(["-compile-only"] if compiler.name == COMPILERS[1] else []),
         f"-aic-binary-dir={folder / QPC_FOLDER}",

@@ -113,7 +113,7 @@ def paged_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: None,
+    attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
     softcap: float | None = None,
@@ -124,6 +124,8 @@ def paged_attention(
     _refuse_unknown(module, kwargs)
     if softcap is not None:
         raise UnsupportedModel("PagedAttention has no soft-capping of attention logits")
+    if attention_mask is not None:
+        raise UnsupportedModel("PagedAttention takes no mask, and the model adds to the causal one")
     step = _PAGED_STEP.get()
     layer = module.layer_idx
     spec = step.specs[layer]

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from QEfficient.transformers.retained_state import RetainedStep, current_step
 
@@ -26,8 +26,16 @@ def _step() -> RetainedStep:
     return step
 
 
-def _num_doublings(step: RetainedStep) -> int:
-    return (step.most_tokens - 1).bit_length()
+def real_tokens(x: Tensor) -> Tensor:
+    """``[B, S]``: which tokens of ``x [B, S, ...]`` are no padding; all, outside a step."""
+    step = current_step()
+    return torch.ones(x.shape[:2], dtype=torch.bool) if step is None else step.is_token
+
+
+def num_doublings(num_tokens: int) -> int:
+    """Rounds that a scan over a step takes; outside a step, over ``num_tokens``."""
+    step = current_step()
+    return ((num_tokens if step is None else step.most_tokens) - 1).bit_length()
 
 
 def _not_after(num_tokens: Any) -> Tensor:
@@ -38,9 +46,14 @@ def _not_after(num_tokens: Any) -> Tensor:
 
 def _pairwise_decay(log_decay: Tensor) -> Tensor:
     """``[..., S]`` of cumulated log decays to ``[..., S, S]``: what is left at i of what j brought; 0 for j after i."""
-    seen = _not_after(log_decay.shape[-1])
-    differences = log_decay[..., :, None] - log_decay[..., None, :]
+    seen, differences = decays_between(log_decay)
     return torch.where(seen, torch.where(seen, differences, 0.0).exp(), 0.0)
+
+
+def decays_between(log_decay: Tensor) -> tuple[Tensor, Tensor]:
+    """Of cumulated log decays ``[..., S]``, ``[S, S]``: whether j is not after i, and ``[..., S, S]``: the decay from
+    j to i."""
+    return _not_after(log_decay.shape[-1]), log_decay[..., :, None] - log_decay[..., None, :]
 
 
 def mamba2_chunk_scan(
@@ -69,9 +82,9 @@ def mamba2_chunk_scan(
         ``[B, S, H, P]``, and the final states ``[B, H, P, N]`` if asked for.
     """
     dt = dt.float() if dt_bias is None else dt.float() + dt_bias.float()
-    dt = F.softplus(dt) if dt_softplus else dt
+    dt = functional.softplus(dt) if dt_softplus else dt
     dt = torch.clamp(dt, *dt_limit)
-    dt = torch.where(_step().is_token[..., None], dt, 0.0).transpose(1, 2)
+    dt = torch.where(real_tokens(dt)[..., None], dt, 0.0).transpose(1, 2)
     repeats = hidden_states.shape[2] // B.shape[2]
     x = hidden_states.float().transpose(1, 2)
     B, C = (state.float().repeat_interleave(repeats, dim=2).transpose(1, 2) for state in (B, C))
@@ -113,27 +126,27 @@ def mamba_selective_scan(
     """
     step = _step()
     dt = dt.float() if delta_bias is None else dt.float() + delta_bias.float()[:, None]
-    dt = F.softplus(dt) if delta_softplus else dt
+    dt = functional.softplus(dt) if delta_softplus else dt
     dt = torch.where(step.is_token[:, None], dt, 0.0)[..., None]
     kept = (A.float()[:, None] * dt).exp()  # [B, D, S, N]
     brought = dt * B.float().transpose(1, 2)[:, None] * hidden_states.float()[..., None]
-    kept, brought = _scan(kept, brought, _num_doublings(step))
+    kept, brought = scan_linear(kept, brought, num_doublings(kept.shape[2]))
     states = kept * step.next_beginning(3)[:, :, None].float() + brought
     output = (states * C.float().transpose(1, 2)[:, None]).sum(-1)
     if D is not None:
         output = output + hidden_states * D[:, None]
     if z is not None:
-        output = output * F.silu(z)
+        output = output * functional.silu(z)
     return (output, states[:, :, -1]) if return_last_state else output
 
 
-def _scan(kept: Tensor, brought: Tensor, num_doublings: int) -> tuple[Tensor, Tensor]:
+def scan_linear(kept: Tensor, brought: Tensor, num_rounds: int) -> tuple[Tensor, Tensor]:
     """All prefixes of ``state -> kept * state + brought`` along axis 2: each round doubles the length they cover."""
     num_tokens = kept.shape[2]
-    for doubling in range(num_doublings):
+    for doubling in range(num_rounds):
         shift = 1 << doubling
-        kept_before = F.pad(kept, (0, 0, shift, 0), value=1.0)[:, :, :num_tokens]
-        brought_before = F.pad(brought, (0, 0, shift, 0))[:, :, :num_tokens]
+        kept_before = functional.pad(kept, (0, 0, shift, 0), value=1.0)[:, :, :num_tokens]
+        brought_before = functional.pad(brought, (0, 0, shift, 0))[:, :, :num_tokens]
         kept, brought = kept * kept_before, kept * brought_before + brought
     return kept, brought
 
@@ -174,7 +187,7 @@ def chunk_gated_delta_rule(
     g = g.float() if g.ndim == 4 else g.float()[..., None]
     decay = torch.where(step.is_token[..., None, None], g, 0.0).transpose(1, 2).cumsum(2)  # [B, H, S, K or 1]
     overlaps, scores = (_decayed_products(x, key, decay) for x in (key * beta, query))
-    inverse = _inverse_of_unit_lower(overlaps, _num_doublings(step))
+    inverse = _inverse_of_unit_lower(overlaps, num_doublings(overlaps.shape[-1]))
     start = torch.zeros_like(key.transpose(2, 3) @ value) if initial_state is None else initial_state.float()
     # What each token adds, less what the state and the tokens before it predict already.
     new = inverse @ (value * beta - (key * beta * decay.exp()) @ start)
@@ -192,7 +205,7 @@ def _decayed_products(x: Tensor, key: Tensor, decay: Tensor) -> Tensor:
     return (x.transpose(2, 3)[..., :, None] * key.transpose(2, 3)[..., None, :] * pairwise).sum(2)
 
 
-def _inverse_of_unit_lower(matrix: Tensor, num_doublings: int) -> Tensor:
+def _inverse_of_unit_lower(matrix: Tensor, num_rounds: int) -> Tensor:
     """Of the unit lower triangular matrix ``[..., S, S]`` whose part below the diagonal is that of ``matrix``.
 
     Block by block: where blocks of a size are inverted, the inverse of two neighbours A, D with C below A has
@@ -200,7 +213,7 @@ def _inverse_of_unit_lower(matrix: Tensor, num_doublings: int) -> Tensor:
     """
     places = torch.arange(matrix.shape[-1])
     inverse = (places[:, None] == places[None]).to(matrix.dtype).expand(matrix.shape)
-    for doubling in range(num_doublings):
+    for doubling in range(num_rounds):
         blocks = torch.div(places, 1 << doubling, rounding_mode="floor")
         is_below = (blocks[:, None] == blocks[None] + 1) & (torch.remainder(blocks, 2) == 0)[None]
         inverse = inverse - inverse @ torch.where(is_below, matrix, 0.0) @ inverse

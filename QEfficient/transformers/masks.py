@@ -50,3 +50,19 @@ def additive_mask(
 
 def no_mask(*args: Any, **kwargs: Any) -> None:
     """The ``paged`` lowering's attention is causal by itself."""
+
+
+def _no_padding(block_sequence_ids: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return block_sequence_ids
+
+
+def _no_blocks(block_sequence_ids: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """A mask rule that shows a query nothing: positions are never below 0."""
+    return lambda batch_idx, head_idx, q_idx, kv_idx: (q_idx < 0) & (kv_idx < 0)
+
+
+NO_BLOCKS: dict[str, Callable[..., Any]] = {
+    "maybe_pad_block_sequence_ids": _no_padding,
+    "blockwise_overlay": _no_blocks,
+}
+"""transformers' functions for blocks whose tokens see each other, as those of an image do: text has none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -13,12 +13,14 @@ from typing import Any
 import onnx_ir as ir
 import torch
 import torch.fx.config
+from onnxscript import opset18 as op
 from onnxscript.rewriter._rewrite_rule import RewriteRule
 from torch import fx, nn
 from torch._export.passes import replace_set_grad_with_hop_pass
 from torch.export import ExportedProgram
 from torch.onnx._internal.exporter import _constants, _fx_passes, _registration
 from torch.onnx._internal.fx.passes import type_promotion
+from transformers import masking_utils
 
 
 @contextmanager
@@ -46,7 +48,15 @@ def reused_onnx_registry() -> Iterator[None]:
 
 @cache
 def _torchlib(build: Any, opset_version: int) -> _registration.ONNXRegistry:
-    return build(opset_version)
+    registry = build(opset_version)
+    # torch 2.13 has none for complex numbers, whose pairs are one more axis at the end; goes when it has.
+    registry.register_op(torch.ops.aten.unsqueeze.default, _unsqueeze_complex, is_complex=True)
+    return registry
+
+
+def _unsqueeze_complex(self: Any, dim: int) -> Any:
+    axes = op.Constant(value_ints=[dim if dim >= 0 else dim - 1])
+    return op.Unsqueeze(self, axes)
 
 
 @contextmanager
@@ -79,25 +89,22 @@ def own_decomposition(decompose: Callable[[ExportedProgram, _registration.ONNXRe
     def decomposed(program: ExportedProgram, registry: _registration.ONNXRegistry) -> ExportedProgram:
         return program if decompose(program, registry) else original(program, registry)
 
-    _fx_passes.decompose_with_registry = decomposed
-    try:
+    with patched(_fx_passes, "decompose_with_registry", decomposed):
         yield
-    finally:
-        _fx_passes.decompose_with_registry = original
 
 
 @contextmanager
-def kernels_replaced(model: nn.Module, kernels: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Let the modeling files of ``model`` call ``kernels`` for their functions of these names.
+def functions_replaced(model: nn.Module, functions: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Let the modeling files of ``model``, and transformers' masks, call ``functions`` for theirs of these names.
 
-    transformers 5.23 wraps such functions in ``use_kernel_func_from_hub_with_fallback``, which takes an installed
-    package's instead but never a registered one's; goes when functions can be registered as attention can.
+    transformers 5.23 has no registry for its kernels in plain PyTorch, as it has for attention, nor for the blocks of
+    its masks; goes when it has.
     """
-    files = {sys.modules[type(module).__module__] for module in model.modules()}
-    found = [(file, name) for file in files for name in kernels if hasattr(file, name)]
+    files = {masking_utils} | {sys.modules[type(module).__module__] for module in model.modules()}
+    found = [(file, name) for file in files for name in functions if hasattr(file, name)]
     originals = [getattr(file, name) for file, name in found]
     for file, name in found:
-        setattr(file, name, kernels[name])
+        setattr(file, name, functions[name])
     try:
         yield
     finally:
@@ -168,9 +175,10 @@ def lean_tracing() -> Iterator[None]:
     """
 
     def without_switches(module: fx.GraphModule, signature: Any) -> tuple[fx.GraphModule, Any]:
-        for node in list(module.graph.nodes):
+        graphs = [found.graph for found in module.modules() if isinstance(found, fx.GraphModule)]
+        for node in [node for graph in graphs for node in graph.nodes]:
             if node.target is torch._C._set_grad_enabled:
-                module.graph.erase_node(node)
+                node.graph.erase_node(node)
         return module, signature
 
     with (

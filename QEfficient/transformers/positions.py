@@ -1,9 +1,11 @@
-"""Positions for models that count them from the length of their cache, which says nothing where a cache is a state of
-fixed size."""
+"""Positions, and biases by position, for models that count from the length of their cache, which says nothing where a
+cache is a state of fixed size."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,3 +34,28 @@ def _give_positions(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 def _restore_rows(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
     step = current_step()
     return output if step is None else output.reshape(*step.position_ids.shape, -1)
+
+
+def biases_from_step(model: nn.Module) -> None:
+    """Let relative position biases of ``model``, a copy that is not the user's, be those of the step's positions.
+
+    T5 and its like ask a method for the bias of ``query_length`` tokens that come after ``past_seen_tokens`` others.
+    """
+    for module in model.modules():
+        method = getattr(module, "compute_bias", None)
+        if method is not None and "past_seen_tokens" in inspect.signature(method).parameters:
+            setattr(module, "compute_bias", partial(_step_bias, method))  # noqa: B010
+
+
+def _step_bias(
+    method: Callable[..., torch.Tensor], query_length: Any, key_length: Any, device: Any = None, past_seen_tokens: Any = 0
+) -> torch.Tensor:
+    """``[B, H, S, L]`` for the step's positions; what the method gives where no step runs."""
+    step = current_step()
+    if step is None:
+        return method(query_length, key_length, device=device, past_seen_tokens=past_seen_tokens)
+    # All rows' tokens one after the other, as one sequence whose tokens lie anywhere.
+    positions = step.position_ids.clamp(min=0).reshape(-1)
+    apart = (positions - torch.arange(positions.shape[0]))[:, None]
+    bias = method(positions.shape[0], key_length, device=device, past_seen_tokens=apart)
+    return bias.reshape(bias.shape[1], *step.position_ids.shape, -1).transpose(0, 1)

@@ -13,7 +13,13 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin, DummyLayer, LinearAttentionCacheLayerMixin
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DummyLayer,
+    EncoderDecoderCache,
+    LinearAttentionCacheLayerMixin,
+)
 
 from QEfficient.transformers.context_ops import ctx_gather, ctx_gather_cb, ctx_scatter, ctx_scatter_cb, settled_updates
 from QEfficient.transformers.state import StateKind, StateSpec
@@ -243,6 +249,51 @@ class RetainedRingLayer(RetainedLayer):
         return num_slots + query_length, positions
 
 
+class RetainedCompressedLayer(RetainedRingLayer):
+    """Sliding attention over keys that are values too, beside blocks of tokens that a compressor makes one key of.
+
+    What the compressor makes them of is kept, ``[R, C, D]`` of each of its parts, and compressed again at every step:
+    which blocks are complete then follows from positions, as everything does.
+    """
+
+    def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
+        super().__init__(spec, [state[0], state[0]], step)
+        self._parts = {tensor.name: given for tensor, given in zip(spec.tensors[1:], state[1:], strict=True)}
+
+    def state(self) -> list[torch.Tensor]:
+        return [self.keys, *self._parts.values()]
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys = torch.cat([self.step.read(self.keys, self.spec.ring_axis), key_states], dim=2)
+        self.keys = self.step.write(self.keys, key_states, self.spec.ring_axis)
+        return keys, keys
+
+    def store_compression_weights(
+        self, name: str, kv: torch.Tensor, gate: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Store the step's parts ``[B, S, D]``; all of the row's, as far as they make whole blocks, and the position
+        of the first."""
+        kv, gate = (self._store(f"{name}_{part}", new) for part, new in (("kv", kv), ("gate", gate)))
+        assert self.spec.block_len is not None
+        usable = kv.shape[1] // self.spec.block_len * self.spec.block_len
+        return kv[:, :usable], gate[:, :usable], 0
+
+    def _store(self, name: str, new: torch.Tensor) -> torch.Tensor:
+        held = self.step.write(self._parts[name][:, None], new[:, None])
+        self._parts[name] = held[:, 0]
+        return self.step.read(held)[:, 0]
+
+    def update_compressor_states(self, name: str, compressed: torch.Tensor) -> torch.Tensor:
+        """All blocks, as they were just made."""
+        return compressed
+
+    def update_overlap_state(self, *args: Any) -> tuple[None, None]:
+        """Nothing lies before the first block."""
+        return None, None
+
+
 class RetainedRecurrentLayer(LinearAttentionCacheLayerMixin):
     """Convolutions and recurrences: a row is one state, whatever the number of tokens it has seen."""
 
@@ -304,6 +355,8 @@ class RetainedNothing(DummyLayer):
     def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
         super().__init__()
 
+        self.keys = torch.empty(0)  # some models ask for its size
+
     def state(self) -> list[torch.Tensor]:
         """Nothing."""
         return []
@@ -333,6 +386,14 @@ class RetainedCache(Cache):
         self.step.begin_recurrence(state)
         return state
 
+    @property
+    def is_linear(self) -> list[bool]:
+        """Whether layers are recurrent alone: a mask's keys are those of a layer that is not."""
+        return [
+            isinstance(layer, LinearAttentionCacheLayerMixin) and not isinstance(layer, CacheLayerMixin)
+            for layer in self.layers
+        ]
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         has_positions = any(isinstance(layer, CacheLayerMixin) for layer in self.layers)
         return super().get_seq_length(layer_idx) if has_positions else 0
@@ -351,6 +412,8 @@ _LAYERS: dict[StateKind, type[Any]] = {
     "conv": RetainedRecurrentLayer,
     "hybrid": RetainedHybridLayer,
     "hybrid_sliding": RetainedHybridRingLayer,
+    "compressed": RetainedCompressedLayer,
+    "cross": RetainedLayer,
     "none": RetainedNothing,
 }
 
@@ -360,3 +423,22 @@ def retained_cache(specs: Sequence[StateSpec], state: Sequence[torch.Tensor], st
     given = iter(state)
     layers = [_LAYERS[spec.kind](spec, [next(given) for _ in spec.tensors], step) for spec in specs]
     return RetainedCache(layers, step)
+
+
+class RetainedEncoderDecoderCache(EncoderDecoderCache):
+    """A decoder's own state, and keys and values of the text that its encoder read.
+
+    Both are written at every step: the step of the text has the positions of those of its tokens that are to be kept.
+    """
+
+    def __init__(self, own: RetainedCache, cross: RetainedCache):
+        self.self_attention_cache, self.cross_attention_cache = own, cross
+        self.is_updated = dict.fromkeys(range(len(cross.layers)), False)
+
+    def get_query_offset(self, layer_idx: int = 0) -> Any:
+        return self.self_attention_cache.get_query_offset(layer_idx)
+
+    def state(self) -> list[torch.Tensor]:
+        """All layers' states in order, each its own before that of the text."""
+        layers = zip(self.self_attention_cache.layers, self.cross_attention_cache.layers, strict=True)
+        return [tensor for pair in layers for layer in pair for tensor in layer.state()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-StateKind = Literal["full", "sliding", "chunked", "indexed", "linear", "conv", "hybrid", "hybrid_sliding", "none"]
+StateKind = Literal["full", "sliding", "chunked", "indexed", "linear", "conv", "hybrid", "hybrid_sliding", "cross", "compressed", "tokens", "none"]
 
 KINDS: dict[str, StateKind] = {
     "full_attention": "full",
@@ -16,12 +16,15 @@ KINDS: dict[str, StateKind] = {
     "conv": "conv",
     "hybrid": "hybrid",
     "hybrid_sliding": "hybrid_sliding",
+    "heavily_compressed_attention": "compressed",
+    "compressed_sparse_attention": "compressed",
     "dummy": "none",
 }
 """transformers' layer types."""
 
-ROWS, CTX_LEN, WINDOW = "rows", "ctx_len", "sliding_window"
-"""Named axes of a state: its rows, the slots of a layer that sees the whole context, those of a ring."""
+ROWS, CTX_LEN, WINDOW, ENCODER_CTX_LEN = "rows", "ctx_len", "sliding_window", "encoder_ctx_len"
+"""Named axes of a state: its rows, the slots of a layer that sees the whole context, those of a ring, those of what an
+encoder read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class StateSpec:
     tensors: tuple[StateTensor, ...]
     window: int | None = None
     """Tokens that a ring must hold: what a query sees back, itself included, or the length of a chunk."""
+    block_len: int | None = None
+    """Tokens that a compressor makes one key of."""
 
     @property
     def num_heads(self) -> int:
@@ -74,6 +79,12 @@ class StateSpec:
     def is_recurrent(self) -> bool:
         """Whether a step's result depends on the order in which tokens came, so that none can be taken back."""
         return any(tensor.name.startswith(("conv_state", "recurrent_state")) for tensor in self.tensors)
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the layer's own code compares the context's length with sizes of its own, so that a graph that was
+        traced for one length does not hold for another."""
+        return self.kind in ("indexed", "compressed")
 
     def _size(self, name: str, axis: int) -> int:
         size = next(tensor for tensor in self.tensors if tensor.name == name).shape[axis]

@@ -7,38 +7,67 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, get_layer_types_and_kwargs
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicCache,
+    EncoderDecoderCache,
+    get_layer_types_and_kwargs,
+)
 
 from QEfficient.errors import UnsupportedModel
-from QEfficient.transformers.state import CTX_LEN, KINDS, ROWS, WINDOW, StateSpec, StateTensor
-from QEfficient.transformers.transform import run_eagerly
+from QEfficient.transformers.quirks import RECOMPUTED
+from QEfficient.transformers.recomputing import TOKENS
+from QEfficient.transformers.state import CTX_LEN, ENCODER_CTX_LEN, KINDS, ROWS, WINDOW, StateSpec, StateTensor
+from QEfficient.transformers.transform import LoweredModel, run_eagerly
 
 
 def state_specs(model: nn.Module) -> list[StateSpec]:
-    """What each layer of ``model`` keeps, found by running two tokens through a weightless copy.
+    """What each layer of ``model`` keeps, found by running two tokens through a weightless copy; one spec of kind
+    "tokens" for a model that keeps nothing.
 
     Raises:
         UnsupportedModel: a layer keeps something that no lowering holds yet.
     """
     config = model.config.get_text_config(decoder=True)
-    layer_types, kwargs = get_layer_types_and_kwargs(config)
+    if config.model_type in RECOMPUTED:
+        return [TOKENS]
+    lowered = run_eagerly(model)
+    layer_types, kwargs = get_layer_types_and_kwargs(lowered.module.config.get_text_config(decoder=True))
     for index, layer_type in enumerate(layer_types):
         if layer_type not in KINDS:
             raise UnsupportedModel(
                 f"Layer {index} of {type(model).__name__} keeps '{layer_type}' state, which no lowering holds yet; "
                 f"supported: {', '.join(KINDS)}. See docs/source/adding_a_state_kind.md."
             )
-    windows = [extra.get("sliding_window") for extra in kwargs]
+    windows = [_window(extra) for extra in kwargs]
     sizes = {window for window in windows if window is not None}
-    layers = _run_once(model).layers
-    return [
+    layers = _run_once(lowered).layers
+    specs = [
         StateSpec(
             kind=KINDS[layer_type] if (tensors := _tensors(layer, _ring_axis(window, sizes))) else "none",
             tensors=tensors,
             window=window if tensors else None,
+            block_len=getattr(layer, "compress_rate", None),
         )
         for layer_type, window, layer in zip(layer_types, windows, layers, strict=True)
     ]
+    return specs if any(spec.tensors for spec in specs) else [TOKENS]
+
+
+def depends_on_length(model: nn.Module) -> bool:
+    """Whether a graph of ``model`` holds for one length of the context alone."""
+    config = model.config.get_text_config(decoder=True)
+    if (quirk := RECOMPUTED.get(config.model_type)) is not None:
+        return quirk.has_fixed_len
+    # Doge attends to its best keys alone where there are more than this.
+    has_limit = getattr(config, "keep_window_size", None) is not None
+    return has_limit or any(spec.depends_on_length for spec in state_specs(model))
+
+
+def _window(extra: dict[str, Any]) -> int | None:
+    """Of what transformers makes a cache layer from."""
+    return extra["config"].sliding_window if "config" in extra else extra.get("sliding_window")
 
 
 def _ring_axis(window: int | None, sizes: set[int]) -> str | None:
@@ -52,8 +81,12 @@ def _tensors(layer: Any, ring_axis: str | None) -> tuple[StateTensor, ...]:
     found = []
     slots = ring_axis or CTX_LEN
     if isinstance(layer, CacheLayerMixin) and layer.keys is not None:
-        for name, held in (("past_key", layer.keys), ("past_value", layer.values)):
+        both = {"past_key": layer.keys} | ({} if layer.values is layer.keys else {"past_value": layer.values})
+        for name, held in both.items():
             found.append(StateTensor(name, (ROWS, held.shape[1], slots, held.shape[3])))
+    for part in ("kv", "gate"):
+        for name, held in getattr(layer, f"buffer_{part}", {}).items():
+            found.append(StateTensor(f"{name}_{part}", (ROWS, CTX_LEN, held.shape[2])))
     if getattr(layer, "indexer_keys", None) is not None:
         found.append(StateTensor("indexer_key", (ROWS, slots, layer.indexer_keys.shape[2])))
     for name, held_by_number in (("conv_state", "conv_states"), ("recurrent_state", "recurrent_states")):
@@ -63,8 +96,7 @@ def _tensors(layer: Any, ring_axis: str | None) -> tuple[StateTensor, ...]:
     return tuple(found)
 
 
-def _run_once(model: nn.Module) -> Cache:
-    lowered = run_eagerly(model)
+def _run_once(lowered: LoweredModel) -> Cache:
     cache = DynamicCache(config=lowered.module.config)
     with lowered.fake_mode, torch.no_grad():
         inputs = {"input_ids": torch.zeros(1, 2, dtype=torch.int64), "position_ids": torch.arange(2)[None]}
@@ -72,9 +104,38 @@ def _run_once(model: nn.Module) -> Cache:
     return cache
 
 
+def encoder_decoder_specs(model: nn.Module) -> tuple[list[StateSpec], list[StateSpec]]:
+    """What each layer of the decoder keeps of its own tokens, and what of those that the encoder read.
+
+    Raises:
+        UnsupportedModel: a layer keeps something that no lowering holds yet.
+    """
+    lowered = run_eagerly(model)
+    module: Any = lowered.module
+    layer_types, kwargs = get_layer_types_and_kwargs(module.get_decoder().config)
+    cache = EncoderDecoderCache(DynamicCache(config=module.get_decoder().config), DynamicCache())
+    with lowered.fake_mode, torch.no_grad():
+        tokens = torch.zeros(1, 2, dtype=torch.int64)
+        module(input_ids=tokens, decoder_input_ids=tokens, past_key_values=cache, use_cache=True)
+    windows = [_window(extra) for extra in kwargs]
+    sizes = {window for window in windows if window is not None}
+    own, cross = cache.self_attention_cache.layers, cache.cross_attention_cache.layers
+    if len(own) != len(cross) or any(layer_type not in KINDS for layer_type in layer_types):
+        raise UnsupportedModel(
+            f"{type(model).__name__} keeps the state of {len(own)} layers ({', '.join(sorted(set(layer_types)))}) and "
+            f"of {len(cross)} layers over its encoder, which no lowering holds yet."
+        )
+    layers = zip(layer_types, windows, own, strict=True)
+    return (
+        [StateSpec(kind=KINDS[kind], tensors=_tensors(at, _ring_axis(size, sizes)), window=size) for kind, size, at in layers],
+        [StateSpec(kind="cross", tensors=_tensors(layer, ENCODER_CTX_LEN)) for layer in cross],
+    )
+
+
 def cache_argument(module: nn.Module) -> str:
     """What the module's forward calls its cache."""
-    return "cache_params" if "cache_params" in inspect.signature(module.forward).parameters else "past_key_values"
+    parameters = inspect.signature(module.forward).parameters
+    return next((name for name in ("cache_params", "state") if name in parameters), "past_key_values")
 
 
 def accepted(module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:

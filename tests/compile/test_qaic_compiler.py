@@ -129,7 +129,7 @@ def test_older_sdks_get_their_spellings() -> None:
 
 def test_fp32_is_not_converted_and_no_state_is_not_retained() -> None:
     assert "-convert-to-fp16" not in command(MODEL, FOLDER, job(precision="fp32"), NEW)
-    arguments = command(MODEL, FOLDER, job(), NEW, has_state=False)
+    arguments = command(MODEL, FOLDER, job(), NEW, has_state=False, has_formats=False)
     assert not [argument for argument in arguments if "retained" in argument or "custom-IO" in argument]
 
 

@@ -54,6 +54,7 @@ class QEFFAutoModelForCausalLM(AutoModel):
 
     def _plan(self, options: CausalLMCompileOptions, target: Target) -> dict[str, Any]:
         from QEfficient.transformers.lowering import choose_lowering
+        from QEfficient.transformers.state_discovery import depends_on_length
         from QEfficient.transformers.transform import rope_depends_on_length
 
         if self.continuous_batching and options.full_batch_size is None:
@@ -68,6 +69,7 @@ class QEFFAutoModelForCausalLM(AutoModel):
             "context_lens": target.has_static_shapes and options.has_comp_ctx_lengths,
             "speculative": options.num_speculative_tokens is not None,
             "most_tokens": self._most_tokens(options, target),
+            "traced_len": options.ctx_len if depends_on_length(self.model) else None,
             "transforms": onnx_transforms(options, target),
         }
 
@@ -79,8 +81,8 @@ class QEFFAutoModelForCausalLM(AutoModel):
             return None
         if options.num_speculative_tokens is not None:
             raise UnsupportedModel(
-                f"num_speculative_tokens={options.num_speculative_tokens}: {self.model_name} has recurrent layers, from "
-                "whose state a rejected token cannot be taken back. Leave the option out."
+                f"num_speculative_tokens={options.num_speculative_tokens}: {self.model_name} has recurrent layers, "
+                "from whose state a rejected token cannot be taken back. Leave the option out."
             )
         return 1 << (self._chunk_len(options, target) - 1).bit_length()
 
@@ -106,6 +108,7 @@ class QEFFAutoModelForCausalLM(AutoModel):
             with_context_lens=plan["context_lens"],
             with_num_logits=plan["speculative"],
             most_tokens=plan["most_tokens"],
+            traced_len=plan["traced_len"],
         )
 
     def _specializations(
@@ -127,6 +130,8 @@ class QEFFAutoModelForCausalLM(AutoModel):
         from QEfficient.transformers.state_discovery import state_specs
 
         sizes = axis_sizes(state_specs(self.model), options.ctx_len)
+        if plan["traced_len"] is not None:
+            sizes.pop("ctx_len")  # fixed in the graph
         if plan["rows"]:
             sizes["full_batch_size"] = options.kv_cache_batch_size or options.num_slots
         return sizes

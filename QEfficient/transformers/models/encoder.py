@@ -47,7 +47,9 @@ class QEFFAutoModel(TextsModel):
         return ("pooling",)
 
     def _plan(self, options: EncoderCompileOptions, target: Target) -> dict[str, Any]:
-        return {**super()._plan(options, target), "pooling": self._pooling_key()}
+        plan = super()._plan(options, target)
+        plan["pooling"] = self._pooling_key()
+        return plan
 
     def _pooling_key(self) -> str | None:
         if not callable(self.pooling):
@@ -66,7 +68,7 @@ class QEFFAutoModel(TextsModel):
         from QEfficient.transformers.tasks.encoder import encoder_graph
 
         module, contract = self._measured(plan)
-        return encoder_graph(module, contract, is_pooled=self.pooling is not None)
+        return encoder_graph(module, contract, self.pooling is not None, self._graph_lens(plan))
 
 
 class _TextEncoders:

@@ -2,6 +2,12 @@
 
 from QEfficient.transformers.models.causal_lm import QEFFAutoModelForCausalLM
 from QEfficient.transformers.models.encoder import QEFFAutoModel
+from QEfficient.transformers.models.seq2seq_lm import QEFFAutoModelForSeq2SeqLM
 from QEfficient.transformers.models.sequence_classification import QEFFAutoModelForSequenceClassification
 
-__all__ = ["QEFFAutoModel", "QEFFAutoModelForCausalLM", "QEFFAutoModelForSequenceClassification"]
+__all__ = [
+    "QEFFAutoModel",
+    "QEFFAutoModelForCausalLM",
+    "QEFFAutoModelForSeq2SeqLM",
+    "QEFFAutoModelForSequenceClassification",
+]

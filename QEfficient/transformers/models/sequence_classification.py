@@ -42,7 +42,7 @@ class QEFFAutoModelForSequenceClassification(TextsModel):
     def _graph(self, plan: dict[str, Any]) -> TaskGraph:
         from QEfficient.transformers.tasks.sequence_classification import classifier_graph
 
-        return classifier_graph(*self._measured(plan))
+        return classifier_graph(*self._measured(plan), self._graph_lens(plan))
 
     def _package_body(self, plan: dict[str, Any], options: EncoderCompileOptions, target: Target) -> dict[str, Any]:
         labels = {str(index): str(label) for index, label in self.config.id2label.items()}

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from QEfficient.base.artifacts import Artifact
 from QEfficient.compile.job import Specialization
-from QEfficient.errors import CapacityError
+from QEfficient.errors import CapacityError, ExportError
 from QEfficient.options import EncoderCompileOptions
 from QEfficient.targets import Target
 from QEfficient.transformers.models.auto_model import AutoModel, check_runtime, onnx_transforms
 
 if TYPE_CHECKING:
     from QEfficient.transformers.tasks.texts import TextContract, TextModel, TextUse
+
+
+logger = logging.getLogger(__name__)
+
+
+class _TextsPlan(dict[str, Any]):
+    """What decides the graph; and the lengths that it is for, which do so only where one graph cannot be for all."""
+
+    seq_lens: tuple[int, ...] = ()
 
 
 class TextsModel(AutoModel):
@@ -44,6 +56,15 @@ class TextsModel(AutoModel):
         """What was measured for a plan of this model."""
         return next(found for found in self._prepared.values() if found[1].ingredients() == plan["texts"])
 
+    def _graph_lens(self, plan: dict[str, Any]) -> tuple[int, ...]:
+        """The shortest and the longest text of a plan's graph, or its only length."""
+        if "seq_len" in plan:
+            return (plan["seq_len"],)
+        # Without padding a text may be of any length, whatever is compiled.
+        lengths = plan.seq_lens if isinstance(plan, _TextsPlan) else ()
+        is_padded = plan["texts"]["padding"]["side"] is not None
+        return (lengths[0] if lengths and is_padded else 1, max(lengths, default=2))
+
     def _plan(self, options: EncoderCompileOptions, target: Target) -> dict[str, Any]:
         from QEfficient.transformers.transform import max_positions
 
@@ -52,11 +73,27 @@ class TextsModel(AutoModel):
             raise CapacityError(
                 f"seq_len={options.seq_lens[-1]} is beyond the {limit} positions that {self.model_name} was made for."
             )
-        return {
-            "lowering": "encoder",
-            "texts": self._texts(options.seq_lens[-1])[1].ingredients(),
-            "transforms": onnx_transforms(options, target),
-        }
+        plan = _TextsPlan(
+            lowering="encoder",
+            texts=self._texts(options.seq_lens[-1])[1].ingredients(),
+            transforms=onnx_transforms(options, target),
+        )
+        plan.seq_lens = options.seq_lens
+        return plan
+
+    def _export(self, plan: dict[str, Any], export_dir: str | os.PathLike[str] | None = None) -> Artifact:
+        """One graph for all lengths; where the model's code depends on the length, one of the length that is asked."""
+        try:
+            return super()._export(plan, export_dir)
+        except ExportError as error:
+            lengths = plan.seq_lens if isinstance(plan, _TextsPlan) else ()
+            if len(lengths) != 1:
+                raise ExportError(
+                    f"{error} If that is because the model's code depends on the length of a text, compile with one "
+                    "seq_len instead of several."
+                ) from error
+            logger.info("%s is exported for texts of %d tokens: %s", self.model_name, lengths[0], error)
+            return super()._export({**plan, "seq_len": lengths[0]}, export_dir)
 
     def _specializations(
         self, plan: dict[str, Any], options: EncoderCompileOptions, target: Target

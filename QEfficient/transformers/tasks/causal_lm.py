@@ -18,12 +18,15 @@ from QEfficient.errors import UnsupportedModel
 from QEfficient.options import CausalLMCompileOptions
 from QEfficient.transformers.attention import PagedStep, paged_step
 from QEfficient.transformers.linear_attention import KERNELS
-from QEfficient.transformers.patches import kernels_replaced
+from QEfficient.transformers.masks import NO_BLOCKS
+from QEfficient.transformers.patches import functions_replaced
+from QEfficient.transformers.quirks import RECOMPUTED
+from QEfficient.transformers.recomputing import TOKENS, plain_inputs
 from QEfficient.transformers.retained_state import MOST_TOKENS, RetainedStep, retained_cache, running
-from QEfficient.transformers.state import ROWS, StateKind, StateSpec
+from QEfficient.transformers.state import CTX_LEN, ROWS, StateKind, StateSpec
 from QEfficient.transformers.state_discovery import accepted, cache_argument, state_specs
 from QEfficient.transformers.tasks.contract import GraphInput, TaskGraph
-from QEfficient.transformers.transform import lower
+from QEfficient.transformers.transform import lower, max_positions
 
 
 @contextmanager
@@ -37,6 +40,16 @@ def _select_before_head(model: Any, select: Callable[[torch.Tensor], torch.Tenso
         yield
     finally:
         hook.remove()
+
+
+def _at(places: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Picks the hidden states ``[B, ..., K, D]`` at ``places [B, K]`` of ``[B, ..., S, D]``."""
+
+    def pick(hidden: torch.Tensor) -> torch.Tensor:
+        index = places.reshape(places.shape[0], *[1] * (hidden.ndim - 3), places.shape[1], 1)
+        return hidden.gather(hidden.ndim - 2, index.expand(*hidden.shape[:-2], -1, hidden.shape[-1]))
+
+    return pick
 
 
 class RetainedCausalLM(nn.Module):
@@ -77,14 +90,43 @@ class RetainedCausalLM(nn.Module):
             back = torch.arange(num_logits_to_keep.shape[0], device=tokens.device) - (num_logits_to_keep.shape[0] - 1)
             tokens = (tokens + back[None]).clamp(min=0)
 
-        def newest(hidden: torch.Tensor) -> torch.Tensor:
-            return hidden.gather(1, tokens[:, :, None].expand(-1, -1, hidden.shape[-1]))
-
         inputs = accepted(self.model, {"input_ids": input_ids, "position_ids": position_ids.clamp(min=0)})
-        kernels = kernels_replaced(self.model, KERNELS)
-        with _select_before_head(self.model, newest), running(step), kernels:
+        functions = functions_replaced(self.model, KERNELS | NO_BLOCKS)
+        with _select_before_head(self.model, _at(tokens)), running(step), functions:
             output = self.model(**inputs, **{cache_argument(self.model): cache}, use_cache=True)
         return output.logits, cache.state()
+
+
+class RecomputingCausalLM(nn.Module):
+    """As :class:`RetainedCausalLM`, of a model that keeps nothing: it runs over all tokens that a row has had."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+        quirk = RECOMPUTED.get(model.config.get_text_config(decoder=True).model_type)
+        self.inputs = plain_inputs if quirk is None else quirk.inputs
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        state: Sequence[torch.Tensor],
+        batch_index: torch.Tensor | None = None,
+        num_logits_to_keep: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Arguments as in :class:`RetainedCausalLM`; ``state`` is one tensor of token ids, ``[R, C]``."""
+        step = RetainedStep(position_ids, batch_index)
+        held = step.write(state[0][:, None, :, None], input_ids[:, None, :, None])
+        tokens, count = step.read(held)[:, 0, :, 0], step.last_position + 1
+        tokens = torch.where(torch.arange(tokens.shape[1])[None] < count, tokens, 0)
+        inputs, places = self.inputs(self.model.config, tokens, count)
+        if num_logits_to_keep is not None:
+            places = places + torch.arange(num_logits_to_keep.shape[0])[None] - (num_logits_to_keep.shape[0] - 1)
+        places = places.clamp(min=0)
+
+        with _select_before_head(self.model, _at(places)):
+            output = self.model(**accepted(self.model, inputs), use_cache=False)
+        return output.logits, [held[:, 0, :, 0]]
 
 
 class _PassThroughLayer(DynamicLayer):
@@ -148,18 +190,25 @@ class PagedCausalLM(nn.Module):
         return output.logits
 
 
-def state_inputs(specs: list[StateSpec], row_axis: str, num_rows: int) -> list[GraphInput]:
-    """The state as inputs of a graph, all layers' in order: ``past_key.i``, ``conv_state.i`` and so on."""
+def state_inputs(
+    specs: list[StateSpec], row_axis: str, num_rows: int, ctx_len: int | None = None
+) -> list[GraphInput]:
+    """The state as inputs of a graph, all layers' in order: ``past_key.i``, ``conv_state.i`` and so on.
+
+    ``ctx_len`` is the context's length where that is no axis but fixed.
+    """
     # Sample sizes are unlike each other and unlike any size of a model, so that no axis is taken for another.
-    samples = {ROWS: num_rows}
+    fixed = {} if ctx_len is None else {CTX_LEN: ctx_len}
+    samples = {ROWS: num_rows} | fixed
     inputs = []
     for index, spec in enumerate(specs):
         for tensor in spec.tensors:
             named = [size for size in tensor.shape if isinstance(size, str)]
             samples |= {name: 29 - 6 * len(samples.keys() - {ROWS}) for name in named if name not in samples}
             shape = [samples[size] if isinstance(size, str) else size for size in tensor.shape]
-            axes = {axis: size for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
-            inputs.append(GraphInput(f"{tensor.name}.{index}", torch.zeros(shape), axes | {0: row_axis}))
+            axes = {axis: size for axis, size in enumerate(tensor.shape) if isinstance(size, str) and size not in fixed}
+            dtype = torch.int64 if spec.kind == "tokens" else torch.float32
+            inputs.append(GraphInput(f"{tensor.name}.{index}", torch.zeros(shape, dtype=dtype), axes | {0: row_axis}))
     return inputs
 
 
@@ -207,6 +256,14 @@ def _extra_inputs(batch: int, with_rows: bool, with_context_lens: bool, with_num
     return inputs
 
 
+def _limits(model: Any, specs: list[StateSpec], most_tokens: int | None) -> dict[str, int]:
+    limits = {} if most_tokens is None else {"seq_len": most_tokens}
+    if specs == [TOKENS] and (most_positions := max_positions(model.config)) is not None:
+        quirk = RECOMPUTED.get(model.config.model_type)
+        limits[CTX_LEN] = most_positions - (0 if quirk is None else quirk.num_added)
+    return limits
+
+
 def retained_graph(
     model: nn.Module,
     ctx_len: int | None,
@@ -214,13 +271,14 @@ def retained_graph(
     with_context_lens: bool = False,
     with_num_logits: bool = False,
     most_tokens: int | None = None,
+    traced_len: int | None = None,
 ) -> TaskGraph:
     """The ``retained`` graph of ``model`` in upstream's contract.
 
     Axes: ``batch_size``, ``seq_len``, ``ctx_len``, ``sliding_window`` (slots of the sliding layers; with the size
     behind where there are several), ``full_batch_size`` for the state's rows under continuous batching,
     ``comp_ctx_lengths`` and ``num_logits_to_keep`` where asked for. A step takes ``most_tokens`` at most where a layer
-    is recurrent.
+    is recurrent; ``traced_len`` is the context's length where the graph depends on it.
     """
     specs = state_specs(model)
     lowered = lower(model, "retained", ctx_len)
@@ -231,15 +289,17 @@ def retained_graph(
         GraphInput("input_ids", torch.zeros(batch, seq, dtype=torch.int64), {0: "batch_size", 1: "seq_len"}),
         GraphInput("position_ids", torch.arange(seq).repeat(batch, 1), {0: "batch_size", 1: "seq_len"}),
     ]
-    state = state_inputs(specs, row_axis, rows)
+    state = state_inputs(specs, row_axis, rows, traced_len)
     state_axes = {f"{given.name}{RETAINED}": given.axes for given in state}
     extra = _extra_inputs(batch, continuous_batching, with_context_lens, with_num_logits)
     inputs += state + extra
     extra_names = [given.name for given in extra]
+    if specs == [TOKENS]:
+        inner: nn.Module = RecomputingCausalLM(lowered.module)
+    else:
+        inner = RetainedCausalLM(lowered.module, specs, most_tokens or MOST_TOKENS)
     return TaskGraph(
-        module=_Flat(
-            RetainedCausalLM(lowered.module, specs, most_tokens or MOST_TOKENS), len(state), extra_names
-        ).eval(),
+        module=_Flat(inner, len(state), extra_names).eval(),
         lowered=lowered,
         lowering="retained",
         num_layers=len(specs),
@@ -249,7 +309,7 @@ def retained_graph(
             "logits": {0: "batch_size"} | ({1: "num_logits_to_keep"} if with_num_logits else {}),
             **state_axes,
         },
-        axis_limits={} if most_tokens is None else {"seq_len": most_tokens},
+        axis_limits=_limits(model, specs, most_tokens),
     )
 
 
@@ -309,7 +369,7 @@ def why_not(model: Any, lowering: str) -> str | None:
 class _Flat(nn.Module):
     """A retained graph whose state is a flat list of inputs and outputs, followed by the extra inputs by name."""
 
-    def __init__(self, inner: RetainedCausalLM, num_states: int, extra_names: list[str]):
+    def __init__(self, inner: nn.Module, num_states: int, extra_names: list[str]):
         super().__init__()
         self.inner = inner
         self.num_states = num_states

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -59,9 +59,7 @@ def resolve_pooling(pooling: str | Pooling | None) -> Pooling | None:
     return POOLINGS[pooling]
 
 
-def prepare_encoder(
-    model: nn.Module, pooling: str | Pooling | None, use: TextUse
-) -> tuple[TextModel, TextContract]:
+def prepare_encoder(model: nn.Module, pooling: str | Pooling | None, use: TextUse) -> tuple[TextModel, TextContract]:
     """``model`` with its pooling, ready to be lowered, and how it takes texts when used so.
 
     Raises:
@@ -77,7 +75,7 @@ def prepare_encoder(
     return TextModel(copied, read), measure_texts([TextModel(copied, hidden_states)], use)
 
 
-def encoder_graph(module: TextModel, contract: TextContract, is_pooled: bool) -> TaskGraph:
-    """The graph of an encoder with axes ``batch_size`` and ``seq_len``."""
+def encoder_graph(module: TextModel, contract: TextContract, is_pooled: bool, seq_lens: Sequence[int]) -> TaskGraph:
+    """The graph of an encoder with axes ``batch_size`` and ``seq_len``, or of one length; see :func:`text_graph`."""
     axes = {0: "batch_size"} if is_pooled else {0: "batch_size", 1: "seq_len"}
-    return text_graph(module, contract, "output", axes)
+    return text_graph(module, contract, "output", axes, seq_lens)

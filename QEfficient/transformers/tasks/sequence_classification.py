@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -92,6 +93,6 @@ def _add_padding_token(model: Any) -> bool:
     return True
 
 
-def classifier_graph(module: TextModel, contract: TextContract) -> TaskGraph:
-    """The graph of a classifier with axes ``batch_size`` and ``seq_len``."""
-    return text_graph(module, contract, "logits", {0: "batch_size"})
+def classifier_graph(module: TextModel, contract: TextContract, seq_lens: Sequence[int]) -> TaskGraph:
+    """The graph of a classifier with axes ``batch_size`` and ``seq_len``, or of one length; see :func:`text_graph`."""
+    return text_graph(module, contract, "logits", {0: "batch_size"}, seq_lens)

@@ -25,6 +25,8 @@ Segments = Literal["none", "optional", "required"]
 Read = Callable[[Any, dict[str, Any], torch.Tensor], torch.Tensor]
 """What a task wants of a model: ``(model, arguments, attention_mask) -> tensor``."""
 _SEGMENTS = "token_type_ids"
+_SHORTEST = 4
+"""Where no shorter text is run, a model's code may look back by a token or two."""
 
 
 @dataclass(frozen=True)
@@ -270,16 +272,27 @@ def _special_ids(config: Any) -> set[int]:
     return {token for value in values for token in (value if isinstance(value, list) else [value]) if token is not None}
 
 
-def text_graph(module: TextModel, contract: TextContract, output: str, output_axes: dict[int, str]) -> TaskGraph:
-    """The graph of ``module`` with axes ``batch_size`` and ``seq_len``."""
+def text_graph(
+    module: TextModel, contract: TextContract, output: str, output_axes: dict[int, str], seq_lens: Sequence[int]
+) -> TaskGraph:
+    """The graph of ``module`` with axes ``batch_size`` and ``seq_len``.
+
+    Args:
+        module: what :func:`measure_texts` measured.
+        contract: what it found.
+        output: the name of the only output.
+        output_axes: its axes with a name.
+        seq_lens: the shortest and the longest text that it is for; if they are one, that is no axis.
+    """
     model: Any = module.model
     lowered = lower(model, "retained")
-    axes = {0: "batch_size", 1: "seq_len"}
-    mask = torch.ones(3, 7, dtype=torch.int64)
+    is_fixed = len(seq_lens) == 1
+    length, axes = (seq_lens[0], {0: "batch_size"}) if is_fixed else (7, {0: "batch_size", 1: "seq_len"})
+    mask = torch.ones(3, length, dtype=torch.int64)
     if contract.padding.side == "right":
-        mask[0, 5:] = 0
+        mask[0, length * 2 // 3 + 1 :] = 0
     names = ["input_ids", "attention_mask", *([] if contract.segments == "none" else [_SEGMENTS])]
-    samples = [torch.zeros(3, 7, dtype=torch.int64), mask, torch.zeros(3, 7, dtype=torch.int64)]
+    samples = [torch.zeros_like(mask), mask, torch.zeros_like(mask)]
     limit = max_positions(model.config)
     return TaskGraph(
         module=_Named(TextModel(lowered.module, module.read, contract.padding.is_blank)).eval(),
@@ -288,8 +301,9 @@ def text_graph(module: TextModel, contract: TextContract, output: str, output_ax
         num_layers=getattr(model.config.get_text_config(), "num_hidden_layers", 0),
         inputs=[GraphInput(name, sample, axes) for name, sample in zip(names, samples, strict=False)],
         output_names=[output],
-        axis_limits={} if limit is None else {"seq_len": limit},
-        output_axes={output: output_axes},
+        axis_limits={} if limit is None or is_fixed else {"seq_len": limit},
+        axis_minimums={} if is_fixed else {"seq_len": min(seq_lens[0], _SHORTEST)},
+        output_axes={output: {axis: name for axis, name in output_axes.items() if name in axes.values()}},
     )
 
 

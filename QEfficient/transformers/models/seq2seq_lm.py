@@ -1,0 +1,198 @@
+"""The auto class of text-to-text models: an encoder reads a text, a decoder answers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from QEfficient.compile.job import Specialization
+from QEfficient.errors import CapacityError, UnsupportedModel
+from QEfficient.generation.results import CloudAI100ExecInfo
+from QEfficient.generation.sampling import entries_without_effect
+from QEfficient.options import Seq2SeqLMCompileOptions
+from QEfficient.targets import Target
+from QEfficient.transformers.models.auto_model import AutoModel, check_runtime, onnx_transforms
+from QEfficient.transformers.models.causal_lm import Stream
+
+if TYPE_CHECKING:
+    from QEfficient.transformers.tasks.contract import TaskGraph
+    from QEfficient.transformers.tasks.texts import Padding
+
+logger = logging.getLogger(__name__)
+
+_FOLLOWED = ("forced_bos_token_id", "forced_eos_token_id")
+"""Of the generation config, what answers of these models follow beside sampling."""
+
+
+class QEFFAutoModelForSeq2SeqLM(AutoModel):
+    """A model that answers a text with a text: translation, summaries, and what else T5 and BART are for.
+
+    Args:
+        model: a Hugging Face text-to-text model, already loaded; :meth:`from_pretrained` loads one.
+        tokenizer: used by :meth:`generate` and put into the package.
+    """
+
+    task = "seq2seq_lm"
+    options_class: ClassVar[type[Seq2SeqLMCompileOptions]] = Seq2SeqLMCompileOptions
+
+    def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
+        super().__init__(model, tokenizer=tokenizer)
+        self._paddings: dict[int, Padding] = {}
+
+    @classmethod
+    def _auto_class(cls) -> Any:
+        from transformers import AutoModelForSeq2SeqLM
+
+        return AutoModelForSeq2SeqLM
+
+    def _padding(self, longest: int) -> Padding:
+        """How the encoder takes texts of different lengths; measured once for each greatest length."""
+        from QEfficient.transformers.tasks.seq2seq_lm import measure_encoder
+
+        if longest not in self._paddings:
+            self._paddings[longest] = measure_encoder(self.model, longest)
+        return self._paddings[longest]
+
+    def _plan(self, options: Seq2SeqLMCompileOptions, target: Target) -> dict[str, Any]:
+        from dataclasses import asdict
+
+        from QEfficient.transformers.transform import rope_depends_on_length
+
+        self._check_positions(options)
+        is_batched = options.full_batch_size is not None if target.has_static_shapes else options.num_slots > 1
+        return {
+            "lowering": "retained",
+            "rows": is_batched,
+            "rope_len": options.ctx_len if rope_depends_on_length(self.model) else None,
+            "texts": asdict(self._padding(options.encoder_ctx_len)),
+            "transforms": onnx_transforms(options, target),
+        }
+
+    def _check_positions(self, options: Seq2SeqLMCompileOptions) -> None:
+        from QEfficient.transformers.transform import max_positions
+
+        limit = max_positions(self.config)
+        for name in ("encoder_ctx_len", "ctx_len"):
+            if limit is not None and getattr(options, name) > limit:
+                raise CapacityError(
+                    f"{name}={getattr(options, name)} is beyond the {limit} positions that {self.model_name} was made "
+                    f"for. Give {name}={limit} or less."
+                )
+
+    def _graph(self, plan: dict[str, Any]) -> TaskGraph:
+        from QEfficient.transformers.tasks.seq2seq_lm import seq2seq_graph
+
+        return seq2seq_graph(
+            self.model, plan["rope_len"], continuous_batching=plan["rows"], is_blank=plan["texts"]["is_blank"]
+        )
+
+    def _specializations(
+        self, plan: dict[str, Any], options: Seq2SeqLMCompileOptions, target: Target
+    ) -> tuple[Specialization, ...]:
+        from QEfficient.transformers.state import ENCODER_CTX_LEN, axis_sizes
+        from QEfficient.transformers.state_discovery import encoder_decoder_specs
+        from QEfficient.transformers.tasks.seq2seq_lm import specializations
+
+        sizes = axis_sizes(encoder_decoder_specs(self.model)[0], options.ctx_len)
+        sizes[ENCODER_CTX_LEN] = options.encoder_ctx_len
+        if plan["rows"]:
+            sizes["full_batch_size"] = options.num_slots
+        return specializations(options.num_slots, sizes, continuous_batching=plan["rows"])
+
+    def _package_body(self, plan: dict[str, Any], options: Seq2SeqLMCompileOptions, target: Target) -> dict[str, Any]:
+        encoder: Any = self.model.get_encoder()
+        return {
+            "task": self.task,
+            "target": target.name,
+            "architecture": self.model_name,
+            "lowering": plan["lowering"],
+            "precision": options.precision,
+            "num_threads": options.num_threads,
+            "compiler_options": dict(options.compiler_options),
+            "num_devices": options.num_devices if target.has_static_shapes else 1,
+            "session": {
+                "num_slots": options.num_slots,
+                "ctx_len": options.ctx_len,
+                "chunk_len": 1,
+                "is_ragged": False,
+                "vocab_size": self.model.get_output_embeddings().weight.shape[0],
+            },
+            "encoder_ctx_len": options.encoder_ctx_len,
+            "encoder_vocab_size": encoder.get_input_embeddings().weight.shape[0],
+            "decoder_start_token_id": self._decoder_start(),
+            "texts": plan["texts"],
+        }
+
+    def _decoder_start(self) -> int:
+        """The token that every answer begins with, as transformers finds it."""
+        generation = self.model.generation_config
+        for held in (generation.decoder_start_token_id, generation.bos_token_id):
+            if held is not None:
+                return int(held[0] if isinstance(held, list) else held)
+        raise UnsupportedModel(
+            f"{self.model_name} does not say which token an answer starts with: set decoder_start_token_id in the "
+            "checkpoint's generation_config.json."
+        )
+
+    def compile(self, compile_dir: str | os.PathLike[str] | None = None, **options: Any) -> Path:
+        path = super().compile(compile_dir, **options)
+        entries = entries_without_effect(self.model.generation_config.to_dict())
+        if ignored := [entry for entry in entries if not entry.startswith(_FOLLOWED)]:
+            logger.warning(
+                "The checkpoint's generation config asks for %s, which generate() does not follow.", ", ".join(ignored)
+            )
+        return path
+
+    compile.__doc__ = AutoModel.compile.__doc__
+
+    def _write_side_files(self, folder: Path) -> None:
+        super()._write_side_files(folder)
+        self.model.generation_config.save_pretrained(folder)
+
+    def generate(
+        self,
+        prompts: Any,
+        device_ids: Sequence[int] | None = None,
+        runtime_ai100: bool = True,
+        *,
+        tokenizer: Any | None = None,
+        generation_len: int | Sequence[int] | None = None,
+        stream: Stream = False,
+        **options: Any,
+    ) -> CloudAI100ExecInfo:
+        """Answer texts with the compiled package.
+
+        Args:
+            prompts: text, a list of texts, lists of token ids, or a tokenizer's output.
+            device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
+            runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
+            tokenizer: default: the checkpoint's.
+            generation_len: most new tokens, for all prompts or one number each; default: the checkpoint's
+                ``max_new_tokens``, else what fits ``ctx_len``.
+            stream: True prints the text as it comes; a function is called with each piece.
+            options: ``forced_bos_token_id``, the answer's first token, which in multilingual models is the language;
+                ``forced_eos_token_id``, its last; and those of sampling: temperature, top_k, top_p, min_p,
+                repetition_penalty, seed, do_sample. One value or one a prompt.
+
+        Returns:
+            Texts and ids in the prompts' order, and how fast it was.
+
+        Raises:
+            LifecycleError: nothing was compiled yet.
+            CapacityError: a prompt is empty or longer than ``encoder_ctx_len``.
+            OptionError: an unknown or impossible option.
+        """
+        check_runtime(runtime_ai100)
+        compiled = self._open(device_ids)
+        answers: CloudAI100ExecInfo = compiled.generate(
+            prompts, tokenizer=tokenizer, generation_len=generation_len, stream=stream, **options
+        )
+        return answers
+
+    def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
+        """Yield the answer to one prompt as text, as it comes. Options are those of :meth:`generate`."""
+        pieces: Iterator[str] = self._open().stream(prompt, **options)
+        return pieces

@@ -1,0 +1,197 @@
+"""The graph of a text-to-text model: encoder and decoder in one, over the state of the decoder.
+
+A step runs the encoder over the texts of the rows whose answer begins, keeps the keys and values that the decoder's
+cross-attention makes of them, and runs the decoder over the step's tokens. In later steps the encoder has a length of
+one, and what it gives is not kept: one program serves both, which is upstream's way for Whisper.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from QEfficient.compile.job import RETAINED, Specialization
+from QEfficient.transformers.positions import biases_from_step
+from QEfficient.transformers.retained_state import (
+    RetainedEncoderDecoderCache,
+    RetainedStep,
+    retained_cache,
+    running,
+)
+from QEfficient.transformers.state import StateSpec
+from QEfficient.transformers.state_discovery import encoder_decoder_specs
+from QEfficient.transformers.tasks.causal_lm import _at, _select_before_head, state_inputs
+from QEfficient.transformers.tasks.contract import GraphInput, TaskGraph
+from QEfficient.transformers.tasks.texts import Padding, TextModel, TextUse, hidden_states, measure_texts, own_copy
+from QEfficient.transformers.transform import lower
+
+_ROWS = {0: "batch_size"}
+_TEXT_SAMPLE_LEN = 13
+
+
+class RetainedSeq2SeqLM(nn.Module):
+    """``(input_ids, position_ids, encoder_input_ids, encoder_lens, state, ...)`` to the logits of each row's newest
+    token and the new state."""
+
+    def __init__(self, model: nn.Module, own: list[StateSpec], cross: list[StateSpec], is_blank: bool):
+        super().__init__()
+        self.model = model
+        self.own, self.cross = own, cross
+        self.is_blank = is_blank
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        encoder_input_ids: torch.Tensor,
+        encoder_lens: torch.Tensor,
+        state: Sequence[torch.Tensor],
+        batch_index: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """
+        Args:
+            input_ids: ``[B, S]``, tokens of the answers.
+            position_ids: ``[B, S]``, padding −1 on the right. A row with position 0 takes its text.
+            encoder_input_ids: ``[B, T]``, texts, padded on the right; other rows' are not kept.
+            encoder_lens: ``[B, 1]``, tokens of each row's text, in every step.
+            state: the tensors of all layers in order, a layer's own before those of the text.
+            batch_index: ``[B, 1]``, the state row of each batch row (continuous batching).
+
+        Returns:
+            Logits ``[B, 1, vocab]`` and the new state.
+        """
+        model: Any = self.model
+        step = RetainedStep(position_ids, batch_index)
+        places = torch.arange(encoder_input_ids.shape[1])[None]
+        is_text = places < encoder_lens
+        encoder = TextModel(model.get_encoder(), hidden_states, self.is_blank)
+        hidden = encoder(encoder_input_ids, is_text.to(torch.int64))
+        text = RetainedStep(torch.where(is_text & (step.first_position == 0), places, -1), batch_index)
+        cache = self._cache(state, step, text)
+        slots = torch.arange(cache.cross_attention_cache.layers[0].keys.shape[2])[None]
+        # Where it is a parameter of its own: others hand it on to where nothing takes it.
+        takes_positions = "decoder_position_ids" in inspect.signature(model.forward).parameters
+        with _select_before_head(model, _at(step.last_token)), running(step):
+            output = model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=hidden),  # type: ignore[arg-type]
+                attention_mask=(slots < encoder_lens).to(torch.int64),
+                decoder_input_ids=input_ids,
+                past_key_values=cache,
+                use_cache=True,
+                **({"decoder_position_ids": position_ids.clamp(min=0)} if takes_positions else {}),
+            )
+        return output.logits, cache.state()
+
+    def _cache(
+        self, state: Sequence[torch.Tensor], step: RetainedStep, text: RetainedStep
+    ) -> RetainedEncoderDecoderCache:
+        own: list[torch.Tensor] = []
+        cross: list[torch.Tensor] = []
+        given = iter(state)
+        for own_spec, cross_spec in zip(self.own, self.cross, strict=True):
+            own += [next(given) for _ in own_spec.tensors]
+            cross += [next(given) for _ in cross_spec.tensors]
+        return RetainedEncoderDecoderCache(
+            retained_cache(self.own, own, step), retained_cache(self.cross, cross, text)
+        )
+
+
+class _Flat(nn.Module):
+    """The graph with its state as a flat list of inputs and outputs."""
+
+    def __init__(self, inner: RetainedSeq2SeqLM, num_states: int):
+        super().__init__()
+        self.inner = inner
+        self.num_states = num_states
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        first, state, rows = inputs[:4], inputs[4 : 4 + self.num_states], inputs[4 + self.num_states :]
+        logits, new = self.inner(*first, state, *rows)
+        return (logits.float(), *new)
+
+
+def _named(given: GraphInput, part: str) -> GraphInput:
+    """Upstream's name: ``past_key_self.i`` for ``past_key.i``."""
+    name, _, layer = given.name.rpartition(".")
+    return replace(given, name=f"{name}_{part}.{layer}")
+
+
+def _state_inputs(own: list[StateSpec], cross: list[StateSpec], row_axis: str, num_rows: int) -> list[GraphInput]:
+    # One call, so that no two axes have the same sample.
+    given = state_inputs([*own, *cross], row_axis, num_rows)
+    num_own = sum(len(spec.tensors) for spec in own)
+    own_inputs, cross_inputs = iter(given[:num_own]), iter(given[num_own:])
+    inputs = []
+    for index, (own_spec, cross_spec) in enumerate(zip(own, cross, strict=True)):
+        inputs += [_named(next(own_inputs), "self") for _ in own_spec.tensors]
+        for tensor in cross_spec.tensors:
+            inputs.append(_named(replace(next(cross_inputs), name=f"{tensor.name}.{index}"), "cross"))
+    return inputs
+
+
+def measure_encoder(model: Any, longest: int) -> Padding:
+    """What padding a text may have, up to ``longest`` tokens, without changing what the encoder makes of it.
+
+    Raises:
+        UnsupportedModel: the encoder gives no finite answer, or another one each time.
+    """
+    encoder = TextModel(own_copy(model.get_encoder()), hidden_states)
+    padding = measure_texts([encoder], TextUse(longest)).padding
+    return Padding(None, reason="its encoder counts from a text's end") if padding.side == "left" else padding
+
+
+def seq2seq_graph(
+    model: nn.Module, ctx_len: int | None, continuous_batching: bool = False, is_blank: bool = False
+) -> TaskGraph:
+    """The ``retained`` graph of a text-to-text model.
+
+    Axes: ``batch_size``, ``seq_len`` (tokens of an answer), ``encoder_seq_len`` (of a text), ``ctx_len``,
+    ``encoder_ctx_len``, ``sliding_window``, and ``full_batch_size`` for the state's rows under continuous batching.
+    ``is_blank``: see :class:`QEfficient.transformers.tasks.texts.Padding`.
+    """
+    own, cross = encoder_decoder_specs(model)
+    lowered = lower(model, "retained", ctx_len)
+    biases_from_step(lowered.module)
+    batch, seq, rows = 3, 7, 5 if continuous_batching else 3
+    ids, axes = torch.zeros(batch, seq, dtype=torch.int64), {**_ROWS, 1: "seq_len"}
+    text = torch.zeros(batch, _TEXT_SAMPLE_LEN, dtype=torch.int64)
+    row_axis = "full_batch_size" if continuous_batching else "batch_size"
+    state = _state_inputs(own, cross, row_axis, rows)
+    inputs = [
+        GraphInput("input_ids", ids, axes),
+        GraphInput("position_ids", torch.arange(seq).repeat(batch, 1), axes),
+        GraphInput("encoder_input_ids", text, {**_ROWS, 1: "encoder_seq_len"}),
+        GraphInput("encoder_lens", torch.tensor([[11], [13], [5]]), _ROWS),
+        *state,
+    ]
+    if continuous_batching:
+        inputs.append(GraphInput("batch_index", torch.arange(batch)[:, None], _ROWS))
+    state_axes = {f"{given.name}{RETAINED}": given.axes for given in state}
+    return TaskGraph(
+        module=_Flat(RetainedSeq2SeqLM(lowered.module, own, cross, is_blank), len(state)).eval(),
+        lowered=lowered,
+        lowering="retained",
+        num_layers=len(own),
+        inputs=inputs,
+        output_names=["logits", *state_axes],
+        output_axes={"logits": _ROWS, **state_axes},
+    )
+
+
+def specializations(
+    num_slots: int, state_sizes: dict[str, int], *, continuous_batching: bool
+) -> tuple[Specialization, ...]:
+    """Upstream's two shapes: one that reads texts and begins their answers, one that continues answers."""
+    encoder = {"batch_size": 1 if continuous_batching else num_slots, "seq_len": 1}
+    decode = {"batch_size": num_slots, "seq_len": 1}
+    text_len = state_sizes["encoder_ctx_len"]
+    return (
+        Specialization(name="Encoder", symbols={**encoder, "encoder_seq_len": text_len, **state_sizes}),
+        Specialization(name="Decode", symbols={**decode, "encoder_seq_len": 1, **state_sizes}),
+    )
