@@ -191,7 +191,14 @@ def _scalar(value: float) -> Any:
     return op.Constant(value_float=value)
 
 
+def _squeeze(value: Any) -> Any:
+    """Only the axes that are known to be 1: without them an axis that varies would go where it happens to be 1."""
+    axes = [axis for axis, size in enumerate(value.shape) if size == 1]
+    return op.Squeeze(value, _ints(*axes)) if axes else op.Identity(value)
+
+
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.squeeze.default: _squeeze,
     torch.ops.qeff.ctx_scatter.default: _ctx_scatter,
     torch.ops.qeff.ctx_scatter_cb.default: _ctx_scatter_cb,
     torch.ops.qeff.ctx_gather.default: _ctx_gather,

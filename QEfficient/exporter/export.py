@@ -14,6 +14,7 @@ from QEfficient.exporter.layers import layer_modules, name_layers
 from QEfficient.exporter.trace import OPSET, trace
 from QEfficient.exporter.transforms import apply_transforms
 from QEfficient.exporter.weights import WeightSource, attach
+from QEfficient.transformers.patches import rules_by_operator
 from QEfficient.transformers.tasks.contract import TaskGraph
 
 MODEL_FILE = "model.onnx"
@@ -50,7 +51,8 @@ def export_onnx(
     """
     onnx_model = trace(graph)
     weights = attach(onnx_model, WeightSource(model), in_checkpoint_dtype)
-    onnxscript.optimizer.optimize_ir(onnx_model, should_fold=lambda node: _touches(node, weights), inline=False)
+    with rules_by_operator():
+        onnxscript.optimizer.optimize_ir(onnx_model, should_fold=lambda node: _touches(node, weights), inline=False)
     layers = name_layers(onnx_model, list(layer_modules(model, graph.num_layers)))
     changed = apply_transforms(onnx_model, transforms)
     ir.save(onnx_model, folder / MODEL_FILE, external_data=WEIGHTS_FILE, max_shard_size_bytes=WEIGHTS_FILE_BYTES)

@@ -5,6 +5,7 @@ The only module that touches ``transformers.exporters``, which is experimental t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,11 +13,18 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from transformers.exporters import exporter_onnx
-from transformers.exporters.utils import apply_fx_node_fixes, apply_patches
+from transformers.exporters.utils import _PATCHES, apply_fx_node_fixes, import_dotted_path, patch_attributes
 
 from QEfficient.errors import ExportError, QEffError
 from QEfficient.exporter.context_functions import TRANSLATIONS, add_functions
-from QEfficient.transformers.patches import quiet_exporter, reused_onnx_registry
+from QEfficient.exporter.decompose import decompose
+from QEfficient.transformers.patches import (
+    lean_tracing,
+    own_decomposition,
+    promotion_without_running,
+    quiet_exporter,
+    reused_onnx_registry,
+)
 from QEfficient.transformers.tasks.contract import TaskGraph
 
 OPSET = 18
@@ -40,7 +48,6 @@ def trace(graph: TaskGraph) -> ir.Model:
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
-            apply_fx_node_fixes("onnx", program.graph_module)
             model = _to_onnx(program)
     except QEffError:
         raise
@@ -69,16 +76,48 @@ def _to_onnx(program: torch.export.ExportedProgram) -> ir.Model:
     return onnx_program.model
 
 
+def _decompose(program: torch.export.ExportedProgram, registry: Any) -> bool:
+    """As :func:`decompose`. Transformers' fixes take operators that write in place for ones that do not, so they come
+    after functionalization, which knows what else sees the change."""
+    done = decompose(program, registry)
+    apply_fx_node_fixes("onnx", program.graph_module)
+    if done and any("val" not in node.meta for node in program.graph.nodes if node.op == "call_function"):
+        return decompose(program, registry)  # what the fixes put in has no values yet
+    return done
+
+
 @contextmanager
 def _patches() -> Iterator[None]:
-    with apply_patches("dynamo"), apply_patches("onnx"), reused_onnx_registry(), quiet_exporter():
+    with (
+        patch_attributes([*_needed_patches("dynamo"), *_needed_patches("onnx")]),
+        reused_onnx_registry(),
+        quiet_exporter(),
+        lean_tracing(),
+        own_decomposition(_decompose),
+        promotion_without_running(),
+    ):
         yield
+
+
+def _needed_patches(backend: str) -> Iterator[tuple[Any, str, Any]]:
+    """Those of transformers' patches that can matter: a model's module that nobody imported is left alone.
+
+    ``apply_patches`` would import some sixty of them, and read the source of each.
+    """
+    for path, attribute, factory in _PATCHES.get(backend, []):
+        module = ".".join(path.split(".")[:4])
+        if path.startswith("transformers.models.") and module not in sys.modules:
+            continue
+        owner = import_dotted_path(path, missing_ok=True)
+        if owner is not None:
+            yield owner, attribute, factory
 
 
 def _dynamic_shapes(graph: TaskGraph) -> Any:
     # Named, not AUTO: an axis that the model fixes is then an error and not a silent constant, and tracing is faster.
     names = {name for graph_input in graph.inputs for name in graph_input.axes.values()}
-    dims = {name: torch.export.Dim(name, min=1, max=graph.axis_limits.get(name, _LONGEST_AXIS)) for name in names}
+    least, most = graph.axis_minimums, graph.axis_limits
+    dims = {n: torch.export.Dim(n, min=least.get(n, 1), max=most.get(n, _LONGEST_AXIS)) for n in names}
     shapes = tuple({axis: dims[name] for axis, name in graph_input.axes.items()} for graph_input in graph.inputs)
     return (shapes,)  # the modules take their inputs as *args, which is one argument to torch.export
 

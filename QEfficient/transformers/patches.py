@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import onnx_ir as ir
@@ -184,5 +184,24 @@ def lean_tracing() -> Iterator[None]:
     with (
         patched(fx.config, "do_not_emit_stack_traces", True),
         patched(replace_set_grad_with_hop_pass, "replace_set_grad_with_hop_pass", without_switches),
+    ):
+        yield
+
+
+def _divided(divide: Callable[..., Any], x: Any, y: Any, **options: Any) -> Any:
+    is_size = isinstance(x, int | torch.SymInt) and isinstance(y, int) and options.get("rounding_mode") is not None
+    return x // y if is_size else divide(x, y, **options)
+
+
+@contextmanager
+def traceable_sizes() -> Iterator[None]:
+    """Let ``torch.div`` of a size be a size, and a module's ``to`` change nothing.
+
+    torch 2.13 makes the first a tensor, whose value tracing does not know; goes when it does not. The second swaps
+    parameters under tracing, which refuses; a traced copy is float32 throughout, so that there is nothing to move.
+    """
+    with (
+        patched(torch, "div", partial(_divided, torch.div)),
+        patched(nn.Module, "to", lambda module, *args, **kwargs: module),
     ):
         yield
