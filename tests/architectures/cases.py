@@ -1,0 +1,136 @@
+"""One architecture on one target, compared with Hugging Face: what a row of the coverage table is made of."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from architectures.reference import NUM_NEW_TOKENS, PROMPT_LENS, Answer, outputs, prompts, reference
+from architectures.tiny import UNCACHED, tiny_model
+
+CHUNK_LEN, CTX_LEN, NUM_SLOTS = 24, 128, 2
+"""Prompts of 5, 37 and 70 tokens are cut into chunks, and there are more of them than slots."""
+TOLERANCE = 1e-3
+"""Of outputs that are no tokens: the greatest difference, in parts of the greatest value."""
+
+Row = dict[str, Any]
+
+
+def check(family: str, model_type: str, target: str) -> Row:
+    """Compile a tiny random model in float32 for ``target`` and compare it with Hugging Face.
+
+    Returns:
+        class, states, lowering, seconds of the export and in all, what was compared; ``agrees``.
+    """
+    began = time.perf_counter()
+    row: Row = {"class": type(_model(family, model_type)).__name__}
+    row |= _TEXT_TO_TEXT[family](model_type, target) if family in _TEXT_TO_TEXT else _texts(family, model_type, target)
+    return row | {"seconds": round(time.perf_counter() - began, 1)}
+
+
+@cache
+def _model(family: str, model_type: str) -> Any:
+    return tiny_model(family, model_type)
+
+
+@cache
+def _answers(family: str, model_type: str) -> tuple[list[Answer], str]:
+    """Hugging Face's greedy answers, and how they were asked for."""
+    model = _model(family, model_type)
+    if model_type == "xlnet":
+        return _uncached(model, use_mems=False), "Hugging Face without memories, which depend on how a text is cut"
+    if family == "causal_lm" and model_type in UNCACHED:
+        return _uncached(model, use_cache=False), f"Hugging Face without its cache: {UNCACHED[model_type]}"
+    return reference(model, prompts(model.config)), ""
+
+
+def _uncached(model: Any, **options: bool) -> list[Answer]:
+    for name, value in options.items():
+        setattr(model.generation_config, name, value)
+        setattr(model.config, name if name != "use_mems" else "use_mems_eval", value)
+    return reference(model, prompts(model.config))
+
+
+def _causal_lm(model_type: str, target: str) -> Row:
+    from QEfficient import QEFFAutoModelForCausalLM
+    from QEfficient.transformers.state_discovery import state_specs
+
+    model = QEFFAutoModelForCausalLM(_model("causal_lm", model_type))
+    options = _options(target, prefill_seq_len=CHUNK_LEN, ctx_len=CTX_LEN, full_batch_size=NUM_SLOTS)
+    kinds = Counter(spec.kind for spec in state_specs(model.model))
+    states = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return {"states": states} | _generated("causal_lm", model_type, model, options)
+
+
+def _seq2seq(model_type: str, target: str) -> Row:
+    from QEfficient import QEFFAutoModelForSeq2SeqLM
+
+    model = QEFFAutoModelForSeq2SeqLM(_model("seq2seq", model_type))
+    options = _options(target, encoder_ctx_len=max(PROMPT_LENS), ctx_len=NUM_NEW_TOKENS + 8, batch_size=NUM_SLOTS)
+    return _generated("seq2seq", model_type, model, options)
+
+
+def _generated(family: str, model_type: str, model: Any, options: dict[str, Any]) -> Row:
+    """Greedy tokens of all prompts together."""
+    asked = prompts(model.model.config)
+    expected, note = _answers(family, model_type)
+    row = _compiled(model, options)
+    with model:
+        found = [ids.tolist() for ids in model.generate(asked, generation_len=NUM_NEW_TOKENS).generated_ids]
+    equal = [tokens == answer.tokens[-len(tokens) :] for tokens, answer in zip(found, expected, strict=True)]
+    return row | {
+        "tokens": sum(map(len, found)),
+        "margin": float(f"{min(answer.margin for answer in expected):.1e}"),
+        "agrees": all(equal) and all(len(tokens) == NUM_NEW_TOKENS for tokens in found),
+        "note": note,
+    }
+
+
+def _texts(family: str, model_type: str, target: str) -> Row:
+    """Outputs of all prompts in one batch of mixed lengths."""
+    import QEfficient
+
+    name = {"sequence_classification": "QEFFAutoModelForSequenceClassification", "text_encoder": "QEFFAutoModel"}
+    model = getattr(QEfficient, name[family])(_model(family, model_type))
+    asked = prompts(model.config)
+    row = _compiled(model, _options(target, seq_len=[*PROMPT_LENS], batch_size=NUM_SLOTS))
+    with model:
+        (found,) = model.generate(asked).values()
+    expected = [given[0].float().numpy() for given in _outputs(family, model_type)]
+    distances = [
+        float(np.abs(ours[: len(theirs)] - theirs).max() / np.abs(theirs).max())
+        for ours, theirs in zip(np.asarray(found), expected, strict=True)
+    ]
+    return row | {"distance": float(f"{max(distances):.1e}"), "agrees": max(distances) <= TOLERANCE, "note": ""}
+
+
+@cache
+def _outputs(family: str, model_type: str) -> list[torch.Tensor]:
+    model = _model(family, model_type)
+    return outputs(model, prompts(model.config))
+
+
+def _options(target: str, **options: Any) -> dict[str, Any]:
+    cores = {"num_cores": 2} if target != "cpu" else {}
+    return {"target": target, "precision": "fp32", "num_threads": 1, **cores, **options}
+
+
+def _compiled(model: Any, options: dict[str, Any]) -> Row:
+    began = time.perf_counter()
+    model.export(**options)
+    exported = time.perf_counter()
+    model.compile(**options)
+    compiled = time.perf_counter()
+    return {
+        "lowering": model._open().body["lowering"],
+        "export_s": round(exported - began, 1),
+        "compile_s": round(compiled - exported, 1),
+    }
+
+
+_TEXT_TO_TEXT = {"causal_lm": _causal_lm, "seq2seq": _seq2seq}

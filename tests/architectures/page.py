@@ -1,0 +1,100 @@
+"""The coverage table, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TITLES = {
+    "causal_lm": "Causal language models",
+    "seq2seq": "Sequence to sequence",
+    "sequence_classification": "Sequence classification",
+    "text_encoder": "Text encoders",
+}
+TARGETS = {"cpu": "cpu", "cloud-ai-100-sim": "card (simulated)"}
+JSON_FILE, PAGE_FILE = "coverage.json", "coverage.md"
+
+_INTRODUCTION = """# Coverage
+
+Every architecture that transformers ships for text, as a tiny random model that keeps what is odd about the real one, \
+compiled in float32 and compared with Hugging Face. `make coverage` makes this page; [coverage.json](coverage.json) has \
+the same for programs.
+
+- Models that generate: greedy tokens of three prompts of 5, 37 and 70 tokens, 32 new ones each, all equal. Prompts are \
+cut into chunks of 24 tokens, and there are two slots for the three. The margin is the smallest distance between the two \
+greatest logits: what a wrong computation would have to stay below.
+- Classifiers and encoders: the same three texts in batches of two, against each text alone. The distance is the \
+greatest difference in parts of the greatest value, at most 1e-3.
+- "state" is what the layers keep between steps, see [adding a state kind](adding_a_state_kind.md).
+"""
+
+
+def write_page(rows: dict[tuple[str, str], dict[str, Any]], folder: Path, *, full: bool) -> None:
+    """Write both files into ``folder``; says the counts.
+
+    Args:
+        rows: by family and model type: a row a target, or ``{"reason": ...}``.
+        folder: of the documentation.
+        full: whether the run was of everything; else the files are left as they are.
+    """
+    counts = {family: _count(rows, family) for family in TITLES}
+    for family, (agree, total) in counts.items():
+        print(f"{TITLES[family]}: {agree} of {total} agree on {' and '.join(TARGETS)}")
+    if not full:
+        return
+    table = {f"{family}/{model_type}": row for (family, model_type), row in rows.items()}
+    (folder / JSON_FILE).write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    parts = [_INTRODUCTION, _summary(counts), *(_section(rows, family) for family in TITLES)]
+    (folder / PAGE_FILE).write_text("\n".join(parts), encoding="utf-8")
+
+
+def agrees(row: dict[str, Any]) -> bool:
+    """Whether a model agrees on every target."""
+    return "reason" not in row and all(on_target["agrees"] for on_target in row.values())
+
+
+def _count(rows: dict[tuple[str, str], dict[str, Any]], family: str) -> tuple[int, int]:
+    own = [row for (kind, _), row in rows.items() if kind == family]
+    return sum(map(agrees, own)), len(own)
+
+
+def _summary(counts: dict[str, tuple[int, int]]) -> str:
+    lines = [f"| {TITLES[family]} | {agree} of {total} |" for family, (agree, total) in counts.items()]
+    return "\n".join(["| | agree on both targets |", "| --- | --- |", *lines, ""])
+
+
+def _section(rows: dict[tuple[str, str], dict[str, Any]], family: str) -> str:
+    measure = "smallest margin" if family in ("causal_lm", "seq2seq") else "distance"
+    head = ["model type", "class", *(["state"] if family == "causal_lm" else []), *TARGETS.values()]
+    head += ["lowering on cpu", measure, "export, s", "remarks"]
+    lines = [f"## {TITLES[family]}", "", _line(head), _line(["---"] * len(head))]
+    lines += [_line(_cells(family, name, row)) for (kind, name), row in sorted(rows.items()) if kind == family]
+    return "\n".join([*lines, ""])
+
+
+def _cells(family: str, model_type: str, row: dict[str, Any]) -> list[str]:
+    states = [] if family != "causal_lm" else [""]
+    if "reason" in row:
+        return [f"`{model_type}`", "", *states, "no", "no", "", "", "", row["reason"]]
+    cpu = row["cpu"]
+    states = [] if family != "causal_lm" else [cpu.get("states", "")]
+    marks = ["yes" if row[target]["agrees"] else "no" for target in TARGETS]
+    measures = [on_target.get("margin", on_target.get("distance")) for on_target in row.values()]
+    measured = [measure for measure in measures if measure is not None]
+    worst = (min if "margin" in cpu else max)(measured) if measured else ""
+    remarks = {on_target.get("error") or on_target.get("note") for on_target in row.values()} - {None, ""}
+    return [
+        f"`{model_type}`",
+        f"`{cpu.get('class', '')}`" if "class" in cpu else "",
+        *states,
+        *marks,
+        cpu.get("lowering", ""),
+        str(worst),
+        str(cpu.get("export_s", "")),
+        "; ".join(sorted(map(str, remarks))),
+    ]
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

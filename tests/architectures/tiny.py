@@ -1,0 +1,247 @@
+"""Tiny random checkpoints of every text architecture that transformers ships: small, but odd where the real one is.
+
+A config starts from its class's defaults; ``sizes.py`` says how its numbers shrink. Layers of several kinds stay of
+several kinds: a few layers are picked out of the default's so that every kind occurs."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from architectures.sizes import KEPT, OVERRIDES, SPREAD, VOCAB, rule
+
+_NOT_TEXT = {
+    *("audioflamingo3", "glmasr", "granite_speech", "granite_speech_plus", "moss_transcribe_diarize", "musicflamingo"),
+    *("nemo_speechlm", "qwen2_audio", "qwen3_asr", "vibevoice_asr", "voxtral", "voxtral_realtime"),
+}
+"""Sequence-to-sequence models that answer to sound."""
+
+_DRAFTS = "drafts for another model: its layers read the keys and values of that model's cache"
+_CODES = "speaks codes of an audio codec, not text; AutoModelForCausalLM cannot even build it from its whole config"
+
+UNABLE: dict[tuple[str, str], str] = {
+    ("causal_lm", "gemma3n"): "its vision tower is a timm model: needs timm and pillow (gemma3n_text needs neither)",
+    ("causal_lm", "gemma4_assistant"): _DRAFTS,
+    ("causal_lm", "gemma4_unified_assistant"): _DRAFTS,
+    ("sequence_classification", "layoutlmv2"): "needs detectron2, even for text alone",
+    ("text_encoder", "perceiver"): "PerceiverModel takes `inputs` already embedded, not tokens",
+    ("causal_lm", "musicgen"): _CODES,
+    ("causal_lm", "musicgen_melody"): _CODES,
+}
+"""Models that no text user can run, by family and model type, with the fact that stops them."""
+
+
+def families() -> dict[str, list[str]]:
+    """The model types of every family, as transformers' auto classes list them."""
+    from transformers.models.auto import modeling_auto as auto
+
+    encoders = auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.keys() | auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys()
+    return {
+        "causal_lm": sorted(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+        "seq2seq": sorted(auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.keys() - _NOT_TEXT),
+        "sequence_classification": sorted(auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+        "text_encoder": sorted(encoders),
+    }
+
+
+def tiny_config(family: str, model_type: str) -> Any:
+    """A small config of ``model_type`` as ``family`` uses it."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config_class = CONFIG_MAPPING[model_type]
+    changes = _merged(OVERRIDES.get(model_type, {}), OVERRIDES.get(f"{family}/{model_type}", {}))
+    values = _merged(_shrunk(config_class()), changes)
+    if family == "sequence_classification":
+        values["num_labels"] = 3
+    if family == "causal_lm" and "is_decoder" in config_class.__dataclass_fields__:
+        values["is_decoder"] = True
+    config = config_class(**values)
+    if getattr(config, "is_encoder_decoder", False) and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = config.pad_token_id or 0
+    return config
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``values`` with ``changes``, dict into dict."""
+    merged = dict(values)
+    for name, change in changes.items():
+        held = merged.get(name)
+        merged[name] = _merged(held, change) if isinstance(held, dict) and isinstance(change, dict) else change
+    return merged
+
+
+def _shrunk(config: Any) -> dict[str, Any]:
+    """Arguments that make a small config of ``config``'s class."""
+    from transformers import PreTrainedConfig
+
+    fields = {config.attribute_map.get(name, name): field for name, field in config.__dataclass_fields__.items()}
+    values: dict[str, Any] = {}
+    for name, held in vars(config).items():
+        if isinstance(held, PreTrainedConfig):
+            values[name] = {"model_type": held.model_type} | _shrunk(held)
+        elif isinstance(held, int) and not isinstance(held, bool) and name not in KEPT:
+            size = rule(name)
+            # What the class works out itself follows from what it is given.
+            if size is not None and held > size and name in fields and fields[name].default is not None:
+                values[fields[name].name] = size
+    return values | _head_groups(config) | _expert_groups(config) | _layers(config) | _token_ids(config)
+
+
+def _head_groups(config: Any) -> dict[str, int]:
+    """Two heads of keys and values for four of queries, unless heads share a latent."""
+    held = vars(config).get("num_key_value_heads")
+    if not isinstance(held, int) or held == 1:
+        return {}
+    return {"num_key_value_heads": 4 if "kv_lora_rank" in vars(config) else 2}
+
+
+def _expert_groups(config: Any) -> dict[str, int]:
+    """Routing in groups needs two groups of at least two experts to choose from."""
+    held = vars(config)
+    groups = next((name for name in ("n_group", "num_expert_group") if (held.get(name) or 1) > 1), None)
+    if groups is None:
+        return {}
+    experts = "n_routed_experts" if "n_routed_experts" in held else "num_experts"
+    return {experts: 8, groups: 4, "topk_group": 2}
+
+
+def _layers(config: Any) -> dict[str, Any]:
+    """Lists of one entry a layer, and lists of layers' indices, cut down to a few layers of every kind."""
+    held = vars(config)
+    counts = [name for name in ("num_hidden_layers", "num_layers", "n_layer", "n_layers") if name in held]
+    count = held[counts[0]] if counts else 0
+    lists = {name: value for name, value in held.items() if isinstance(value, list) and value and count > 2}
+    indices = {k: v for k, v in lists.items() if re.search("layers$|(indices|idxs|ids)$", k) and _are_indices(v, count)}
+    entries = {k: v for k, v in lists.items() if len(v) == count and k not in indices}
+    if not indices and not entries:
+        return {}
+    kinds = [repr([v[i] for v in entries.values()] + [i in v for v in indices.values()]) for i in range(count)]
+    chosen = _layers_of_every_kind(kinds)
+    return (
+        {counts[0]: len(chosen)}
+        | {name: [value[i] for i in chosen] for name, value in entries.items()}
+        | {name: [new for new, old in enumerate(chosen) if old in value] for name, value in indices.items()}
+    )
+
+
+def _are_indices(values: list[Any], count: int) -> bool:
+    return all(isinstance(v, int) and 0 <= v < count for v in values) and values == sorted(set(values))
+
+
+def _layers_of_every_kind(kinds: list[str]) -> list[int]:
+    """Indices of three layers that take turns in kind, or of as many as there are kinds; two where all are alike."""
+    turns = [i for i in range(len(kinds)) if i == 0 or kinds[i] != kinds[i - 1]]
+    if len(turns) == 1:
+        return [0, 1]
+    first = {kinds.index(kind) for kind in kinds}
+    return sorted(first | set(turns[: max(3, len(first))]))
+
+
+def _token_ids(config: Any) -> dict[str, Any]:
+    """Special tokens inside the small vocabulary: padding 0, start 1, end 2, the others at its end."""
+    usual = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    ids: dict[str, Any] = {}
+    for name, held in sorted(vars(config).items()):
+        if not name.endswith(("_token_id", "_token_index")):
+            continue
+        if name in usual and (held is not None or name != "decoder_start_token_id"):
+            ids[name] = held if isinstance(held, int) and 0 <= held < 3 else usual[name]
+        elif held is not None and name not in usual and (not isinstance(held, int) or held >= VOCAB - 20):
+            ids[name] = VOCAB - 1 - len(ids)
+    return ids
+
+
+def model_class(family: str, model_type: str) -> Any:
+    """The auto class that makes a family's models; for an encoder the one with text encoders, where it is in there."""
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
+
+    if family == "text_encoder" and model_type in auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES:
+        return transformers.AutoModelForTextEncoding
+    names = {
+        "causal_lm": "AutoModelForCausalLM",
+        "seq2seq": "AutoModelForSeq2SeqLM",
+        "sequence_classification": "AutoModelForSequenceClassification",
+        "text_encoder": "AutoModel",
+    }
+    return getattr(transformers, names[family])
+
+
+_USUAL_SPREAD = {"matrices": 0.3, "embeddings": 0.03, "zeros": 0.03}
+
+
+def tiny_model(family: str, model_type: str, seed: int = 0) -> Any:
+    """A random float32 model in eval mode; equal seeds give equal weights."""
+    import torch
+
+    torch.manual_seed(seed)
+    config = tiny_config(family, model_type)
+    model = model_class(family, model_type).from_config(config, dtype=torch.float32).eval()
+    torch.manual_seed(seed)
+    spread = _USUAL_SPREAD.copy()
+    for known in (model_type, family, f"{family}/{model_type}"):
+        spread |= SPREAD.get(known, {})
+    with torch.no_grad():
+        for name, weight in sorted(model.named_parameters()):
+            _spread(name, weight, spread)
+        for name, weight in sorted(model.named_buffers()):
+            if name.endswith("bias") and weight.is_floating_point() and weight.abs().sum() == 0:
+                weight.normal_(0.0, 0.05)
+            elif name.endswith("tid2eid"):  # experts by token: different ones, as routing gives
+                table = torch.rand(weight.shape[0], model.config.num_local_experts).argsort(1)
+                weight.copy_(table[:, : weight.shape[1]])
+    _free_generation(model)
+    return model
+
+
+def _spread(name: str, weight: Any, spread: dict[str, float]) -> None:
+    """The usual 0.02 makes logits so flat that any two runs agree or tie; what has a mean, as norms and decays have,
+    keeps it."""
+    import torch
+
+    is_centred = weight.numel() > 1 and weight.mean().abs() < 0.5 * weight.std()
+    if weight.abs().sum() == 0 and weight.ndim == 1:
+        weight.normal_(0.0, spread["zeros"])
+    elif weight.ndim > 1 and (is_centred or weight.abs().sum() == 0):
+        is_embedding = any(part in name for part in ("emb", "wte", "wpe", "shared.weight"))
+        named = [std for part, std in spread.items() if part in name]
+        weight.normal_(0.0, [*named, spread["embeddings" if is_embedding else "matrices"]][0])
+    else:
+        weight.add_(torch.randn_like(weight) * 0.1 * weight.abs().clamp(max=1.0))
+        if spread.get("flips") and weight.ndim == 1 and "norm" in name.lower():
+            weight.mul_(1 - 2 * torch.bernoulli(torch.full_like(weight, spread["flips"])))
+
+
+UNCACHED: dict[str, str] = {
+    "blt": "with a cache its global transformer sees the newest patch only",
+}
+"""Causal models whose cache in transformers loses what the model needs; their reference runs without one."""
+
+_STARTS = "generate() counts positions from 0, a forward without position_ids from pad_token_id + 1"
+_STEPS = "the step of one token does not clamp dt to time_step_min, the scan over a chunk does"
+INEXACT: dict[str, str] = {
+    **dict.fromkeys(("camembert", "data2vec-text", "roberta", "roberta-prelayernorm"), _STARTS),
+    **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl", "xmod"), _STARTS),
+    **dict.fromkeys(("nemotron_h", "zamba2"), _STEPS),
+    "cpmant": "its prompt attends in both directions, so tokens that come later change what came before",
+    "moshi": "its cache drops keys outside the window, its mask without a cache does not",
+    "prophetnet": "logits of a position change with the tokens after it",
+    "reformer": "buckets of its hashed attention change with the length",
+    "xlm": "generate() appends a mask token and reads there; it has no cache",
+    "xlnet": "generate() appends a token and reads there, with a permutation mask",
+}
+"""Causal models whose greedy answers in transformers differ from one forward over prompt and answer, and why."""
+
+
+def _free_generation(model: Any) -> None:
+    """Plain greedy decoding of a fixed length: no end, and no token forced or forbidden."""
+    from transformers import GenerationConfig
+
+    if not hasattr(model, "generation_config") or model.generation_config is None:
+        return
+    start = getattr(model.config, "decoder_start_token_id", None)
+    model.generation_config = GenerationConfig(
+        use_cache=model.config.model_type not in UNCACHED,
+        pad_token_id=getattr(model.config, "pad_token_id", None) or 0,
+        decoder_start_token_id=start,
+    )
