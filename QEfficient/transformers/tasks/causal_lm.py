@@ -181,7 +181,8 @@ class PagedCausalLM(nn.Module):
         cache = Cache(layers=[_PassThroughLayer(input_ids.shape[1]) for _ in self.specs])
         tables = (past_lens, subsequence_begins, block_indices, block_indices_begins, max_context_len)
         step = PagedStep(self.specs, key_caches, value_caches, *tables)
-        with paged_step(step), _select_before_head(self.model, lambda h: h.index_select(1, logits_indices)):
+        select = _select_before_head(self.model, lambda hidden: hidden.index_select(1, logits_indices))
+        with paged_step(step), running(RetainedStep(position_ids)), select:
             output = self.model(input_ids=input_ids, position_ids=position_ids, past_key_values=cache, use_cache=True)
         if step.attended != list(range(len(self.specs))):
             raise UnsupportedModel(
@@ -256,8 +257,12 @@ def _extra_inputs(batch: int, with_rows: bool, with_context_lens: bool, with_num
     return inputs
 
 
+_LEAST_CTX_LEN, _MOST_NEW = 4, 128
+"""So that a context is longer than nothing and a step shorter than the longest, where a model asks."""
+
+
 def _limits(model: Any, specs: list[StateSpec], most_tokens: int | None) -> dict[str, int]:
-    limits = {} if most_tokens is None else {"seq_len": most_tokens}
+    limits = {"seq_len": _MOST_NEW if most_tokens is None else most_tokens}
     if specs == [TOKENS] and (most_positions := max_positions(model.config)) is not None:
         quirk = RECOMPUTED.get(model.config.model_type)
         limits[CTX_LEN] = most_positions - (0 if quirk is None else quirk.num_added)
@@ -309,6 +314,7 @@ def retained_graph(
             "logits": {0: "batch_size"} | ({1: "num_logits_to_keep"} if with_num_logits else {}),
             **state_axes,
         },
+        axis_minimums={CTX_LEN: _LEAST_CTX_LEN},
         axis_limits=_limits(model, specs, most_tokens),
     )
 
