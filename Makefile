@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test sweep check format bench docs clean
+.PHONY: help install demo test sweep coverage check format bench docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ test: install ## Run the tests (at most 15 minutes on 2 cores, offline)
 
 sweep: install ## Run the tests that make test leaves out: every architecture on the simulated card, the benchmark
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m sweep
+
+coverage: install ## Compare every architecture of transformers with Hugging Face; ONLY=llama,mamba FAMILY=causal_lm
+	PYTHONPATH=tests $(BIN)/python -m architectures.coverage $(if $(FAMILY),--family $(FAMILY)) $(if $(ONLY),--only $(ONLY))
 
 check: install ## Lint, check the format and the types
 	$(BIN)/ruff check .

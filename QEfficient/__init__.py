@@ -20,13 +20,20 @@ if TYPE_CHECKING:
         qualcomm_efficient_converter,
         transform,
     )
-    from QEfficient.transformers.models.modeling_auto import QEFFAutoModel, QEFFAutoModelForCausalLM
+    from QEfficient.transformers.models.modeling_auto import (
+        QEFFAutoModel,
+        QEFFAutoModelForCausalLM,
+        QEFFAutoModelForSeq2SeqLM,
+        QEFFAutoModelForSequenceClassification,
+    )
 
 _MODELING = "QEfficient.transformers.models.modeling_auto"
 _FUNCTIONAL = "QEfficient.transformers.functional"
 _HOMES = {
     "QEFFAutoModel": _MODELING,
     "QEFFAutoModelForCausalLM": _MODELING,
+    "QEFFAutoModelForSeq2SeqLM": _MODELING,
+    "QEFFAutoModelForSequenceClassification": _MODELING,
     "QEFFCommonLoader": _FUNCTIONAL,
     "transform": _FUNCTIONAL,
     "export": _FUNCTIONAL,
@@ -45,6 +52,8 @@ __all__ = [
     "PerfMetrics",
     "QEFFAutoModel",
     "QEFFAutoModelForCausalLM",
+    "QEFFAutoModelForSeq2SeqLM",
+    "QEFFAutoModelForSequenceClassification",
     "QEFFCommonLoader",
     "__version__",
     "cloud_ai_100_exec_kv",

@@ -9,6 +9,7 @@
     │   └── CorruptCheckpoint      truncated, missing, misshapen or non-finite weights
     ├── UnsupportedModel       the architecture needs something that the target does not have
     ├── ExportError            PyTorch to ONNX failed
+    │   └── SizeDependence         the model's code depends on the size of an input, so that no graph is for all sizes
     ├── CompileError           the compiler failed
     ├── TargetUnavailable      the target's SDK or runtime is not on this machine
     ├── DeviceError            a card failed, or did not answer in time                       (also RuntimeError)
@@ -62,6 +63,17 @@ class UnsupportedModel(QEffError):
 
 class ExportError(QEffError):
     """PyTorch to ONNX failed."""
+
+
+class SizeDependence(ExportError):
+    """The model's code depends on the size of an input, so that no graph is for all sizes.
+
+    ``ranges``: for the names of axes, the least and the greatest size that one graph could be for, where it is known.
+    """
+
+    def __init__(self, message: str, ranges: dict[str, tuple[int, int]] | None = None):
+        super().__init__(message)
+        self.ranges = ranges or {}
 
 
 class CompileError(QEffError):

@@ -228,6 +228,37 @@ class EncoderCompileOptions(CompileOptions):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Seq2SeqLMCompileOptions(CompileOptions):
+    """Options of ``QEFFAutoModelForSeq2SeqLM.compile``."""
+
+    encoder_ctx_len: int = 128
+    """Longest text that the encoder reads, in tokens."""
+    ctx_len: int = 128
+    """Longest answer in tokens, that which it starts with included."""
+    full_batch_size: int | None = None
+    """Slots for continuous batching: answers that run at once, each at its own position; their texts are read one by
+    one."""
+    mxint8_kv_cache: bool = False
+    """Keep keys and values, those of the text too, in MXINT8 (card only)."""
+
+    def __post_init__(self) -> None:
+        CompileOptions.__post_init__(self)
+        _require_positive(self, "encoder_ctx_len", "ctx_len", "full_batch_size")
+        if self.encoder_ctx_len < 2:
+            raise OptionError("encoder_ctx_len must be at least 2: a run of one token is that which reads no text.")
+        if self.full_batch_size is not None and self.batch_size not in (1, self.full_batch_size):
+            raise OptionError(
+                f"batch_size={self.batch_size} and full_batch_size={self.full_batch_size} contradict each other: "
+                "give full_batch_size for continuous batching, or batch_size without it."
+            )
+
+    @property
+    def num_slots(self) -> int:
+        """Answers that run at once."""
+        return self.full_batch_size or self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingOptions(Options):
     """How the next token is chosen. transformers' names and meanings."""
 

@@ -20,7 +20,7 @@ from QEfficient.options import SamplingOptions
 from QEfficient.progress import stage
 
 if TYPE_CHECKING:
-    from QEfficient.generation.package import CompiledCausalLM, CompiledEncoder
+    from QEfficient.generation.package import CompiledCausalLM, CompiledEncoder, CompiledSequenceClassifier
     from QEfficient.generation.results import CloudAI100ExecInfo
 
 _SECTION = "Prompts and answers"
@@ -53,8 +53,9 @@ class Question:
         Raises:
             OptionError: something was asked that models of this task do not have.
         """
-        if task == "encoder" and (self.chat or self.generation_len is not None or self.sampling):
-            raise OptionError("This model is an encoder: it has no chat, no --generation-len and no sampling.")
+        kind = {"encoder": "an encoder", "sequence_classification": "a classifier"}.get(task)
+        if kind is not None and (self.chat or self.generation_len is not None or self.sampling):
+            raise OptionError(f"This model is {kind}: it has no chat, no --generation-len and no sampling.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -119,13 +120,15 @@ def answer(out: Output, package: Path, question: Question, tokenizer: Any | None
     Args:
         tokenizer: for a package that has none.
     """
-    from QEfficient.generation.package import CompiledCausalLM, from_package
+    from QEfficient.generation.package import CompiledCausalLM, CompiledSequenceClassifier, from_package
 
     with stage("Opening", str(package)):
         compiled = from_package(package)
     question.check_task(compiled.task)
     with compiled:
-        if not isinstance(compiled, CompiledCausalLM):
+        if isinstance(compiled, CompiledSequenceClassifier):
+            _classify(out, compiled, question, tokenizer)
+        elif not isinstance(compiled, CompiledCausalLM):
             _encode(out, compiled, question, tokenizer)
         elif question.chat:
             _Chat(out, compiled, question, tokenizer).run()
@@ -244,4 +247,19 @@ def _encode(out: Output, compiled: CompiledEncoder, question: Question, tokenize
     for prompt, row in zip(question.prompts, outputs, strict=True):
         first = " ".join(f"{value:.4f}" for value in row.reshape(-1)[:6])
         out.write(f"> {prompt}\n{list(row.shape)} {first} ...")
+    return None
+
+
+def _classify(out: Output, compiled: CompiledSequenceClassifier, question: Question, tokenizer: Any | None) -> None:
+    logits = compiled.generate(question.prompts, tokenizer=tokenizer)["logits"]
+    rows = [dict(zip(compiled.labels, row.tolist(), strict=True)) for row in compiled.scores(logits)]
+    if question.as_json:
+        answers = [
+            {"prompt": prompt, "label": max(scores, key=scores.__getitem__), "scores": scores, "logits": row.tolist()}
+            for prompt, scores, row in zip(question.prompts, rows, logits, strict=True)
+        ]
+        return out.json({"package": str(compiled.path), "answers": answers})
+    for prompt, scores in zip(question.prompts, rows, strict=True):
+        best = sorted(scores.items(), key=lambda item: -item[1])
+        out.write(f"> {prompt}\n" + "\n".join(f"{score:.4f} {label}" for label, score in best[:5]))
     return None

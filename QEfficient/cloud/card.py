@@ -12,7 +12,7 @@ import click
 from QEfficient.cloud.flags import DeviceGroup, Flag, Function, as_flag, flags, option_flags, with_device_group
 from QEfficient.cloud.terminal import note
 from QEfficient.errors import OptionError
-from QEfficient.options import CausalLMCompileOptions, EncoderCompileOptions
+from QEfficient.options import CausalLMCompileOptions, EncoderCompileOptions, Seq2SeqLMCompileOptions
 from QEfficient.progress import stage
 from QEfficient.targets import choose_target
 
@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from QEfficient.base.modeling_qeff import QEFFBaseModel
 
 _SECTION = "Model"
-_OPTION_CLASSES = (CausalLMCompileOptions, EncoderCompileOptions)
-_KINDS = {"causal_lm": "a causal language model", "encoder": "an encoder"}
+_OPTION_CLASSES = (CausalLMCompileOptions, EncoderCompileOptions, Seq2SeqLMCompileOptions)
+_KINDS = {
+    "causal_lm": "a causal language model",
+    "seq2seq_lm": "a text-to-text model",
+    "encoder": "an encoder",
+    "sequence_classification": "a classifier",
+}
 
 
 @dataclass(frozen=True)

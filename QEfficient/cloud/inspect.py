@@ -1,44 +1,37 @@
-"""``qefficient inspect``: what a model is made of, and how each target would run it. Nothing is exported."""
+"""``qefficient inspect``: what a model is made of, and how each target would run it, from its config alone."""
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from QEfficient.cloud.card import Card, card_flags, required
 from QEfficient.cloud.flags import JSON, VERBOSE, flags, option_flags
+from QEfficient.cloud.stored_description import describe_card
 from QEfficient.cloud.terminal import OTHER, Command, Output, run
-from QEfficient.errors import UnsupportedModel
-from QEfficient.options import CausalLMCompileOptions
+from QEfficient.options import CausalLMCompileOptions, Options, Seq2SeqLMCompileOptions
 from QEfficient.progress import stage
-from QEfficient.targets import TARGETS, Target
 
-if TYPE_CHECKING:
-    from QEfficient.base.modeling_qeff import QEFFBaseModel
-    from QEfficient.transformers.state import StateSpec
-
-STATE_VALUE_BYTES = 2
-"""State is counted in 16-bit values; a target that compresses it needs less."""
+_LENS: dict[str, type[Options]] = {"ctx_len": CausalLMCompileOptions, "encoder_ctx_len": Seq2SeqLMCompileOptions}
+"""Lengths that the size of a slot depends on, with the options that they are of."""
 
 
 @click.command("inspect", cls=Command)
 @card_flags
-@option_flags("options", OTHER, CausalLMCompileOptions, only=("ctx_len",))
+@option_flags("options", OTHER, *_LENS.values(), only=tuple(_LENS))
 @flags(JSON, VERBOSE)
 @click.pass_obj
 def command(out: Output, /, *, card: Card | None, options: dict[str, Any], as_json: bool) -> None:
     """Say what a model is made of and how each target would run it.
 
     Parameters, layers by the kind of state they keep, and for each target the lowering it gets and why faster ones
-    cannot express the model.
+    cannot express the model. No weights are needed, and none are downloaded.
     """
     chosen = required(card)
-    ctx_len = CausalLMCompileOptions.parse(options).ctx_len
-    model = chosen.load()
-    with stage("Inspecting", model.model_name):
-        found = {"card": chosen.name, **describe(model, ctx_len)}
+    lens = {name: _len(cls, name, options) for name, cls in _LENS.items()}
+    with stage("Inspecting", chosen.name):
+        found = {"card": chosen.name, **describe_card(chosen, lens)}
     if as_json:
         return out.json(found)
     out.pairs(_lines(found))
@@ -47,62 +40,9 @@ def command(out: Output, /, *, card: Card | None, options: dict[str, Any], as_js
     return out.table(["Target", "Lowering", "Remarks"], rows)
 
 
-def describe(model: QEFFBaseModel, ctx_len: int) -> dict[str, Any]:
-    """What ``--json`` prints, less the card."""
-    from QEfficient.transformers.transform import max_positions
-
-    parameters = list(model.model.parameters())
-    return {
-        "architecture": model.model_name,
-        "task": model.task,
-        "num_parameters": sum(p.numel() for p in parameters),
-        "weights_bytes": sum(p.numel() * p.element_size() for p in parameters),
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in parameters}),
-        "max_positions": max_positions(model.config),
-        **(_state(model, ctx_len) if model.task == "causal_lm" else {}),
-        "targets": {name: _on_target(model, target) for name, target in TARGETS.items()},
-    }
-
-
-def _state(model: QEFFBaseModel, ctx_len: int) -> dict[str, Any]:
-    from QEfficient.transformers.state_discovery import state_specs
-
-    try:
-        specs = state_specs(model.model)
-    except UnsupportedModel as error:
-        return {"layers": None, "why_no_layers": str(error), "state": None}
-    counted = Counter(specs)
-    layers = [{"num_layers": count, **_spec(spec)} for spec, count in counted.items()]
-    return {
-        "layers": layers,
-        "state": {
-            "value_bytes": STATE_VALUE_BYTES,
-            "bytes_per_token": sum(map(_token_bytes, specs)),
-            "ctx_len": ctx_len,
-            "bytes_per_slot": sum(_token_bytes(spec) * spec.num_slots(ctx_len) for spec in specs),
-        },
-    }
-
-
-def _spec(spec: StateSpec) -> dict[str, Any]:
-    return {name: getattr(spec, name) for name in ("kind", "num_heads", "key_dim", "value_dim", "window")}
-
-
-def _token_bytes(spec: StateSpec) -> int:
-    return spec.num_heads * (spec.key_dim + spec.value_dim) * STATE_VALUE_BYTES
-
-
-def _on_target(model: QEFFBaseModel, target: Target) -> dict[str, Any]:
-    unavailable = target.why_unavailable()
-    if model.task != "causal_lm":
-        return {"lowering": model.task, "refused": {}, "unavailable": unavailable}
-    from QEfficient.transformers.lowering import choose_lowering
-
-    try:
-        choice = choose_lowering(model.model, target)
-    except UnsupportedModel as error:
-        return {"lowering": None, "refused": {"all": str(error)}, "unavailable": unavailable}
-    return {"lowering": choice.lowering, "refused": choice.refused, "unavailable": unavailable}
+def _len(cls: type[Options], name: str, given: dict[str, Any]) -> int:
+    size: int = getattr(cls.parse({name: given[name]} if name in given else {}), name)
+    return size
 
 
 def _reasons(target: dict[str, Any]) -> str:
@@ -112,31 +52,61 @@ def _reasons(target: dict[str, Any]) -> str:
 
 
 def _lines(found: dict[str, Any]) -> dict[str, str]:
-    from QEfficient.base.files import readable_bytes
-
     lines = {
         "Architecture": found["architecture"],
         "Task": found["task"],
         "Parameters": f"{found['num_parameters']:,}",
-        "Weights": f"{readable_bytes(found['weights_bytes'])} in {', '.join(found['dtypes'])}",
+        "Weights": _weights_line(found),
         "Positions": "no limit" if found["max_positions"] is None else f"{found['max_positions']:,}",
     }
-    if "layers" in found:
+    if found.get("recomputes"):
+        lines["Layers"] = f"recompute every step: {found['recomputes']}"
+    elif "layers" in found:
         lines["Layers"] = "; ".join(map(_layer_line, found["layers"] or ())) or found["why_no_layers"]
-    if state := found.get("state"):
-        lines["State"] = (
-            f"{readable_bytes(state['bytes_per_token'])} a token, {readable_bytes(state['bytes_per_slot'])} a slot of "
-            f"{state['ctx_len']} tokens (in {8 * state['value_bytes']}-bit values)"
-        )
+    if found.get("state"):
+        lines["State"] = _state_line(found["state"])
     return lines
+
+
+def _weights_line(found: dict[str, Any]) -> str:
+    from QEfficient.base.files import readable_bytes
+
+    if found["weights_bytes"] is None:
+        return f"quantised ('{found['quantization']}'), no file here to tell how large"
+    quantised = f", quantised ('{found['quantization']}')" if found["quantization"] else ""
+    return f"{readable_bytes(found['weights_bytes'])} in {', '.join(found['dtypes'])}{quantised}"
 
 
 def _layer_line(layer: dict[str, Any]) -> str:
     window = f" of {layer['window']} tokens" if layer["window"] is not None else ""
-    dims = (
-        f"{layer['key_dim']}" if layer["key_dim"] == layer["value_dim"] else f"{layer['key_dim']}/{layer['value_dim']}"
-    )
-    return f"{layer['num_layers']} {layer['kind']}{window} ({layer['num_heads']} heads of {dims})"
+    held = _held(layer["tensors"])
+    return f"{layer['num_layers']} {layer['kind']}{window}" + (f" ({held})" if held else "")
+
+
+def _held(tensors: dict[str, list[int | str]]) -> str:
+    """``tensors`` in a row of a state, those of keys and values by their heads."""
+    parts = []
+    if (key := tensors.get("past_key")) is not None:
+        dims = [shape[-1] for shape in (key, tensors.get("past_value")) if shape is not None]
+        parts.append(f"{key[1]} heads of {'/'.join(map(str, dict.fromkeys(dims)))}")
+    others = {name: shape for name, shape in tensors.items() if name not in ("past_key", "past_value")}
+    return ", ".join(parts + [f"{name} {' x '.join(map(str, shape[1:]))}" for name, shape in others.items()])
+
+
+def _state_line(state: dict[str, Any]) -> str:
+    from QEfficient.base.files import readable_bytes
+
+    parts = []
+    if state["bytes_per_token"]:
+        parts.append(f"{readable_bytes(state['bytes_per_token'])} a token")
+    if state["fixed_bytes_per_slot"]:
+        parts.append(f"{readable_bytes(state['fixed_bytes_per_slot'])} whatever the length")
+    read = ""
+    if "encoder_ctx_len" in state:
+        parts.append(f"{readable_bytes(state['bytes_per_encoder_token'])} a token of the text")
+        read = f" and a text of {state['encoder_ctx_len']}"
+    whole = f"{readable_bytes(state['bytes_per_slot'])} a slot of {state['ctx_len']} tokens{read}"
+    return ", ".join([*parts, whole]) + f" (in {8 * state['value_bytes']}-bit values)"
 
 
 if __name__ == "__main__":

@@ -188,6 +188,9 @@ class _Retrace:
             self._copies[node] = source[node.args[1]]
             self._values[node] = self._values[node.args[0]][node.args[1]]
             return
+        if node.target is torch.ops.aten.alias.default:
+            self._copies[node] = self._copied(node.args[0])  # torch.onnx has no operator for an output that is one
+            return
         self._copies[node] = self.graph.node_copy(node, self._copied)
         if node in self.written:
             self._values[node] = self._value(node)

@@ -5,6 +5,7 @@ The only module that touches ``transformers.exporters``, which is experimental t
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,11 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch._dynamo.exc import UserError, UserErrorType
 from transformers.exporters import exporter_onnx
 from transformers.exporters.utils import _PATCHES, apply_fx_node_fixes, import_dotted_path, patch_attributes
 
-from QEfficient.errors import ExportError, QEffError
+from QEfficient.errors import ExportError, QEffError, SizeDependence
 from QEfficient.exporter.context_functions import TRANSLATIONS, add_functions
 from QEfficient.exporter.decompose import decompose
 from QEfficient.transformers.patches import (
@@ -37,6 +39,7 @@ def trace(graph: TaskGraph) -> ir.Model:
     """The ONNX model of ``graph``, its weights still fake: :func:`weights.attach` gives them bytes.
 
     Raises:
+        SizeDependence: the model's code takes other ways for other sizes of a dynamic axis.
         ExportError: PyTorch could not trace the model or write it as ONNX.
     """
     try:
@@ -52,14 +55,25 @@ def trace(graph: TaskGraph) -> ir.Model:
     except QEffError:
         raise
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
-        raise ExportError(
+        message = (
             f"{type(graph.lowered.module).__name__} could not be exported in the "
             f"'{graph.lowering}' lowering: {_first_line(error)}. Please report it with the model's config and this "
             "error's cause."
-        ) from error
+        )
+        if isinstance(error, UserError) and error.error_type is UserErrorType.CONSTRAINT_VIOLATION:
+            raise SizeDependence(message, _ranges(str(error))) from error
+        raise ExportError(message) from error
     add_functions(model)
     _name(model, graph)
     return model
+
+
+_RANGE = re.compile(r"(\w+) = Dim\('\w+'(?:, min=(\d+))?(?:, max=(\d+))?\)")
+
+
+def _ranges(message: str) -> dict[str, tuple[int, int]]:
+    """The ranges of axes that torch.export suggests."""
+    return {name: (int(least or 1), int(most or _LONGEST_AXIS)) for name, least, most in _RANGE.findall(message)}
 
 
 def _to_onnx(program: torch.export.ExportedProgram) -> ir.Model:

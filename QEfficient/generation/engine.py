@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,9 +23,14 @@ class Request:
     """One prompt and how to answer it."""
 
     prompt_ids: list[int]
+    """What the answer continues; of a model with an encoder, what answers start with."""
     max_new_tokens: int
     eos_token_ids: frozenset[int] = frozenset()
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    text_ids: list[int] = field(default_factory=list)
+    """What the encoder reads, where the model has one."""
+    forced_ids: Mapping[int, int] = field(default_factory=dict)
+    """Tokens that the answer has at these places, 0 the first, whatever the model predicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,7 @@ class Engine:
         scheduler = self._scheduler = Scheduler(self.session.info)
         samplers = [Sampler(request.sampling) for request in requests]
         for index, request in enumerate(requests):
-            scheduler.add(Sequence(index, list(request.prompt_ids)))
+            scheduler.add(Sequence(index, list(request.prompt_ids), text=list(request.text_ids)))
         while not scheduler.is_done:
             if self._scheduler is not scheduler:
                 raise LifecycleError(
@@ -112,7 +117,7 @@ class Engine:
                     "slots. Finish one before the next, or give all prompts to one generate()."
                 )
             step = scheduler.schedule()
-            for sequence, token in self._step(scheduler, step, samplers):
+            for sequence, token in self._step(scheduler, step, samplers, requests):
                 request = requests[sequence.index]
                 reason = self._finish_reason(request, sequence, token)
                 if reason is not None:
@@ -120,7 +125,11 @@ class Engine:
                 yield NewToken(sequence.index, token, reason)
 
     def _step(
-        self, scheduler: Scheduler, step: list[tuple[Sequence, Chunk]], samplers: list[Sampler]
+        self,
+        scheduler: Scheduler,
+        step: list[tuple[Sequence, Chunk]],
+        samplers: list[Sampler],
+        requests: list[Request],
     ) -> list[tuple[Sequence, int]]:
         began = time.perf_counter()
         is_prefill = any(chunk.start < sequence.prompt_len for sequence, chunk in step)
@@ -128,7 +137,9 @@ class Engine:
         for sequence, chunk in step:
             scheduler.advance(sequence, chunk)
         predicted = [sequence for sequence, chunk in step if chunk.wants_logits]
-        tokens = _choose(logits, predicted, samplers)
+        forced = [requests[s.index].forced_ids.get(len(s.tokens) - s.prompt_len) for s in predicted]
+        chosen = _choose(logits, predicted, samplers)
+        tokens = [own if token is None else token for own, token in zip(chosen, forced, strict=True)]
         for sequence, token in zip(predicted, tokens, strict=True):
             sequence.tokens.append(token)
         self._note_time(time.perf_counter() - began, is_prefill, len(tokens))

@@ -13,6 +13,7 @@ from QEfficient.compile.openvino_compiler import MODEL_FILE
 from QEfficient.compile.openvino_paged import BLOCK_LEN, add_extensions, to_plugin_form
 from QEfficient.errors import CompileError
 from QEfficient.generation.encoder_session import EncoderRunner
+from QEfficient.generation.seq2seq_session import Seq2SeqSession
 from QEfficient.generation.session import Chunk, SessionInfo
 
 
@@ -84,6 +85,12 @@ def open_encoder(folder: Path, body: Mapping[str, Any], device_ids: Sequence[int
     return _OpenVINOEncoder(compile_for_cpu(folder, body["precision"], body["num_threads"], body["compiler_options"]))
 
 
+def open_seq2seq(folder: Path, body: Mapping[str, Any], device_ids: Sequence[int] | None = None) -> Seq2SeqSession:
+    """The session of a text-to-text model's package. Arguments as in :func:`open_session`."""
+    compiled = compile_for_cpu(folder, body["precision"], body["num_threads"], body["compiler_options"])
+    return Seq2SeqSession(_OpenVINOSeq2Seq(compiled, body["session"]["num_slots"]), body)
+
+
 def layer_outputs(folder: Path, body: Mapping[str, Any], ids: list[int]) -> list[np.ndarray]:
     """Hidden states ``[len(ids), hidden]`` after each marked layer, for one prompt in one step."""
     names: list[str] = body["layers"]
@@ -94,15 +101,38 @@ def layer_outputs(folder: Path, body: Mapping[str, Any], ids: list[int]) -> list
 
 class _OpenVINOEncoder:
     def __init__(self, compiled: Any):
+        self.has_static_shapes = compiled.input("input_ids").get_partial_shape()[1].is_static
         self._request = compiled.create_infer_request()
 
-    def run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def run(self, ids: np.ndarray, mask: np.ndarray, segments: np.ndarray | None = None) -> np.ndarray:
         """See :class:`QEfficient.generation.encoder_session.EncoderRunner`."""
-        self._request.infer({"input_ids": ids, "attention_mask": mask})
+        extra = {} if segments is None else {"token_type_ids": segments}
+        self._request.infer({"input_ids": ids, "attention_mask": mask, **extra})
         return np.array(self._request.get_output_tensor(0).data)
 
     def close(self) -> None:
         """Give the memory back; it cannot run after it."""
+        del self._request
+
+
+class _OpenVINOSeq2Seq:
+    """See :class:`QEfficient.generation.seq2seq_session.Seq2SeqRunner`."""
+
+    has_static_shapes = False
+
+    def __init__(self, compiled: Any, num_slots: int):
+        self.takes_rows = any(port.get_any_name() == "batch_index" for port in compiled.inputs)
+        self.encoder_rows = self.decode_rows = None if self.takes_rows else num_slots
+        self._request = compiled.create_infer_request()
+        for state in self._request.query_state():
+            state.reset()
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        self._request.infer(dict(inputs), share_inputs=True)
+        logits: np.ndarray = self._request.get_tensor("logits").data[:, 0]
+        return logits
+
+    def close(self) -> None:
         del self._request
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib import import_module
 from numbers import Integral
@@ -21,7 +22,10 @@ from QEfficient.generation.encoder_session import EncoderSession
 from QEfficient.generation.engine import Engine, Request
 from QEfficient.generation.prompts import encode_prompts
 from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
+from QEfficient.generation.seq2seq_session import Seq2SeqSession
+from QEfficient.generation.session import Session
 from QEfficient.generation.streaming import AnswerPrinter
+from QEfficient.generation.texts import encode_texts
 from QEfficient.generation.tokenizer import FOLDER, ForeignTokenizer, PackageTokenizer
 from QEfficient.options import SamplingOptions
 from QEfficient.targets import TARGETS
@@ -79,8 +83,12 @@ class CompiledCausalLM(CompiledModel):
 
     def __init__(self, artifact: Artifact, device_ids: Sequence[int] | None = None):
         super().__init__(artifact, device_ids)
-        self.engine = Engine(self.target_sessions.open_session(artifact.path, self.body, device_ids))
+        self.engine = Engine(self._open_session(device_ids))
         self.generation_config = json.loads((self.path / "generation_config.json").read_text("utf-8"))
+
+    def _open_session(self, device_ids: Sequence[int] | None) -> Session:
+        session: Session = self.target_sessions.open_session(self.path, self.body, device_ids)
+        return session
 
     def close(self) -> None:
         self.engine.session.close()
@@ -152,19 +160,22 @@ class CompiledCausalLM(CompiledModel):
         ids, texts = self._encode(prompts, tokenizer)
         if not ids:
             raise CapacityError("No prompt was given.")
-        eos = self.generation_config.get("eos_token_id")
         lengths = _each("generation_len", generation_len, len(ids))
         options = {name: _each(name, value, len(ids)) for name, value in sampling.items()}
         requests = [
-            Request(
-                prompt_ids=prompt_ids,
-                max_new_tokens=self._max_new_tokens(prompt_ids, lengths[index]),
-                eos_token_ids=frozenset([eos] if isinstance(eos, int) else eos or ()),
-                sampling=self._sampling({name: values[index] for name, values in options.items()}),
-            )
+            self._request(index, prompt_ids, lengths[index], {name: values[index] for name, values in options.items()})
             for index, prompt_ids in enumerate(ids)
         ]
         return requests, texts
+
+    def _request(self, index: int, prompt_ids: list[int], generation_len: Any, sampling: Mapping[str, Any]) -> Request:
+        eos = self.generation_config.get("eos_token_id")
+        return Request(
+            prompt_ids=prompt_ids,
+            max_new_tokens=self._max_new_tokens(prompt_ids, generation_len),
+            eos_token_ids=frozenset([eos] if isinstance(eos, int) else eos or ()),
+            sampling=self._sampling(sampling),
+        )
 
     def _max_new_tokens(self, prompt_ids: list[int], asked: Any) -> int:
         if asked is None:
@@ -199,10 +210,34 @@ class CompiledCausalLM(CompiledModel):
         )
 
 
-class CompiledEncoder(CompiledModel):
-    """An encoder that turns texts into hidden states or vectors."""
+class CompiledSeq2SeqLM(CompiledCausalLM):
+    """A text-to-text model: an encoder reads the prompt, a decoder answers."""
 
-    task = "encoder"
+    task = "seq2seq_lm"
+    session: Seq2SeqSession
+
+    def _open_session(self, device_ids: Sequence[int] | None) -> Session:
+        self.session = self.target_sessions.open_seq2seq(self.path, self.body, device_ids)
+        return self.session
+
+    def layer_outputs(self, ids: list[int]) -> list[np.ndarray]:
+        """Nothing: what the decoder's layers give depends on a text as well."""
+        return []
+
+    def _request(self, index: int, prompt_ids: list[int], generation_len: Any, sampling: Mapping[str, Any]) -> Request:
+        self.session.check(prompt_ids, index)
+        options = dict(sampling)
+        forced = {name: options.pop(name, None) for name in ("forced_bos_token_id", "forced_eos_token_id")}
+        own = {name: self.generation_config.get(name) if given is None else given for name, given in forced.items()}
+        request = super()._request(index, [self.body["decoder_start_token_id"]], generation_len, options)
+        last = request.max_new_tokens - 1
+        return replace(request, text_ids=prompt_ids, forced_ids=_forced(own, last))
+
+
+class _CompiledTexts(CompiledModel):
+    """What runs whole texts."""
+
+    output: str
 
     def __init__(self, artifact: Artifact, device_ids: Sequence[int] | None = None):
         super().__init__(artifact, device_ids)
@@ -213,30 +248,71 @@ class CompiledEncoder(CompiledModel):
         self.session.close()
 
     def generate(self, inputs: Any, *, tokenizer: Any | None = None) -> dict[str, np.ndarray]:
-        """Encode texts.
+        """Run texts.
 
         Args:
-            inputs: text, a list of texts, lists of token ids, or a tokenizer's output.
+            inputs: text, a list of texts or of pairs of texts, lists of token ids, or a tokenizer's output.
             tokenizer: a transformers tokenizer; default: the one in the package.
 
         Returns:
-            ``{"output": array}``: ``[n, hidden]`` if pooled, else ``[n, longest input, hidden]``.
+            ``{"output": array}`` of an encoder: ``[n, hidden]`` if pooled, else ``[n, longest input, hidden]``;
+            ``{"logits": array}`` of a classifier: ``[n, num_labels]``.
 
         Raises:
-            CapacityError: a text is empty or longer than the greatest compiled ``seq_len``.
+            CapacityError: a text is empty, longer than the greatest compiled ``seq_len``, or of a length at which the
+                model cannot run.
         """
-        return {"output": self.session.run(encode_prompts(inputs, lambda: self.tokenizer(tokenizer)))}
+        takes_segments = self.body["texts"]["segments"] != "none"
+        texts = encode_texts(inputs, lambda: self.tokenizer(tokenizer), takes_segments)
+        return {self.output: self.session.run(texts)}
 
 
-_TASKS: dict[str, type[CompiledCausalLM] | type[CompiledEncoder]] = {
-    "causal_lm": CompiledCausalLM,
-    "encoder": CompiledEncoder,
+class CompiledEncoder(_CompiledTexts):
+    """An encoder that turns texts into hidden states or vectors."""
+
+    task, output = "encoder", "output"
+
+
+class CompiledSequenceClassifier(_CompiledTexts):
+    """A classifier that turns texts into logits."""
+
+    task, output = "sequence_classification", "logits"
+
+    @property
+    def labels(self) -> list[str]:
+        """What the logits stand for, in their order."""
+        return [self.body["id2label"][str(index)] for index in range(len(self.body["id2label"]))]
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """Logits ``[n, num_labels]`` as what the model was trained for: probabilities, or a regression as it is."""
+        kind = self.body["problem_type"]
+        if kind == "regression":
+            return logits
+        if kind == "multi_label_classification" or logits.shape[1] == 1:
+            return 1 / (1 + np.exp(-logits))
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        return shares / shares.sum(1, keepdims=True)
+
+    def rank(self, query: str, documents: Sequence[str], *, tokenizer: Any | None = None) -> list[tuple[int, float]]:
+        """Indices and scores of ``documents``, those first that fit ``query`` best.
+
+        Raises:
+            OptionError: the model has several labels.
+        """
+        if len(self.labels) != 1:
+            raise OptionError(f"Only a model of one label ranks; this one has {', '.join(self.labels)}.")
+        logits = self.generate([(query, document) for document in documents], tokenizer=tokenizer)["logits"]
+        scores = 1 / (1 + np.exp(-logits[:, 0]))
+        return [(int(index), float(scores[index])) for index in np.argsort(-logits[:, 0], kind="stable")]
+
+
+Compiled = CompiledCausalLM | CompiledSeq2SeqLM | CompiledEncoder | CompiledSequenceClassifier
+_TASKS: dict[str, type[Compiled]] = {
+    kind.task: kind for kind in (CompiledCausalLM, CompiledSeq2SeqLM, CompiledEncoder, CompiledSequenceClassifier)
 }
 
 
-def from_package(
-    path: str | os.PathLike[str], device_ids: Sequence[int] | None = None
-) -> CompiledCausalLM | CompiledEncoder:
+def from_package(path: str | os.PathLike[str], device_ids: Sequence[int] | None = None) -> Compiled:
     """Open a compiled package and load it.
 
     Args:
@@ -263,6 +339,13 @@ def _printer(texts: Any | None, num_answers: int, stream: bool | Callable[[str],
     if callable(stream):
         return AnswerPrinter(texts.decode, num_answers, stream, end="")
     return AnswerPrinter(texts.decode, num_answers, lambda piece: print(piece, end="", flush=True), end="\n")
+
+
+def _forced(ids: Mapping[str, Any], last: int) -> dict[int, int]:
+    """The first and the last token of an answer, where they do not depend on the model."""
+    first, end = ids["forced_bos_token_id"], ids["forced_eos_token_id"]
+    end = end[0] if isinstance(end, list) else end
+    return ({} if end is None else {last: int(end)}) | ({} if first is None else {0: int(first)})
 
 
 def _each(name: str, value: Any, count: int) -> list[Any]:

@@ -20,6 +20,7 @@ from QEfficient.generation.cloud_infer import QAICInferenceSession, Shape
 from QEfficient.generation.encoder_session import EncoderRunner
 from QEfficient.generation.qaic_buckets import Bucket, Piece, plan
 from QEfficient.generation.qaic_program import TIMEOUT_VARIABLE
+from QEfficient.generation.seq2seq_session import Seq2SeqSession
 from QEfficient.generation.session import Chunk, Session, SessionInfo
 from QEfficient.targets import TARGETS
 
@@ -29,6 +30,7 @@ _CTX_INPUT, _KEEP_INPUT, _ROW_INPUT = "comp_ctx_lengths", "num_logits_to_keep", 
 _BY_POSITION = ("past_key.", "past_value.")
 """State with a place for each position, or for each of a window, on its third axis."""
 _INPUTS = frozenset({"input_ids", "position_ids", _ROW_INPUT, _CTX_INPUT, _KEEP_INPUT})
+_SEQ2SEQ_INPUTS = frozenset({"input_ids", "position_ids", "encoder_input_ids", "encoder_lens"})
 
 
 def open_session(folder: Path, body: Mapping[str, Any], device_ids: Sequence[int] | None = None) -> Session:
@@ -58,6 +60,16 @@ def open_encoder(folder: Path, body: Mapping[str, Any], device_ids: Sequence[int
     session = _open(folder, body, device_ids)
     try:
         return QaicEncoder(session, body["batch_size"], body["seq_lens"])
+    except BaseException:
+        session.close()
+        raise
+
+
+def open_seq2seq(folder: Path, body: Mapping[str, Any], device_ids: Sequence[int] | None = None) -> Seq2SeqSession:
+    """The session of a text-to-text model's package. Arguments and errors as of :func:`open_session`."""
+    session = _open(folder, body, device_ids)
+    try:
+        return Seq2SeqSession(QaicSeq2Seq(session, body["session"]["num_slots"], body["encoder_ctx_len"]), body)
     except BaseException:
         session.close()
         raise
@@ -234,7 +246,9 @@ class QaicSession:
 
 
 class QaicEncoder:
-    """An encoder's program, see :class:`QEfficient.generation.encoder_session.EncoderRunner`."""
+    """An encoder's or a classifier's program, see :class:`QEfficient.generation.encoder_session.EncoderRunner`."""
+
+    has_static_shapes = True
 
     def __init__(self, session: QAICInferenceSession, batch_size: int, seq_lens: Sequence[int]):
         """
@@ -242,8 +256,9 @@ class QaicEncoder:
             CorruptArtifact: the program was not compiled for ``[batch_size, each of seq_lens]``.
         """
         self._session, self._batch_size = session, batch_size
-        names = {"input_ids", "attention_mask"}
-        _check_names(session, names, names, "output")
+        self._output: str = session.output_names[0] if len(session.output_names) == 1 else "output"
+        needed = {"input_ids", "attention_mask"}
+        _check_names(session, needed | {"token_type_ids"}, needed, self._output)
         found = {shape["input_ids"] for shape in session.specializations}
         if found != {(batch_size, length) for length in seq_lens}:
             raise CorruptArtifact(
@@ -251,8 +266,8 @@ class QaicEncoder:
                 f"batch_size={batch_size} and seq_lens={list(seq_lens)}. Compile the model again."
             )
 
-    def run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Token ids and mask ``[n, seq_len]``, n up to the compiled batch, to float32 ``[n, ...]``.
+    def run(self, ids: np.ndarray, mask: np.ndarray, segments: np.ndarray | None = None) -> np.ndarray:
+        """Token ids, mask and segments ``[n, seq_len]``, n up to the compiled batch, to float32 ``[n, ...]``.
 
         Raises:
             CapacityError: more texts than the compiled batch has rows.
@@ -263,11 +278,45 @@ class QaicEncoder:
             raise CapacityError(
                 f"{count} texts in one run, compiled were {self._batch_size}: use a greater batch_size."
             )
-        padding = ((0, self._batch_size - count), (0, 0))
-        ids, mask = (np.pad(np.asarray(array, np.int64), padding) for array in (ids, mask))
-        mask[count:, 0] = 1  # a text of no token has no mean and no softmax
-        output = self._session.run({"input_ids": ids, "attention_mask": mask})["output"]
+        given = {"input_ids": ids, "attention_mask": mask}
+        if segments is not None:
+            given["token_type_ids"] = segments
+        # Idle rows repeat the first text: one of no token has no mean and no softmax.
+        rows = [*range(count), *[0] * (self._batch_size - count)]
+        inputs = {name: np.ascontiguousarray(np.asarray(array, np.int64)[rows]) for name, array in given.items()}
+        output = self._session.run(inputs)[self._output]
         return output[:count].astype(np.float32, copy=False)
+
+    def close(self) -> None:
+        """Give the card's cores and memory back; it cannot run after it."""
+        self._session.close()
+
+
+class QaicSeq2Seq:
+    """A text-to-text model's program, see :class:`QEfficient.generation.seq2seq_session.Seq2SeqRunner`."""
+
+    has_static_shapes = True
+
+    def __init__(self, session: QAICInferenceSession, num_slots: int, encoder_ctx_len: int):
+        """
+        Raises:
+            CorruptArtifact: the program was not compiled for texts of ``encoder_ctx_len`` and ``num_slots`` answers.
+        """
+        self._session = session
+        _check_names(session, _SEQ2SEQ_INPUTS | {_ROW_INPUT}, {*_SEQ2SEQ_INPUTS}, "logits")
+        self.takes_rows = _ROW_INPUT in session.input_names
+        found = {shape["encoder_input_ids"] for shape in session.specializations}
+        self.encoder_rows: int | None = 1 if self.takes_rows else num_slots
+        self.decode_rows: int | None = num_slots
+        expected = {(self.encoder_rows, encoder_ctx_len), (num_slots, 1)}
+        if found != expected:
+            raise CorruptArtifact(
+                f"The program in {session.qpc_path} is not what its package says: it takes texts of {sorted(found)}, "
+                f"expected {sorted(expected)}. Compile the model again."
+            )
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        return self._session.run(dict(inputs))["logits"][:, -1].astype(np.float32, copy=False)
 
     def close(self) -> None:
         """Give the card's cores and memory back; it cannot run after it."""

@@ -19,6 +19,8 @@ class Sequence:
     num_cached: int = 0
     """Tokens that the session's state already holds."""
     slot: int = -1
+    text: list[int] = field(default_factory=list)
+    """What the encoder is to read, where the model has one."""
     prompt_len: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,4 +89,5 @@ class Scheduler:
     def _chunk(self, sequence: Sequence, most: int) -> Chunk:
         begin = sequence.num_cached
         tokens = sequence.tokens[begin : begin + most]
-        return Chunk(sequence.slot, tokens, begin, wants_logits=begin + len(tokens) == len(sequence.tokens))
+        is_last = begin + len(tokens) == len(sequence.tokens)
+        return Chunk(sequence.slot, tokens, begin, is_last, () if begin else sequence.text)

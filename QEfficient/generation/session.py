@@ -34,6 +34,8 @@ class Chunk:
     """Position of the first token: how many the slot already holds."""
     wants_logits: bool = True
     """Whether the token after the last is to be predicted."""
+    text: Sequence[int] = ()
+    """What the encoder is to read, with the first chunk of an answer; empty where the model has no encoder."""
 
 
 class Session(Protocol):

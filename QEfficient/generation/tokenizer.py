@@ -39,6 +39,11 @@ class PackageTokenizer:
         """Token ids of ``text``."""
         return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
+    def encode_text(self, text: str, second: str | None = None) -> tuple[list[int], list[int] | None]:
+        """Token ids and ``token_type_ids`` of a text or of a pair, special tokens included."""
+        encoding = self._tokenizer.encode(text, second)
+        return list(encoding.ids), list(encoding.type_ids)
+
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of ``ids``."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
@@ -86,6 +91,11 @@ class ForeignTokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
+    def encode_text(self, text: str, second: str | None = None) -> tuple[list[int], list[int] | None]:
+        encoding = self._tokenizer(text, second)
+        segments = encoding.get("token_type_ids")
+        return list(encoding["input_ids"]), None if segments is None else list(segments)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +12,22 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 
 from QEfficient.errors import CheckpointNotFound, CorruptCheckpoint, UnsafeCheckpoint, UnsupportedModel
+from QEfficient.transformers.card_files import check_code, quantization, read_config
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _DOWNLOAD = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "tokenizer*"]
+_DESCRIPTION = ["config.json", "*.py"]
 _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 LOAD_OPTIONS = frozenset({*_HUB_OPTIONS, "dtype", "torch_dtype"})
 """What ``from_pretrained`` takes beside the options of its class."""
 
 
-def resolve(card: str, **options: Any) -> Path:
+def resolve(card: str, *, config_only: bool = False, **options: Any) -> Path:
     """The local folder of ``card``: itself if it is one, else its snapshot from the Hub.
 
     Args:
         card: a folder, or a Hub repository such as ``Qwen/Qwen2.5-0.5B-Instruct``.
+        config_only: download no weights and no tokenizer.
         options: ``revision``, ``cache_dir``, ``token``, ``local_files_only``, as in huggingface_hub.
 
     Raises:
@@ -33,7 +35,9 @@ def resolve(card: str, **options: Any) -> Path:
     """
     folder = Path(card).expanduser()
     if not folder.is_dir():
-        folder = _download(card, {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None})
+        wanted = _DESCRIPTION if config_only else _DOWNLOAD
+        given = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
+        folder = _download(card, wanted, given)
     if not (folder / "config.json").is_file():
         raise CheckpointNotFound(
             f"'{card}' has no config.json, so it is not a transformers checkpoint. "
@@ -42,9 +46,9 @@ def resolve(card: str, **options: Any) -> Path:
     return folder
 
 
-def _download(card: str, options: dict[str, Any]) -> Path:
+def _download(card: str, wanted: list[str], options: dict[str, Any]) -> Path:
     try:
-        return Path(snapshot_download(card, allow_patterns=_DOWNLOAD, **options))
+        return Path(snapshot_download(card, allow_patterns=wanted, **options))
     except HFValidationError as error:
         raise CheckpointNotFound(f"There is no folder '{card}', and it is not a valid Hub card either.") from error
     except LocalEntryNotFoundError as error:
@@ -65,13 +69,8 @@ def check_safe(folder: Path, trust_remote_code: bool) -> None:
         UnsafeCheckpoint: loading would run code: pickled weights, or Python files that nobody allowed.
         UnsupportedModel: the weights are quantised.
     """
-    config = _read_config(folder)
-    if config.get("auto_map") and not trust_remote_code:
-        files = sorted({str(value).split(".")[0] + ".py" for value in config["auto_map"].values()})
-        raise UnsafeCheckpoint(
-            f"{folder} brings its own code ({', '.join(files)}), which loading would run. Read it, then pass "
-            "trust_remote_code=True if you trust it."
-        )
+    config = read_config(folder)
+    check_code(folder, config, trust_remote_code)
     _check_not_quantized(folder, config)
     if not list(folder.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -85,25 +84,12 @@ def check_safe(folder: Path, trust_remote_code: bool) -> None:
 
 
 def _check_not_quantized(folder: Path, config: dict[str, Any]) -> None:
-    for part in (config, config.get("text_config")):
-        scheme = part.get("quantization_config", part.get("compression_config")) if isinstance(part, dict) else None
-        if scheme:
-            method = scheme.get("quant_method", "unknown") if isinstance(scheme, dict) else "unknown"
-            raise UnsupportedModel(
-                f"The weights in {folder} are quantised ('{method}'), and this version reads unquantised checkpoints "
-                "only. Take the model's original checkpoint and compile it with weight_format='int8' or 'int4' (cpu) "
-                "or mxfp6_matmul=True (card)."
-            )
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise CorruptCheckpoint(f"{folder / 'config.json'} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CorruptCheckpoint(f"{folder / 'config.json'} does not hold an object.")
-    return config
+    if (method := quantization(config)) is not None:
+        raise UnsupportedModel(
+            f"The weights in {folder} are quantised ('{method}'), and this version reads unquantised checkpoints "
+            "only. Take the model's original checkpoint and compile it with weight_format='int8' or 'int4' (cpu) "
+            "or mxfp6_matmul=True (card)."
+        )
 
 
 def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, **options: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.transformers.models.modeling_auto import (
     QEFFAutoModel,
     QEFFAutoModelForCausalLM,
+    QEFFAutoModelForSeq2SeqLM,
     QEFFAutoModelForSequenceClassification,
 )
 
@@ -23,7 +25,7 @@ class QEFFCommonLoader:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: PathLike, **kwargs: Any) -> QEFFBaseModel:
-        """A causal LM or a classifier where the config names one, else an encoder.
+        """A causal LM, a text-to-text model or a classifier where the config names one, else an encoder.
 
         Args:
             pretrained_model_name_or_path: a Hub card or a local folder.
@@ -57,13 +59,30 @@ def _upstream_arguments(card: PathLike, kwargs: dict[str, Any]) -> tuple[str, di
 
 def _class_for(config: Any) -> type[QEFFBaseModel]:
     heads = config.architectures or []
-    if any(head.endswith(("ForCausalLM", "LMHeadModel")) for head in heads):
+    if _answers_texts(config, heads):
+        return QEFFAutoModelForSeq2SeqLM
+    if _continues_texts(heads):
         return QEFFAutoModelForCausalLM
     if any(head.endswith("ForSequenceClassification") for head in heads):
         return QEFFAutoModelForSequenceClassification
     if any("For" in head and not head.endswith("ForMaskedLM") for head in heads):
         raise UnsupportedModel(f"No class here runs {', '.join(heads)} yet.")
     return QEFFAutoModel
+
+
+def _continues_texts(heads: Sequence[str]) -> bool:
+    """Whether a model is a causal LM by its name, or one that can also see (Gemma 3's is ForConditionalGeneration)."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
+
+    return any(head.endswith(("ForCausalLM", "LMHeadModel")) or head in NAMES.values() for head in heads)
+
+
+def _answers_texts(config: Any, heads: Sequence[str]) -> bool:
+    """Whether a model is one of text to text: an encoder, and a decoder with a language model's head."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as NAMES
+
+    known = {*NAMES.values(), "T5WithLMHeadModel"}  # the name that T5's first checkpoints have
+    return bool(getattr(config, "is_encoder_decoder", False)) and any(head in known for head in heads)
 
 
 def transform(model: Any, form_factor: str = "cloud") -> QEFFBaseModel:
@@ -83,6 +102,8 @@ def transform(model: Any, form_factor: str = "cloud") -> QEFFBaseModel:
         return model
     if type(model).__name__.endswith("ForSequenceClassification"):
         return QEFFAutoModelForSequenceClassification(model)
+    if _answers_texts(model.config, [type(model).__name__]):
+        return QEFFAutoModelForSeq2SeqLM(model).transform()
     if hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is not None:
         return QEFFAutoModelForCausalLM(model).transform()
     return QEFFAutoModel(model)

@@ -8,6 +8,8 @@ from typing import Any
 from QEfficient.errors import UnsupportedModel
 from QEfficient.targets import LoweringName, Target
 
+_POINTER = "See docs/source/adding_a_state_kind.md."
+
 
 @dataclass(frozen=True, slots=True)
 class LoweringChoice:
@@ -35,8 +37,7 @@ def choose_lowering(model: Any, target: Target, forced: LoweringName | None = No
         if reason is None:
             return LoweringChoice(lowering, refused)
         refused[lowering] = reason
-    reasons = "; ".join(f"{lowering}: {reason}" for lowering, reason in refused.items())
-    raise UnsupportedModel(
-        f"{type(model).__name__} cannot be lowered for target '{target.name}': {reasons}. "
-        "See docs/source/adding_a_state_kind.md."
-    )
+    told = set(refused.values())
+    reasons = told.pop() if len(told) == 1 else "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+    pointer = "" if _POINTER in reasons else f" {_POINTER}"
+    raise UnsupportedModel(f"{type(model).__name__} cannot be lowered for target '{target.name}': {reasons}{pointer}")

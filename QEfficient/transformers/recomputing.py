@@ -24,9 +24,8 @@ Inputs = Callable[[Any, Tensor, Tensor], tuple[dict[str, Any], Tensor]]
 
 @dataclass(frozen=True)
 class Recomputed:
-    """Why an architecture recomputes although it may have a cache, and how it is asked for the next token."""
+    """How an architecture is asked for the next token that runs over all tokens although it may have a cache."""
 
-    reason: str
     inputs: Inputs
     num_added: int = 0
     """Places that it needs beside the tokens."""

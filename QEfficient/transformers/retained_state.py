@@ -211,7 +211,9 @@ class RetainedIndexedLayer(RetainedLayer):
     def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
         super().__init__(spec, state, step)
         self.indexer_keys = state[2] if len(state) > 2 else None
-        self.indexer_position_ids: torch.Tensor | None = None
+        # Of the slots, ``[3, B, L]``: models that ask for them put the step's behind.
+        positions = super().get_mask_sizes(step.position_ids.shape[1])[1]
+        self.indexer_position_ids = positions[None].expand(3, step.position_ids.shape[0], -1)
         self.is_indexer_initialized = True
 
     def state(self) -> list[torch.Tensor]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-StateKind = Literal["full", "sliding", "chunked", "indexed", "linear", "conv", "hybrid", "hybrid_sliding", "cross", "compressed", "tokens", "none"]
+StateKind = Literal[
+    "full", "sliding", "chunked", "indexed", "compressed", "linear", "conv", "hybrid", "hybrid_sliding", "cross",
+    "tokens", "none",
+]  # fmt: skip
 
 KINDS: dict[str, StateKind] = {
     "full_attention": "full",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,12 +17,16 @@ from transformers.cache_utils import (
     EncoderDecoderCache,
     get_layer_types_and_kwargs,
 )
+from transformers.modeling_outputs import MoEModelOutput
 
-from QEfficient.errors import UnsupportedModel
-from QEfficient.transformers.quirks import RECOMPUTED
+from QEfficient.errors import QEffError, UnsupportedModel
+from QEfficient.transformers.layer_kinds import FAILURES, FirstLayers, first_layers, remembered
+from QEfficient.transformers.quirks import recomputed
 from QEfficient.transformers.recomputing import TOKENS
 from QEfficient.transformers.state import CTX_LEN, ENCODER_CTX_LEN, KINDS, ROWS, WINDOW, StateSpec, StateTensor
 from QEfficient.transformers.transform import LoweredModel, run_eagerly
+
+logger = logging.getLogger(__name__)
 
 
 def state_specs(model: nn.Module) -> list[StateSpec]:
@@ -29,9 +36,35 @@ def state_specs(model: nn.Module) -> list[StateSpec]:
     Raises:
         UnsupportedModel: a layer keeps something that no lowering holds yet.
     """
-    config = model.config.get_text_config(decoder=True)
-    if config.model_type in RECOMPUTED:
+    return list(_state_specs(model))
+
+
+@remembered
+def _state_specs(model: nn.Module) -> list[StateSpec]:
+    if recomputed(model) is not None:
         return [TOKENS]
+    first = first_layers(model)
+    if first is not None:
+        try:
+            return _of_all_layers(first)
+        except FAILURES as error:
+            logger.debug("%s is run with all of its layers: %s", type(model).__name__, error)
+    return _found_specs(model)
+
+
+def _of_all_layers(first: FirstLayers) -> list[StateSpec]:
+    """What all layers keep, by what the first of each kind does.
+
+    Raises:
+        UnsupportedModel: one of them keeps nothing, which may be for want of a later one.
+    """
+    specs = state_specs(first.module)
+    if specs == [TOKENS] or any(spec.kind == "none" and not first.is_dummy(i) for i, spec in enumerate(specs)):
+        raise UnsupportedModel(f"{type(first.module).__name__} has layers that keep nothing.")
+    return [specs[index] for index in first.stands_for]
+
+
+def _found_specs(model: nn.Module) -> list[StateSpec]:
     lowered = run_eagerly(model)
     layer_types, kwargs = get_layer_types_and_kwargs(lowered.module.config.get_text_config(decoder=True))
     for index, layer_type in enumerate(layer_types):
@@ -58,7 +91,7 @@ def state_specs(model: nn.Module) -> list[StateSpec]:
 def depends_on_length(model: nn.Module) -> bool:
     """Whether a graph of ``model`` holds for one length of the context alone."""
     config = model.config.get_text_config(decoder=True)
-    if (quirk := RECOMPUTED.get(config.model_type)) is not None:
+    if (quirk := recomputed(model)) is not None:
         return quirk.has_fixed_len
     # Doge attends to its best keys alone where there are more than this.
     has_limit = getattr(config, "keep_window_size", None) is not None
@@ -96,9 +129,28 @@ def _tensors(layer: Any, ring_axis: str | None) -> tuple[StateTensor, ...]:
     return tuple(found)
 
 
+@contextmanager
+def refusing(module: nn.Module) -> Iterator[None]:
+    """Say of a model that cannot be run without weights that it is not supported.
+
+    Raises:
+        UnsupportedModel: something went wrong; what.
+    """
+    try:
+        yield
+    except QEffError:
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise UnsupportedModel(
+            f"{type(module).__name__} does something that cannot be traced without weights and for any token: {line} "
+            "See docs/source/adding_a_state_kind.md."
+        ) from error
+
+
 def _run_once(lowered: LoweredModel) -> Cache:
     cache = DynamicCache(config=lowered.module.config)
-    with lowered.fake_mode, torch.no_grad():
+    with refusing(lowered.module), lowered.fake_mode, torch.no_grad():
         inputs = {"input_ids": torch.zeros(1, 2, dtype=torch.int64), "position_ids": torch.arange(2)[None]}
         lowered.module(**accepted(lowered.module, inputs), **{cache_argument(lowered.module): cache}, use_cache=True)
     return cache
@@ -110,13 +162,33 @@ def encoder_decoder_specs(model: nn.Module) -> tuple[list[StateSpec], list[State
     Raises:
         UnsupportedModel: a layer keeps something that no lowering holds yet.
     """
+    own, cross = _encoder_decoder_specs(model)
+    return list(own), list(cross)
+
+
+@remembered
+def _encoder_decoder_specs(model: nn.Module) -> tuple[list[StateSpec], list[StateSpec]]:
+    first = first_layers(model)
+    if first is not None:
+        try:
+            own, cross = _found_on_both_sides(first.module)
+            return [own[index] for index in first.stands_for], [cross[index] for index in first.stands_for]
+        except FAILURES as error:
+            logger.debug("%s is run with all of its layers: %s", type(model).__name__, error)
+    return _found_on_both_sides(model)
+
+
+def _found_on_both_sides(model: nn.Module) -> tuple[list[StateSpec], list[StateSpec]]:
     lowered = run_eagerly(model)
     module: Any = lowered.module
-    layer_types, kwargs = get_layer_types_and_kwargs(module.get_decoder().config)
-    cache = EncoderDecoderCache(DynamicCache(config=module.get_decoder().config), DynamicCache())
-    with lowered.fake_mode, torch.no_grad():
+    config = getattr(module.get_decoder(), "config", module.config).get_text_config(decoder=True)
+    layer_types, kwargs = get_layer_types_and_kwargs(config)
+    cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache())
+    width = getattr(module.get_encoder(), "config", module.config).get_text_config().hidden_size
+    with refusing(module), lowered.fake_mode, torch.no_grad():
+        read = MoEModelOutput(last_hidden_state=torch.zeros(1, 2, width))
         tokens = torch.zeros(1, 2, dtype=torch.int64)
-        module(input_ids=tokens, decoder_input_ids=tokens, past_key_values=cache, use_cache=True)
+        module(encoder_outputs=read, decoder_input_ids=tokens, past_key_values=cache, use_cache=True)
     windows = [_window(extra) for extra in kwargs]
     sizes = {window for window in windows if window is not None}
     own, cross = cache.self_attention_cache.layers, cache.cross_attention_cache.layers
@@ -127,7 +199,10 @@ def encoder_decoder_specs(model: nn.Module) -> tuple[list[StateSpec], list[State
         )
     layers = zip(layer_types, windows, own, strict=True)
     return (
-        [StateSpec(kind=KINDS[kind], tensors=_tensors(at, _ring_axis(size, sizes)), window=size) for kind, size, at in layers],
+        [
+            StateSpec(kind=KINDS[kind], tensors=_tensors(at, _ring_axis(size, sizes)), window=size)
+            for kind, size, at in layers
+        ],
         [StateSpec(kind="cross", tensors=_tensors(layer, ENCODER_CTX_LEN)) for layer in cross],
     )
 

@@ -17,15 +17,15 @@ JSON_FILE, PAGE_FILE = "coverage.json", "coverage.md"
 
 _INTRODUCTION = """# Coverage
 
-Every architecture that transformers ships for text, as a tiny random model that keeps what is odd about the real one, \
-compiled in float32 and compared with Hugging Face. `make coverage` makes this page; [coverage.json](coverage.json) has \
+Every architecture that transformers ships for text, as a tiny random model that keeps what is odd about the real one,
+compiled in float32 and compared with Hugging Face. `make coverage` makes this page; [coverage.json](coverage.json) has
 the same for programs.
 
-- Models that generate: greedy tokens of three prompts of 5, 37 and 70 tokens, 32 new ones each, all equal. Prompts are \
-cut into chunks of 24 tokens, and there are two slots for the three. The margin is the smallest distance between the two \
-greatest logits: what a wrong computation would have to stay below.
-- Classifiers and encoders: the same three texts in batches of two, against each text alone. The distance is the \
-greatest difference in parts of the greatest value, at most 1e-3.
+- Models that generate: greedy tokens of three prompts of 5, 37 and 70 tokens, 32 new ones each, all equal. Prompts are
+  cut into chunks of 24 tokens, and there are two slots for the three. The margin is the smallest distance between the
+  two greatest logits: what a wrong computation would have to stay below.
+- Classifiers and encoders: the same three texts in batches of two, against each text alone. The distance is the
+  greatest difference in parts of the greatest value, at most 1e-3.
 - "state" is what the layers keep between steps, see [adding a state kind](adding_a_state_kind.md).
 """
 

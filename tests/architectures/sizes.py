@@ -155,6 +155,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "rope_parameters": {"full_attention": None, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
     },
     # Sizes that hang together.
+    "moshi": {"sliding_window": 512},  # as long as its positions, as in the published one
     "helium": {"head_dim": 16},
     "xlstm": {"hidden_size": 128, "embedding_dim": 128},
     "recurrent_gemma": {"num_hidden_layers": 3},
@@ -170,6 +171,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "num_buckets": 2,
     },
     "esmc": {"num_key_value_heads": 4},
+    "funnel": {"block_sizes": [1, 1]},
     "squeezebert": {"embedding_size": 64},
     "layoutlmv3": {"coordinate_size": 8, "shape_size": 16},
     "lilt": {"hidden_size": 96},

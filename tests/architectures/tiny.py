@@ -17,9 +17,12 @@ _NOT_TEXT = {
 """Sequence-to-sequence models that answer to sound."""
 
 _DRAFTS = "drafts for another model: its layers read the keys and values of that model's cache"
+_HASHES = "hashes keys in directions that are drawn anew at every call, so that its answers change"
 _CODES = "speaks codes of an audio codec, not text; AutoModelForCausalLM cannot even build it from its whole config"
 
 UNABLE: dict[tuple[str, str], str] = {
+    ("causal_lm", "blt"): "cuts bytes into patches where a second model is unsure: their number depends on data",
+    **{(family, "reformer"): _HASHES for family in ("causal_lm", "sequence_classification", "text_encoder")},
     ("causal_lm", "gemma3n"): "its vision tower is a timm model: needs timm and pillow (gemma3n_text needs neither)",
     ("causal_lm", "gemma4_assistant"): _DRAFTS,
     ("causal_lm", "gemma4_unified_assistant"): _DRAFTS,
@@ -212,25 +215,25 @@ def _spread(name: str, weight: Any, spread: dict[str, float]) -> None:
             weight.mul_(1 - 2 * torch.bernoulli(torch.full_like(weight, spread["flips"])))
 
 
+_STEPS = "its step of one token does not clamp dt to time_step_min, its scan over a chunk does"
 UNCACHED: dict[str, str] = {
     "blt": "with a cache its global transformer sees the newest patch only",
+    "cpmant": "its prompt attends in both directions, so tokens that come later change what its cache holds",
+    "nemotron_h": _STEPS,
+    "xlnet": "its memories hold a text as it was before the newest tokens, which earlier ones see too",
+    "zamba2": _STEPS,
 }
 """Causal models whose cache in transformers loses what the model needs; their reference runs without one."""
 
 _STARTS = "generate() counts positions from 0, a forward without position_ids from pad_token_id + 1"
-_STEPS = "the step of one token does not clamp dt to time_step_min, the scan over a chunk does"
 INEXACT: dict[str, str] = {
     **dict.fromkeys(("camembert", "data2vec-text", "roberta", "roberta-prelayernorm"), _STARTS),
     **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl", "xmod"), _STARTS),
-    **dict.fromkeys(("nemotron_h", "zamba2"), _STEPS),
-    "cpmant": "its prompt attends in both directions, so tokens that come later change what came before",
-    "moshi": "its cache drops keys outside the window, its mask without a cache does not",
     "prophetnet": "logits of a position change with the tokens after it",
     "reformer": "buckets of its hashed attention change with the length",
     "xlm": "generate() appends a mask token and reads there; it has no cache",
-    "xlnet": "generate() appends a token and reads there, with a permutation mask",
 }
-"""Causal models whose greedy answers in transformers differ from one forward over prompt and answer, and why."""
+"""Other causal models whose greedy answers in transformers differ from one forward over prompt and answer, and why."""
 
 
 def _free_generation(model: Any) -> None:
@@ -245,3 +248,5 @@ def _free_generation(model: Any) -> None:
         pad_token_id=getattr(model.config, "pad_token_id", None) or 0,
         decoder_start_token_id=start,
     )
+    if hasattr(model.config, "use_mems_eval"):
+        model.config.use_mems_eval = model.config.model_type not in UNCACHED

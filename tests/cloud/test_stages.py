@@ -1,4 +1,4 @@
-"""export, compile, inspect and verify."""
+"""export, compile and verify."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-import tiny_models
-from cloud.commands import COMPILE, Cli, save
+from cloud.commands import COMPILE, Cli
 
 from QEfficient.base.artifacts import open_artifact
 
@@ -106,59 +105,6 @@ def test_context_beyond_the_model(cli: Cli, checkpoint: Path) -> None:
     result = cli("compile", checkpoint, "--ctx-len", "4096")
     assert (result.code, result.out) == (1, "")
     assert "512 positions" in result.err
-
-
-def test_inspect(cli: Cli, checkpoint: Path) -> None:
-    found = cli("inspect", checkpoint, "--ctx-len", "100", "--json").json
-    weights = checkpoint / "model.safetensors"
-    assert (found["architecture"], found["task"]) == ("LlamaForCausalLM", "causal_lm")
-    assert (
-        found["weights_bytes"] == 4 * found["num_parameters"] < weights.stat().st_size < found["weights_bytes"] + 4096
-    )
-    assert (found["dtypes"], found["max_positions"]) == (["float32"], 512)
-    assert [layer["kind"] for layer in found["layers"]] == ["full"]
-    token = 2 * 2 * (16 + 16) * 2  # layers, heads, keys and values, bytes
-    assert found["state"] == {
-        "value_bytes": 2,
-        "bytes_per_token": token,
-        "ctx_len": 100,
-        "bytes_per_slot": 100 * token,
-    }
-    assert found["targets"]["cpu"] == {"lowering": "paged", "refused": {}, "unavailable": None}
-
-
-@pytest.fixture(scope="module")
-def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Half of its layers slide, and the paged lowering cannot express it."""
-    return save(tiny_models.causal_lm("gemma2"), tmp_path_factory.mktemp("gemma"))
-
-
-def test_inspect_says_why_not_a_faster_lowering(cli: Cli, gemma: Path) -> None:
-    found = cli("inspect", gemma, "--ctx-len", "128", "--json").json
-    cpu = found["targets"]["cpu"]
-    assert cpu["lowering"] == "retained"
-    assert "soft-capping" in cpu["refused"]["paged"]
-    kinds = {layer["kind"]: layer["window"] for layer in found["layers"]}
-    assert kinds == {"sliding": 16, "full": None}
-    per_layer = found["state"]["bytes_per_token"] / 2
-    assert found["state"]["bytes_per_slot"] == per_layer * (128 + 16)
-
-
-def test_inspect_for_people(cli: Cli, gemma: Path) -> None:
-    result = cli("inspect", gemma)
-    assert result.code == 0
-    assert "Architecture  Gemma2ForCausalLM\n" in result.out
-    assert "1 sliding of 16 tokens (2 heads of 32); 1 full (2 heads of 32)" in result.out
-    assert "not paged: PagedAttention has no soft-capping" in result.out
-    assert "\x1b" not in result.out
-
-
-def test_inspect_encoder(cli: Cli, encoder: Path) -> None:
-    found = cli("inspect", encoder, "--json").json
-    assert (found["task"], found["max_positions"]) == ("encoder", 64)
-    assert found["targets"]["cpu"]["lowering"] == "encoder"
-    assert "layers" not in found
-    assert "encoder" in cli("inspect", encoder).out
 
 
 def test_verify(cli: Cli, checkpoint: Path, package: Path) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -17,7 +16,14 @@ from docs.blocks import ALL_TEXTS, ROOT, SOURCE, blocks, commands, prose, sectio
 
 import QEfficient
 from QEfficient import errors
-from QEfficient.options import CausalLMCompileOptions, CompileOptions, EncoderCompileOptions, Options, SamplingOptions
+from QEfficient.options import (
+    CausalLMCompileOptions,
+    CompileOptions,
+    EncoderCompileOptions,
+    Options,
+    SamplingOptions,
+    Seq2SeqLMCompileOptions,
+)
 
 README = ROOT / "README.md"
 PYTHON_API = (SOURCE / "python_api.md").read_text(encoding="utf-8")
@@ -30,6 +36,7 @@ COMMAND_LINE = (SOURCE / "command_line.md").read_text(encoding="utf-8")
         (CompileOptions, None),
         (CausalLMCompileOptions, CompileOptions),
         (EncoderCompileOptions, CompileOptions),
+        (Seq2SeqLMCompileOptions, CompileOptions),
         (SamplingOptions, None),
     ],
 )
@@ -129,7 +136,7 @@ def test_flags_of_commands_are_documented() -> None:
     """All but those made from an option, whose tables are in the Python API."""
     from QEfficient.cloud.flags import as_flag
 
-    classes = (CausalLMCompileOptions, EncoderCompileOptions, SamplingOptions)
+    classes = (CausalLMCompileOptions, EncoderCompileOptions, Seq2SeqLMCompileOptions, SamplingOptions)
     options = {as_flag(field.name) for cls in classes for field in fields(cls)}
     for words, command in _commands().items():
         own = [flags for flags in _flags(command) if not options & set(flags)]
@@ -137,21 +144,17 @@ def test_flags_of_commands_are_documented() -> None:
         assert not missing, words
 
 
-def test_architectures_of_the_readme_are_those_of_the_tests() -> None:
-    content = README.read_text(encoding="utf-8")
-    both, retained = re.findall(r"^\| Tested in .*?\| (.+?) \|$", content, re.MULTILINE)
-    not_paged = _not_paged()
-    assert set(re.findall(r"`(\w+)`", both)) == set(tiny_models.CAUSAL_LMS) - not_paged
-    assert set(re.findall(r"`(\w+)`", retained)) == not_paged
-    assert f"{len(tiny_models.CAUSAL_LMS)} architectures" in content
+def test_counts_of_the_readme_are_those_of_the_coverage() -> None:
+    table = json.loads((ROOT / "docs" / "source" / "coverage.json").read_text())
+    counts = {family: [0, 0] for family in ("causal_lm", "seq2seq", "sequence_classification", "text_encoder")}
+    for case, row in table.items():
+        counts[case.partition("/")[0]][0] += "reason" not in row and all(one["agrees"] for one in row.values())
+        counts[case.partition("/")[0]][1] += 1
+    words = ("causal language models", "sequence-to-sequence models", "classifiers", "encoders")
+    said = [f"{agree} of {total} {word}" for (agree, total), word in zip(counts.values(), words, strict=True)]
+    assert ", ".join(said) in README.read_text(encoding="utf-8")
+    assert f"{len(tiny_models.CAUSAL_LMS)} of the causal models" in README.read_text(encoding="utf-8")
 
-
-def _not_paged() -> set[str]:
-    path = Path(ROOT / "tests" / "transformers" / "models" / "test_causal_lm_models.py")
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "NOT_PAGED":
-            return set(ast.literal_eval(node.value))
-    raise AssertionError(f"{path} has no NOT_PAGED")
 
 
 def test_targets_of_the_readme_are_those_of_the_code() -> None:

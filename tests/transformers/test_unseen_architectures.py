@@ -82,7 +82,7 @@ def test_an_unknown_state_kind_is_refused_before_the_export(tmp_path: Path, monk
 
 
 ROOT = Path(QEfficient.__file__).parent
-TABLE = ROOT / "transformers" / "quirks.py"
+TABLE = ROOT / "transformers" / "quirks" / "__init__.py"
 
 
 def literals(tree: ast.AST) -> list[str]:
@@ -118,7 +118,7 @@ def test_the_search_finds_what_it_is_for() -> None:
 
 
 def test_the_quirks_table_is_small_and_has_reasons() -> None:
-    from QEfficient.transformers.quirks import QUIRKS, RECOMPUTED
+    from QEfficient.transformers.quirks import QUIRKS
 
-    assert len(QUIRKS) + len(RECOMPUTED) <= 25
-    assert all(len(quirk.reason) > 20 for quirk in [*QUIRKS, *RECOMPUTED.values()])
+    assert len(QUIRKS) <= 25
+    assert all(len(quirk.reason) > 20 for quirk in QUIRKS.values())

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 Stream = bool | Callable[[str], None]
 
+_RECURRENT_CHUNK_LEN = 64
+"""Unless another length is asked for: what a recurrence does within a chunk grows with its square."""
+
 
 class QEFFAutoModelForCausalLM(AutoModel):
     """A model that continues text.
@@ -75,9 +78,7 @@ class QEFFAutoModelForCausalLM(AutoModel):
 
     def _most_tokens(self, options: CausalLMCompileOptions, target: Target) -> int | None:
         """Tokens that a step's recurrences are unrolled for; None where no layer is recurrent."""
-        from QEfficient.transformers.state_discovery import state_specs
-
-        if not any(spec.is_recurrent for spec in state_specs(self.model)):
+        if not self._is_recurrent():
             return None
         if options.num_speculative_tokens is not None:
             raise UnsupportedModel(
@@ -122,7 +123,13 @@ class QEFFAutoModelForCausalLM(AutoModel):
         return specializations(options, chunk_len, self._state_sizes(plan, options), continuous_batching=plan["rows"])
 
     def _chunk_len(self, options: CausalLMCompileOptions, target: Target) -> int:
-        return min(options.prefill_seq_len or target.prefill_seq_len, options.ctx_len)
+        usual = min(target.prefill_seq_len, _RECURRENT_CHUNK_LEN) if self._is_recurrent() else target.prefill_seq_len
+        return min(options.prefill_seq_len or usual, options.ctx_len)
+
+    def _is_recurrent(self) -> bool:
+        from QEfficient.transformers.state_discovery import state_specs
+
+        return any(spec.is_recurrent for spec in state_specs(self.model))
 
     def _state_sizes(self, plan: dict[str, Any], options: CausalLMCompileOptions) -> dict[str, int]:
         """Sizes of the state's named axes."""

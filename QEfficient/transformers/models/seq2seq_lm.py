@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from QEfficient.base.artifacts import Artifact
 from QEfficient.compile.job import Specialization
-from QEfficient.errors import CapacityError, UnsupportedModel
+from QEfficient.errors import CapacityError, ExportError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.sampling import entries_without_effect
 from QEfficient.options import Seq2SeqLMCompileOptions
@@ -25,6 +26,16 @@ logger = logging.getLogger(__name__)
 
 _FOLLOWED = ("forced_bos_token_id", "forced_eos_token_id")
 """Of the generation config, what answers of these models follow beside sampling."""
+
+
+_SHORT = 16
+"""Tokens: a text of as many shows nothing that a shorter one does not."""
+
+
+class _Plan(dict[str, Any]):
+    """What decides the graph; and the longest text, which does so only where one graph cannot be for all."""
+
+    encoder_ctx_len: int = 0
 
 
 class QEFFAutoModelForSeq2SeqLM(AutoModel):
@@ -63,20 +74,21 @@ class QEFFAutoModelForSeq2SeqLM(AutoModel):
 
         self._check_positions(options)
         is_batched = options.full_batch_size is not None if target.has_static_shapes else options.num_slots > 1
-        return {
-            "lowering": "retained",
-            "rows": is_batched,
-            "rope_len": options.ctx_len if rope_depends_on_length(self.model) else None,
-            "texts": asdict(self._padding(options.encoder_ctx_len)),
-            "transforms": onnx_transforms(options, target),
-        }
+        plan = _Plan(
+            lowering="retained",
+            rows=is_batched,
+            rope_len=options.ctx_len if rope_depends_on_length(self.model) else None,
+            texts=asdict(self._padding(options.encoder_ctx_len)),
+            transforms=onnx_transforms(options, target),
+        )
+        plan.encoder_ctx_len = options.encoder_ctx_len
+        return plan
 
     def _check_positions(self, options: Seq2SeqLMCompileOptions) -> None:
-        from QEfficient.transformers.transform import max_positions
+        from QEfficient.transformers.tasks.seq2seq_lm import max_lens
 
-        limit = max_positions(self.config)
-        for name in ("encoder_ctx_len", "ctx_len"):
-            if limit is not None and getattr(options, name) > limit:
+        for name, limit in max_lens(self.model).items():
+            if getattr(options, name) > limit:
                 raise CapacityError(
                     f"{name}={getattr(options, name)} is beyond the {limit} positions that {self.model_name} was made "
                     f"for. Give {name}={limit} or less."
@@ -86,8 +98,25 @@ class QEFFAutoModelForSeq2SeqLM(AutoModel):
         from QEfficient.transformers.tasks.seq2seq_lm import seq2seq_graph
 
         return seq2seq_graph(
-            self.model, plan["rope_len"], continuous_batching=plan["rows"], is_blank=plan["texts"]["is_blank"]
+            self.model,
+            plan["rope_len"],
+            continuous_batching=plan["rows"],
+            is_blank=plan["texts"]["is_blank"],
+            text_len=plan.get("text_len"),
         )
+
+    def _export(self, plan: dict[str, Any], export_dir: str | os.PathLike[str] | None = None) -> Artifact:
+        """One graph for texts of any length, traced with a short one; where the model's code looks at the length, with
+        one about as long as the longest."""
+        try:
+            return super()._export(plan, export_dir)
+        except ExportError as error:
+            longest = plan.encoder_ctx_len if isinstance(plan, _Plan) else 0
+            if longest <= _SHORT or "text_len" in plan:
+                raise
+            logger.info("%s is exported for texts of up to %d tokens: %s", self.model_name, longest, error)
+            # An odd one is no multiple of a block, so that the code that pads to one is in the graph.
+            return super()._export({**plan, "text_len": longest - 1 + longest % 2}, export_dir)
 
     def _specializations(
         self, plan: dict[str, Any], options: Seq2SeqLMCompileOptions, target: Target
@@ -104,6 +133,7 @@ class QEFFAutoModelForSeq2SeqLM(AutoModel):
 
     def _package_body(self, plan: dict[str, Any], options: Seq2SeqLMCompileOptions, target: Target) -> dict[str, Any]:
         encoder: Any = self.model.get_encoder()
+        reader = encoder if hasattr(encoder, "get_input_embeddings") else self.model
         return {
             "task": self.task,
             "target": target.name,
@@ -121,7 +151,7 @@ class QEFFAutoModelForSeq2SeqLM(AutoModel):
                 "vocab_size": self.model.get_output_embeddings().weight.shape[0],
             },
             "encoder_ctx_len": options.encoder_ctx_len,
-            "encoder_vocab_size": encoder.get_input_embeddings().weight.shape[0],
+            "encoder_vocab_size": reader.get_input_embeddings().weight.shape[0],
             "decoder_start_token_id": self._decoder_start(),
             "texts": plan["texts"],
         }

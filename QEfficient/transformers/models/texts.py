@@ -6,11 +6,12 @@ import logging
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from QEfficient.base.artifacts import Artifact
 from QEfficient.compile.job import Specialization
-from QEfficient.errors import CapacityError, ExportError
+from QEfficient.errors import CapacityError, SizeDependence
 from QEfficient.options import EncoderCompileOptions
 from QEfficient.targets import Target
 from QEfficient.transformers.models.auto_model import AutoModel, check_runtime, onnx_transforms
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+LONGEST_TEXT = 1 << 24
+_SHORTEST, _SHORTEST_PADDED = 3, 4
+"""A model's code may look back by a token or two. A text has a token between those at its ends; where there is padding,
+none runs at a shorter length than the smallest that was compiled."""
 
 
 class _TextsPlan(dict[str, Any]):
@@ -58,12 +64,7 @@ class TextsModel(AutoModel):
 
     def _graph_lens(self, plan: dict[str, Any]) -> tuple[int, ...]:
         """The shortest and the longest text of a plan's graph, or its only length."""
-        if "seq_len" in plan:
-            return (plan["seq_len"],)
-        # Without padding a text may be of any length, whatever is compiled.
-        lengths = plan.seq_lens if isinstance(plan, _TextsPlan) else ()
-        is_padded = plan["texts"]["padding"]["side"] is not None
-        return (lengths[0] if lengths and is_padded else 1, max(lengths, default=2))
+        return (plan["seq_len"],) if "seq_len" in plan else (plan["shortest"], plan.get("longest", LONGEST_TEXT))
 
     def _plan(self, options: EncoderCompileOptions, target: Target) -> dict[str, Any]:
         from QEfficient.transformers.transform import max_positions
@@ -73,27 +74,65 @@ class TextsModel(AutoModel):
             raise CapacityError(
                 f"seq_len={options.seq_lens[-1]} is beyond the {limit} positions that {self.model_name} was made for."
             )
+        contract = self._texts(options.seq_lens[-1])[1]
+        shortest = min(options.seq_lens[0], _SHORTEST if contract.padding.side is None else _SHORTEST_PADDED)
         plan = _TextsPlan(
             lowering="encoder",
-            texts=self._texts(options.seq_lens[-1])[1].ingredients(),
+            texts=contract.ingredients(),
+            shortest=shortest,
             transforms=onnx_transforms(options, target),
         )
+        if self._depends_on_longest():
+            plan["longest"] = options.seq_lens[-1]
         plan.seq_lens = options.seq_lens
         return plan
 
+    def _depends_on_longest(self) -> bool:
+        """Whether a graph holds for texts up to a length alone: rotary scalings settle, recurrences unroll for it."""
+        from QEfficient.transformers.tasks.recurrent_texts import recurrent_specs
+        from QEfficient.transformers.transform import rope_depends_on_length
+
+        model = self._loaded()
+        return rope_depends_on_length(model) or recurrent_specs(model) is not None
+
     def _export(self, plan: dict[str, Any], export_dir: str | os.PathLike[str] | None = None) -> Artifact:
-        """One graph for all lengths; where the model's code depends on the length, one of the length that is asked."""
+        """One graph for all lengths; where the model's code depends on the length, one for those that it can be for, or
+        of the only length that is asked."""
         try:
             return super()._export(plan, export_dir)
-        except ExportError as error:
+        except SizeDependence as error:
             lengths = plan.seq_lens if isinstance(plan, _TextsPlan) else ()
-            if len(lengths) != 1:
-                raise ExportError(
-                    f"{error} If that is because the model's code depends on the length of a text, compile with one "
-                    "seq_len instead of several."
+            narrowed = self._narrowed(plan, lengths, error)
+            if narrowed is None and len(lengths) < 2:
+                raise
+            if narrowed is None:
+                raise SizeDependence(
+                    f"{self.model_name}'s code depends on the length of a text, so that a graph is for one length "
+                    f"alone: compile with one seq_len instead of several ({', '.join(map(str, lengths))}). {error}"
                 ) from error
-            logger.info("%s is exported for texts of %d tokens: %s", self.model_name, lengths[0], error)
-            return super()._export({**plan, "seq_len": lengths[0]}, export_dir)
+            logger.info("%s is exported for texts of %s tokens: %s", self.model_name, narrowed.seq_lens, error)
+            return self._export(narrowed, export_dir)
+
+    def _narrowed(self, plan: dict[str, Any], lengths: tuple[int, ...], error: SizeDependence) -> _TextsPlan | None:
+        """A plan for fewer lengths, with all that are asked for; None: there is none, or it was tried."""
+        if not lengths or "seq_len" in plan:
+            return None
+        least, most = error.ranges.get("seq_len", (0, 0))
+        # Without padding texts come at any length from the plan's shortest on.
+        is_enough = most >= lengths[-1] and least <= (lengths[0] if self._pads(plan) else plan["shortest"])
+        if is_enough and plan.get("longest") != most:
+            narrowed = _TextsPlan(plan, shortest=max(least, plan["shortest"]), longest=most)
+            narrowed.seq_lens = lengths
+        elif len(lengths) == 1:
+            narrowed = _TextsPlan(plan, seq_len=lengths[0])
+            narrowed.seq_lens = lengths
+        else:
+            return None
+        return narrowed
+
+    @staticmethod
+    def _pads(plan: dict[str, Any]) -> bool:
+        return plan["texts"]["padding"]["side"] is not None
 
     def _specializations(
         self, plan: dict[str, Any], options: EncoderCompileOptions, target: Target
@@ -117,7 +156,8 @@ class TextsModel(AutoModel):
             "num_devices": options.num_devices if target.has_static_shapes else 1,
             "seq_lens": list(options.seq_lens),
             "batch_size": options.batch_size,
-            "texts": plan["texts"],
+            "shortest": plan["shortest"],
+            "texts": asdict(self._texts(options.seq_lens[-1])[1]),
         }
 
     def generate(

@@ -17,14 +17,15 @@ from QEfficient.compile.job import RETAINED, Specialization
 from QEfficient.errors import UnsupportedModel
 from QEfficient.options import CausalLMCompileOptions
 from QEfficient.transformers.attention import PagedStep, paged_step
+from QEfficient.transformers.layer_kinds import first_layers, remembered
 from QEfficient.transformers.linear_attention import KERNELS
 from QEfficient.transformers.masks import NO_BLOCKS
 from QEfficient.transformers.patches import functions_replaced
-from QEfficient.transformers.quirks import RECOMPUTED
+from QEfficient.transformers.quirks import recomputed
 from QEfficient.transformers.recomputing import TOKENS, plain_inputs
 from QEfficient.transformers.retained_state import MOST_TOKENS, RetainedStep, retained_cache, running
 from QEfficient.transformers.state import CTX_LEN, ROWS, StateKind, StateSpec
-from QEfficient.transformers.state_discovery import accepted, cache_argument, state_specs
+from QEfficient.transformers.state_discovery import accepted, cache_argument, refusing, state_specs
 from QEfficient.transformers.tasks.contract import GraphInput, TaskGraph
 from QEfficient.transformers.transform import lower, max_positions
 
@@ -103,7 +104,7 @@ class RecomputingCausalLM(nn.Module):
     def __init__(self, model: Any):
         super().__init__()
         self.model = model
-        quirk = RECOMPUTED.get(model.config.get_text_config(decoder=True).model_type)
+        quirk = recomputed(model)
         self.inputs = plain_inputs if quirk is None else quirk.inputs
 
     def forward(
@@ -191,9 +192,7 @@ class PagedCausalLM(nn.Module):
         return output.logits
 
 
-def state_inputs(
-    specs: list[StateSpec], row_axis: str, num_rows: int, ctx_len: int | None = None
-) -> list[GraphInput]:
+def state_inputs(specs: list[StateSpec], row_axis: str, num_rows: int, ctx_len: int | None = None) -> list[GraphInput]:
     """The state as inputs of a graph, all layers' in order: ``past_key.i``, ``conv_state.i`` and so on.
 
     ``ctx_len`` is the context's length where that is no axis but fixed.
@@ -264,7 +263,7 @@ _LEAST_CTX_LEN, _MOST_NEW = 4, 128
 def _limits(model: Any, specs: list[StateSpec], most_tokens: int | None) -> dict[str, int]:
     limits = {"seq_len": _MOST_NEW if most_tokens is None else most_tokens}
     if specs == [TOKENS] and (most_positions := max_positions(model.config)) is not None:
-        quirk = RECOMPUTED.get(model.config.model_type)
+        quirk = recomputed(model)
         limits[CTX_LEN] = most_positions - (0 if quirk is None else quirk.num_added)
     return limits
 
@@ -362,10 +361,19 @@ def why_not(model: Any, lowering: str) -> str | None:
     """Why ``lowering`` cannot express ``model``, or None if it can. Runs one step without weights, traces nothing."""
     if lowering == "paged" and not getattr(model, "_can_set_attn_implementation", lambda: True)():
         return "the model computes attention in its own code, not through AttentionInterface"
+    first = first_layers(model)
+    if first is not None and why_not_run(first.module, lowering) is None:
+        return None
+    return why_not_run(model, lowering)
+
+
+@remembered
+def why_not_run(model: Any, lowering: str) -> str | None:
+    """The same, running every layer of ``model``."""
     try:
         graph = _GRAPHS[lowering](model, ctx_len=None)
         fake_mode = graph.lowered.fake_mode
-        with fake_mode, torch.no_grad():
+        with refusing(graph.lowered.module), fake_mode, torch.no_grad():
             graph.module(*(fake_mode.from_tensor(given.sample, static_shapes=True) for given in graph.inputs))
     except UnsupportedModel as error:
         return str(error)

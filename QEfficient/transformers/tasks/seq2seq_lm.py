@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import BaseModelOutput
 
 from QEfficient.compile.job import RETAINED, Specialization
+from QEfficient.transformers.patches import functions_replaced, traceable_sizes
 from QEfficient.transformers.positions import biases_from_step
+from QEfficient.transformers.quirks.seq2seq import FUNCTIONS
 from QEfficient.transformers.retained_state import (
     RetainedEncoderDecoderCache,
     RetainedStep,
     retained_cache,
     running,
 )
-from QEfficient.transformers.state import StateSpec
+from QEfficient.transformers.state import CTX_LEN, ENCODER_CTX_LEN, StateSpec
 from QEfficient.transformers.state_discovery import encoder_decoder_specs
 from QEfficient.transformers.tasks.causal_lm import _at, _select_before_head, state_inputs
 from QEfficient.transformers.tasks.contract import GraphInput, TaskGraph
@@ -33,6 +35,18 @@ from QEfficient.transformers.transform import lower
 
 _ROWS = {0: "batch_size"}
 _TEXT_SAMPLE_LEN = 13
+
+
+def encoder_of(model: Any) -> Any:
+    """The encoder of ``model``, a copy that is not the user's."""
+    encoder = model.get_encoder()
+    if not hasattr(encoder, "config"):
+        encoder.config = model.config
+    return encoder
+
+
+def _whole_output(model: nn.Module, arguments: dict[str, Any], attention_mask: torch.Tensor) -> Any:
+    return model(**arguments)
 
 
 class RetainedSeq2SeqLM(nn.Module):
@@ -66,27 +80,40 @@ class RetainedSeq2SeqLM(nn.Module):
         Returns:
             Logits ``[B, 1, vocab]`` and the new state.
         """
+        with traceable_sizes(), functions_replaced(self.model, FUNCTIONS):
+            return self._run(input_ids, RetainedStep(position_ids, batch_index), encoder_input_ids, encoder_lens, state)
+
+    def _run(
+        self,
+        input_ids: torch.Tensor,
+        step: RetainedStep,
+        encoder_input_ids: torch.Tensor,
+        encoder_lens: torch.Tensor,
+        state: Sequence[torch.Tensor],
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         model: Any = self.model
-        step = RetainedStep(position_ids, batch_index)
         places = torch.arange(encoder_input_ids.shape[1])[None]
         is_text = places < encoder_lens
-        encoder = TextModel(model.get_encoder(), hidden_states, self.is_blank)
-        hidden = encoder(encoder_input_ids, is_text.to(torch.int64))
-        text = RetainedStep(torch.where(is_text & (step.first_position == 0), places, -1), batch_index)
+        read = TextModel(encoder_of(model), _whole_output, self.is_blank)(encoder_input_ids, is_text.to(torch.int64))
+        # Where an encoder pads to whole blocks, more states may come out than went in.
+        read.last_hidden_state = read.last_hidden_state[:, : places.shape[1]]
+        text = RetainedStep(torch.where(is_text & (step.first_position == 0), places, -1), step.batch_index)
         cache = self._cache(state, step, text)
         slots = torch.arange(cache.cross_attention_cache.layers[0].keys.shape[2])[None]
         # Where it is a parameter of its own: others hand it on to where nothing takes it.
         takes_positions = "decoder_position_ids" in inspect.signature(model.forward).parameters
-        with _select_before_head(model, _at(step.last_token)), running(step):
+        newest = _at(step.last_token)
+        has_head = isinstance(model.get_output_embeddings(), nn.Linear)
+        with _select_before_head(model, newest) if has_head else nullcontext(), running(step):
             output = model(
-                encoder_outputs=BaseModelOutput(last_hidden_state=hidden),  # type: ignore[arg-type]
+                encoder_outputs=read,
                 attention_mask=(slots < encoder_lens).to(torch.int64),
                 decoder_input_ids=input_ids,
                 past_key_values=cache,
                 use_cache=True,
-                **({"decoder_position_ids": position_ids.clamp(min=0)} if takes_positions else {}),
+                **({"decoder_position_ids": step.position_ids.clamp(min=0)} if takes_positions else {}),
             )
-        return output.logits, cache.state()
+        return output.logits if has_head else newest(output.logits), cache.state()
 
     def _cache(
         self, state: Sequence[torch.Tensor], step: RetainedStep, text: RetainedStep
@@ -97,9 +124,7 @@ class RetainedSeq2SeqLM(nn.Module):
         for own_spec, cross_spec in zip(self.own, self.cross, strict=True):
             own += [next(given) for _ in own_spec.tensors]
             cross += [next(given) for _ in cross_spec.tensors]
-        return RetainedEncoderDecoderCache(
-            retained_cache(self.own, own, step), retained_cache(self.cross, cross, text)
-        )
+        return RetainedEncoderDecoderCache(retained_cache(self.own, own, step), retained_cache(self.cross, cross, text))
 
 
 class _Flat(nn.Module):
@@ -141,26 +166,45 @@ def measure_encoder(model: Any, longest: int) -> Padding:
     Raises:
         UnsupportedModel: the encoder gives no finite answer, or another one each time.
     """
-    encoder = TextModel(own_copy(model.get_encoder()), hidden_states)
+    encoder = TextModel(encoder_of(own_copy(model)), hidden_states)
     padding = measure_texts([encoder], TextUse(longest)).padding
     return Padding(None, reason="its encoder counts from a text's end") if padding.side == "left" else padding
 
 
+def max_lens(model: Any) -> dict[str, int]:
+    """The longest text and the longest answer that a model's embeddings of positions are for, by the axis's name."""
+    if any(hasattr(module, "compute_bias") for module in model.modules()):
+        return {}  # whatever its config says, such a model knows distances only
+    limits: dict[str, int] = {}
+    sides = {ENCODER_CTX_LEN: ("encoder", model.get_encoder()), CTX_LEN: ("decoder", model.get_decoder())}
+    for axis, (side, module) in sides.items():
+        config = getattr(module, "config", model.config).get_text_config()
+        for name in (f"max_{side}_position_embeddings", "max_position_embeddings"):
+            if isinstance(value := getattr(config, name, None), int) and value > 0:
+                limits.setdefault(axis, value)
+    return limits
+
+
 def seq2seq_graph(
-    model: nn.Module, ctx_len: int | None, continuous_batching: bool = False, is_blank: bool = False
+    model: nn.Module,
+    ctx_len: int | None,
+    continuous_batching: bool = False,
+    is_blank: bool = False,
+    text_len: int | None = None,
 ) -> TaskGraph:
     """The ``retained`` graph of a text-to-text model.
 
     Axes: ``batch_size``, ``seq_len`` (tokens of an answer), ``encoder_seq_len`` (of a text), ``ctx_len``,
     ``encoder_ctx_len``, ``sliding_window``, and ``full_batch_size`` for the state's rows under continuous batching.
-    ``is_blank``: see :class:`QEfficient.transformers.tasks.texts.Padding`.
+    ``is_blank``: see :class:`QEfficient.transformers.tasks.texts.Padding`. ``text_len``: a text to trace with, for
+    models whose code looks at its length.
     """
     own, cross = encoder_decoder_specs(model)
     lowered = lower(model, "retained", ctx_len)
     biases_from_step(lowered.module)
     batch, seq, rows = 3, 7, 5 if continuous_batching else 3
     ids, axes = torch.zeros(batch, seq, dtype=torch.int64), {**_ROWS, 1: "seq_len"}
-    text = torch.zeros(batch, _TEXT_SAMPLE_LEN, dtype=torch.int64)
+    text = torch.zeros(batch, text_len or _TEXT_SAMPLE_LEN, dtype=torch.int64)
     row_axis = "full_batch_size" if continuous_batching else "batch_size"
     state = _state_inputs(own, cross, row_axis, rows)
     inputs = [
@@ -173,6 +217,7 @@ def seq2seq_graph(
     if continuous_batching:
         inputs.append(GraphInput("batch_index", torch.arange(batch)[:, None], _ROWS))
     state_axes = {f"{given.name}{RETAINED}": given.axes for given in state}
+    limits, steps = max_lens(model), {ENCODER_CTX_LEN: "encoder_seq_len", CTX_LEN: "seq_len"}
     return TaskGraph(
         module=_Flat(RetainedSeq2SeqLM(lowered.module, own, cross, is_blank), len(state)).eval(),
         lowered=lowered,
@@ -181,6 +226,8 @@ def seq2seq_graph(
         inputs=inputs,
         output_names=["logits", *state_axes],
         output_axes={"logits": _ROWS, **state_axes},
+        axis_minimums={} if text_len is None else {"encoder_seq_len": text_len},
+        axis_limits=limits | {steps[axis]: limit for axis, limit in limits.items()},
     )
 
 

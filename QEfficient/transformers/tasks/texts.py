@@ -25,8 +25,6 @@ Segments = Literal["none", "optional", "required"]
 Read = Callable[[Any, dict[str, Any], torch.Tensor], torch.Tensor]
 """What a task wants of a model: ``(model, arguments, attention_mask) -> tensor``."""
 _SEGMENTS = "token_type_ids"
-_SHORTEST = 4
-"""Where no shorter text is run, a model's code may look back by a token or two."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,8 @@ class TextContract:
     """A token that every text must have, because the model reads its answer there."""
 
     def ingredients(self) -> dict[str, Any]:
-        """What decides the graph and how it is used."""
-        return asdict(self)
+        """What decides the graph: all but words."""
+        return asdict(replace(self, padding=replace(self.padding, reason="")))
 
 
 def pad_token_id(config: Any) -> int | None:
@@ -93,7 +91,10 @@ class TextModel(nn.Module):
         if segments:
             arguments[_SEGMENTS] = segments[0]
         with _blank_padding(model, attention_mask if self.is_blank else None):
-            return self.read(model, arguments, attention_mask)
+            return self._answer(arguments, attention_mask)
+
+    def _answer(self, arguments: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.read(self.model, arguments, attention_mask)
 
 
 @contextmanager
@@ -153,6 +154,8 @@ def measure_texts(
     Raises:
         UnsupportedModel: the model gives no finite answer, or another one each time.
     """
+    if any(parameter.is_meta for parameter in modules[0].parameters()):
+        return TextContract(Padding(), end_token_id=end_token_id)  # nothing can be measured without weights
     probes = [_Probe(module, use.longest, end_token_id) for module in modules]
     alone = [probe.alone() for probe in probes]
     for probe, results in zip(probes, alone, strict=True):
@@ -181,7 +184,7 @@ class _Probe:
 
     def __init__(self, module: TextModel, longest: int, end_token_id: int | None):
         self._module, self._end = module, end_token_id
-        config = module.model.config.get_text_config()  # type: ignore[union-attr, operator]
+        config = module.model.config.get_text_config()
         special = {pad_token_id(config), *_special_ids(config)}
         vocab_size = getattr(config, "vocab_size", None) or 1000
         self._plain = [token for token in range(min(vocab_size, 1000)) if token not in special]
@@ -203,7 +206,8 @@ class _Probe:
         """
         if not all(torch.isfinite(result).all() for result in alone):
             raise UnsupportedModel(f"{self.name} gives no finite result for a text of ordinary tokens.")
-        if any(self._distance(*pair) > 0 for pair in zip(alone, self.alone(), strict=True)):
+        again = self._run(self._lens[0], self._lens[0], Padding())
+        if self._distance(alone[0], again) > 0:
             raise UnsupportedModel(f"{self.name} draws random numbers when it runs: a text has no one result.")
 
     def check_same(self, found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
@@ -217,7 +221,7 @@ class _Probe:
     def why_not(self, way: Padding, alone: list[torch.Tensor]) -> str:
         """What is wrong with padding this way, or nothing."""
         for num_tokens, expected in zip(self._lens, alone, strict=True):
-            for length in sorted({num_tokens + 1, self._padded}):
+            for length in sorted({_SHORT + 1, self._padded} if num_tokens == _SHORT else {self._padded}):
                 try:
                     distance = self._distance(expected, self._run(num_tokens, length, way))
                 except (RuntimeError, ValueError, IndexError, AttributeError, NotImplementedError) as error:
@@ -256,8 +260,11 @@ class _Probe:
             ids[0, own.stop - 1] = self._end
         segments = [] if segment is None else [torch.full_like(ids, segment)]
         module = TextModel(self._module.model, self._module.read, way.is_blank)
+        # Padding is there for batches, which some models refuse without it.
+        num_rows = 1 if length == num_tokens else 2
+        rows = [tensor.expand(num_rows, -1) for tensor in (ids, mask, *segments)]
         with torch.no_grad():
-            output = module(ids, mask, *segments).float()
+            output = module(*rows).float()[:1]
         return output[:, own] if output.ndim == 3 and output.shape[1] == length else output
 
     def _distance(self, expected: torch.Tensor, found: torch.Tensor) -> float:
@@ -284,8 +291,15 @@ def text_graph(
         output_axes: its axes with a name.
         seq_lens: the shortest and the longest text that it is for; if they are one, that is no axis.
     """
+    from QEfficient.transformers.tasks.recurrent_texts import RecurrentTextModel, recurrent_specs
+
     model: Any = module.model
-    lowered = lower(model, "retained")
+    lowered = lower(model, "retained", seq_lens[-1])
+    specs = recurrent_specs(model)
+    if specs is None:
+        inner = TextModel(lowered.module, module.read, contract.padding.is_blank)
+    else:
+        inner = RecurrentTextModel(lowered.module, module.read, specs, seq_lens[-1])
     is_fixed = len(seq_lens) == 1
     length, axes = (seq_lens[0], {0: "batch_size"}) if is_fixed else (7, {0: "batch_size", 1: "seq_len"})
     mask = torch.ones(3, length, dtype=torch.int64)
@@ -295,14 +309,14 @@ def text_graph(
     samples = [torch.zeros_like(mask), mask, torch.zeros_like(mask)]
     limit = max_positions(model.config)
     return TaskGraph(
-        module=_Named(TextModel(lowered.module, module.read, contract.padding.is_blank)).eval(),
+        module=_Named(inner).eval(),
         lowered=lowered,
         lowering="encoder",
         num_layers=getattr(model.config.get_text_config(), "num_hidden_layers", 0),
         inputs=[GraphInput(name, sample, axes) for name, sample in zip(names, samples, strict=False)],
         output_names=[output],
-        axis_limits={} if limit is None or is_fixed else {"seq_len": limit},
-        axis_minimums={} if is_fixed else {"seq_len": min(seq_lens[0], _SHORTEST)},
+        axis_limits={} if is_fixed else {"seq_len": min(limit or seq_lens[-1], seq_lens[-1])},
+        axis_minimums={} if is_fixed else {"seq_len": seq_lens[0]},
         output_axes={output: {axis: name for axis, name in output_axes.items() if name in axes.values()}},
     )
 

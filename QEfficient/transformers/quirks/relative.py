@@ -6,6 +6,7 @@ Shape legend: B rows, S tokens, L keys, H heads, D head size.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -13,11 +14,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from QEfficient.transformers.context_ops import attention
+from QEfficient.transformers.quirks.recurrent import with_columns_before
 from QEfficient.transformers.retained_state import RetainedStep, current_step
 
 
 def relative_attention(
-    self: Any, hidden_states: Tensor, attention_mask: Any, conv_mask: Any = None, past_key_values: Any = None, **kwargs: Any
+    self: Any,
+    hidden_states: Tensor,
+    attention_mask: Any,
+    conv_mask: Any = None,
+    past_key_values: Any = None,
+    **kwargs: Any,
 ) -> Any:
     """Inkling's attention: scores biased by distance, and scaled up far from the beginning."""
     step = current_step()
@@ -25,15 +32,12 @@ def relative_attention(
         return type(self).forward(self, hidden_states, attention_mask, conv_mask, past_key_values, **kwargs)
     query, key, value, relative = _projected(self, hidden_states, (hidden_states, hidden_states), past_key_values)
     query, key = self.q_norm(query), self.k_norm(key)
-    bias_scale = 1.0
     if not self.is_sliding and self.config.log_scaling_n_floor is not None:
-        bias_scale = _far_scale(self.config, step)
-        query, relative = query * bias_scale, relative * bias_scale
+        scale = _far_scale(self.config, step)
+        query, relative = query * scale, relative * scale
     mask = attention_mask + _bias(self, relative, step, past_key_values)
-    heads = (part.transpose(1, 2) for part in (query, key, value))
-    query, key, value = heads
-    key, value = past_key_values.update(key, value, self.layer_idx)
-    output = attention(query, key, value, mask, None, self.scaling)
+    key, value = past_key_values.update(key.transpose(1, 2), value.transpose(1, 2), self.layer_idx)
+    output = attention(query.transpose(1, 2), key, value, mask, None, self.scaling)
     return self.o_proj(output.flatten(2)), None
 
 
@@ -57,7 +61,8 @@ def relative_sink_attention(
         return type(self).forward(self, hidden_states, **own, **masks, past_key_values=past_key_values, **kwargs)
     inputs = tuple(streams.values()) or (hidden_states, hidden_states)
     query, key, value, relative = _projected(self, hidden_states, inputs, past_key_values)
-    query, key, value, relative = self.q_l2_clip(query), self.k_l2_clip(key), self.v_norm(value), self.rel_l2_clip(relative)
+    query, key = self.q_l2_clip(query), self.k_l2_clip(key)
+    value, relative = self.v_norm(value), self.rel_l2_clip(relative)
     if streams:
         scale = _far_scale(self.config, step)
         query, relative = query * scale, relative * scale
@@ -68,6 +73,22 @@ def relative_sink_attention(
     key, value = (functional.pad(held, (0, 0, 0, 1)) for held in (key, value))
     output = attention(query.transpose(1, 2), key, value, mask, None, self.scaling)
     return self.o_proj(output.flatten(2) * torch.sigmoid(self.gate_proj(hidden_states))), None
+
+
+def dynamic_convolution(
+    self: Any, hidden_states: Tensor, dynamic_input: Tensor, past_key_values: Any = None, **kwargs: Any
+) -> Tensor:
+    """Inkling 2's convolution over the tokens before, whose weights a head's channels share and each token adds to."""
+    size, residual = self.conv_kernel_size, hidden_states.float()
+    shape = (*hidden_states.shape[:2], self.num_heads, -1)
+    columns = with_columns_before(past_key_values, self.layer_idx, residual.transpose(1, 2), size, self.conv_idx)
+    added = self.weight_proj(dynamic_input).float().reshape(*shape[:3], 1, size)
+    output = residual
+    for back in range(size):
+        earlier = columns[..., size - back : columns.shape[-1] - back].transpose(1, 2)
+        weights = self.static_weight[back].float().reshape(self.num_heads, -1) + added[..., back]
+        output = output + (earlier.reshape(shape) * weights).flatten(2)
+    return (output / math.sqrt(2 * size + 1)).to(hidden_states.dtype)
 
 
 def _projected(

@@ -36,7 +36,7 @@ class Hidden(ModelOutput):
     attentions: Any = None
 
 
-def _with_columns_before(cache: Any, layer_idx: int, values: Tensor, num_before: int, state_idx: int = 0) -> Tensor:
+def with_columns_before(cache: Any, layer_idx: int, values: Tensor, num_before: int, state_idx: int = 0) -> Tensor:
     """``values [B, D, S]`` behind the last ``num_before`` columns of the tokens before them: ``[B, D, K + S]``."""
     held = cache.get_conv_state(layer_idx, state_idx)
     columns = cache.update_conv_state(values, layer_idx, state_idx, conv_kernel_size=num_before)
@@ -45,7 +45,7 @@ def _with_columns_before(cache: Any, layer_idx: int, values: Tensor, num_before:
 
 def _token_before(cache: Any, layer_idx: int, hidden: Tensor, state_idx: int) -> Tensor:
     """For each token of ``hidden [B, S, D]`` the one before it, zeros before the first."""
-    columns = _with_columns_before(cache, layer_idx, hidden.transpose(1, 2), 1, state_idx)
+    columns = with_columns_before(cache, layer_idx, hidden.transpose(1, 2), 1, state_idx)
     return columns[..., :-1].transpose(1, 2)
 
 
@@ -93,7 +93,7 @@ def rg_lru_block(
 ) -> tuple[Tensor, None]:
     """RecurrentGemma: a short convolution, then the real-gated linear recurrent unit."""
     inputs = self.linear_x(input_states).transpose(1, 2)
-    columns = _with_columns_before(past_key_values, self.layer_idx, inputs, self.conv1d_width - 1)
+    columns = with_columns_before(past_key_values, self.layer_idx, inputs, self.conv1d_width - 1)
     conv = self.conv_1d
     mixed = functional.conv1d(columns, conv.weight, conv.bias, groups=conv.groups).transpose(1, 2)
     kept, brought = _rg_lru_gates(self.rg_lru, mixed, position_ids)
@@ -265,7 +265,7 @@ def zaya_projection(
     query_residual = (queries.reshape(heads) + keys.reshape(heads).repeat_interleave(groups, dim=2)) * 0.5
     key_residual = query_residual.reshape(*shape, -1, groups, self.head_dim).mean(dim=-2)
     both = torch.cat([queries, keys], dim=-1).transpose(1, 2)
-    columns = _with_columns_before(past_key_values, self.layer_idx, both, self.conv_kernel_size)
+    columns = with_columns_before(past_key_values, self.layer_idx, both, self.conv_kernel_size)
     mixed = self.conv_qk_grouped(self.conv_qk_depthwise(columns)).transpose(1, 2)
     query, key = mixed.split([queries.shape[-1], keys.shape[-1]], dim=-1)
     value = torch.cat([self.v_proj_current(hidden_states), _delayed_values(self, hidden_states, past_key_values)], -1)

@@ -1,0 +1,176 @@
+"""What a model is made of, worked out from a model without weights."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from QEfficient.cloud.flags import as_flag
+from QEfficient.errors import OptionError, UnsupportedModel
+from QEfficient.targets import TARGETS, Target
+
+if TYPE_CHECKING:
+    from QEfficient.base.modeling_qeff import QEFFBaseModel
+    from QEfficient.transformers.card_files import OpenedCard
+    from QEfficient.transformers.state import StateSpec
+
+STATE_VALUE_BYTES = 2
+"""State is counted in 16-bit values; a target that compresses it needs less."""
+_TOKEN_BYTES = 8
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Importing makes many objects and no garbage: to look for it, now and when the process ends, takes a third of the
+    time. A process that has had its imports is left alone."""
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Which kernels are not installed is of no interest where nothing is computed."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def describe(opened: OpenedCard, load_options: Mapping[str, Any], lens: Mapping[str, int]) -> dict[str, Any]:
+    """What a card is made of, less what depends on this machine and on files of weights."""
+    with _without_collecting(), _quiet_transformers():
+        model = _outline(opened, load_options)
+        return _described(model, lens)
+
+
+def _outline(opened: OpenedCard, load_options: Mapping[str, Any]) -> QEFFBaseModel:
+    from transformers import AutoConfig
+
+    from QEfficient.transformers.functional import _class_for
+    from QEfficient.transformers.outline import outline, text_encoder_class
+
+    trust = bool(load_options.get("trust_remote_code"))
+    try:
+        config = AutoConfig.from_pretrained(opened.folder, trust_remote_code=trust)
+    except ImportError as error:
+        raise UnsupportedModel(f"{opened.folder} needs a package that is not installed: {error}") from error
+    except (ValueError, KeyError) as error:
+        raise UnsupportedModel(f"transformers cannot read the config of {opened.folder}: {error}") from error
+    chosen = _class_for(config)
+    if "pooling" in load_options and "pooling" not in chosen._own_arguments():
+        raise OptionError(f"{as_flag('pooling')} is for encoders, and {opened.folder} is none.")
+    auto_class = text_encoder_class(config) if chosen.task == "encoder" else chosen._auto_class()
+    return chosen(outline(auto_class, config, opened.folder, trust))
+
+
+def _described(model: QEFFBaseModel, lens: Mapping[str, int]) -> dict[str, Any]:
+    from QEfficient.transformers.transform import max_positions
+
+    parameters = list(model.model.parameters())
+    return {
+        "architecture": model.model_name,
+        "task": model.task,
+        "num_parameters": sum(p.numel() for p in parameters),
+        "weights_bytes": sum(p.numel() * p.element_size() for p in parameters),
+        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in parameters}),
+        "max_positions": max_positions(model.config),
+        **(_layers(model, lens) if model.task in _STATES else {}),
+        "targets": {name: _on_target(model, target) for name, target in TARGETS.items()},
+    }
+
+
+def _causal_states(model: Any) -> list[StateSpec]:
+    from QEfficient.transformers.state_discovery import state_specs
+
+    return state_specs(model)
+
+
+def _states_of_both_sides(model: Any) -> list[StateSpec]:
+    from QEfficient.transformers.state_discovery import encoder_decoder_specs
+
+    own, cross = encoder_decoder_specs(model)
+    return own + cross
+
+
+_STATES = {"causal_lm": _causal_states, "seq2seq_lm": _states_of_both_sides}
+"""Task -> what its layers keep."""
+
+
+def _layers(model: QEFFBaseModel, lens: Mapping[str, int]) -> dict[str, Any]:
+    try:
+        specs = _STATES[model.task](model.model)
+    except UnsupportedModel as error:
+        return {"layers": None, "why_no_layers": str(error), "recomputes": None, "state": None}
+    layers = [{"num_layers": count, **_layer(spec)} for spec, count in Counter(specs).items()]
+    return {"layers": layers, "recomputes": _why_recomputed(model.model, specs), "state": _state(specs, lens)}
+
+
+def _layer(spec: StateSpec) -> dict[str, Any]:
+    tensors = {tensor.name: list(tensor.shape) for tensor in spec.tensors}
+    return {"kind": spec.kind, "window": spec.window, "tensors": tensors}
+
+
+def _why_recomputed(model: Any, specs: list[StateSpec]) -> str | None:
+    from QEfficient.transformers.quirks import QUIRKS, recomputed
+
+    if not any(spec.kind == "tokens" for spec in specs):
+        return None
+    if recomputed(model) is None:
+        return "its layers keep nothing in transformers' cache"
+    return QUIRKS[model.config.get_text_config(decoder=True).model_type].reason
+
+
+def _state(specs: list[StateSpec], lens: Mapping[str, int]) -> dict[str, Any]:
+    """Bytes of state; a recurrent layer's are a slot's, whatever its length."""
+    from QEfficient.transformers.state import ENCODER_CTX_LEN, ROWS, axis_sizes
+
+    sizes = {**axis_sizes(specs, lens["ctx_len"]), ENCODER_CTX_LEN: lens["encoder_ctx_len"]}
+    growth: Counter[str] = Counter()
+    for spec in specs:
+        value_bytes = _TOKEN_BYTES if spec.kind == "tokens" else STATE_VALUE_BYTES
+        for tensor in spec.tensors:
+            axis = next((size for size in tensor.shape if isinstance(size, str) and size != ROWS), ROWS)
+            growth[axis] += tensor.num_values(dict.fromkeys(sizes, 1)) * value_bytes
+    fixed, text = growth.pop(ROWS, 0), growth.get(ENCODER_CTX_LEN)
+    return {
+        "value_bytes": STATE_VALUE_BYTES,
+        "bytes_per_token": growth.total() - (text or 0),
+        "fixed_bytes_per_slot": fixed,
+        "ctx_len": lens["ctx_len"],
+        **({"bytes_per_encoder_token": text, "encoder_ctx_len": lens["encoder_ctx_len"]} if text is not None else {}),
+        "bytes_per_slot": fixed + sum(count * sizes[axis] for axis, count in growth.items()),
+    }
+
+
+def _on_target(model: QEFFBaseModel, target: Target) -> dict[str, Any]:
+    try:
+        return _lowering(model, target)
+    except UnsupportedModel as error:
+        return {"lowering": None, "refused": {"all": str(error)}}
+
+
+def _lowering(model: QEFFBaseModel, target: Target) -> dict[str, Any]:
+    if model.task == "causal_lm":
+        from QEfficient.transformers.lowering import choose_lowering
+
+        choice = choose_lowering(model.model, target)
+        return {"lowering": choice.lowering, "refused": choice.refused}
+    if model.task in _STATES:
+        _STATES[model.task](model.model)
+        return {"lowering": "retained", "refused": {}}
+    return {"lowering": model.task, "refused": {}}

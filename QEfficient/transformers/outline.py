@@ -1,0 +1,49 @@
+"""A model as its config describes it: modules and shapes, without a byte of its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from transformers.initialization import no_init_weights
+
+from QEfficient.errors import UnsupportedModel
+
+_NO_CONTENT = frozenset({torch.empty, torch.rand, torch.randn, torch.empty_strided})
+"""What makes tensors whose values nobody has said yet."""
+
+
+class _OnMeta(TorchFunctionMode):
+    """Tensors without content have no bytes; others, such as rotary frequencies, are worked out as always."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _NO_CONTENT and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def outline(auto_class: Any, config: Any, folder: Path, trust_remote_code: bool = False) -> Any:
+    """The Hugging Face model of ``config``, its weights on the meta device.
+
+    Raises:
+        UnsupportedModel: transformers knows no model of this kind for the config.
+    """
+    try:
+        with _OnMeta(), no_init_weights():
+            model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
+    except ImportError as error:
+        raise UnsupportedModel(f"{folder} needs a package that is not installed: {error}") from error
+    except (ValueError, KeyError) as error:
+        raise UnsupportedModel(f"transformers has no {auto_class.__name__} for {folder}: {error}") from error
+    model.tie_weights()
+    return model.eval()
+
+
+def text_encoder_class(config: Any) -> Any:
+    """The auto class that loads an encoder: one made for encoding text where transformers has it for the config."""
+    from transformers import AutoModel, AutoModelForTextEncoding
+
+    return AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel

@@ -1,0 +1,52 @@
+"""One architecture of each kind of state, on both targets: what `make coverage` does for all of them."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from architectures.cases import check
+
+from QEfficient.transformers.state import StateKind
+
+BY_KIND = {
+    "full": "qwen3",
+    "sliding": "gemma3_text",
+    "chunked": "llama4_text",
+    "indexed": "deepseek_v32",
+    "compressed": "deepseek_v4",
+    "linear": "qwen3_next",
+    "conv": "lfm2",
+    "hybrid": "falcon_h1",
+    "hybrid_sliding": "inkling_text",
+    "none": "gemma3n_text",
+    "tokens": "openai-gpt",
+}
+SCANS = ("mamba", "mamba2", "kimi_linear", "rwkv", "xlstm", "recurrent_gemma", "minimax")
+"""Each has a recurrence of its own; qwen3_next stands for the gated delta rule."""
+OTHERS = {"seq2seq": ("t5", "bart"), "sequence_classification": ("modernbert", "llama"), "text_encoder": ("roberta",)}
+CASES = [
+    *(("causal_lm", model_type) for model_type in (*BY_KIND.values(), *SCANS)),
+    *((family, model_type) for family, model_types in OTHERS.items() for model_type in model_types),
+]
+
+
+@pytest.mark.parametrize("target", ["cpu", "cloud-ai-100-sim"])
+@pytest.mark.parametrize(("family", "model_type"), CASES)
+def test_answers_are_those_of_hugging_face(family: str, model_type: str, target: str) -> None:
+    row = check(family, model_type, target)
+    assert row["agrees"], row
+
+
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_the_model_is_of_its_kind(kind: str) -> None:
+    from architectures.tiny import tiny_model
+
+    from QEfficient.transformers.state_discovery import state_specs
+
+    assert kind in {spec.kind for spec in state_specs(tiny_model("causal_lm", BY_KIND[kind]))}
+
+
+def test_every_kind_has_its_model() -> None:
+    """Cross-attention's are the sequence-to-sequence models."""
+    assert set(get_args(StateKind)) - {"cross"} == BY_KIND.keys()
