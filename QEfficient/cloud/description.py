@@ -130,9 +130,10 @@ def _why_recomputed(model: Any, specs: list[StateSpec]) -> str | None:
 
     if not any(spec.kind == "tokens" for spec in specs):
         return None
-    if recomputed(model) is None:
+    how = recomputed(model)
+    if how is None:
         return "its layers keep nothing in transformers' cache"
-    return QUIRKS[model.config.get_text_config(decoder=True).model_type].reason
+    return next(quirk.reason for quirk in QUIRKS.values() if quirk.recomputed is how)
 
 
 def _state(specs: list[StateSpec], lens: Mapping[str, int]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def _seq2seq(model_type: str, target: str) -> Row:
     from QEfficient import QEFFAutoModelForSeq2SeqLM
 
     model = QEFFAutoModelForSeq2SeqLM(_model("seq2seq", model_type))
-    options = _options(target, encoder_ctx_len=max(PROMPT_LENS), ctx_len=NUM_NEW_TOKENS + 8, batch_size=NUM_SLOTS)
+    options = _options(target, encoder_ctx_len=96, ctx_len=64, batch_size=NUM_SLOTS)
     return _generated("seq2seq", model_type, model, options)
 
 

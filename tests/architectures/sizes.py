@@ -154,6 +154,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": None, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
     },
+    "nllb-moe": {"encoder_sparse_step": 2, "decoder_sparse_step": 2},
+    "encoder-decoder": {"decoder": {"is_decoder": True, "add_cross_attention": True}},
     # Sizes that hang together.
     "moshi": {"sliding_window": 512},  # as long as its positions, as in the published one
     "helium": {"head_dim": 16},
@@ -204,6 +206,7 @@ SPREAD: dict[str, dict[str, float]] = {
     "hrm_text": {"matrices": 0.15},  # its recurrence over depth makes large errors of small ones
     "roc_bert": {"embeddings": 0.3, "att": 0.1},
     "roformer": _SHARP_MIRRORED | {"matrices": 0.15},
+    "sequence_classification/plbart": {"att": 0.3},  # sharper, it makes a hundred times as much of rounding
     "seq2seq": _MIRRORED | {"matrices": 0.15},
     "seq2seq/bigbird_pegasus": _SHARP | {"flips": 0.0, "embeddings": 0.03},
     **dict.fromkeys(("seq2seq/led", "seq2seq/seamless_m4t", "seq2seq/seamless_m4t_v2"), _MIRRORED | {"matrices": 0.3}),
@@ -214,6 +217,7 @@ SPREAD: dict[str, dict[str, float]] = {
     "seq2seq/blenderbot": _SHARP_LOUD | {"flips": 0.0, "matrices": 0.3},
     "seq2seq/mt5": {"att": 0.6, "matrices": 0.3, "embeddings": 0.03},
     "seq2seq/plbart": {"embeddings": 0.03},
+    "seq2seq/encoder-decoder": {"flips": 0.5, "matrices": 0.3},
     "seq2seq/prophetnet": {"flips": 0.0, "matrices": 0.3},
     **dict.fromkeys(("seq2seq/nllb-moe", "seq2seq/pegasus_x"), _SHARP_MIRRORED | {"matrices": 0.3}),
     **dict.fromkeys(("seq2seq/m2m_100", "seq2seq/pegasus"), _SHARP_LOUD | {"flips": 0.0, "matrices": 0.3}),
