@@ -113,13 +113,26 @@ def causal_lm(name: str, seed: int = 0, **changes: Any) -> Any:
 
 def encoder() -> Any:
     """A random float32 BERT without a head."""
+    from transformers import AutoModel
+
+    return _bert(AutoModel)
+
+
+def classifier(num_labels: int) -> Any:
+    """A random float32 BERT that gives a text ``num_labels`` logits."""
+    from transformers import AutoModelForSequenceClassification
+
+    return _bert(AutoModelForSequenceClassification, num_labels=num_labels)
+
+
+def _bert(auto_class: Any, **values: Any) -> Any:
     import torch
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig
 
     sizes = {name: _COMMON[name] for name in ("vocab_size", "hidden_size", "num_attention_heads")}
-    config = AutoConfig.for_model("bert", **sizes, num_hidden_layers=2, intermediate_size=96)
+    config = AutoConfig.for_model("bert", **sizes, num_hidden_layers=2, intermediate_size=96, **values)
     torch.manual_seed(0)
-    return AutoModel.from_config(config, dtype=torch.float32).eval()
+    return auto_class.from_config(config, dtype=torch.float32).eval()
 
 
 def save(model: Any, folder: Path) -> Path:

@@ -66,6 +66,12 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of three labels."""
+    return save(tiny_models.classifier(num_labels=3), tmp_path_factory.mktemp("cloud") / "classifier")
+
+
+@pytest.fixture(scope="session")
 def package(checkpoint: Path) -> Path:
     """The checkpoint compiled with COMPILE."""
     from QEfficient import QEFFAutoModelForCausalLM

@@ -79,6 +79,18 @@ def test_encoder(cli: Cli, encoder: Path) -> None:
     assert lines[1].startswith(f"[32] {found['answers'][0]['output'][0]:.4f} ")
 
 
+def test_classifier(cli: Cli, classifier: Path) -> None:
+    common = ("infer", classifier, "--seq-len", "16,32", "-p", "hello|what is it")
+    answers = cli(*common, "--json").json["answers"]
+    assert [answer["prompt"] for answer in answers] == ["hello", "what is it"]
+    assert [len(answer["logits"]) for answer in answers] == [3, 3]
+    scores = answers[1]["scores"]
+    assert scores.keys() == {"LABEL_0", "LABEL_1", "LABEL_2"} and sum(scores.values()) == pytest.approx(1)
+    assert answers[1]["label"] == max(scores, key=scores.__getitem__)
+    lines = cli(*common).out.splitlines()
+    assert lines[4:6] == ["> what is it", f"{max(scores.values()):.4f} {answers[1]['label']}"]
+
+
 @pytest.mark.parametrize("args", [("--ctx-len", "32"), ("--chat",), ("--top-k", "3")])
 def test_encoder_with_what_only_language_models_have(cli: Cli, encoder: Path, args: tuple[str, ...]) -> None:
     result = cli("infer", encoder, "-p", "hello", *args)

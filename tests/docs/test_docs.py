@@ -31,6 +31,7 @@ SHOWN = ("text", "json")
 """Languages of blocks that hold nothing to run."""
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 INSTRUCT = "Qwen/Qwen2.5-0.5B-Instruct"
+RERANKER = "cross-encoder/ms-marco-MiniLM-L6-v2"
 
 pytestmark = pytest.mark.xdist_group("docs")  # one process exports the cards
 
@@ -40,7 +41,8 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of checkpoints, each at the path that its card is called."""
     root = tmp_path_factory.mktemp("cards")
     instruct = tiny_models.causal_lm("qwen2", use_sliding_window=False, max_position_embeddings=32768)
-    for card, model in (("gpt2", tiny_models.causal_lm("gpt2")), (INSTRUCT, instruct)):
+    made = {"gpt2": tiny_models.causal_lm("gpt2"), INSTRUCT: instruct, RERANKER: tiny_models.classifier(num_labels=1)}
+    for card, model in made.items():
         tiny_models.save(model, root / card)
         tiny_models.tiny_tokenizer().save_pretrained(root / card)
     (root / MINILM).parent.mkdir()
@@ -59,7 +61,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with the cards in it; what examples change outside of it is put back."""
     monkeypatch.setenv("QEFF_HOME", str(store))
-    for card in ("gpt2", INSTRUCT, MINILM):
+    for card in ("gpt2", INSTRUCT, MINILM, RERANKER):
         (tmp_path / card).parent.mkdir(exist_ok=True)
         (tmp_path / card).symlink_to(cards / card)
     monkeypatch.chdir(tmp_path)

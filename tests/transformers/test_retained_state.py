@@ -13,12 +13,8 @@ from transformers.masking_utils import causal_mask_function, sliding_window_caus
 
 from QEfficient.transformers.attention import retained_attention
 from QEfficient.transformers.masks import additive_mask
-from QEfficient.transformers.retained_state import (
-    RetainedLayer,
-    RetainedRingLayer,
-    RetainedStep,
-    retained_cache,
-)
+from QEfficient.transformers.retained_layers import RetainedLayer, RetainedRingLayer, retained_cache
+from QEfficient.transformers.retained_state import RetainedStep
 from QEfficient.transformers.state import axis_sizes, key_value_spec
 
 HEADS, DIM, SLOTS, WINDOW = 2, 4, 24, 6

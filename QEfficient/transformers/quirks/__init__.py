@@ -91,8 +91,8 @@ QUIRKS = {
     "dbrx": Quirk(_DATA_DEPENDENT, {"DbrxExperts.forward": experts.dbrx_experts}),
     "fsmt": Quirk("with a cache it takes no mask for its keys", {"FSMTDecoder.forward": seq2seq.causal_decoder}),
     "funnel": Quirk(
-        "OpenVINO 2026 divides what is in the last, half empty window of a mean by the size of the window",
-        {"FunnelAttentionStructure.pool_tensor": encoders.pooled_pairs},
+        "of its Einsum of distances that are worked out when it is compiled, OpenVINO 2026.4 makes another product",
+        {"FunnelRelMultiheadAttention.relative_positional_attention": encoders.position_scores},
     ),
     "gemma3n_text": Quirk(
         "it works out a constant with the inverse of the error function, which ONNX does not have",

@@ -60,12 +60,18 @@ def windowed_attention(self: Any, hidden_states: Tensor, attention_mask: Tensor,
     return (torch.cat([first, output[:, 1:]], dim=1),)
 
 
-def pooled_pairs(self: Any, tensor: Any, mode: str = "mean", stride: int = 2) -> Any:
-    """Funnel: ``[B, S, ...]`` to half as many tokens, each of two; of an odd one at the end, that one alone."""
-    if tensor is None or isinstance(tensor, tuple | list):
-        return tensor and type(tensor)(pooled_pairs(self, part, mode, stride) for part in tensor)
-    if self.config.separate_cls:
-        tensor = torch.cat([tensor[:, :1], tensor[:, :-1] if self.config.truncate_seq else tensor], dim=1)
-    num_pairs = (tensor.shape[1] + 1) // 2
-    pairs = torch.cat([tensor, tensor[:, -1:]], dim=1)[:, : 2 * num_pairs].unflatten(1, (num_pairs, 2))
-    return {"mean": torch.mean, "max": torch.amax, "min": torch.amin}[mode](pairs, dim=2)
+def position_scores(
+    self: Any, position_embeds: Any, q_head: Tensor, context_len: Any, cls_mask: Tensor | None = None
+) -> Tensor:
+    """Funnel: the scores of distances ``[B, H, S, L]`` for queries ``[B, S, H, K]``, as products of matrices."""
+    if self.config.attention_type == "factorized":
+        return type(self).relative_positional_attention(self, position_embeds, q_head, context_len, cls_mask)
+    shift = 2 if q_head.shape[1] != context_len else 1
+    distances = position_embeds[self.block_index][shift - 1]
+    keys = (distances @ self.r_kernel.flatten(1)).unflatten(1, self.r_kernel.shape[1:])
+    scores = (q_head + self.r_r_bias * self.scale).transpose(1, 2) @ keys.permute(1, 2, 0)
+    num_rows, num_heads, num_tokens, num_distances = scores.shape
+    # A row shorter by ``shift`` moves each query on by one.
+    scores = scores.reshape(num_rows, num_heads, num_distances, num_tokens)[:, :, shift:]
+    scores = scores.reshape(num_rows, num_heads, num_tokens, num_distances - shift)[..., :context_len]
+    return scores if cls_mask is None else scores * cls_mask

@@ -5,8 +5,7 @@ The retained graph is upstream's public contract; the paged one feeds OpenVINO's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,34 +22,13 @@ from QEfficient.transformers.masks import NO_BLOCKS
 from QEfficient.transformers.patches import functions_replaced
 from QEfficient.transformers.quirks import recomputed
 from QEfficient.transformers.recomputing import TOKENS, plain_inputs
-from QEfficient.transformers.retained_state import MOST_TOKENS, RetainedStep, retained_cache, running
+from QEfficient.transformers.retained_layers import retained_cache
+from QEfficient.transformers.retained_state import MOST_TOKENS, RetainedStep, running
 from QEfficient.transformers.state import CTX_LEN, ROWS, StateKind, StateSpec
 from QEfficient.transformers.state_discovery import accepted, cache_argument, refusing, state_specs
 from QEfficient.transformers.tasks.contract import GraphInput, TaskGraph
+from QEfficient.transformers.tasks.heads import at_places, select_before_head
 from QEfficient.transformers.transform import lower, max_positions
-
-
-@contextmanager
-def _select_before_head(model: Any, select: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Run the LM head on the hidden states that ``select`` picks, and on no others."""
-    head = model.get_output_embeddings()
-    if head is None:
-        raise UnsupportedModel(f"{type(model).__name__} has no output embeddings, so it cannot predict tokens.")
-    hook = head.register_forward_pre_hook(lambda module, args: (select(args[0]), *args[1:]))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _at(places: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Picks the hidden states ``[B, ..., K, D]`` at ``places [B, K]`` of ``[B, ..., S, D]``."""
-
-    def pick(hidden: torch.Tensor) -> torch.Tensor:
-        index = places.reshape(places.shape[0], *[1] * (hidden.ndim - 3), places.shape[1], 1)
-        return hidden.gather(hidden.ndim - 2, index.expand(*hidden.shape[:-2], -1, hidden.shape[-1]))
-
-    return pick
 
 
 class RetainedCausalLM(nn.Module):
@@ -93,7 +71,7 @@ class RetainedCausalLM(nn.Module):
 
         inputs = accepted(self.model, {"input_ids": input_ids, "position_ids": position_ids.clamp(min=0)})
         functions = functions_replaced(self.model, KERNELS | NO_BLOCKS)
-        with _select_before_head(self.model, _at(tokens)), running(step), functions:
+        with select_before_head(self.model, at_places(tokens)), running(step), functions:
             output = self.model(**inputs, **{cache_argument(self.model): cache}, use_cache=True)
         return output.logits, cache.state()
 
@@ -125,7 +103,7 @@ class RecomputingCausalLM(nn.Module):
             places = places + torch.arange(num_logits_to_keep.shape[0])[None] - (num_logits_to_keep.shape[0] - 1)
         places = places.clamp(min=0)
 
-        with _select_before_head(self.model, _at(places)):
+        with select_before_head(self.model, at_places(places)):
             output = self.model(**accepted(self.model, inputs), use_cache=False)
         return output.logits, [held[:, 0, :, 0]]
 
@@ -182,7 +160,7 @@ class PagedCausalLM(nn.Module):
         cache = Cache(layers=[_PassThroughLayer(input_ids.shape[1]) for _ in self.specs])
         tables = (past_lens, subsequence_begins, block_indices, block_indices_begins, max_context_len)
         step = PagedStep(self.specs, key_caches, value_caches, *tables)
-        select = _select_before_head(self.model, lambda hidden: hidden.index_select(1, logits_indices))
+        select = select_before_head(self.model, lambda hidden: hidden.index_select(1, logits_indices))
         with paged_step(step), running(RetainedStep(position_ids)), select:
             output = self.model(input_ids=input_ids, position_ids=position_ids, past_key_values=cache, use_cache=True)
         if step.attended != list(range(len(self.specs))):

@@ -13,13 +13,8 @@ from QEfficient.errors import UnsupportedModel
 from QEfficient.transformers.linear_attention import KERNELS
 from QEfficient.transformers.masks import NO_BLOCKS
 from QEfficient.transformers.patches import functions_replaced
-from QEfficient.transformers.retained_state import (
-    RetainedCache,
-    RetainedNothing,
-    RetainedRecurrentLayer,
-    RetainedStep,
-    running,
-)
+from QEfficient.transformers.retained_layers import RetainedCache, RetainedNothing, RetainedRecurrentLayer
+from QEfficient.transformers.retained_state import RetainedStep, running
 from QEfficient.transformers.state import StateKind, StateSpec
 from QEfficient.transformers.state_discovery import accepted, cache_argument, state_specs
 from QEfficient.transformers.tasks.texts import Read, TextModel

@@ -20,16 +20,13 @@ from QEfficient.compile.job import RETAINED, Specialization
 from QEfficient.transformers.patches import functions_replaced, traceable_sizes
 from QEfficient.transformers.positions import biases_from_step
 from QEfficient.transformers.quirks.seq2seq import FUNCTIONS
-from QEfficient.transformers.retained_state import (
-    RetainedEncoderDecoderCache,
-    RetainedStep,
-    retained_cache,
-    running,
-)
+from QEfficient.transformers.retained_layers import RetainedEncoderDecoderCache, retained_cache
+from QEfficient.transformers.retained_state import RetainedStep, running
 from QEfficient.transformers.state import CTX_LEN, ENCODER_CTX_LEN, StateSpec
 from QEfficient.transformers.state_discovery import encoder_decoder_specs
-from QEfficient.transformers.tasks.causal_lm import _at, _select_before_head, state_inputs
+from QEfficient.transformers.tasks.causal_lm import state_inputs
 from QEfficient.transformers.tasks.contract import GraphInput, TaskGraph
+from QEfficient.transformers.tasks.heads import at_places, select_before_head
 from QEfficient.transformers.tasks.texts import Padding, TextModel, TextUse, hidden_states, measure_texts, own_copy
 from QEfficient.transformers.transform import lower
 
@@ -102,9 +99,9 @@ class RetainedSeq2SeqLM(nn.Module):
         slots = torch.arange(cache.cross_attention_cache.layers[0].keys.shape[2])[None]
         # Where it is a parameter of its own: others hand it on to where nothing takes it.
         takes_positions = "decoder_position_ids" in inspect.signature(model.forward).parameters
-        newest = _at(step.last_token)
+        newest = at_places(step.last_token)
         has_head = isinstance(model.get_output_embeddings(), nn.Linear)
-        with _select_before_head(model, newest) if has_head else nullcontext(), running(step):
+        with select_before_head(model, newest) if has_head else nullcontext(), running(step):
             output = model(
                 encoder_outputs=read,
                 attention_mask=(slots < encoder_lens).to(torch.int64),

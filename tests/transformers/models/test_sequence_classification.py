@@ -12,11 +12,12 @@ from architectures.reference import outputs, prompts
 from architectures.tiny import tiny_model
 
 from QEfficient import QEFFAutoModelForSequenceClassification, QEFFCommonLoader, from_package
-from QEfficient.errors import CapacityError, OptionError
+from QEfficient.errors import CapacityError, OptionError, SizeDependence
 
-NAMES = ["bert", "llama", "gpt2", "bart", "mobilebert"]
+NAMES = ["bert", "llama", "gpt2", "bart", "mobilebert", "longformer", "qwen3_next"]
 """One for each place where an answer is read: the first token, the last one with a padding token and without, the last
-end token of a decoder; and one that looks at what is beside a text."""
+end token of a decoder; one that looks at what is beside a text; one whose first token sees more than others; and one
+with recurrent layers, whose own code goes over a text in chunks."""
 
 
 def expected(hf: Any, texts: list[list[int]]) -> np.ndarray:
@@ -67,6 +68,33 @@ def test_where_padding_cannot_be_hidden_a_text_runs_at_its_length() -> None:
         np.testing.assert_allclose(model.generate(texts[:2])["logits"], expected(hf, texts[:2]), atol=1e-3)
         with pytest.raises(CapacityError, match=r"Text 0 has 6 tokens.*exactly their length.*seq_len=6 too"):
             model.generate([[4, 5, 6, 7, 8, 9]])
+
+
+def test_where_the_code_depends_on_the_length_a_package_is_for_one() -> None:
+    hf = tiny_model("sequence_classification", "canine")
+    text = prompts(hf.config)[1]
+    with pytest.raises(SizeDependence, match=r"compile with one seq_len instead of several \(5, 37\)"):
+        compiled(hf, seq_len=[5, 37])
+    with compiled(hf, seq_len=37) as model:
+        np.testing.assert_allclose(model.generate([text])["logits"], expected(hf, [text]), atol=1e-3)
+
+
+def test_a_graph_is_for_the_lengths_that_it_can_be_for() -> None:
+    hf = tiny_model("sequence_classification", "xlnet")  # its code holds for 511 tokens at most
+    texts = prompts(hf.config)
+    with compiled(hf, seq_len=[5, 37, 70]) as model:
+        np.testing.assert_allclose(model.generate(texts)["logits"], expected(hf, texts), atol=1e-3)
+
+
+def test_what_the_key_of_a_graph_has() -> None:
+    """Words have no part in it, the greatest length only where it decides the graph."""
+
+    def graph(name: str, seq_len: int) -> Any:
+        model = QEFFAutoModelForSequenceClassification(tiny_model("sequence_classification", name))
+        return model.package_ingredients(target="cpu", seq_len=seq_len)["graph"]["plan"]
+
+    assert graph("fnet", 8) == graph("fnet", 20)
+    assert graph("qwen3_next", 8) != graph("qwen3_next", 20)
 
 
 @pytest.fixture(scope="module")

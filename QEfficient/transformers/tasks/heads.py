@@ -1,0 +1,34 @@
+"""Runs a model's head on the hidden states that are asked for, and on no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from QEfficient.errors import UnsupportedModel
+
+
+@contextmanager
+def select_before_head(model: Any, select: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Run the LM head on the hidden states that ``select`` picks, and on no others."""
+    head = model.get_output_embeddings()
+    if head is None:
+        raise UnsupportedModel(f"{type(model).__name__} has no output embeddings, so it cannot predict tokens.")
+    hook = head.register_forward_pre_hook(lambda module, args: (select(args[0]), *args[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def at_places(places: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Picks the hidden states ``[B, ..., K, D]`` at ``places [B, K]`` of ``[B, ..., S, D]``."""
+
+    def pick(hidden: torch.Tensor) -> torch.Tensor:
+        index = places.reshape(places.shape[0], *[1] * (hidden.ndim - 3), places.shape[1], 1)
+        return hidden.gather(hidden.ndim - 2, index.expand(*hidden.shape[:-2], -1, hidden.shape[-1]))
+
+    return pick
