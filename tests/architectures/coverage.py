@@ -55,7 +55,8 @@ def main() -> None:
     ]
     stamp = _stamp()
     todo = [case for case in chosen if case not in UNABLE and (asked.again or not _is_current(case, stamp))]
-    _run(todo, stamp, asked.workers)
+    if not asked.page:
+        _run(todo, stamp, asked.workers)
     write_page(_rows(), ROOT / "docs" / "source", full=not asked.family and not asked.only)
 
 
@@ -64,6 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--family", choices=list(families()))
     parser.add_argument("--only", default="", help="model types, with commas")
     parser.add_argument("--again", action="store_true", help="make rows anew that are there")
+    parser.add_argument("--page", action="store_true", help="write the page from the rows that there are")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     return parser.parse_args()
 

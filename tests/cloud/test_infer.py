@@ -85,7 +85,8 @@ def test_classifier(cli: Cli, classifier: Path) -> None:
     assert [answer["prompt"] for answer in answers] == ["hello", "what is it"]
     assert [len(answer["logits"]) for answer in answers] == [3, 3]
     scores = answers[1]["scores"]
-    assert scores.keys() == {"LABEL_0", "LABEL_1", "LABEL_2"} and sum(scores.values()) == pytest.approx(1)
+    assert scores.keys() == {"LABEL_0", "LABEL_1", "LABEL_2"}
+    assert sum(scores.values()) == pytest.approx(1)
     assert answers[1]["label"] == max(scores, key=scores.__getitem__)
     lines = cli(*common).out.splitlines()
     assert lines[4:6] == ["> what is it", f"{max(scores.values()):.4f} {answers[1]['label']}"]

@@ -91,7 +91,7 @@ QUIRKS = {
     "dbrx": Quirk(_DATA_DEPENDENT, {"DbrxExperts.forward": experts.dbrx_experts}),
     "fsmt": Quirk("with a cache it takes no mask for its keys", {"FSMTDecoder.forward": seq2seq.causal_decoder}),
     "funnel": Quirk(
-        "of its Einsum of distances that are worked out when it is compiled, OpenVINO 2026.4 makes another product",
+        "of an Einsum over what GatherElements takes of a constant, OpenVINO 2026.4 makes another product",
         {"FunnelRelMultiheadAttention.relative_positional_attention": encoders.position_scores},
     ),
     "gemma3n_text": Quirk(
@@ -109,6 +109,13 @@ QUIRKS = {
             "Inkling2SlidingAttention.forward": relative.relative_sink_attention,
             "Inkling2FullAttention.forward": relative.relative_sink_attention,
             "Inkling2DynamicShortConvolution.forward": relative.dynamic_convolution,
+        },
+    ),
+    "jetmoe": Quirk(
+        _DATA_DEPENDENT,
+        {
+            "JetMoeTopKGating.forward": experts.unsorted_gating,
+            "JetMoeParallelExperts.forward": experts.parallel_experts,
         },
     ),
     "led": Quirk(

@@ -38,6 +38,22 @@ def longcat_experts(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
     return output
 
 
+def unsorted_gating(self: Any, hidden_states: Tensor) -> tuple[Tensor, ...]:
+    """JetMoE's, with pairs of token and expert in the tokens' order and the pairs' experts instead of their numbers."""
+    logits = self.layer(hidden_states).float()
+    top, experts = logits.topk(self.top_k, dim=1)
+    gates = torch.softmax(top, dim=1).type_as(hidden_states).flatten()
+    pairs = torch.arange(gates.shape[0])
+    return pairs, pairs.div(self.top_k, rounding_mode="floor"), gates, experts.flatten(), logits
+
+
+def parallel_experts(self: Any, inputs: Tensor, experts: Tensor) -> Tensor:
+    """``[P, in]`` to ``[P, out]``, each pair through its expert of ``experts [P]``."""
+    outputs = inputs[None].repeat(self.num_experts, 1, 1) @ self.weight.transpose(1, 2)
+    own = experts[None] == torch.arange(self.num_experts)[:, None]
+    return (outputs * own[..., None]).sum(0)
+
+
 def one_hot_experts(self: Any, hidden_states: Tensor, selected_experts: Tensor, routing_weights: Tensor) -> Tensor:
     """Every expert on every token, ``[T, D]``, of experts ``[T, 1, X]`` that are one or zero."""
     return _all_experts(self, hidden_states, selected_experts[:, 0] * routing_weights)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import DynamicLayer
 
-from QEfficient.errors import UnsupportedModel
+from QEfficient.transformers.layer_kinds import FAILURES
 from QEfficient.transformers.linear_attention import KERNELS
 from QEfficient.transformers.masks import NO_BLOCKS
 from QEfficient.transformers.patches import functions_replaced
@@ -62,7 +62,7 @@ def recurrent_specs(model: Any) -> list[StateSpec] | None:
         return None
     try:
         specs = state_specs(model)
-    except UnsupportedModel:
+    except FAILURES:
         return None
     known = all(spec.kind in _LAYERS for spec in specs)
     return specs if known and any(spec.is_recurrent for spec in specs) else None

@@ -64,6 +64,8 @@ def test_where_padding_cannot_be_hidden_a_text_runs_at_its_length() -> None:
     texts = [*prompts(hf.config), [4, 5, 6, 7, 8]]
     with compiled(hf) as model:
         np.testing.assert_allclose(model.generate(texts)["logits"], expected(hf, texts), atol=1e-3)
+        with pytest.raises(CapacityError, match=r"Text 0 has 2 tokens.*graph is for 3 or more; compile with seq_len=2"):
+            model.generate([[4, 5]])
     with compiled(hf, "cloud-ai-100-sim", seq_len=[5, 37]) as model:
         np.testing.assert_allclose(model.generate(texts[:2])["logits"], expected(hf, texts[:2]), atol=1e-3)
         with pytest.raises(CapacityError, match=r"Text 0 has 6 tokens.*exactly their length.*seq_len=6 too"):
@@ -94,7 +96,8 @@ def test_what_the_key_of_a_graph_has() -> None:
         return model.package_ingredients(target="cpu", seq_len=seq_len)["graph"]["plan"]
 
     assert graph("fnet", 8) == graph("fnet", 20)
-    assert graph("qwen3_next", 8) != graph("qwen3_next", 20)
+    assert graph("qwen3_next", 8) != graph("qwen3_next", 20), "recurrences are unrolled for it"
+    assert graph("phi3", 8) != graph("phi3", 20), "its rotary scaling depends on it"
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +154,11 @@ def test_rank() -> None:
 def test_the_loader_takes_the_class_that_the_config_names(bert: Any, tmp_path: Any) -> None:
     bert.save_pretrained(tmp_path)
     assert isinstance(QEFFCommonLoader.from_pretrained(tmp_path), QEFFAutoModelForSequenceClassification)
+
+
+def test_without_weights_nothing_is_measured() -> None:
+    from QEfficient.transformers.tasks.sequence_classification import prepare_classifier
+    from QEfficient.transformers.tasks.texts import Padding, TextUse
+
+    contract = prepare_classifier(tiny_model("sequence_classification", "fnet").to("meta"), TextUse(32))[1]
+    assert contract.padding == Padding("right")
