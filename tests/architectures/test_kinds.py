@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -25,6 +27,12 @@ BY_KIND = {
 SCANS = ("mamba", "mamba2", "kimi_linear", "rwkv", "xlstm", "recurrent_gemma", "minimax")
 """Each has a recurrence of its own; qwen3_next stands for the gated delta rule."""
 OTHERS = {"seq2seq": ("t5", "bart"), "sequence_classification": ("modernbert", "llama"), "text_encoder": ("roberta",)}
+QUIRKS_ALONE = {
+    "causal_lm": ("cpmant", "dbrx", "gpt_neo", "jetmoe", "longcat_flash", "prophetnet", "roformer", "xlm", "xlnet"),
+    "seq2seq": ("fsmt", "led", "nllb-moe", "switch_transformers"),
+    "text_encoder": ("funnel", "longformer"),
+}
+"""Architectures with a quirk that no other test is about."""
 CASES = [
     *(("causal_lm", model_type) for model_type in (*BY_KIND.values(), *SCANS)),
     *((family, model_type) for family, model_types in OTHERS.items() for model_type in model_types),
@@ -36,6 +44,23 @@ CASES = [
 def test_answers_are_those_of_hugging_face(family: str, model_type: str, target: str) -> None:
     row = check(family, model_type, target)
     assert row["agrees"], row
+
+
+@pytest.mark.parametrize(
+    ("family", "model_type"), [(family, name) for family, names in QUIRKS_ALONE.items() for name in names]
+)
+def test_quirks_change_no_answer(family: str, model_type: str) -> None:
+    row = check(family, model_type, "cpu")
+    assert row["agrees"], row
+
+
+def test_every_quirk_has_a_test() -> None:
+    """Here, or where what it replaces is compared with the original."""
+    from QEfficient.transformers.quirks import QUIRKS
+
+    compared = (Path(__file__).parents[1] / "transformers" / "test_recurrent_quirks.py").read_text(encoding="utf-8")
+    tested = {*BY_KIND.values(), *SCANS, *chain(*QUIRKS_ALONE.values())}
+    assert [name for name in QUIRKS if name not in tested and f'"{name}"' not in compared] == []
 
 
 @pytest.mark.parametrize("kind", BY_KIND)

@@ -156,7 +156,6 @@ def test_counts_of_the_readme_are_those_of_the_coverage() -> None:
     assert f"{len(tiny_models.CAUSAL_LMS)} of the causal models" in README.read_text(encoding="utf-8")
 
 
-
 def test_targets_of_the_readme_are_those_of_the_code() -> None:
     from QEfficient.targets import TARGETS
 
