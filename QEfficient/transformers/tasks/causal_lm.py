@@ -182,9 +182,12 @@ def state_inputs(specs: list[StateSpec], row_axis: str, num_rows: int, ctx_len: 
     for index, spec in enumerate(specs):
         for tensor in spec.tensors:
             named = [size for size in tensor.shape if isinstance(size, str)]
-            samples |= {name: 29 - 6 * len(samples.keys() - {ROWS}) for name in named if name not in samples}
+            samples |= {
+                name: _SAMPLE_CTX_LEN - 6 * len(samples.keys() - {ROWS}) for name in named if name not in samples
+            }
             shape = [samples[size] if isinstance(size, str) else size for size in tensor.shape]
-            axes = {axis: size for axis, size in enumerate(tensor.shape) if isinstance(size, str) and size not in fixed}
+            varying = [(axis, size) for axis, size in enumerate(tensor.shape) if isinstance(size, str)]
+            axes = {axis: size for axis, size in varying if size not in fixed}
             dtype = torch.int64 if spec.kind == "tokens" else torch.float32
             inputs.append(GraphInput(f"{tensor.name}.{index}", torch.zeros(shape, dtype=dtype), axes | {0: row_axis}))
     return inputs
@@ -234,14 +237,15 @@ def _extra_inputs(batch: int, with_rows: bool, with_context_lens: bool, with_num
     return inputs
 
 
-_LEAST_CTX_LEN, _MOST_NEW = 4, 128
-"""So that a context is longer than nothing and a step shorter than the longest, where a model asks."""
+_LEAST_CTX_LEN, _SAMPLE_CTX_LEN, _MOST_NEW = 4, 29, 128
+"""So that a context is longer than nothing and a step shorter than the longest, where a model asks; and the context
+that is traced."""
 
 
-def _limits(model: Any, specs: list[StateSpec], most_tokens: int | None) -> dict[str, int]:
+def _limits(model: Any, most_tokens: int | None) -> dict[str, int]:
     limits = {"seq_len": _MOST_NEW if most_tokens is None else most_tokens}
-    if specs == [TOKENS] and (most_positions := max_positions(model.config)) is not None:
-        quirk = recomputed(model)
+    most_positions, quirk = max_positions(model.config), recomputed(model)
+    if most_positions is not None and most_positions > _SAMPLE_CTX_LEN:
         limits[CTX_LEN] = most_positions - (0 if quirk is None else quirk.num_added)
     return limits
 
@@ -292,7 +296,7 @@ def retained_graph(
             **state_axes,
         },
         axis_minimums={CTX_LEN: _LEAST_CTX_LEN},
-        axis_limits=_limits(model, specs, most_tokens),
+        axis_limits=_limits(model, most_tokens),
     )
 
 
