@@ -6,13 +6,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
-import sys
 import time
-import traceback
-from multiprocessing.connection import Connection
 from typing import Any
+
+from architectures.workers import Worker
 
 TIMEOUT_S = 60
 
@@ -49,48 +47,6 @@ def survey(family: str, model_type: str) -> dict[str, Any]:
     return facts | {"seconds": round(time.perf_counter() - start, 2)}
 
 
-def _work(requests: Connection) -> None:
-    """Answers requests until there are no more; an error is an answer too."""
-    import torch
-    from transformers.utils import logging
-
-    sys.stdout = sys.stderr  # some models print
-    torch.set_num_threads(1)
-    logging.set_verbosity_error()
-    while request := requests.recv():
-        try:
-            requests.send(survey(*request))
-        except Exception as error:  # noqa: BLE001 whatever a model raises is what the survey reports
-            where = [
-                f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}"
-                for frame in traceback.extract_tb(error.__traceback__)
-            ]
-            message = " ".join(str(error).split())
-            requests.send({"error": f"{type(error).__name__}: {message[:300]} @ {' '.join(where[-3:])}"})
-
-
-class _Worker:
-    """A process that surveys one model after the other, and is replaced when one kills or hangs it."""
-
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_work, args=(other,), daemon=True)
-        self.process.start()
-        other.close()
-
-    def ask(self, family: str, model_type: str) -> dict[str, Any]:
-        self.pipe.send((family, model_type))
-        try:
-            if self.pipe.poll(TIMEOUT_S):
-                facts: dict[str, Any] = self.pipe.recv()
-                return facts
-        except EOFError:
-            return {"error": "the process died"}
-        self.process.kill()
-        return {"error": f"no answer in {TIMEOUT_S} s"}
-
-
 def main() -> None:
     from architectures.tiny import UNABLE, families
 
@@ -100,7 +56,7 @@ def main() -> None:
     asked = parser.parse_args()
     only = set(filter(None, asked.only.split(",")))
     os.environ["HF_HUB_OFFLINE"] = "1"
-    worker = _Worker()
+    worker = Worker(survey, TIMEOUT_S)
     for family, model_types in families().items():
         for model_type in model_types:
             if asked.family not in (None, family) or (only and model_type not in only):
@@ -108,10 +64,8 @@ def main() -> None:
             if (family, model_type) in UNABLE and not only:
                 print(f"{family} {model_type}: unable: {UNABLE[family, model_type]}", flush=True)
                 continue
-            if not worker.process.is_alive():
-                worker = _Worker()
             print(f"{family} {model_type}: {json.dumps(worker.ask(family, model_type))}", flush=True)
-    worker.pipe.send(None)
+    worker.close()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from queue import Empty, Queue
 from typing import Any
 
 Answer = dict[str, Any]
+_SECONDS_TO_END = 10.0
 
 
 def _work(questions: Connection, function: Callable[..., Answer]) -> None:
@@ -62,13 +63,16 @@ class Worker:
         except EOFError:
             self._process.join()
             return {"error": f"the process died with exit code {self._process.exitcode}"}
-        self.close()
+        self._process.kill()
+        self._process.join()
         return {"error": f"no answer in {self._timeout_s:.0f} s"}
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, which may clean up behind itself."""
+        if self._process.is_alive():
+            self._pipe.send(())
+            self._process.join(_SECONDS_TO_END)
         self._process.kill()
-        self._process.join()
 
 
 def ask_all(
