@@ -38,6 +38,7 @@ def choose_lowering(model: Any, target: Target, forced: LoweringName | None = No
             return LoweringChoice(lowering, refused)
         refused[lowering] = reason
     told = set(refused.values())
-    reasons = told.pop() if len(told) == 1 else "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-    pointer = "" if _POINTER in reasons else f" {_POINTER}"
+    is_one = len(told) == 1 and len(refused) > 1
+    reasons = told.pop() if is_one else "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+    pointer = "" if reasons.endswith(_POINTER) else f". {_POINTER}"
     raise UnsupportedModel(f"{type(model).__name__} cannot be lowered for target '{target.name}': {reasons}{pointer}")
