@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from QEfficient.base.modeling_qeff import QEFFBaseModel
 from QEfficient.compile.job import Specialization
 from QEfficient.errors import CapacityError, OptionError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
-from QEfficient.generation.sampling import entries_without_effect
 from QEfficient.options import CausalLMCompileOptions
 from QEfficient.targets import TARGETS, Target
-from QEfficient.transformers.models.auto_model import AutoModel, check_runtime, onnx_transforms
+from QEfficient.transformers.models.auto_model import GeneratingModel, check_runtime, onnx_transforms
 
 if TYPE_CHECKING:
     from QEfficient.exporter.parity import ParityReport
     from QEfficient.transformers.tasks.contract import TaskGraph
-
-logger = logging.getLogger(__name__)
 
 Stream = bool | Callable[[str], None]
 
@@ -29,7 +24,7 @@ _RECURRENT_CHUNK_LEN = 64
 """Unless another length is asked for: what a recurrence does within a chunk grows with its square."""
 
 
-class QEFFAutoModelForCausalLM(AutoModel):
+class QEFFAutoModelForCausalLM(GeneratingModel):
     """A model that continues text.
 
     Args:
@@ -144,38 +139,16 @@ class QEFFAutoModelForCausalLM(AutoModel):
         return sizes
 
     def _package_body(self, plan: dict[str, Any], options: CausalLMCompileOptions, target: Target) -> dict[str, Any]:
-        ctx_len = options.ctx_len
         return {
-            "task": self.task,
-            "target": target.name,
-            "architecture": self.model_name,
-            "lowering": plan["lowering"],
-            "precision": options.precision,
-            "num_threads": options.num_threads,
-            "compiler_options": dict(options.compiler_options),
-            "num_devices": options.num_devices if target.has_static_shapes else 1,
+            **self._common_body(plan, options, target),
             "session": {
                 "num_slots": options.num_slots,
-                "ctx_len": ctx_len,
+                "ctx_len": options.ctx_len,
                 "chunk_len": self._chunk_len(options, target),
                 "is_ragged": plan["lowering"] == "paged",
                 "vocab_size": self.config.get_text_config(decoder=True).vocab_size,
             },
         }
-
-    def compile(self, compile_dir: str | os.PathLike[str] | None = None, **options: Any) -> Path:
-        path = super().compile(compile_dir, **options)
-        if ignored := entries_without_effect(self.model.generation_config.to_dict()):
-            logger.warning(
-                "The checkpoint's generation config asks for %s, which generate() does not follow.", ", ".join(ignored)
-            )
-        return path
-
-    compile.__doc__ = QEFFBaseModel.compile.__doc__
-
-    def _write_side_files(self, folder: Path) -> None:
-        super()._write_side_files(folder)
-        self.model.generation_config.save_pretrained(folder)
 
     def generate(
         self,

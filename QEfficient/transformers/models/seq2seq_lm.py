@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from QEfficient.base.artifacts import Artifact
 from QEfficient.compile.job import Specialization
 from QEfficient.errors import CapacityError, ExportError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
-from QEfficient.generation.sampling import entries_without_effect
 from QEfficient.options import Seq2SeqLMCompileOptions
 from QEfficient.targets import Target
-from QEfficient.transformers.models.auto_model import AutoModel, check_runtime, onnx_transforms
+from QEfficient.transformers.models.auto_model import GeneratingModel, check_runtime, onnx_transforms
 from QEfficient.transformers.models.causal_lm import Stream
 
 if TYPE_CHECKING:
@@ -23,10 +21,6 @@ if TYPE_CHECKING:
     from QEfficient.transformers.tasks.texts import Padding
 
 logger = logging.getLogger(__name__)
-
-_FOLLOWED = ("forced_bos_token_id", "forced_eos_token_id")
-"""Of the generation config, what answers of these models follow beside sampling."""
-
 
 _SHORT = 16
 """Tokens: a text of as many shows nothing that a shorter one does not."""
@@ -38,7 +32,7 @@ class _Plan(dict[str, Any]):
     encoder_ctx_len: int = 0
 
 
-class QEFFAutoModelForSeq2SeqLM(AutoModel):
+class QEFFAutoModelForSeq2SeqLM(GeneratingModel):
     """A model that answers a text with a text: translation, summaries, and what else T5 and BART are for.
 
     Args:
@@ -48,6 +42,7 @@ class QEFFAutoModelForSeq2SeqLM(AutoModel):
 
     task = "seq2seq_lm"
     options_class: ClassVar[type[Seq2SeqLMCompileOptions]] = Seq2SeqLMCompileOptions
+    _followed = ("forced_bos_token_id", "forced_eos_token_id")
 
     def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
         super().__init__(model, tokenizer=tokenizer)
@@ -135,14 +130,7 @@ class QEFFAutoModelForSeq2SeqLM(AutoModel):
         encoder: Any = self.model.get_encoder()
         reader = encoder if hasattr(encoder, "get_input_embeddings") else self.model
         return {
-            "task": self.task,
-            "target": target.name,
-            "architecture": self.model_name,
-            "lowering": plan["lowering"],
-            "precision": options.precision,
-            "num_threads": options.num_threads,
-            "compiler_options": dict(options.compiler_options),
-            "num_devices": options.num_devices if target.has_static_shapes else 1,
+            **self._common_body(plan, options, target),
             "session": {
                 "num_slots": options.num_slots,
                 "ctx_len": options.ctx_len,
@@ -166,21 +154,6 @@ class QEFFAutoModelForSeq2SeqLM(AutoModel):
             f"{self.model_name} does not say which token an answer starts with: set decoder_start_token_id in the "
             "checkpoint's generation_config.json."
         )
-
-    def compile(self, compile_dir: str | os.PathLike[str] | None = None, **options: Any) -> Path:
-        path = super().compile(compile_dir, **options)
-        entries = entries_without_effect(self.model.generation_config.to_dict())
-        if ignored := [entry for entry in entries if not entry.startswith(_FOLLOWED)]:
-            logger.warning(
-                "The checkpoint's generation config asks for %s, which generate() does not follow.", ", ".join(ignored)
-            )
-        return path
-
-    compile.__doc__ = AutoModel.compile.__doc__
-
-    def _write_side_files(self, folder: Path) -> None:
-        super()._write_side_files(folder)
-        self.model.generation_config.save_pretrained(folder)
 
     def generate(
         self,

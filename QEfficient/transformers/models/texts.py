@@ -146,14 +146,7 @@ class TextsModel(AutoModel):
 
     def _package_body(self, plan: dict[str, Any], options: EncoderCompileOptions, target: Target) -> dict[str, Any]:
         return {
-            "task": self.task,
-            "target": target.name,
-            "architecture": self.model_name,
-            "lowering": plan["lowering"],
-            "precision": options.precision,
-            "num_threads": options.num_threads,
-            "compiler_options": dict(options.compiler_options),
-            "num_devices": options.num_devices if target.has_static_shapes else 1,
+            **self._common_body(plan, options, target),
             "seq_lens": list(options.seq_lens),
             "batch_size": options.batch_size,
             "shortest": plan["shortest"],
