@@ -62,7 +62,7 @@ _CLOUD_AI_100 = Target(
     has_static_shapes=True,
     graph_transforms=("clip_to_fp16", "custom_rms_norm"),
     compiler="QEfficient.compile.cloud_ai_100",
-    session="QEfficient.generation.qaic_session",
+    session="QEfficient.generation.sessions.qaic_session",
     why_unavailable=_later("QEfficient.compile.qaic_sdk", "why_unavailable"),
 )
 
@@ -113,7 +113,7 @@ _CPU = Target(
     prefill_seq_len=512,
     has_static_shapes=False,
     compiler="QEfficient.compile.openvino_compiler",
-    session="QEfficient.generation.openvino_session",
+    session="QEfficient.generation.sessions.openvino_session",
     why_unavailable=_openvino_missing,
 )
 

@@ -14,8 +14,8 @@ from benchmarks.rounds import Results
 from benchmarks.settings import Settings
 from benchmarks.systems import System
 from benchmarks.worker import Worker, WorkerFailed
-from QEfficient.base.digests import hash_file
 from QEfficient.progress import stage
+from QEfficient.store.digests import hash_file
 
 _GIB = 1 << 30
 

@@ -24,9 +24,9 @@ from benchmarks.settings import Settings
 from benchmarks.shapes import SHAPES
 from benchmarks.start import measure_start
 from benchmarks.systems import SYSTEMS, System, choose
-from QEfficient.base.files import home
 from QEfficient.cloud.terminal import Output, log_to_stderr, note, run
 from QEfficient.errors import OptionError, nearest
+from QEfficient.store.files import home
 
 PARTS = ("generation", "start", "embeddings")
 _DEFAULT_SHAPES = ("qwen2.5-0.5b", "llama-3.2-1b")

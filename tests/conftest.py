@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+CASE_COUNTS = pytest.StashKey[Counter[str]]()
+"""Test functions by name, wherever they are -> their number of cases, also of those that this run leaves out."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[CASE_COUNTS] = Counter(getattr(item, "originalname", item.name) for item in items)
 
 
 @pytest.fixture(autouse=True, scope="session")

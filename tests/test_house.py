@@ -30,19 +30,22 @@ IMPORT_S = 0.3
 # Lowest first; a module imports from its own level and from those before it.
 LEVELS = (
     ("errors", "version", "progress"),
-    ("options", "targets", "compile.job"),
-    ("base",),
+    ("options", "targets", "contract"),
+    ("store",),
     ("transformers",),
     ("exporter",),
     ("simulator",),
     ("compile",),
     ("generation",),
-    ("base.modeling_qeff",),
+    ("verify",),
+    ("base",),
     ("transformers.models", "transformers.functional"),
     ("",),
     ("cloud",),
 )
-LIGHT = frozenset({"", "errors", "version", "progress", "options", "targets", "base", "compile", "generation"})
+LIGHT = frozenset(
+    {"", "errors", "version", "progress", "options", "targets", "contract", "store", "base", "compile", "generation"}
+)
 """Run where neither torch nor transformers is."""
 HEAVY = {"torch", "transformers", "accelerate"}
 

@@ -17,20 +17,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from QEfficient.base.artifacts import Artifact, ArtifactStore, home, update_body, write_artifact
-from QEfficient.base.digests import digest, json_safe
-from QEfficient.base.files import readable_bytes
-from QEfficient.base.source_version import source_version
-from QEfficient.compile.job import COMMAND_FILE, CompileJob, Specialization
+from QEfficient.contract import COMMAND_FILE, CompileJob, Specialization
 from QEfficient.errors import ArtifactError, LifecycleError, OptionError, StorageError, nearest
 from QEfficient.options import CompileOptions
 from QEfficient.progress import stage
+from QEfficient.store.artifacts import Artifact, ArtifactStore, home, update_body, write_artifact
+from QEfficient.store.digests import digest, json_safe
+from QEfficient.store.files import readable_bytes
+from QEfficient.store.source_version import source_version
 from QEfficient.targets import Target, choose_target
 
 if TYPE_CHECKING:
-    from QEfficient.exporter.parity import ParityReport
     from QEfficient.generation.package import CompiledModel
-    from QEfficient.transformers.tasks.contract import TaskGraph
+    from QEfficient.transformers.tasks.graph_spec import TaskGraph
+    from QEfficient.verify.parity import ParityReport
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class QEFFBaseModel(ABC):
             CorruptCheckpoint: the weights do not fit the config.
             UnsupportedModel: transformers has no such model for this task.
         """
-        from QEfficient.transformers import checkpoint
+        from QEfficient.transformers.checkpoint import load as checkpoint
 
         own = {name: kwargs.pop(name) for name in cls._own_arguments() if name in kwargs}
         unknown = set(kwargs) - checkpoint.LOAD_OPTIONS
@@ -362,7 +362,7 @@ class QEFFBaseModel(ABC):
         """Digest of what travels beside the model."""
         from tempfile import TemporaryDirectory
 
-        from QEfficient.base.digests import hash_file
+        from QEfficient.store.digests import hash_file
 
         with TemporaryDirectory() as folder:
             self._write_side_files(Path(folder))

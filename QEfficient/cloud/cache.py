@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
-from QEfficient.base.artifacts import ArtifactStore, Entry
-from QEfficient.base.files import readable_bytes
 from QEfficient.base.modeling_qeff import PACKAGE
-from QEfficient.cloud.card import Card, card_flags, check_options, compile_flags, required
-from QEfficient.cloud.flags import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.model_args import Card, card_flags, check_options, compile_flags, required
 from QEfficient.cloud.terminal import Command, Output, note, run
+from QEfficient.store.artifacts import ArtifactStore, Entry
+from QEfficient.store.files import readable_bytes
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _AGES = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.card import Card, card_flags, check_options, compile_flags, required
-from QEfficient.cloud.flags import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.model_args import Card, card_flags, check_options, compile_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
-from QEfficient.compile.job import COMMAND_FILE
+from QEfficient.contract import COMMAND_FILE
 from QEfficient.errors import OptionError
 
 _FLAGS = (
@@ -71,7 +71,7 @@ def _show_command(out: Output, folder: Path, as_json: bool) -> None:
 
 
 def _described(package: Path) -> dict[str, Any]:
-    from QEfficient.base.manifest import read_artifact
+    from QEfficient.store.manifest import read_artifact
 
     manifest = read_artifact(package).manifest
     names = ("task", "target", "architecture", "lowering", "options", "inputs", "outputs")

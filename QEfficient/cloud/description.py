@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from QEfficient.cloud.flags import as_flag
+from QEfficient.cloud.click_options import as_flag
 from QEfficient.errors import OptionError, UnsupportedModel
 from QEfficient.targets import TARGETS, Target
 
 if TYPE_CHECKING:
     from QEfficient.base.modeling_qeff import QEFFBaseModel
-    from QEfficient.transformers.card_files import OpenedCard
-    from QEfficient.transformers.state import StateSpec
+    from QEfficient.transformers.checkpoint.files import OpenedCard
+    from QEfficient.transformers.lowering.cache_spec import StateSpec
 
 STATE_VALUE_BYTES = 2
 """State is counted in 16-bit values; a target that compresses it needs less."""
@@ -61,8 +61,8 @@ def describe(opened: OpenedCard, load_options: Mapping[str, Any], lens: Mapping[
 def _outline(opened: OpenedCard, load_options: Mapping[str, Any]) -> QEFFBaseModel:
     from transformers import AutoConfig
 
+    from QEfficient.transformers.checkpoint.meta_model import outline, text_encoder_class
     from QEfficient.transformers.functional import _class_for
-    from QEfficient.transformers.outline import outline, text_encoder_class
 
     trust = bool(load_options.get("trust_remote_code"))
     try:
@@ -79,7 +79,7 @@ def _outline(opened: OpenedCard, load_options: Mapping[str, Any]) -> QEFFBaseMod
 
 
 def _described(model: QEFFBaseModel, lens: Mapping[str, int]) -> dict[str, Any]:
-    from QEfficient.transformers.transform import max_positions
+    from QEfficient.transformers.lowering.apply import max_positions
 
     parameters = list(model.model.parameters())
     return {
@@ -95,13 +95,13 @@ def _described(model: QEFFBaseModel, lens: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _causal_states(model: Any) -> list[StateSpec]:
-    from QEfficient.transformers.state_discovery import state_specs
+    from QEfficient.transformers.lowering.infer_cache_spec import state_specs
 
     return state_specs(model)
 
 
 def _states_of_both_sides(model: Any) -> list[StateSpec]:
-    from QEfficient.transformers.state_discovery import encoder_decoder_specs
+    from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_specs
 
     own, cross = encoder_decoder_specs(model)
     return own + cross
@@ -138,7 +138,7 @@ def _why_recomputed(model: Any, specs: list[StateSpec]) -> str | None:
 
 def _state(specs: list[StateSpec], lens: Mapping[str, int]) -> dict[str, Any]:
     """Bytes of state; a recurrent layer's are a slot's, whatever its length."""
-    from QEfficient.transformers.state import ENCODER_CTX_LEN, ROWS, axis_sizes
+    from QEfficient.transformers.lowering.cache_spec import ENCODER_CTX_LEN, ROWS, axis_sizes
 
     sizes = {**axis_sizes(specs, lens["ctx_len"]), ENCODER_CTX_LEN: lens["encoder_ctx_len"]}
     growth: Counter[str] = Counter()
@@ -167,7 +167,7 @@ def _on_target(model: QEFFBaseModel, target: Target) -> dict[str, Any]:
 
 def _lowering(model: QEFFBaseModel, target: Target) -> dict[str, Any]:
     if model.task == "causal_lm":
-        from QEfficient.transformers.lowering import choose_lowering
+        from QEfficient.transformers.lowering.select import choose_lowering
 
         choice = choose_lowering(model.model, target)
         return {"lowering": choice.lowering, "refused": choice.refused}

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.flags import JSON, VERBOSE, flags
+from QEfficient.cloud.click_options import JSON, VERBOSE, flags
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.compile import qaic_sdk, qnn_compiler
 from QEfficient.compile.qaic_sdk import QaicSDK
@@ -104,7 +104,7 @@ def _memory_bytes() -> int | None:
 
 
 def _home() -> dict[str, Any]:
-    from QEfficient.base.files import home
+    from QEfficient.store.files import home
 
     folder = home().absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
@@ -203,7 +203,7 @@ def _qnn() -> dict[str, Any]:
 
 
 def _lines(found: dict[str, Any]) -> dict[str, str]:
-    from QEfficient.base.files import readable_bytes
+    from QEfficient.store.files import readable_bytes
 
     cpu, home = found["cpu"], found["home"]
     memory = f", {readable_bytes(cpu['memory_bytes'])} of memory" if cpu["memory_bytes"] else ""

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.answers import Question, answer, question_flags
-from QEfficient.cloud.flags import VERBOSE, DeviceGroup, Flag, flags
+from QEfficient.cloud.click_options import VERBOSE, DeviceGroup, Flag, flags
+from QEfficient.cloud.generate_args import Question, answer, question_flags
 from QEfficient.cloud.terminal import Command, Output, note, run
 from QEfficient.errors import OptionError
 
@@ -61,7 +61,7 @@ def command(
 
 
 def _body(folder: Path) -> dict[str, Any]:
-    from QEfficient.base.manifest import read_artifact
+    from QEfficient.store.manifest import read_artifact
 
     return read_artifact(folder).manifest.body
 
@@ -82,7 +82,7 @@ def _tokenizer(
     card = local_model_dir or model_name
     if card is None or (folder / FOLDER / "tokenizer.json").is_file():
         return None
-    from QEfficient.transformers.checkpoint import load_tokenizer, resolve
+    from QEfficient.transformers.checkpoint.load import load_tokenizer, resolve
 
     return load_tokenizer(resolve(card, cache_dir=cache_dir, token=token))
 

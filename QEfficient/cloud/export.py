@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.card import Card, card_flags, check_options, compile_flags, required
-from QEfficient.cloud.flags import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.model_args import Card, card_flags, check_options, compile_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
 
 
@@ -33,7 +33,7 @@ def command(
 
 
 def _described(path: Path) -> dict[str, Any]:
-    from QEfficient.base.manifest import read_artifact
+    from QEfficient.store.manifest import read_artifact
 
     manifest = read_artifact(path.parent).manifest
     names = ("lowering", "inputs", "outputs", "num_nodes")

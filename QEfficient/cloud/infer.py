@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.answers import Question, answer, question_flags
-from QEfficient.cloud.card import Card, card_flags, check_options, compile_flags, required
-from QEfficient.cloud.flags import VERBOSE, flags
+from QEfficient.cloud.click_options import VERBOSE, flags
+from QEfficient.cloud.generate_args import Question, answer, question_flags
+from QEfficient.cloud.model_args import Card, card_flags, check_options, compile_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
 
 

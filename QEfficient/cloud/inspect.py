@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.card import Card, card_flags, required
-from QEfficient.cloud.flags import JSON, VERBOSE, flags, option_flags
+from QEfficient.cloud.click_options import JSON, VERBOSE, flags, option_flags
+from QEfficient.cloud.model_args import Card, card_flags, required
 from QEfficient.cloud.stored_description import describe_card
 from QEfficient.cloud.terminal import OTHER, Command, Output, run
 from QEfficient.options import CausalLMCompileOptions, Options, Seq2SeqLMCompileOptions
@@ -69,7 +69,7 @@ def _lines(found: dict[str, Any]) -> dict[str, str]:
 
 
 def _weights_line(found: dict[str, Any]) -> str:
-    from QEfficient.base.files import readable_bytes
+    from QEfficient.store.files import readable_bytes
 
     if found["weights_bytes"] is None:
         return f"quantised ('{found['quantization']}'), no file here to tell how large"
@@ -94,7 +94,7 @@ def _held(tensors: dict[str, list[int | str]]) -> str:
 
 
 def _state_line(state: dict[str, Any]) -> str:
-    from QEfficient.base.files import readable_bytes
+    from QEfficient.store.files import readable_bytes
 
     parts = []
     if state["bytes_per_token"]:

@@ -9,13 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from QEfficient.base.digests import digest, file_digest
-from QEfficient.base.files import home, make_private, new_sibling, write_atomic
-from QEfficient.base.source_version import source_version
+from QEfficient.store.digests import digest, file_digest
+from QEfficient.store.files import home, make_private, new_sibling, write_atomic
+from QEfficient.store.source_version import source_version
 from QEfficient.targets import TARGETS
 
 if TYPE_CHECKING:
-    from QEfficient.cloud.card import Card
+    from QEfficient.cloud.model_args import Card
 
 _FORMAT = 1
 """Of a stored description."""
@@ -33,7 +33,7 @@ def describe_card(card: Card, lens: Mapping[str, int]) -> dict[str, Any]:
         UnsafeCheckpoint: it brings code that nobody allowed.
         UnsupportedModel: transformers or this library has nothing for it.
     """
-    from QEfficient.transformers.card_files import open_card, quantization, weights_size
+    from QEfficient.transformers.checkpoint.files import open_card, quantization, weights_size
 
     opened = open_card(card.name, **card.load_options)
     key = digest(_ingredients(opened.folder, opened.config, card, lens))

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.card import Card, card_flags, check_options, compile_flags, required
-from QEfficient.cloud.flags import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.model_args import Card, card_flags, check_options, compile_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
 from QEfficient.generation.prompts import read_prompts
@@ -86,7 +86,7 @@ def command(
 def _check_output(file: str | None, target: str | None) -> None:
     """Before the model is loaded, which takes its time."""
     if file is not None:
-        from QEfficient.transformers.models.numeric_check import check_output
+        from QEfficient.verify.numeric_check import check_output
 
         check_output(choose_target(target), Path(file))
 

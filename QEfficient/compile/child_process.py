@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from QEfficient.base.files import home
 from QEfficient.errors import CompileError
 from QEfficient.progress import stage
+from QEfficient.store.files import home
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from QEfficient.base.files import home
 from QEfficient.compile import qaic_compiler
-from QEfficient.compile.job import CompileJob
 from QEfficient.compile.qaic_sdk import QaicSDK
+from QEfficient.contract import CompileJob
+from QEfficient.store.files import home
 from QEfficient.targets import Target
 from QEfficient.version import __version__
 

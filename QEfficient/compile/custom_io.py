@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from QEfficient.compile.job import RETAINED, CompileJob
+from QEfficient.contract import RETAINED, CompileJob
 from QEfficient.errors import CompileError, OptionError
 
 FILE = "custom_io.yaml"

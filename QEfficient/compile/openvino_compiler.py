@@ -16,10 +16,10 @@ from typing import Any
 import openvino as ov
 from openvino._offline_transformations import apply_make_stateful_transformation
 
-from QEfficient.compile.job import RETAINED, CompileJob
 from QEfficient.compile.openvino_context import add_context_extensions
 from QEfficient.compile.openvino_paged import add_extensions, is_paged
 from QEfficient.compile.openvino_rewrites import fold_weight_transposes
+from QEfficient.contract import RETAINED, CompileJob
 from QEfficient.errors import CompileError
 from QEfficient.targets import Target
 

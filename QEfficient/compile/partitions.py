@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from QEfficient.compile.job import RETAINED, CompileJob
+from QEfficient.contract import RETAINED, CompileJob
 from QEfficient.errors import CompileError, OptionError
 
 _LAYER_IN_NAME = re.compile(r"(?:^|[./])(?:(?:layers\.|h\.|layer_)(?=\d+(?:[./]|$))|layer\.(?=\d+[./]))(\d+)")

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from QEfficient.base.digests import hash_file
 from QEfficient.compile import custom_io, partitions, qnn_compiler, specializations
 from QEfficient.compile.child_process import LOG_FILE, Advice, run_compiler
-from QEfficient.compile.job import CompileJob
 from QEfficient.compile.qaic_sdk import COMPILERS, DEFAULT_ROOT, QaicSDK, version_pair, why_unavailable
 from QEfficient.compile.qpc import QPC_FOLDER, VERIFY_KEY, check_qpc, claim_folder
+from QEfficient.contract import CompileJob
 from QEfficient.errors import OptionError, TargetUnavailable
+from QEfficient.store.digests import hash_file
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from typing import Any
 from QEfficient.compile import custom_io, partitions, qnn_files, specializations
 from QEfficient.compile.child_process import LOG_FILE, run_compiler
 from QEfficient.compile.custom_io import GraphIO
-from QEfficient.compile.job import CompileJob, Specialization
 from QEfficient.compile.qaic_sdk import QaicSDK
 from QEfficient.compile.qnn_files import read_qnn_config
 from QEfficient.compile.qpc import QPC_FILE, QPC_FOLDER, check_qpc, claim_folder
+from QEfficient.contract import CompileJob, Specialization
 from QEfficient.errors import CompileError, OptionError, TargetUnavailable
 from QEfficient.options import CausalLMCompileOptions
 
@@ -198,7 +198,7 @@ def generator_command(folder: Path, job: CompileJob, root: Path, *, is_mx: bool)
 
 def key_ingredients(job: CompileJob) -> dict[str, Any]:
     """All that decides what a job's compilation makes of a graph, without paths: files are there by their content."""
-    from QEfficient.base.digests import hash_file
+    from QEfficient.store.digests import hash_file
 
     options = job.options
     own = options.mdp_load_partition_config

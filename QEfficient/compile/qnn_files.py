@@ -9,7 +9,7 @@ from typing import Any
 
 from QEfficient.compile import custom_io, partitions
 from QEfficient.compile.custom_io import GraphIO, GraphValue
-from QEfficient.compile.job import CompileJob
+from QEfficient.contract import CompileJob
 from QEfficient.errors import OptionError, nearest
 
 IO_FILE, FORMAT_FILE = "custom_io_config.yaml", "qnn_data_format_config.json"

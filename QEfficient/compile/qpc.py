@@ -6,7 +6,7 @@ import logging
 import struct
 from pathlib import Path
 
-from QEfficient.compile.job import CompileJob
+from QEfficient.contract import CompileJob
 from QEfficient.errors import CompileError
 
 logger = logging.getLogger(__name__)

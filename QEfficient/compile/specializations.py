@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from QEfficient.compile.custom_io import GraphValue
-from QEfficient.compile.job import CompileJob, Specialization
 from QEfficient.compile.qaic_sdk import version_pair
+from QEfficient.contract import CompileJob, Specialization
 from QEfficient.errors import CompileError, OptionError
 
 FILE = "specializations.json"

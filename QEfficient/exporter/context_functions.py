@@ -1,4 +1,4 @@
-"""The ONNX forms of :mod:`QEfficient.transformers.context_ops`.
+"""The ONNX forms of :mod:`QEfficient.transformers.lowering.kv_cache_ops`.
 
 Reading and writing state become calls of model-local functions in the domain and with the signatures that the card's
 compiler and existing clients know; the rest becomes plain operators.
@@ -19,7 +19,7 @@ from onnxscript import opset18 as op
 from onnxscript import script
 from onnxscript.values import Op, Opset
 
-from QEfficient.transformers import context_ops  # noqa: F401  (registers the operators)
+from QEfficient.transformers.lowering import kv_cache_ops as context_ops  # noqa: F401  (registers the operators)
 
 DOMAIN = "com.qualcomm.cloud"
 _cloud = Opset(DOMAIN, 1)

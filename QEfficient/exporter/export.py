@@ -15,7 +15,7 @@ from QEfficient.exporter.trace import OPSET, trace
 from QEfficient.exporter.transforms import apply_transforms
 from QEfficient.exporter.weights import WeightSource, attach
 from QEfficient.transformers.patches import rules_by_operator
-from QEfficient.transformers.tasks.contract import TaskGraph
+from QEfficient.transformers.tasks.graph_spec import TaskGraph
 
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"

@@ -27,7 +27,7 @@ from QEfficient.transformers.patches import (
     quiet_exporter,
     reused_onnx_registry,
 )
-from QEfficient.transformers.tasks.contract import TaskGraph
+from QEfficient.transformers.tasks.graph_spec import TaskGraph
 
 OPSET = 18
 """The newest that the card's compiler is known to take."""

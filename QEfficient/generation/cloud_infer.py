@@ -15,8 +15,8 @@ from typing import Any, NoReturn, Self
 
 import numpy as np
 
-from QEfficient.compile.job import RETAINED
 from QEfficient.compile.qaic_sdk import QaicSDK
+from QEfficient.contract import RETAINED
 from QEfficient.errors import CorruptArtifact, OptionError, TargetUnavailable, nearest
 from QEfficient.generation.qaic_program import QaicProgram
 

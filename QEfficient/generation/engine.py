@@ -12,7 +12,7 @@ import numpy as np
 from QEfficient.errors import CapacityError, LifecycleError, OptionError
 from QEfficient.generation.sampling import Sampler
 from QEfficient.generation.scheduler import Scheduler, Sequence
-from QEfficient.generation.session import Chunk, Session
+from QEfficient.generation.sessions.session import Chunk, Session
 from QEfficient.options import SamplingOptions
 
 FinishReason = Literal["stop", "length"]

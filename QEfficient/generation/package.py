@@ -16,18 +16,18 @@ from typing import Any, Self
 
 import numpy as np
 
-from QEfficient.base.artifacts import Artifact, open_artifact
 from QEfficient.errors import ArtifactError, CapacityError, LifecycleError, OptionError
-from QEfficient.generation.encoder_session import EncoderSession
 from QEfficient.generation.engine import Engine, Request
 from QEfficient.generation.prompts import encode_prompts
 from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
-from QEfficient.generation.seq2seq_session import Seq2SeqSession
-from QEfficient.generation.session import Session
+from QEfficient.generation.sessions.encoder_session import EncoderSession
+from QEfficient.generation.sessions.seq2seq_session import Seq2SeqSession
+from QEfficient.generation.sessions.session import Session
 from QEfficient.generation.streaming import AnswerPrinter
 from QEfficient.generation.texts import encode_texts
 from QEfficient.generation.tokenizer import FOLDER, ForeignTokenizer, PackageTokenizer
 from QEfficient.options import SamplingOptions
+from QEfficient.store.artifacts import Artifact, open_artifact
 from QEfficient.targets import TARGETS
 
 PACKAGE = "package"

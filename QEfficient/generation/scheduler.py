@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from QEfficient.generation.session import Chunk, SessionInfo
+from QEfficient.generation.sessions.session import Chunk, SessionInfo
 
 
 @dataclass(slots=True, eq=False)

@@ -5,14 +5,12 @@ SDK's, with ``exec/qaic-compile``, ``qaicrt`` and ``qaic-util`` in their places.
 numerics (fp16, MXFP6, MXINT8) and is held to the card's rules; a real card refuses it.
 
     sdk  __main__                       the folder
-    compiler                            qaic-compile: command_line, configuration, then
-      graph_expand  graph_rules         one flat graph, refused where the card's compiler refuses it
-      graph_weights  graph_precision    MXFP6 constants, fp16 operations
-      graph_indices                     what is out of range
+    compiler/                           qaic-compile: driver, command_line, configuration, then
+      graph_rules                       refused where the card's compiler refuses it
       bindings  program                 inputs and outputs; what is stored
-    description  descriptors  container what compiler and runtime share
-    qaicrt                              the runtime: executor, inference, slicing, runtime_types
-    query                               qaic-util: devices, device_information
+    passes/                             one flat graph; MXFP6 constants; fp16 operations; what is out of range
+    runtime/                            qaicrt: executor, inference, slicing; qaic-util: query, devices
+    examination/                        what the number formats do to a model, node by node
+    description  container              what compiler and runtime share
     numerics                            number formats
-    numeric_report                      the doctor's verdict: numeric_examination, numeric_tallies, graph_runs
 """

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import prod
 
-from QEfficient.simulator.descriptors import DESCRIPTION_VERSION, ITEM_BYTES, NetworkDescriptor
+from QEfficient.simulator.runtime.descriptors import DESCRIPTION_VERSION, ITEM_BYTES, NetworkDescriptor
 
 Shape = tuple[int, ...]
 

@@ -29,11 +29,11 @@ sys.exit(main({arguments}))' {package} "$@"
 """
 _RUNTIME = '''"""The runtime of simulated cards."""
 
-from QEfficient.simulator.qaicrt import *  # noqa: F403
+from QEfficient.simulator.runtime.qaicrt import *  # noqa: F403
 '''
 _DESCRIPTORS = '''"""The descriptors of inputs and outputs."""
 
-from QEfficient.simulator.descriptors import API_CONSTANTS, IoBinding, IoDesc, IoSet, IoShapes, TensorShape
+from QEfficient.simulator.runtime.descriptors import API_CONSTANTS, IoBinding, IoDesc, IoSet, IoShapes, TensorShape
 
 globals().update(API_CONSTANTS)
 '''
@@ -88,8 +88,8 @@ def _files(version: str) -> dict[str, str]:
     versions = _VERSIONS.format(base=base, build=build)
     compile_arguments = f'sys.argv[1:], "{version}"'
     return {
-        "exec/qaic-compile": _LAUNCHER.format(module="compiler", arguments=compile_arguments, **launcher),
-        "tools/qaic-util": _LAUNCHER.format(module="query", arguments="sys.argv[1:]", **launcher),
+        "exec/qaic-compile": _LAUNCHER.format(module="compiler.driver", arguments=compile_arguments, **launcher),
+        "tools/qaic-util": _LAUNCHER.format(module="runtime.query", arguments="sys.argv[1:]", **launcher),
         f"dev/lib/{platform.machine()}/qaicrt.py": _RUNTIME,
         "dev/python/QAicApi_pb2.py": _DESCRIPTORS,
         "versions/apps.xml": versions,

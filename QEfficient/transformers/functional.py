@@ -34,7 +34,7 @@ class QEFFCommonLoader:
         """
         from transformers import AutoConfig
 
-        from QEfficient.transformers import checkpoint
+        from QEfficient.transformers.checkpoint import load as checkpoint
 
         full_batch_size = kwargs.pop("full_batch_size", None)
         card, kwargs = _upstream_arguments(pretrained_model_name_or_path, kwargs)

@@ -47,7 +47,7 @@ def _answers(family: str, model_type: str) -> list[Answer]:
 
 def _causal_lm(model_type: str, target: str) -> Row:
     from QEfficient import QEFFAutoModelForCausalLM
-    from QEfficient.transformers.state_discovery import state_specs
+    from QEfficient.transformers.lowering.infer_cache_spec import state_specs
 
     model = QEFFAutoModelForCausalLM(_model("causal_lm", model_type))
     options = _options(target, prefill_seq_len=CHUNK_LEN, ctx_len=CTX_LEN, full_batch_size=NUM_SLOTS)

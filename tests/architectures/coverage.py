@@ -105,7 +105,7 @@ def _stamp() -> dict[str, str]:
     """What decides a row: the library and the programs under it."""
     from importlib.metadata import version
 
-    from QEfficient.base.source_version import source_version
+    from QEfficient.store.source_version import source_version
 
     packages = ("torch", "transformers", "openvino", "onnxruntime")
     return {"library": source_version()} | {name: version(name) for name in packages}

@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 from architectures.cases import check
 
-from QEfficient.transformers.state import StateKind
+from QEfficient.transformers.lowering.cache_spec import StateKind
 
 BY_KIND = {
     "full": "qwen3",
@@ -58,7 +58,7 @@ def test_every_quirk_has_a_test() -> None:
     """Here, or where what it replaces is compared with the original."""
     from QEfficient.transformers.quirks import QUIRKS
 
-    compared = (Path(__file__).parents[1] / "transformers" / "test_recurrent_quirks.py").read_text(encoding="utf-8")
+    compared = (Path(__file__).parents[1] / "transformers" / "quirks" / "test_recurrent.py").read_text(encoding="utf-8")
     tested = {*BY_KIND.values(), *SCANS, *chain(*QUIRKS_ALONE.values())}
     assert [name for name in QUIRKS if name not in tested and f'"{name}"' not in compared] == []
 
@@ -67,7 +67,7 @@ def test_every_quirk_has_a_test() -> None:
 def test_the_model_is_of_its_kind(kind: str) -> None:
     from architectures.tiny import tiny_model
 
-    from QEfficient.transformers.state_discovery import state_specs
+    from QEfficient.transformers.lowering.infer_cache_spec import state_specs
 
     assert kind in {spec.kind for spec in state_specs(tiny_model("causal_lm", BY_KIND[kind]))}
 

@@ -13,10 +13,10 @@ import torch
 from greedy import answers, load, prompts, reference
 
 from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM
-from QEfficient.base.artifacts import ArtifactStore
 from QEfficient.errors import CompileError, OptionError, TargetUnavailable
 from QEfficient.exporter import export
 from QEfficient.simulator.sdk import install
+from QEfficient.store.artifacts import ArtifactStore
 
 SIZES: dict[str, Any] = {"prefill_seq_len": 24, "ctx_len": 160, "full_batch_size": 2, "kv_cache_batch_size": 4}
 SIM: dict[str, Any] = {"target": "cloud-ai-100-sim", **SIZES}

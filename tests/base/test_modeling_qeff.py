@@ -15,8 +15,8 @@ import tiny_models
 import torch
 
 from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM
-from QEfficient.base.artifacts import ArtifactStore, open_artifact
 from QEfficient.errors import ArtifactError, LifecycleError, NewerFormat, OptionError
+from QEfficient.store.artifacts import ArtifactStore, open_artifact
 
 PROMPT = [[5, 6, 7, 8]]
 

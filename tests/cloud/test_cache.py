@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cloud.commands import Cli
 
-from QEfficient.base.artifacts import Artifact, ArtifactStore
+from QEfficient.store.artifacts import Artifact, ArtifactStore
 
 
 def stored(kind: str, size: int, days_ago: float = 0, **ingredients: object) -> Artifact:

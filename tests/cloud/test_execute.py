@@ -13,8 +13,8 @@ import pytest
 from cloud.commands import Cli, imported, run_python
 
 from QEfficient import from_package
-from QEfficient.base.artifacts import ArtifactStore, write_artifact
-from QEfficient.base.manifest import read_artifact
+from QEfficient.store.artifacts import ArtifactStore, write_artifact
+from QEfficient.store.manifest import read_artifact
 
 PROMPT = "My name is"
 SHORT = ("--generation-len", "6")

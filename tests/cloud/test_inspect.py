@@ -94,7 +94,7 @@ def test_another_length_is_another_answer(cli: Cli, checkpoint: Path) -> None:
 
 
 def test_of_the_hub_come_config_and_code_alone(cli: Cli, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from QEfficient.transformers import checkpoint as module
+    from QEfficient.transformers.checkpoint import load as module
 
     wanted: list[str] = []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cloud.commands import COMPILE, Cli
 
-from QEfficient.base.artifacts import open_artifact
+from QEfficient.store.artifacts import open_artifact
 
 
 def test_export_prints_the_graph(cli: Cli, checkpoint: Path, package: Path) -> None:

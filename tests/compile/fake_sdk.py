@@ -11,8 +11,8 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from QEfficient.compile.job import CompileJob, Specialization
 from QEfficient.compile.qaic_sdk import QaicSDK
+from QEfficient.contract import CompileJob, Specialization
 from QEfficient.options import CausalLMCompileOptions
 
 GOOD_QPC = struct.pack("<IBBHQQ", 0x00A1CD7C, 0, 1, 0, 32, 0) + b"12345678"

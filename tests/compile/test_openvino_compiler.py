@@ -15,8 +15,8 @@ import torch
 
 from QEfficient import QEFFAutoModelForCausalLM
 from QEfficient.compile.openvino_rewrites import fold_weight_transposes
-from QEfficient.generation.openvino_session import PagedSession, compile_for_cpu
-from QEfficient.generation.session import Chunk, SessionInfo
+from QEfficient.generation.sessions.openvino_session import PagedSession, compile_for_cpu
+from QEfficient.generation.sessions.session import Chunk, SessionInfo
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "vocab_size": 320}
 

@@ -11,7 +11,6 @@ import fake_sdk
 import pytest
 from fake_sdk import job
 
-from QEfficient.base.digests import digest
 from QEfficient.compile import qaic_sdk
 from QEfficient.compile.qaic_compiler import (
     check,
@@ -24,6 +23,7 @@ from QEfficient.compile.qaic_compiler import (
 )
 from QEfficient.compile.qaic_sdk import QaicSDK
 from QEfficient.errors import CompileError, OptionError, TargetUnavailable
+from QEfficient.store.digests import digest
 
 MODEL, FOLDER, ROOT = Path("/models/model.onnx"), Path("/out"), Path("/opt/qti-aic")
 NEW = QaicSDK(root=ROOT, compiler=ROOT / "exec" / "qaic-compile", version="1.22.0.41")

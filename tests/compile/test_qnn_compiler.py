@@ -11,11 +11,11 @@ import pytest
 import yaml
 from fake_sdk import job
 
-from QEfficient.base.digests import digest
 from QEfficient.compile import qaic_compiler, qnn_compiler
 from QEfficient.compile.custom_io import read_graph_io
 from QEfficient.compile.qnn_compiler import check, compile_onnx, prepare
 from QEfficient.errors import CompileError, OptionError, TargetUnavailable
+from QEfficient.store.digests import digest
 
 CONVERTER = """
 import json, pathlib, sys

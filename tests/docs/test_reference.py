@@ -77,7 +77,7 @@ def _methods(cls: type) -> Iterator[str]:
 
 
 def test_results_are_documented() -> None:
-    from QEfficient.exporter.parity import ParityReport, PromptParity
+    from QEfficient.verify.parity import ParityReport, PromptParity
 
     for cls in (QEfficient.CloudAI100ExecInfo, QEfficient.PerfMetrics, ParityReport, PromptParity):
         assert not [field.name for field in fields(cls) if f"`{field.name}`" not in PYTHON_API], cls.__name__
@@ -134,7 +134,7 @@ def test_flags_that_are_named_exist() -> None:
 
 def test_flags_of_commands_are_documented() -> None:
     """All but those made from an option, whose tables are in the Python API."""
-    from QEfficient.cloud.flags import as_flag
+    from QEfficient.cloud.click_options import as_flag
 
     classes = (CausalLMCompileOptions, EncoderCompileOptions, Seq2SeqLMCompileOptions, SamplingOptions)
     options = {as_flag(field.name) for cls in classes for field in fields(cls)}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from QEfficient.exporter.trace import trace
-from QEfficient.transformers.tasks.contract import GraphInput, TaskGraph
+from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
 
 pytestmark = pytest.mark.xdist_group("decompose")
 

@@ -32,10 +32,10 @@ from QEfficient.errors import (
 )
 from QEfficient.generation import cloud_infer
 from QEfficient.generation.cloud_infer import QAICInferenceSession
-from QEfficient.simulator import qaicrt
-from QEfficient.simulator.devices import DEVICES
-from QEfficient.simulator.executor import Executable
-from QEfficient.simulator.qaicrt import QStatus
+from QEfficient.simulator.runtime import qaicrt
+from QEfficient.simulator.runtime.devices import DEVICES
+from QEfficient.simulator.runtime.executor import Executable
+from QEfficient.simulator.runtime.qaicrt import QStatus
 from QEfficient.simulator.sdk import install
 
 pytestmark = pytest.mark.xdist_group("qaic")
@@ -200,7 +200,8 @@ def test_arguments_keep_their_places(sdk: QaicSDK, plain: Path) -> None:
 
 
 def test_the_runtime_is_imported_when_a_session_opens() -> None:
-    code = "import sys, QEfficient.generation.cloud_infer, QEfficient.generation.qaic_session; print(*sys.modules)"
+    modules = "QEfficient.generation.cloud_infer, QEfficient.generation.sessions.qaic_session"
+    code = f"import sys, {modules}; print(*sys.modules)"
     loaded = {
         name.partition(".")[0]
         for name in subprocess.run(

@@ -12,7 +12,7 @@ import pytest
 from QEfficient.errors import CapacityError, LifecycleError, OptionError
 from QEfficient.generation.engine import Engine, NewToken, Request
 from QEfficient.generation.sampling import Sampler
-from QEfficient.generation.session import Chunk, SessionInfo
+from QEfficient.generation.sessions.session import Chunk, SessionInfo
 from QEfficient.options import SamplingOptions
 
 VOCAB, CTX_LEN = 50, 64

@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 
 from QEfficient.generation.scheduler import Scheduler, Sequence
-from QEfficient.generation.session import Chunk, SessionInfo
+from QEfficient.generation.sessions.session import Chunk, SessionInfo
 
 Step = list[tuple[int, Chunk]]
 

@@ -12,9 +12,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from QEfficient.simulator import command_line, qaicrt
-from QEfficient.simulator.compiler import compile_program
-from QEfficient.simulator.descriptors import API_CONSTANTS, IoDesc
+from QEfficient.simulator.compiler import command_line
+from QEfficient.simulator.compiler.driver import compile_program
+from QEfficient.simulator.runtime import qaicrt
+from QEfficient.simulator.runtime.descriptors import API_CONSTANTS, IoDesc
 from QEfficient.simulator.versions import DEFAULT_VERSION
 
 PREFILL = {"batch_size": "1", "seq_len": "4", "ctx_len": "8"}

@@ -10,8 +10,8 @@ import pytest
 from simulator import graphs
 from simulator.harness import DECODE, DECODER_FLAGS, PREFILL, arguments, compile_graph, state_io
 
-from QEfficient.simulator import command_line
-from QEfficient.simulator.compiler import main
+from QEfficient.simulator.compiler import command_line
+from QEfficient.simulator.compiler.driver import main
 from QEfficient.simulator.rejection import Rejected
 
 BASE = ("-aic-hw", "-m=m.onnx", "-aic-binary-dir=qpc")

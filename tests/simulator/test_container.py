@@ -10,8 +10,8 @@ from simulator.harness import Session
 
 from QEfficient.errors import CorruptArtifact
 from QEfficient.simulator.container import read_container, read_segment, write_container
-from QEfficient.simulator.descriptors import API_CONSTANTS, IoDesc, NetworkDescriptor
-from QEfficient.simulator.executor import Executable
+from QEfficient.simulator.runtime.descriptors import API_CONSTANTS, IoDesc, NetworkDescriptor
+from QEfficient.simulator.runtime.executor import Executable
 
 
 def test_layout_byte_by_byte(tmp_path: Path) -> None:

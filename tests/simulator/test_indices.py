@@ -11,7 +11,7 @@ from simulator import graphs
 from simulator.graphs import INT32_MAX
 from simulator.harness import Session, compile_graph, run_once
 
-from QEfficient.simulator.executor import POISON
+from QEfficient.simulator.runtime.executor import POISON
 
 DATA = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
 SCATTER = "g (float[3, 2, 2] d, int64[2, {k}] i, float[2, {u}] u) => (float[3, 2, 2] y) {{ y = ScatterND (d, i, u) }}"

@@ -13,10 +13,10 @@ from onnx import numpy_helper
 from simulator import graphs
 
 from QEfficient.errors import CompileError
-from QEfficient.simulator.configuration import NodePrecision
-from QEfficient.simulator.numeric_examination import NUM_DECODED, Subject, examine, plan_steps
-from QEfficient.simulator.numeric_report import LayerNumerics, NodeFinding, NumericReport
-from QEfficient.simulator.numeric_tallies import LogitTally, Tally
+from QEfficient.simulator.compiler.configuration import NodePrecision
+from QEfficient.simulator.examination.examine import NUM_DECODED, Subject, examine, plan_steps
+from QEfficient.simulator.examination.report import LayerNumerics, NodeFinding, NumericReport
+from QEfficient.simulator.examination.tallies import LogitTally, Tally
 
 PROMPTS = [[3, 5, 1, 7, 2, 9, 4], [6]]
 SIZES = {"batch_size": 1, "ctx_len": 8}

@@ -13,10 +13,10 @@ from simulator import graphs
 from simulator.harness import compile_graph, run_once
 
 from QEfficient.simulator import numerics
-from QEfficient.simulator.compiler import main
+from QEfficient.simulator.compiler.driver import main
 from QEfficient.simulator.container import FILE_NAME
-from QEfficient.simulator.executor import Executable
 from QEfficient.simulator.rejection import Rejected
+from QEfficient.simulator.runtime.executor import Executable
 
 FP16 = "-convert-to-fp16"
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from simulator import graphs
 from simulator.harness import DECODE, DECODER_FLAGS, PREFILL, Session, compile_graph, ids, run_once, state_io
 
-from QEfficient.simulator import numerics, qaicrt
-from QEfficient.simulator.executor import POISON, Executable
-from QEfficient.simulator.qaicrt import QStatus
+from QEfficient.simulator import numerics
+from QEfficient.simulator.runtime import qaicrt
+from QEfficient.simulator.runtime.executor import POISON, Executable
+from QEfficient.simulator.runtime.qaicrt import QStatus
 
 LOGITS = np.zeros((1, 1, 16), np.float32)
 TOKENS = (3, 5, 1, 9, 12, 7)

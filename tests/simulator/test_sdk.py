@@ -110,7 +110,7 @@ def test_query_tool(sdk: Path, tmp_path: Path) -> None:
 
 
 def test_query_tool_refuses(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from QEfficient.simulator.query import main as query
+    from QEfficient.simulator.runtime.query import main as query
 
     assert query(["-q", "-d", "9"]) == 1
     assert query(["-x"]) == 1
@@ -157,7 +157,7 @@ def test_a_client_of_the_real_sdk(sdk: Path, qpc: Path) -> None:
 
 
 def test_the_compiler_starts_quickly() -> None:
-    imports = "import sys, QEfficient.simulator.compiler as c, QEfficient.simulator.program"
+    imports = "import sys, QEfficient.simulator.compiler.driver as c, QEfficient.simulator.compiler.program"
     code = f"{imports}; c.main(['-help']); print(*sys.modules)"
     done = call(sys.executable, "-X", "importtime", "-c", code)
     assert not {"torch", "transformers", "onnxruntime"} & set(done.stdout.split())

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from QEfficient.compile.job import Specialization
+from QEfficient.contract import Specialization
 from QEfficient.errors import CapacityError, OptionError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.options import CausalLMCompileOptions
@@ -15,8 +15,8 @@ from QEfficient.targets import TARGETS, Target
 from QEfficient.transformers.models.auto_model import GeneratingModel, check_runtime, onnx_transforms
 
 if TYPE_CHECKING:
-    from QEfficient.exporter.parity import ParityReport
-    from QEfficient.transformers.tasks.contract import TaskGraph
+    from QEfficient.transformers.tasks.graph_spec import TaskGraph
+    from QEfficient.verify.parity import ParityReport
 
 Stream = bool | Callable[[str], None]
 
@@ -51,9 +51,9 @@ class QEFFAutoModelForCausalLM(GeneratingModel):
         return ("continuous_batching",)
 
     def _plan(self, options: CausalLMCompileOptions, target: Target) -> dict[str, Any]:
-        from QEfficient.transformers.lowering import choose_lowering
-        from QEfficient.transformers.state_discovery import depends_on_length
-        from QEfficient.transformers.transform import rope_depends_on_length
+        from QEfficient.transformers.lowering.apply import rope_depends_on_length
+        from QEfficient.transformers.lowering.infer_cache_spec import depends_on_length
+        from QEfficient.transformers.lowering.select import choose_lowering
 
         if self.continuous_batching and options.full_batch_size is None:
             raise OptionError("The model was loaded with continuous_batching=True: compile() needs full_batch_size.")
@@ -83,7 +83,7 @@ class QEFFAutoModelForCausalLM(GeneratingModel):
         return 1 << (self._chunk_len(options, target) - 1).bit_length()
 
     def _check_positions(self, ctx_len: int) -> None:
-        from QEfficient.transformers.transform import max_positions
+        from QEfficient.transformers.lowering.apply import max_positions
 
         limit = max_positions(self.config)
         if limit is not None and ctx_len > limit:
@@ -122,14 +122,14 @@ class QEFFAutoModelForCausalLM(GeneratingModel):
         return min(options.prefill_seq_len or usual, options.ctx_len)
 
     def _is_recurrent(self) -> bool:
-        from QEfficient.transformers.state_discovery import state_specs
+        from QEfficient.transformers.lowering.infer_cache_spec import state_specs
 
         return any(spec.is_recurrent for spec in state_specs(self.model))
 
     def _state_sizes(self, plan: dict[str, Any], options: CausalLMCompileOptions) -> dict[str, int]:
         """Sizes of the state's named axes."""
-        from QEfficient.transformers.state import axis_sizes
-        from QEfficient.transformers.state_discovery import state_specs
+        from QEfficient.transformers.lowering.cache_spec import axis_sizes
+        from QEfficient.transformers.lowering.infer_cache_spec import state_specs
 
         sizes = axis_sizes(state_specs(self.model), options.ctx_len)
         if plan["traced_len"] is not None:
@@ -226,8 +226,8 @@ class QEFFAutoModelForCausalLM(GeneratingModel):
             CapacityError: a prompt is empty or does not fit.
             OptionError: ``node_precision_out`` for another target than a card, or in no folder.
         """
-        from QEfficient.exporter.parity import compare
-        from QEfficient.transformers.models import numeric_check
+        from QEfficient.verify import numeric_check
+        from QEfficient.verify.parity import compare
 
         model, compiled = self._loaded(), self._open()
         target = TARGETS[compiled.body["target"]]

@@ -7,18 +7,18 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from QEfficient.base.artifacts import Artifact
-from QEfficient.compile.job import Specialization
+from QEfficient.contract import Specialization
 from QEfficient.errors import CapacityError, ExportError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.options import Seq2SeqLMCompileOptions
+from QEfficient.store.artifacts import Artifact
 from QEfficient.targets import Target
 from QEfficient.transformers.models.auto_model import GeneratingModel, check_runtime, onnx_transforms
 from QEfficient.transformers.models.causal_lm import Stream
 
 if TYPE_CHECKING:
-    from QEfficient.transformers.tasks.contract import TaskGraph
-    from QEfficient.transformers.tasks.texts import Padding
+    from QEfficient.transformers.tasks.graph_spec import TaskGraph
+    from QEfficient.transformers.tasks.sequence_inputs import Padding
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class QEFFAutoModelForSeq2SeqLM(GeneratingModel):
     def _plan(self, options: Seq2SeqLMCompileOptions, target: Target) -> dict[str, Any]:
         from dataclasses import asdict
 
-        from QEfficient.transformers.transform import rope_depends_on_length
+        from QEfficient.transformers.lowering.apply import rope_depends_on_length
 
         self._check_positions(options)
         is_batched = options.full_batch_size is not None if target.has_static_shapes else options.num_slots > 1
@@ -116,8 +116,8 @@ class QEFFAutoModelForSeq2SeqLM(GeneratingModel):
     def _specializations(
         self, plan: dict[str, Any], options: Seq2SeqLMCompileOptions, target: Target
     ) -> tuple[Specialization, ...]:
-        from QEfficient.transformers.state import ENCODER_CTX_LEN, axis_sizes
-        from QEfficient.transformers.state_discovery import encoder_decoder_specs
+        from QEfficient.transformers.lowering.cache_spec import ENCODER_CTX_LEN, axis_sizes
+        from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_specs
         from QEfficient.transformers.tasks.seq2seq_lm import specializations
 
         sizes = axis_sizes(encoder_decoder_specs(self.model)[0], options.ctx_len)

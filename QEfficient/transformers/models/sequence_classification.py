@@ -10,8 +10,8 @@ from QEfficient.targets import Target
 from QEfficient.transformers.models.texts import TextsModel
 
 if TYPE_CHECKING:
-    from QEfficient.transformers.tasks.contract import TaskGraph
-    from QEfficient.transformers.tasks.texts import TextContract, TextModel, TextUse
+    from QEfficient.transformers.tasks.graph_spec import TaskGraph
+    from QEfficient.transformers.tasks.sequence_inputs import TextContract, TextModel, TextUse
 
 
 class QEFFAutoModelForSequenceClassification(TextsModel):

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from QEfficient.base.artifacts import Artifact
-from QEfficient.compile.job import Specialization
+from QEfficient.contract import Specialization
 from QEfficient.errors import CapacityError, SizeDependence
 from QEfficient.options import EncoderCompileOptions
+from QEfficient.store.artifacts import Artifact
 from QEfficient.targets import Target
 from QEfficient.transformers.models.auto_model import AutoModel, check_runtime, onnx_transforms
 
 if TYPE_CHECKING:
-    from QEfficient.transformers.tasks.texts import TextContract, TextModel, TextUse
+    from QEfficient.transformers.tasks.sequence_inputs import TextContract, TextModel, TextUse
 
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class TextsModel(AutoModel):
 
     def _texts(self, longest: int) -> tuple[TextModel, TextContract]:
         """Measured once for each greatest length."""
-        from QEfficient.transformers.tasks.texts import TextUse
+        from QEfficient.transformers.tasks.sequence_inputs import TextUse
 
         names = getattr(self.tokenizer, "model_input_names", None)
         use = TextUse(longest, None if names is None else "token_type_ids" in names)
@@ -67,7 +67,7 @@ class TextsModel(AutoModel):
         return (plan["seq_len"],) if "seq_len" in plan else (plan["shortest"], plan.get("longest", LONGEST_TEXT))
 
     def _plan(self, options: EncoderCompileOptions, target: Target) -> dict[str, Any]:
-        from QEfficient.transformers.transform import max_positions
+        from QEfficient.transformers.lowering.apply import max_positions
 
         limit = max_positions(self.config)
         if limit is not None and options.seq_lens[-1] > limit:
@@ -89,8 +89,8 @@ class TextsModel(AutoModel):
 
     def _depends_on_longest(self) -> bool:
         """Whether a graph holds for texts up to a length alone: rotary scalings settle, recurrences unroll for it."""
-        from QEfficient.transformers.tasks.recurrent_texts import recurrent_specs
-        from QEfficient.transformers.transform import rope_depends_on_length
+        from QEfficient.transformers.lowering.apply import rope_depends_on_length
+        from QEfficient.transformers.tasks.recurrent_sequences import recurrent_specs
 
         model = self._loaded()
         return rope_depends_on_length(model) or recurrent_specs(model) is not None

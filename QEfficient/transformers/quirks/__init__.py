@@ -12,13 +12,13 @@ from typing import Any
 
 from torch import nn
 
-from QEfficient.transformers.quirks import decoders, encoders, experts, recurrent, relative, seq2seq, sparse
-from QEfficient.transformers.recomputing import (
+from QEfficient.transformers.lowering.recompute import (
     Recomputed,
     right_aligned_inputs,
     with_mask_token,
     with_target_mapping,
 )
+from QEfficient.transformers.quirks import decoders, encoders, experts, recurrent, relative, seq2seq, sparse
 
 
 @dataclass(frozen=True)

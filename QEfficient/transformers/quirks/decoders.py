@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from QEfficient.transformers.context_ops import attention
-from QEfficient.transformers.masks import MASKED
-from QEfficient.transformers.retained_state import current_step
+from QEfficient.transformers.lowering.kv_cache_ops import attention
+from QEfficient.transformers.lowering.masks import MASKED
+from QEfficient.transformers.lowering.step import current_step
 
 
 def local_attention(

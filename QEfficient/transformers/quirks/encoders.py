@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from QEfficient.transformers.context_ops import attention
-from QEfficient.transformers.masks import MASKED
+from QEfficient.transformers.lowering.kv_cache_ops import attention
+from QEfficient.transformers.lowering.masks import MASKED
 
 
 @dataclass

@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.utils import ModelOutput
 
-from QEfficient.transformers.linear_attention import (
+from QEfficient.transformers.lowering.masks import MASKED
+from QEfficient.transformers.lowering.recurrences import (
     decays_between,
     mamba2_chunk_scan,
     num_doublings,
     real_tokens,
     scan_linear,
 )
-from QEfficient.transformers.masks import MASKED
-from QEfficient.transformers.retained_state import current_step
+from QEfficient.transformers.lowering.step import current_step
 
 
 @dataclass

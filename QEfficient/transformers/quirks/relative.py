@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from QEfficient.transformers.context_ops import attention
+from QEfficient.transformers.lowering.kv_cache_ops import attention
+from QEfficient.transformers.lowering.step import RetainedStep, current_step
 from QEfficient.transformers.quirks.recurrent import with_columns_before
-from QEfficient.transformers.retained_state import RetainedStep, current_step
 
 
 def relative_attention(

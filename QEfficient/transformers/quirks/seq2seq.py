@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers.models.prophetnet.modeling_prophetnet import ProphetNetDecoderModelOutput, compute_relative_buckets
 
-from QEfficient.transformers.masks import MASKED
-from QEfficient.transformers.retained_state import current_step
+from QEfficient.transformers.lowering.masks import MASKED
+from QEfficient.transformers.lowering.step import current_step
 
 
 def causal_decoder(self: Any, *args: Any, decoder_causal_mask: Tensor | None = None, **kwargs: Any) -> Any:

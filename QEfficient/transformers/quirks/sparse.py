@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from QEfficient.transformers.lowering.step import current_step
 from QEfficient.transformers.quirks.recurrent import with_columns_before
-from QEfficient.transformers.retained_state import current_step
 
 _ID_DIGIT = 512
 """Ids are kept as two digits to this base, which are exact in fp16."""

@@ -12,23 +12,23 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
 
-from QEfficient.compile.job import RETAINED, Specialization
+from QEfficient.contract import RETAINED, Specialization
 from QEfficient.errors import UnsupportedModel
 from QEfficient.options import CausalLMCompileOptions
-from QEfficient.transformers.attention import PagedStep, paged_step
-from QEfficient.transformers.layer_kinds import first_layers, remembered
-from QEfficient.transformers.linear_attention import KERNELS
-from QEfficient.transformers.masks import NO_BLOCKS
+from QEfficient.transformers.lowering.apply import lower, max_positions
+from QEfficient.transformers.lowering.attention import PagedStep, paged_step
+from QEfficient.transformers.lowering.cache_layers import retained_cache
+from QEfficient.transformers.lowering.cache_spec import CTX_LEN, ROWS, StateKind, StateSpec
+from QEfficient.transformers.lowering.infer_cache_spec import accepted, cache_argument, refusing, state_specs
+from QEfficient.transformers.lowering.masks import NO_BLOCKS
+from QEfficient.transformers.lowering.recompute import TOKENS, plain_inputs
+from QEfficient.transformers.lowering.recurrences import KERNELS
+from QEfficient.transformers.lowering.representative_layers import first_layers, remembered
+from QEfficient.transformers.lowering.step import MOST_TOKENS, RetainedStep, running
 from QEfficient.transformers.patches import functions_replaced
 from QEfficient.transformers.quirks import recomputed
-from QEfficient.transformers.recomputing import TOKENS, plain_inputs
-from QEfficient.transformers.retained_layers import retained_cache
-from QEfficient.transformers.retained_state import MOST_TOKENS, RetainedStep, running
-from QEfficient.transformers.state import CTX_LEN, ROWS, StateKind, StateSpec
-from QEfficient.transformers.state_discovery import accepted, cache_argument, refusing, state_specs
-from QEfficient.transformers.tasks.contract import GraphInput, TaskGraph
-from QEfficient.transformers.tasks.heads import at_places, select_before_head
-from QEfficient.transformers.transform import lower, max_positions
+from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
+from QEfficient.transformers.tasks.lm_head import at_places, select_before_head
 
 
 class RetainedCausalLM(nn.Module):

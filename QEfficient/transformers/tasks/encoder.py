@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from QEfficient.errors import OptionError, nearest
-from QEfficient.transformers.tasks.contract import TaskGraph
-from QEfficient.transformers.tasks.texts import (
+from QEfficient.transformers.tasks.graph_spec import TaskGraph
+from QEfficient.transformers.tasks.sequence_inputs import (
     TextContract,
     TextModel,
     TextUse,

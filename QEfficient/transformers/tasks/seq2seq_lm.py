@@ -16,19 +16,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from QEfficient.compile.job import RETAINED, Specialization
+from QEfficient.contract import RETAINED, Specialization
+from QEfficient.transformers.lowering.apply import lower
+from QEfficient.transformers.lowering.cache_layers import RetainedEncoderDecoderCache, retained_cache
+from QEfficient.transformers.lowering.cache_spec import CTX_LEN, ENCODER_CTX_LEN, StateSpec
+from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_specs
+from QEfficient.transformers.lowering.positions import biases_from_step
+from QEfficient.transformers.lowering.step import RetainedStep, running
 from QEfficient.transformers.patches import functions_replaced, traceable_sizes
-from QEfficient.transformers.positions import biases_from_step
 from QEfficient.transformers.quirks.seq2seq import FUNCTIONS
-from QEfficient.transformers.retained_layers import RetainedEncoderDecoderCache, retained_cache
-from QEfficient.transformers.retained_state import RetainedStep, running
-from QEfficient.transformers.state import CTX_LEN, ENCODER_CTX_LEN, StateSpec
-from QEfficient.transformers.state_discovery import encoder_decoder_specs
 from QEfficient.transformers.tasks.causal_lm import state_inputs
-from QEfficient.transformers.tasks.contract import GraphInput, TaskGraph
-from QEfficient.transformers.tasks.heads import at_places, select_before_head
-from QEfficient.transformers.tasks.texts import Padding, TextModel, TextUse, hidden_states, measure_texts, own_copy
-from QEfficient.transformers.transform import lower
+from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
+from QEfficient.transformers.tasks.lm_head import at_places, select_before_head
+from QEfficient.transformers.tasks.sequence_inputs import (
+    Padding,
+    TextModel,
+    TextUse,
+    hidden_states,
+    measure_texts,
+    own_copy,
+)
 
 _ROWS = {0: "batch_size"}
 _TEXT_SAMPLE_LEN = 13
@@ -193,8 +200,8 @@ def seq2seq_graph(
 
     Axes: ``batch_size``, ``seq_len`` (tokens of an answer), ``encoder_seq_len`` (of a text), ``ctx_len``,
     ``encoder_ctx_len``, ``sliding_window``, and ``full_batch_size`` for the state's rows under continuous batching.
-    ``is_blank``: see :class:`QEfficient.transformers.tasks.texts.Padding`. ``text_len``: a text to trace with, for
-    models whose code looks at its length.
+    ``is_blank``: see :class:`QEfficient.transformers.tasks.sequence_inputs.Padding`. ``text_len``: a text to trace
+    with, for models whose code looks at its length.
     """
     own, cross = encoder_decoder_specs(model)
     lowered = lower(model, "retained", ctx_len)

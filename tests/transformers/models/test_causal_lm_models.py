@@ -56,7 +56,7 @@ def test_chunk_size_changes_nothing(name: str, lowering: str) -> None:
 @pytest.mark.parametrize("name", list(NOT_PAGED))
 def test_default_falls_to_retained_and_says_why(name: str) -> None:
     from QEfficient.targets import choose_target
-    from QEfficient.transformers.lowering import choose_lowering
+    from QEfficient.transformers.lowering.select import choose_lowering
 
     choice = choose_lowering(load(name), choose_target("cpu"))
     assert choice.lowering == "retained"

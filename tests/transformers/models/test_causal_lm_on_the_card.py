@@ -16,7 +16,7 @@ import torch
 from greedy import answers, load, prompts, reference
 
 from QEfficient import QEFFAutoModelForCausalLM
-from QEfficient.generation.session import Chunk, Session
+from QEfficient.generation.sessions.session import Chunk, Session
 
 CARD: dict[str, Any] = {"target": "cloud-ai-100-sim", "prefill_seq_len": 24, "ctx_len": 160}
 IN_EVERY_RUN = {"llama", "gemma3_text", "gpt_oss", "qwen3_moe", "bloom", "gpt2"}

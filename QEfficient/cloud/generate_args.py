@@ -1,0 +1,265 @@
+"""Prompts in, answers out: what ``infer`` and ``execute`` share. Neither torch nor transformers is imported here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from QEfficient.cloud.click_options import JSON, Flag, Function, flags, option_flags
+from QEfficient.cloud.terminal import Output, note
+from QEfficient.errors import CapacityError, OptionError
+from QEfficient.generation.prompts import read_prompts
+from QEfficient.options import SamplingOptions
+from QEfficient.progress import stage
+
+if TYPE_CHECKING:
+    from QEfficient.generation.package import CompiledCausalLM, CompiledEncoder, CompiledSequenceClassifier
+    from QEfficient.generation.results import CloudAI100ExecInfo
+
+_SECTION = "Prompts and answers"
+_CHAT_HELP = "Chat with the model. /clear forgets the conversation, /exit or Ctrl-D ends it."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What to ask, and how to answer."""
+
+    prompts: list[str]
+    """Empty only in a chat, which then reads them from stdin."""
+    chat: bool
+    system: str | None
+    generation_len: int | None
+    stream: bool
+    as_json: bool
+    sampling: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        """Find what is wrong before a model is loaded for it."""
+        if self.system is not None and not self.chat:
+            raise OptionError("--system is for a chat: give --chat too.")
+        if self.generation_len is not None and self.generation_len < 1:
+            raise OptionError(f"--generation-len must be at least 1, got {self.generation_len}.")
+        SamplingOptions.parse(self.sampling)
+
+    def check_task(self, task: str) -> None:
+        """
+        Raises:
+            OptionError: something was asked that models of this task do not have.
+        """
+        kind = {"encoder": "an encoder", "sequence_classification": "a classifier"}.get(task)
+        if kind is not None and (self.chat or self.generation_len is not None or self.sampling):
+            raise OptionError(f"This model is {kind}: it has no chat, no --generation-len and no sampling.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments for ``generate``."""
+        return {"generation_len": self.generation_len, **self.sampling}
+
+
+def question_flags(function: Function) -> Callable[..., Any]:
+    """Give a command the flags of prompts and answers, as its argument ``question``."""
+
+    @wraps(function)
+    def command(*args: Any, prompt: tuple[str, ...], prompts_txt_file_path: str | None, **params: Any) -> Any:
+        own = {name: params.pop(name) for name in Question.__dataclass_fields__ if name in params}
+        prompts = _prompts(prompt, prompts_txt_file_path, own["chat"])
+        return function(*args, question=Question(prompts=prompts, **own), **params)
+
+    return flags(*_FLAGS)(option_flags("sampling", "Sampling", SamplingOptions)(command))
+
+
+def _prompts(given: tuple[str, ...], file: str | None, chat: bool) -> list[str]:
+    if not given and file is None:
+        if chat:
+            return []
+        raise click.UsageError(
+            "What to answer? Give --prompt, --prompts-txt-file-path or --chat.", click.get_current_context()
+        )
+    is_one = len(given) == 1 and not chat  # which may be several, as upstream writes them
+    return read_prompts((given[0] if is_one else list(given)) if given else None, file)
+
+
+_FLAGS = (
+    Flag(
+        ["prompt", "-p", "--prompt"],
+        section=_SECTION,
+        multiple=True,
+        metavar="TEXT",
+        help="A prompt. Give it several times for several; given once, it is split at |, except in a chat.",
+    ),
+    Flag(["--prompts-txt-file-path"], section=_SECTION, metavar="FILE", help="A file with a prompt a line."),
+    Flag(["--chat"], section=_SECTION, is_flag=True, help=_CHAT_HELP),
+    Flag(["--system"], section=_SECTION, metavar="TEXT", help="What a chat tells the model before the first turn."),
+    Flag(
+        ["--generation-len"],
+        section=_SECTION,
+        type=int,
+        metavar="N",
+        help="Most new tokens a prompt. Default: the checkpoint's max_new_tokens, else what fits the context.",
+    ),
+    Flag(
+        ["stream", "--stream/--no-stream"],
+        section=_SECTION,
+        default=True,
+        help="Show the answer as it comes (where there is one). [default: yes]",
+    ),
+    JSON,
+)
+
+
+def answer(out: Output, package: Path, question: Question, tokenizer: Any | None = None) -> None:
+    """Open a package and answer.
+
+    Args:
+        tokenizer: for a package that has none.
+    """
+    from QEfficient.generation.package import CompiledCausalLM, CompiledSequenceClassifier, from_package
+
+    with stage("Opening", str(package)):
+        compiled = from_package(package)
+    question.check_task(compiled.task)
+    with compiled:
+        if isinstance(compiled, CompiledSequenceClassifier):
+            _classify(out, compiled, question, tokenizer)
+        elif not isinstance(compiled, CompiledCausalLM):
+            _encode(out, compiled, question, tokenizer)
+        elif question.chat:
+            _Chat(out, compiled, question, tokenizer).run()
+        else:
+            _complete(out, compiled, question, tokenizer)
+
+
+def _complete(out: Output, compiled: CompiledCausalLM, question: Question, tokenizer: Any | None) -> None:
+    prompts = question.prompts
+    if question.stream and not question.as_json and len(prompts) == 1:
+        info = compiled.generate(prompts, tokenizer=tokenizer, stream=_writer(out), **question.options)
+        out.write()
+    else:
+        with stage("Answering", f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"):
+            info = compiled.generate(prompts, tokenizer=tokenizer, **question.options)
+        if question.as_json:
+            return out.json(_described(compiled, prompts, info))
+        out.write(_texts(prompts, info))
+    return _report_speed(info)
+
+
+def _writer(out: Output) -> Callable[[str], None]:
+    return lambda piece: out.write(piece, end="")
+
+
+def _texts(prompts: list[str], info: CloudAI100ExecInfo) -> str:
+    if len(prompts) == 1:
+        return info.generated_texts[0]
+    pairs = zip(prompts, info.generated_texts, strict=True)
+    return "\n\n".join(f"> {prompt}\n{text}" for prompt, text in pairs)
+
+
+def _described(compiled: CompiledCausalLM, prompts: list[str], info: CloudAI100ExecInfo) -> dict[str, Any]:
+    answers = [
+        {"prompt": prompt, "text": text, "token_ids": ids.tolist()}
+        for prompt, text, ids in zip(prompts, info.generated_texts, info.generated_ids, strict=True)
+    ]
+    return {
+        "package": str(compiled.path),
+        "answers": answers,
+        "batch_size": info.batch_size,
+        "perf_metrics": asdict(info.perf_metrics),
+    }
+
+
+def _report_speed(info: CloudAI100ExecInfo) -> None:
+    note(str(info).splitlines()[-1])
+
+
+class _Chat:
+    """A conversation that is kept over its turns."""
+
+    def __init__(self, out: Output, compiled: CompiledCausalLM, question: Question, tokenizer: Any | None):
+        self._out = out
+        self._compiled = compiled
+        self._question = question
+        self._tokenizer = tokenizer
+        self._is_interactive = not question.prompts and sys.stdin.isatty()
+        self._clear()
+
+    def _clear(self) -> None:
+        system = self._question.system
+        self._messages = [{"role": "system", "content": system}] if system is not None else []
+
+    def run(self) -> None:
+        """Take turns until there are no more."""
+        if self._is_interactive:
+            note("Ctrl-D or /exit ends the chat, /clear forgets it.")
+        for text in self._question.prompts or self._read_turns():
+            if text == "/clear":
+                self._clear()
+            else:
+                self._turn(text)
+        if self._question.as_json:
+            self._out.json({"package": str(self._compiled.path), "messages": self._messages})
+
+    def _read_turns(self) -> Iterator[str]:
+        while True:
+            try:
+                text = (self._ask() if self._is_interactive else input()).strip()
+            except EOFError:
+                return
+            if text == "/exit":
+                return
+            if text:
+                yield text
+
+    def _ask(self) -> str:
+        import readline  # noqa: F401  (line editing and history for input())
+
+        with redirect_stdout(self._out.stream if self._out.is_terminal else sys.stderr):
+            return input("\n> ")
+
+    def _turn(self, text: str) -> None:
+        asked = [*self._messages, {"role": "user", "content": text}]
+        show = self._question.stream and not self._question.as_json
+        options: dict[str, Any] = {**self._question.options, "stream": _writer(self._out) if show else False}
+        try:
+            info = self._compiled.generate(asked, tokenizer=self._tokenizer, **options)
+        except CapacityError as error:
+            if not self._is_interactive:
+                raise
+            return note(f"error: {error} /clear forgets the conversation.")
+        self._messages = [*asked, {"role": "assistant", "content": info.generated_texts[0]}]
+        if not self._question.as_json:
+            self._out.write("" if show else info.generated_texts[0])
+            _report_speed(info)
+        return None
+
+
+def _encode(out: Output, compiled: CompiledEncoder, question: Question, tokenizer: Any | None) -> None:
+    outputs = compiled.generate(question.prompts, tokenizer=tokenizer)["output"]
+    if question.as_json:
+        answers = [{"prompt": p, "output": row.tolist()} for p, row in zip(question.prompts, outputs, strict=True)]
+        return out.json({"package": str(compiled.path), "answers": answers})
+    for prompt, row in zip(question.prompts, outputs, strict=True):
+        first = " ".join(f"{value:.4f}" for value in row.reshape(-1)[:6])
+        out.write(f"> {prompt}\n{list(row.shape)} {first} ...")
+    return None
+
+
+def _classify(out: Output, compiled: CompiledSequenceClassifier, question: Question, tokenizer: Any | None) -> None:
+    logits = compiled.generate(question.prompts, tokenizer=tokenizer)["logits"]
+    rows = [dict(zip(compiled.labels, row.tolist(), strict=True)) for row in compiled.scores(logits)]
+    if question.as_json:
+        answers = [
+            {"prompt": prompt, "label": max(scores, key=scores.__getitem__), "scores": scores, "logits": row.tolist()}
+            for prompt, scores, row in zip(question.prompts, rows, logits, strict=True)
+        ]
+        return out.json({"package": str(compiled.path), "answers": answers})
+    for prompt, scores in zip(question.prompts, rows, strict=True):
+        best = sorted(scores.items(), key=lambda item: -item[1])
+        out.write(f"> {prompt}\n" + "\n".join(f"{score:.4f} {label}" for label, score in best[:5]))
+    return None

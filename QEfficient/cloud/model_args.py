@@ -1,0 +1,152 @@
+"""The model that a command works on, and what is compiled of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from QEfficient.cloud.click_options import DeviceGroup, Flag, Function, as_flag, flags, option_flags, with_device_group
+from QEfficient.cloud.terminal import note
+from QEfficient.errors import OptionError
+from QEfficient.options import CausalLMCompileOptions, EncoderCompileOptions, Seq2SeqLMCompileOptions
+from QEfficient.progress import stage
+from QEfficient.targets import choose_target
+
+if TYPE_CHECKING:
+    from QEfficient.base.modeling_qeff import QEFFBaseModel
+
+_SECTION = "Model"
+_OPTION_CLASSES = (CausalLMCompileOptions, EncoderCompileOptions, Seq2SeqLMCompileOptions)
+_KINDS = {
+    "causal_lm": "a causal language model",
+    "seq2seq_lm": "a text-to-text model",
+    "encoder": "an encoder",
+    "sequence_classification": "a classifier",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A Hub card or a local folder, and how to load it."""
+
+    name: str
+    load_options: dict[str, Any] = field(default_factory=dict)
+
+    def load(self) -> QEFFBaseModel:
+        """The model, of the class that its config asks for. Raises as ``from_pretrained``."""
+        with stage("Importing", "PyTorch and transformers"):
+            from transformers.utils import logging
+
+            from QEfficient.transformers.functional import QEFFCommonLoader
+        logging.disable_progress_bar()  # it would draw over ours
+        return QEFFCommonLoader.from_pretrained(self.name, **self.load_options)
+
+
+def check_options(model: QEFFBaseModel, given: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        OptionError: an option belongs to models of another task.
+    """
+    known = {option.name for option in fields(model.options_class)}
+    for name in given:
+        if name not in known:
+            raise OptionError(f"{as_flag(name)} is not for {model.model_name}, which is {_KINDS[model.task]}.")
+
+
+def card_flags(function: Function) -> Callable[..., Any]:
+    """Give a command ``CARD`` and the flags that say how to load it, as its argument ``card``."""
+
+    @wraps(function)
+    def command(
+        *args: Any, card: str | None, model_name: str | None, local_model_dir: str | None, **params: Any
+    ) -> Any:
+        load_options = {name: params.pop(name) for name in _LOAD_FLAGS}
+        given = {name: value for name, value in load_options.items() if value not in (None, False)}
+        return function(*args, card=_card(card, model_name, local_model_dir, given), **params)
+
+    return click.argument("card", required=False)(flags(*_NAME_FLAGS, *_LOAD_FLAGS.values())(command))
+
+
+def _card(
+    card: str | None, model_name: str | None, local_model_dir: str | None, options: dict[str, Any]
+) -> Card | None:
+    if card is not None and model_name is not None and card != model_name:
+        raise click.UsageError(f"Two models: '{card}' and --model-name '{model_name}'.", click.get_current_context())
+    name = local_model_dir or model_name or card
+    return Card(name, options) if name is not None else None
+
+
+def required(card: Card | None) -> Card:
+    """
+    Raises:
+        click.UsageError: no model was given.
+    """
+    if card is None:
+        raise click.UsageError("Which model? Give a Hub card or a folder.", click.get_current_context())
+    return card
+
+
+_NAME_FLAGS = (
+    Flag(["--model-name"], section=_SECTION, metavar="CARD", help="The same as CARD."),
+    Flag(["--local-model-dir"], section=_SECTION, metavar="DIR", help="A folder to take instead of the card."),
+)
+_LOAD_FLAGS = {
+    "revision": Flag(["--revision"], section=_SECTION, metavar="NAME", help="Branch, tag or commit of the card."),
+    "cache_dir": Flag(["--cache-dir"], section=_SECTION, metavar="DIR", help="Where the Hub's files are kept."),
+    "token": Flag(["token", "--token", "--hf-token"], section=_SECTION, metavar="TOKEN", help="For gated cards."),
+    "local_files_only": Flag(["--local-files-only"], section=_SECTION, is_flag=True, help="Download nothing."),
+    "trust_remote_code": Flag(
+        ["--trust-remote-code"], section=_SECTION, is_flag=True, help="Allow the card's own Python files to run."
+    ),
+    "pooling": Flag(
+        ["--pooling"],
+        section=_SECTION,
+        type=click.Choice(["mean", "max", "cls"]),
+        help="One vector a text instead of hidden states (encoders).",
+    ),
+}
+_DEVICE_GROUP = Flag(
+    ["--device-group"],
+    section="Compile options",
+    type=DeviceGroup(),
+    metavar="[N,N]",
+    help="Card numbers, as in [0,1]; as many as --num-devices.",
+)
+
+
+_NO_EFFECT = {
+    "dynamo": Flag(["--dynamo"], is_flag=True, hidden=True),
+    "custom_io_file_path": Flag(["--custom-io-file-path"], hidden=True),
+}
+"""Upstream's flags about its way of exporting."""
+
+
+def compile_flags(function: Function) -> Callable[..., Any]:
+    """Give a command a flag for each compile option, as its argument ``compile_options``."""
+
+    @wraps(function)
+    def command(*args: Any, device_group: list[int] | None, compile_options: dict[str, Any], **params: Any) -> Any:
+        for name in _NO_EFFECT:
+            if params.pop(name):
+                note(f"warning: {as_flag(name)}: no effect, the export here has nothing like it.")
+        given = with_device_group(compile_options, device_group)
+        _check_early(given)
+        return function(*args, compile_options=given, **params)
+
+    return flags(_DEVICE_GROUP, *_NO_EFFECT.values())(
+        option_flags("compile_options", "Compile options", *_OPTION_CLASSES)(command)
+    )
+
+
+def _check_early(given: Mapping[str, Any]) -> None:
+    """Find what is wrong whatever the model is, before it is downloaded and loaded."""
+    for cls in _OPTION_CLASSES:
+        cls.parse({option.name: given[option.name] for option in fields(cls) if option.name in given})
+    target = choose_target(given.get("target"), is_dry_run=bool(given.get("dry_run")))
+    for name in given:
+        if name in target.refused_options:
+            raise OptionError(f"{as_flag(name)}: {target.refused_options[name]}.")

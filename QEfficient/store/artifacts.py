@@ -1,0 +1,214 @@
+"""The content-addressed store of exported graphs and compiled packages.
+
+An artifact is a folder with a manifest, named by the digest of everything that made it. It is published complete or
+not at all, verified whenever it is opened, and rebuilt when it is damaged. Nothing in it is ever executed or
+unpickled by this library.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from QEfficient.errors import ArtifactError, ArtifactNotFound, CorruptArtifact, StorageError
+from QEfficient.store import housekeeping
+from QEfficient.store.digests import digest
+from QEfficient.store.entries import Entry, folder_of, open_entry, open_or_quarantine, scan, touch
+from QEfficient.store.files import home, make_private, storage_errors, warn_if_shared
+from QEfficient.store.housekeeping import ABSENT
+from QEfficient.store.locks import hold
+from QEfficient.store.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    Artifact,
+    FileRecord,
+    Manifest,
+    check_kind,
+    open_artifact,
+    read_artifact,
+)
+from QEfficient.store.publish import Build, Recipe, publish, recover, update_body
+
+__all__ = [
+    "ABSENT",
+    "FORMAT_VERSION",
+    "MANIFEST_NAME",
+    "Artifact",
+    "ArtifactStore",
+    "Build",
+    "Entry",
+    "FileRecord",
+    "Manifest",
+    "home",
+    "open_artifact",
+    "update_body",
+    "write_artifact",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class ArtifactStore:
+    """Artifacts by kind and ingredients. Any number of processes may use one at a time.
+
+    Attributes:
+        root: Its folder; ``home()/"artifacts"`` unless given.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = Path(root).expanduser().absolute() if root is not None else home() / "artifacts"
+        warn_if_shared(self.root)
+
+    def get(self, kind: str, ingredients: Mapping[str, Any]) -> Artifact | None:
+        """The artifact that these ingredients make, if it is here and whole.
+
+        An entry that is damaged, or of a newer format, goes to quarantine with one warning and is a miss.
+        """
+        check_kind(kind)
+        folder = folder_of(self.root, kind, digest(ingredients))
+        try:
+            artifact: Artifact | None = open_entry(folder)
+        except ArtifactError as error:
+            artifact = self._look_again(folder, error) if os.path.lexists(folder) else None
+        if artifact is not None:
+            touch(folder)
+        return artifact
+
+    def _look_again(self, folder: Path, problem: ArtifactError) -> Artifact | None:
+        try:
+            with hold(folder), storage_errors(folder):
+                return open_or_quarantine(folder)
+        except StorageError:
+            logger.warning("A damaged entry cannot be moved out of a store that is not writable. %s", problem)
+            return None
+
+    def get_or_build(
+        self,
+        kind: str,
+        ingredients: Mapping[str, Any],
+        build: Build,
+        *,
+        label: str = "",
+        versions: Mapping[str, str] | None = None,
+    ) -> tuple[Artifact, bool]:
+        """The artifact that these ingredients make; built here if nobody has, and by one process only.
+
+        Args:
+            kind: A short word: ``onnx``, ``package``.
+            ingredients: Everything that decides the result.
+            build: Writes files into the folder it is given and returns the manifest's body.
+            label: What people call it.
+            versions: Toolchain versions for the manifest, beside those of this library and Python.
+
+        Returns:
+            The artifact, and whether it was built now.
+
+        Raises:
+            ArtifactError: The build left nothing, an empty file or a link.
+            StorageError: The disk is full, or the store cannot be written.
+        """
+        if (found := self.get(kind, ingredients)) is not None:
+            return found, False
+        recipe = Recipe.of(kind, ingredients, label, versions)
+        folder = folder_of(self.root, kind, recipe.key)
+        with storage_errors(self.root):
+            make_private(self.root)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        with hold(folder, recipe.title):
+            with storage_errors(folder):
+                recover(folder)
+                found = open_or_quarantine(folder)
+            artifact = found or publish(folder, recipe, build)
+            touch(folder)
+            return artifact, found is None
+
+    def entries(self) -> list[Entry]:
+        """Everything in the store, also what is damaged, quarantined or being built. Reads no content."""
+        return list(scan(self.root))
+
+    def why(self, kind: str, ingredients: Mapping[str, Any]) -> dict[str, tuple[Any, Any]] | None:
+        """Explain a miss: see :func:`housekeeping.why`."""
+        return housekeeping.why(self.root, kind, ingredients)
+
+    def verify_all(self, *, fresh: bool = True) -> list[Entry]:
+        """Verify every entry: see :func:`housekeeping.verify_all`."""
+        return housekeeping.verify_all(self.root, fresh=fresh)
+
+    def prune(
+        self,
+        max_bytes: int | None = None,
+        older_than: timedelta | None = None,
+        damaged: bool = True,
+        dry_run: bool = False,
+    ) -> list[Entry]:
+        """Make room: see :func:`housekeeping.prune`."""
+        return housekeeping.prune(
+            self.root, max_bytes=max_bytes, older_than=older_than, damaged=damaged, dry_run=dry_run
+        )
+
+
+def write_artifact(
+    folder: str | os.PathLike[str],
+    kind: str,
+    ingredients: Mapping[str, Any],
+    build: Build,
+    *,
+    label: str = "",
+    versions: Mapping[str, str] | None = None,
+) -> tuple[Artifact, bool]:
+    """Publish into a folder that the user chose. Arguments and result as :meth:`ArtifactStore.get_or_build`.
+
+    An artifact of ours that is there is replaced when the new one is complete; the same one, if whole, is kept and
+    nothing is built.
+
+    Raises:
+        ArtifactError: The folder holds something that we did not write, or is a mount point.
+        NewerFormat: It holds an artifact of a newer library.
+        StorageError: The disk is full or not writable.
+    """
+    path = Path(folder).expanduser().resolve()
+    recipe = Recipe.of(kind, ingredients, label, versions)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with hold(path, f"{recipe.title} in {path}"):
+        with storage_errors(path):
+            recover(path)
+        held = _replaceable(path)
+        if held is not None and _is_whole(held, recipe):
+            return held, False
+        return publish(path, recipe, build), True
+
+
+def _replaceable(folder: Path) -> Artifact | None:
+    if os.path.ismount(folder):
+        raise ArtifactError(f"{folder} is a mount point, which cannot be replaced as a whole: give a folder inside it")
+    try:
+        held = read_artifact(folder)
+    except ArtifactNotFound as error:
+        if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+            return None
+        raise ArtifactError(
+            f"{folder} is there and was not written by this library, so it stays as it is. Give another folder."
+        ) from error
+    except CorruptArtifact as error:
+        raise ArtifactError(f"{error} It was not replaced, since nobody can tell whose it is.") from error
+    if extra := held.extra_files():
+        raise ArtifactError(
+            f"{folder} holds {extra[0]}, which this library did not write and would delete. "
+            "Move it, or give another folder."
+        )
+    return held
+
+
+def _is_whole(held: Artifact, recipe: Recipe) -> bool:
+    if (held.manifest.kind, held.manifest.key) != (recipe.kind, recipe.key):
+        return False
+    try:
+        held.verify()
+    except CorruptArtifact:
+        return False
+    return True

@@ -1,0 +1,215 @@
+"""Names by content: the digest of a set of ingredients, and of a file.
+
+Two spellings of one thing have one digest: dicts in any order, tuples and lists, ``1`` and ``1.0``, an enum member
+and its value. What a thing is called or where it lies has no part in it, so paths are refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from QEfficient.errors import ArtifactError
+from QEfficient.store.files import home, make_private, new_sibling
+
+# A write within the clock tick of the one before leaves no trace in the file's times.
+_TICK_NS = 20_000_000
+_WHOLE_SECOND_TICK_NS = 2_000_000_000
+
+
+def canonical(value: object) -> Any:
+    """The one JSON form of ``value``; ``canonical(canonical(x)) == canonical(x)``.
+
+    A dataclass keeps its class name under ``$type``: two classes with equal fields are two things. Numbers that JSON
+    does not have are ``{"$float": "inf"}`` and the like.
+
+    Raises:
+        TypeError: Something in it has no content to speak of (a path, an arbitrary object); says where.
+        ValueError: Two keys of a dict have one spelling.
+    """
+    return _canonical(value, "")
+
+
+def _canonical(value: object, where: str) -> Any:
+    if isinstance(value, enum.Enum):
+        return _canonical(value.value, where)
+    if value is None or isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, float):
+        return _canonical_float(value)
+    if isinstance(value, Mapping):
+        return _canonical_mapping(value, where)
+    if isinstance(value, list | tuple):
+        return [_canonical(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, AbstractSet):
+        by_spelling = {_dumps(item): item for item in (_canonical(item, f"{where}{{}}") for item in value)}
+        return [item for _, item in sorted(by_spelling.items())]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        content = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {"$type": type(value).__name__, **_canonical_mapping(content, where)}
+    raise TypeError(_refusal(value, where))
+
+
+def _canonical_float(value: float) -> Any:
+    if not math.isfinite(value):
+        return {"$float": str(value)}
+    return int(value) if value.is_integer() else float(value)
+
+
+def _canonical_mapping(value: Mapping[Any, object], where: str) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for key, item in value.items():
+        name = _canonical(key, where)
+        if isinstance(name, bool) or not isinstance(name, str | int):
+            raise TypeError(f"The key {key!r} of {where or 'the ingredients'} is neither a string nor a whole number")
+        name = str(name)
+        if name in plain:
+            raise ValueError(f"Two keys of {where or 'the ingredients'} are spelt {name!r}")
+        plain[name] = _canonical(item, f"{where}.{name}" if where else name)
+    return plain
+
+
+def _refusal(value: object, where: str) -> str:
+    where = where or "The value"
+    if isinstance(value, os.PathLike):
+        return f"{where} is a path ({value}), and a path is not content: give file_digest(path)"
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    return f"{where} is a {kind}, which has no canonical form: give its name, its to_dict() or a digest of it"
+
+
+def _dumps(plain: object) -> str:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(ingredients: object) -> str:
+    """sha256, in hex, of the canonical form."""
+    return hashlib.sha256(_dumps(canonical(ingredients)).encode()).hexdigest()
+
+
+def file_digest(path: str | os.PathLike[str], *, fresh: bool = False) -> str:
+    """sha256, in hex, of a file's content.
+
+    The answer is remembered under :func:`home` with the file's real path, size, times and inode, so that asking again
+    about unchanged gigabytes takes no time.
+
+    Args:
+        path: The file; links are followed.
+        fresh: Read the file in any case. Finds the damage that leaves size and times alone.
+
+    Raises:
+        ArtifactError: The file does not stop changing.
+        OSError: It cannot be read.
+    """
+    real = os.path.realpath(path)
+    if not fresh and (known := _recall(real)):
+        return known
+    sha256, seen = hash_file(real)
+    remember(real, sha256, seen)
+    return sha256
+
+
+def hash_file(path: str | os.PathLike[str]) -> tuple[str, os.stat_result]:
+    """Read a file: its sha256 and the stat that this digest is true of."""
+    for _ in range(3):
+        with open(path, "rb") as file:
+            before = os.fstat(file.fileno())
+            _let_tick_pass(before)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if _identity(os.fstat(file.fileno())) == _identity(before):
+                return sha256, before
+    raise ArtifactError(f"{path} changed three times while it was being read. Try again when nothing writes to it.")
+
+
+def remember(path: str | os.PathLike[str], sha256: str, seen: os.stat_result) -> None:
+    """Note a digest for :func:`file_digest`. A note that cannot be written is no error."""
+    real = os.path.realpath(path)
+    note = _note(real)
+    temporary = new_sibling(note, "tmp")
+    with suppress(OSError):
+        make_private(home())
+        note.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(_dumps({"path": real, "sha256": sha256, **_identity(seen)}))
+            os.replace(temporary, note)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def forget_missing() -> int:
+    """Delete the notes about files that are gone; how many there were."""
+    num_forgotten = 0
+    for note in _notes():
+        path = _read_note(note).get("path")
+        if not isinstance(path, str) or not os.path.exists(path):
+            with suppress(OSError):
+                note.unlink()
+                num_forgotten += 1
+    return num_forgotten
+
+
+def _recall(real: str) -> str | None:
+    note = _read_note(_note(real))
+    sha256 = note.pop("sha256", None)
+    if note != {"path": real, **_identity(os.stat(real))}:
+        return None
+    return sha256 if is_sha256(sha256) else None
+
+
+def is_sha256(value: object) -> bool:
+    """Whether ``value`` looks like what :func:`digest` returns."""
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _identity(found: os.stat_result) -> dict[str, int]:
+    # No device number: network and container filesystems get a new one with every mount.
+    return {
+        "size": found.st_size,
+        "mtime_ns": found.st_mtime_ns,
+        "ctime_ns": found.st_ctime_ns,
+        "inode": found.st_ino,
+    }
+
+
+def _let_tick_pass(found: os.stat_result) -> None:
+    tick = _TICK_NS if found.st_ctime_ns % 1_000_000_000 else _WHOLE_SECOND_TICK_NS
+    remaining = found.st_ctime_ns + tick - time.time_ns()
+    if 0 < remaining <= tick:
+        time.sleep(remaining / 1e9)
+
+
+def _note(real: str) -> Path:
+    name = hashlib.sha256(os.fsencode(real)).hexdigest()
+    return home() / "digests" / name[:2] / f"{name}.json"
+
+
+def _notes() -> Iterator[Path]:
+    return (home() / "digests").glob("??/*")
+
+
+def _read_note(note: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(note.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def json_safe(value: Any) -> Any:
+    """``value`` with whatever JSON has no form for as text."""
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((json_safe(item) for item in value), key=str)  # a set has no order, and a key needs one
+    if isinstance(value, list | tuple):
+        return [json_safe(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,0 +1,132 @@
+"""What a person asks of a store: why was this a miss, is everything whole, make room."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from QEfficient.errors import ArtifactError, StorageError
+from QEfficient.store.digests import canonical, forget_missing
+from QEfficient.store.entries import Entry, forget, is_unused_since_scan, open_entry, open_or_quarantine, scan
+from QEfficient.store.files import new_sibling, remove, siblings, storage_errors
+from QEfficient.store.locks import hold, hold_if_free
+
+ABSENT = "(absent)"
+"""Stands in :func:`why` for an ingredient that one side does not have."""
+
+
+def why(root: Path, kind: str, ingredients: Mapping[str, Any]) -> dict[str, tuple[Any, Any]] | None:
+    """How ``ingredients`` differ from those of the nearest entry of their kind.
+
+    Returns:
+        Dotted name -> (value in the entry, value asked for), empty when the entry is there, None when there is no
+        entry of this kind. Of equally near entries the one used last counts.
+    """
+    asked = _flat(canonical(ingredients))
+    latest_first = sorted(scan(root), key=lambda entry: entry.last_used, reverse=True)
+    stored = [entry.artifact.manifest for entry in latest_first if entry.kind == kind and entry.artifact is not None]
+    return min((_differences(_flat(manifest.ingredients), asked) for manifest in stored), key=len, default=None)
+
+
+def _differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    pairs = {name: (stored.get(name, ABSENT), asked.get(name, ABSENT)) for name in sorted(stored.keys() | asked.keys())}
+    return {name: (old, new) for name, (old, new) in pairs.items() if (type(old), old) != (type(new), new)}
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        parts = [(f"{name}.{key}" if name else key, item) for key, item in value.items()]
+    elif isinstance(value, list) and value:
+        parts = [(f"{name}[{index}]", item) for index, item in enumerate(value)]
+    else:
+        return {name: value}
+    return {inner: leaf for part, item in parts for inner, leaf in _flat(item, part).items()}
+
+
+def verify_all(root: Path, *, fresh: bool = True) -> list[Entry]:
+    """Verify every entry; damaged ones go to quarantine.
+
+    Args:
+        root: The store.
+        fresh: Read every byte, also of files that have not changed since they were read before.
+
+    Returns:
+        All entries as they are now. Those that are not ``stored`` have a ``problem``.
+    """
+    return [_verified(entry, fresh) for entry in scan(root) if entry.state in ("stored", "damaged")]
+
+
+def _verified(entry: Entry, fresh: bool) -> Entry:
+    try:
+        open_entry(entry.path, fresh=fresh)
+        return entry
+    except ArtifactError as error:
+        found = replace(entry, state="damaged", artifact=None, problem=str(error))
+    before = set(siblings(entry.path, "damaged"))
+    try:
+        with hold(entry.path), storage_errors(entry.path):
+            if (artifact := open_or_quarantine(entry.path, fresh=fresh)) is not None:
+                return replace(entry, state="stored", artifact=artifact, problem="")
+    except StorageError:  # a store that cannot be written keeps it where it is
+        return found
+    moved = set(siblings(entry.path, "damaged")) - before
+    return replace(found, path=moved.pop(), state="quarantine") if moved else found
+
+
+def prune(
+    root: Path,
+    *,
+    max_bytes: int | None = None,
+    older_than: timedelta | None = None,
+    damaged: bool = True,
+    dry_run: bool = False,
+) -> list[Entry]:
+    """Make room. What somebody holds the lock of stays; what a process has open stays readable for it (POSIX).
+
+    Args:
+        root: The store.
+        max_bytes: Remove the entries used longest ago until the others fit.
+        older_than: Remove entries that were last used longer ago than this.
+        damaged: Remove damaged entries and the quarantine too. What killed builds left always goes.
+        dry_run: Remove nothing.
+
+    Returns:
+        What was removed, or would be.
+    """
+    entries = list(scan(root))
+    whole = sorted((entry for entry in entries if entry.state == "stored"), key=lambda entry: entry.last_used)
+    rubbish = [entry for entry in entries if entry.state == "temporary" or (damaged and entry.state != "stored")]
+    oldest_kept = time.time() - older_than.total_seconds() if older_than is not None else float("-inf")
+    expired = [entry for entry in whole if entry.last_used < oldest_kept]
+    removed = _remove_all([*rubbish, *expired], dry_run)
+    if max_bytes is not None:
+        gone = {entry.path for entry in removed}
+        left = [entry for entry in whole if entry.path not in gone]
+        excess = sum(entry.size_bytes for entry in left) - max_bytes
+        for entry in left:
+            if excess > 0 and _remove_all([entry], dry_run):
+                removed.append(entry)
+                excess -= entry.size_bytes
+    if not dry_run:
+        forget_missing()
+    return removed
+
+
+def _remove_all(entries: Iterable[Entry], dry_run: bool) -> list[Entry]:
+    return [entry for entry in entries if _remove(entry, dry_run)]
+
+
+def _remove(entry: Entry, dry_run: bool) -> bool:
+    with hold_if_free(entry.folder) as held, storage_errors(entry.path):
+        if not held or not is_unused_since_scan(entry):
+            return False
+        if not dry_run:
+            doomed = new_sibling(entry.folder, "tmp")  # renamed first: nobody may see half of an entry
+            entry.path.rename(doomed)
+            remove(doomed)
+            forget(entry.folder)
+    return True

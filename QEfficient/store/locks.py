@@ -1,0 +1,90 @@
+"""One lock per published folder, held by whoever builds, replaces, quarantines or removes it.
+
+The lock is the kernel's (flock): it goes when its holder does, however that ends. Readers take none; what they read
+is complete or absent.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from QEfficient.store.digests import is_sha256
+from QEfficient.store.files import sibling, storage_errors
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+logger = logging.getLogger(__name__)
+
+REPORT_EVERY_S = 10.0
+
+
+@contextmanager
+def hold(folder: Path, what: str = "") -> Iterator[None]:
+    """Hold the lock of ``folder``, waiting for it as long as its holder works.
+
+    Args:
+        folder: The published folder; it need not exist, its parent must.
+        what: What is being waited for, in words, for the log.
+
+    Raises:
+        StorageError: The lock file cannot be created.
+        RuntimeError: This thread holds the lock already.
+    """
+    lock = _lock(folder)
+    _wait(lock, what or str(folder))
+    try:
+        yield
+    finally:
+        _tidy(folder)
+        lock.release()
+
+
+@contextmanager
+def hold_if_free(folder: Path) -> Iterator[bool]:
+    """Hold the lock of ``folder`` if nobody else does; yields whether it is held."""
+    from filelock import Timeout
+
+    lock = _lock(folder)
+    try:
+        with storage_errors(sibling(folder, "lock")):
+            lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _tidy(folder: Path) -> None:
+    # Waiters notice a deleted lock file, but over NFS they may not: a store's entry, named by its key, keeps its own.
+    if not is_sha256(folder.name):
+        with suppress(OSError):
+            sibling(folder, "lock").unlink()
+
+
+def _lock(folder: Path) -> BaseFileLock:
+    from filelock import FileLock  # imports asyncio; a process that only finds hits never needs it
+
+    return FileLock(sibling(folder, "lock"))
+
+
+def _wait(lock: BaseFileLock, what: str) -> None:
+    from filelock import Timeout
+
+    started = time.monotonic()
+    while True:
+        try:
+            with storage_errors(Path(lock.lock_file)):
+                lock.acquire(timeout=REPORT_EVERY_S)
+            return
+        except Timeout:
+            waited = time.monotonic() - started
+            logger.warning("Waiting for another process that is making %s (%.0f s so far)", what, waited)

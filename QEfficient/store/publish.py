@@ -1,0 +1,175 @@
+"""Making a folder appear complete or not at all.
+
+A build writes into a temporary folder beside the final one; its files are checked, hashed and synced to the disk; a
+rename publishes it. Everything here except :class:`Recipe` is for the holder of the folder's lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from QEfficient.errors import ArtifactError
+from QEfficient.store.digests import canonical, digest, hash_file, remember
+from QEfficient.store.files import (
+    list_files,
+    new_sibling,
+    remove,
+    siblings,
+    storage_errors,
+    sync_file,
+    sync_folder,
+    sync_tree,
+    write_atomic,
+)
+from QEfficient.store.locks import hold
+from QEfficient.store.manifest import (
+    MANIFEST_NAME,
+    Artifact,
+    FileRecord,
+    Manifest,
+    check_kind,
+    is_safe_name,
+    read_artifact,
+    writer_versions,
+)
+
+Build = Callable[[Path], Mapping[str, Any]]
+"""Writes files into the folder it is given and returns the manifest's body."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is to be made: the part of a manifest that is known before the build."""
+
+    kind: str
+    key: str
+    ingredients: dict[str, Any]
+    label: str
+    versions: dict[str, str]
+
+    @classmethod
+    def of(
+        cls, kind: str, ingredients: Mapping[str, Any], label: str = "", versions: Mapping[str, str] | None = None
+    ) -> Recipe:
+        """Bring the ingredients into their canonical form and name it.
+
+        Raises:
+            TypeError: An ingredient has no canonical form.
+            ValueError: ``kind`` is not a short lower-case word.
+        """
+        check_kind(kind)
+        plain = canonical(ingredients)
+        return cls(kind, digest(plain), plain, label, dict(versions or {}))
+
+    @property
+    def title(self) -> str:
+        """For messages."""
+        return f"{self.label or self.key[:12]} ({self.kind})"
+
+
+def publish(folder: Path, recipe: Recipe, build: Build) -> Artifact:
+    """Build and put the result at ``folder``, in place of what is there. A failure leaves what is there.
+
+    Raises:
+        ArtifactError: The build left nothing, an empty file, a link or a name that is not portable.
+        StorageError: The disk is full or not writable.
+    """
+    temporary = new_sibling(folder, "tmp")
+    try:
+        with storage_errors(folder):
+            temporary.mkdir()
+        with storage_errors(folder, only_under=temporary):
+            body = build(temporary)
+        with storage_errors(folder):
+            manifest, seen = _finish(temporary, recipe, body)
+            _swap(temporary, folder)
+    except BaseException:
+        remove(temporary)
+        raise
+    for name, record in manifest.files.items():
+        remember(folder / name, record.sha256, seen[name])
+    return Artifact(folder, manifest)
+
+
+def _finish(folder: Path, recipe: Recipe, body: Mapping[str, Any]) -> tuple[Manifest, dict[str, os.stat_result]]:
+    plain_body = json.loads(json.dumps(dict(body), allow_nan=False))
+    found = list_files(folder)
+    _check_built(found, recipe)
+    files: dict[str, FileRecord] = {}
+    seen: dict[str, os.stat_result] = {}
+    for name in found:
+        sync_file(folder / name)
+        sha256, seen[name] = hash_file(folder / name)
+        files[name] = FileRecord(seen[name].st_size, sha256)
+    versions = {**writer_versions(), **recipe.versions}
+    manifest = Manifest(recipe.kind, recipe.key, recipe.ingredients, plain_body, files, recipe.label, versions=versions)
+    (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+    sync_file(folder / MANIFEST_NAME)
+    sync_tree(folder)
+    return manifest, seen
+
+
+def _check_built(found: Mapping[str, os.stat_result], recipe: Recipe) -> None:
+    if not found:
+        raise ArtifactError(f"The build of {recipe.title} left no files")
+    for name, status in found.items():
+        if not stat.S_ISREG(status.st_mode):
+            raise ArtifactError(f"The build of {recipe.title} left {name}, which is a link or a device: copy the file")
+        if status.st_size == 0:
+            raise ArtifactError(f"The build of {recipe.title} left {name} empty")
+        if not is_safe_name(name):
+            raise ArtifactError(f"The build of {recipe.title} left {name!r}: not a name that every system can store")
+
+
+def _swap(temporary: Path, folder: Path) -> None:
+    if not os.path.lexists(folder):
+        os.rename(temporary, folder)
+    else:  # POSIX has no exchange of two folders; whoever comes next puts the old one back if we die in between
+        old = new_sibling(folder, "old")
+        os.rename(folder, old)
+        try:
+            os.rename(temporary, folder)
+        except BaseException:
+            os.rename(old, folder)
+            raise
+        remove(old)
+    sync_folder(folder.parent)
+
+
+def recover(folder: Path) -> None:
+    """Clear away what a killed writer of ``folder`` left beside it."""
+    for old in siblings(folder, "old"):
+        if os.path.lexists(folder):
+            remove(old)
+        else:
+            os.rename(old, folder)
+    for temporary in siblings(folder, "tmp"):
+        remove(temporary)
+
+
+def update_body(artifact: Artifact, changes: Mapping[str, Any]) -> Artifact:
+    """Write new values into the body of an artifact's manifest; its files and its key stay.
+
+    Args:
+        artifact: The artifact; values that others wrote since it was opened are kept.
+        changes: Top-level names of the body -> new JSON values.
+
+    Raises:
+        ArtifactError: The folder now holds something else.
+        StorageError: The disk is full or not writable.
+    """
+    with hold(artifact.path), storage_errors(artifact.path):
+        now = read_artifact(artifact.path).manifest
+        if (now.kind, now.key) != (artifact.manifest.kind, artifact.manifest.key):
+            raise ArtifactError(f"{artifact.path} was replaced by another artifact ({now.label or now.key[:12]})")
+        body = json.loads(json.dumps({**now.body, **changes}, allow_nan=False))
+        manifest = replace(now, body=body)
+        temporary = new_sibling(artifact.path, "tmp")
+        write_atomic(artifact.path / MANIFEST_NAME, manifest.to_json(), temporary=temporary)
+    return Artifact(artifact.path, manifest)

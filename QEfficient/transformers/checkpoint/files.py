@@ -1,0 +1,126 @@
+"""Reads a card without its weights: config, code, and of safetensors files what their headers say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from QEfficient.errors import CorruptCheckpoint, UnsafeCheckpoint
+
+_TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"} | {
+    f"{kind}{bits}": f"{'u' * (kind == 'U')}int{bits}" for kind in "IU" for bits in (8, 16, 32, 64)
+}
+_MOST_HEADER_BYTES = 100_000_000
+"""safetensors' own limit."""
+
+
+@dataclass(frozen=True)
+class OpenedCard:
+    """A folder with a config that may be read."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def is_self_contained(self) -> bool:
+        """Whether all of its code is in the folder."""
+        return not any("--" in str(reference) for reference in self.config.get("auto_map", {}).values())
+
+
+def open_card(card: str, **options: Any) -> OpenedCard:
+    """The folder of ``card`` and its config; from the Hub come config and Python files alone.
+
+    Args:
+        card: a folder or a Hub card.
+        options: as of :func:`QEfficient.transformers.checkpoint.load.resolve`, and ``trust_remote_code``.
+
+    Raises:
+        CheckpointNotFound: no such card or folder, or it has no config.
+        UnsafeCheckpoint: it brings code that nobody allowed.
+    """
+    folder = Path(card).expanduser()
+    if not folder.is_dir() or not (folder / "config.json").is_file():
+        from QEfficient.transformers.checkpoint import load as checkpoint  # imports the Hub's client
+
+        folder = checkpoint.resolve(card, config_only=True, **options)
+    config = read_config(folder)
+    check_code(folder, config, bool(options.get("trust_remote_code")))
+    return OpenedCard(folder, config)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """
+    Raises:
+        CorruptCheckpoint: ``config.json`` is no JSON object.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise CorruptCheckpoint(f"{folder / 'config.json'} is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise CorruptCheckpoint(f"{folder / 'config.json'} does not hold an object.")
+    return config
+
+
+def check_code(folder: Path, config: Mapping[str, Any], trust_remote_code: bool) -> None:
+    """
+    Raises:
+        UnsafeCheckpoint: loading would run Python files that nobody allowed.
+    """
+    if config.get("auto_map") and not trust_remote_code:
+        files = sorted({str(value).split(".")[0] + ".py" for value in config["auto_map"].values()})
+        raise UnsafeCheckpoint(
+            f"{folder} brings its own code ({', '.join(files)}), which loading would run. Read it, then pass "
+            "trust_remote_code=True if you trust it."
+        )
+
+
+def quantization(config: Mapping[str, Any]) -> str | None:
+    """How a checkpoint's weights are quantised, or None."""
+    for part in (config, config.get("text_config")):
+        scheme = part.get("quantization_config", part.get("compression_config")) if isinstance(part, Mapping) else None
+        if scheme:
+            return str(scheme.get("quant_method", "unknown")) if isinstance(scheme, dict) else "unknown"
+    return None
+
+
+def weights_size(folder: Path) -> tuple[int, list[str]] | None:
+    """Bytes and dtypes of the weights in ``folder``, by the headers of its safetensors files; None without any.
+
+    Raises:
+        CorruptCheckpoint: a file is none of safetensors.
+    """
+    files = _weight_files(folder)
+    tensors = [tensor for file in files for name, tensor in _header(file).items() if name != "__metadata__"]
+    if not tensors:
+        return None
+    size = sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors)
+    return size, sorted({_TORCH_NAMES.get(tensor["dtype"], tensor["dtype"].lower()) for tensor in tensors})
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Those that transformers would load, as far as they are here: none if a shard is missing."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file() or not index.is_file():
+        return [whole] if whole.is_file() else []
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptCheckpoint(f"{index} is no index of weights: {error!r}") from error
+    shards = [folder / Path(name).name for name in sorted(names)]
+    return shards if all(shard.is_file() for shard in shards) else []
+
+
+def _header(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        try:
+            found = json.loads(file.read(size)) if size <= _MOST_HEADER_BYTES else None
+        except ValueError:
+            found = None
+    if not isinstance(found, dict):
+        raise CorruptCheckpoint(f"{path} is no safetensors file, or a damaged one; download it again.")
+    return found

@@ -1,0 +1,162 @@
+"""Puts a lowering on a Hugging Face model, through the seams that transformers offers for it.
+
+The user's model is never touched: a lowering goes on a copy whose weights are fake tensors (shapes and dtypes only),
+which is all that tracing needs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.moe import ExpertsInterface
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from QEfficient.transformers.lowering.attention import paged_attention, retained_attention
+from QEfficient.transformers.lowering.experts import tiled_experts
+from QEfficient.transformers.lowering.masks import additive_mask, no_mask
+from QEfficient.transformers.lowering.positions import count_from_step
+from QEfficient.transformers.quirks import apply_quirks
+
+LoweringName = Literal["retained", "paged"]
+
+_ATTENTION: dict[LoweringName, Any] = {
+    "retained": (retained_attention, additive_mask),
+    "paged": (paged_attention, no_mask),
+}
+_EXPERTS = "qeff_tiled"
+
+
+def _implementation(lowering: LoweringName) -> str:
+    return f"qeff_{lowering}"
+
+
+def _register() -> None:
+    """Make the lowerings known to transformers; doing it again changes nothing."""
+    for lowering, (attention, mask) in _ATTENTION.items():
+        AttentionInterface.register(_implementation(lowering), attention)
+        AttentionMaskInterface.register(_implementation(lowering), mask)
+    ExpertsInterface.register(_EXPERTS, tiled_experts)
+
+
+@dataclass(frozen=True)
+class LoweredModel:
+    """A model without weights, ready to be traced.
+
+    ``module`` and every tensor made for it belong to ``fake_mode``.
+    """
+
+    module: nn.Module
+    fake_mode: FakeTensorMode
+
+
+def _fake_parameters(model: nn.Module, fake_mode: FakeTensorMode) -> dict[int, nn.Parameter]:
+    """For every parameter of ``model``, by identity, a float32 one that has no bytes. Ties survive."""
+    fakes = {}
+    for parameter in model.parameters():
+        dtype = torch.float32 if parameter.is_floating_point() else parameter.dtype
+        with fake_mode:
+            fakes[id(parameter)] = nn.Parameter(torch.empty(parameter.shape, dtype=dtype), requires_grad=False)
+    return fakes
+
+
+def weightless_copy(model: nn.Module) -> LoweredModel:
+    """A copy of ``model`` that computes in float32 and whose parameters are fake; its buffers are real."""
+    fake_mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    module = copy.deepcopy(model, memo=dict(_fake_parameters(model, fake_mode))).eval()
+    for submodule in module.modules():
+        for name, buffer in submodule.named_buffers(recurse=False):
+            if buffer.is_floating_point() and buffer.dtype != torch.float32:
+                setattr(submodule, name, buffer.float())
+    apply_quirks(module)
+    return LoweredModel(module, fake_mode)
+
+
+def lower(model: nn.Module, lowering: LoweringName, ctx_len: int | None = None) -> LoweredModel:
+    """A weightless copy of ``model`` whose attention, masks and experts are those of ``lowering``.
+
+    Args:
+        model: a Hugging Face model; not changed.
+        lowering: "retained" or "paged".
+        ctx_len: the longest context that the graph will serve; settles rotary scalings that depend on length.
+    """
+    _register()
+    lowered = weightless_copy(model)
+    for config in _configs(lowered.module):
+        config._attn_implementation = _implementation(lowering)
+        config._experts_implementation = _EXPERTS
+    count_from_step(lowered.module)
+    settle_rope(lowered.module, ctx_len)
+    return lowered
+
+
+def _configs(module: nn.Module) -> Iterator[Any]:
+    seen: set[int] = set()
+    for submodule in module.modules():
+        config = getattr(submodule, "config", None)
+        if config is not None and id(config) not in seen:
+            seen.add(id(config))
+            yield config
+
+
+def rope_depends_on_length(model: nn.Module) -> bool:
+    """Whether some rotary embedding changes its frequencies with the length of the sequence."""
+    return any(_is_length_dependent(kind) for module in model.modules() for kind in _rope_types(module).values())
+
+
+def _is_length_dependent(rope_type: str) -> bool:
+    return "dynamic" in rope_type or rope_type == "longrope"
+
+
+def _rope_types(module: nn.Module) -> dict[str | None, str]:
+    rope_type = getattr(module, "rope_type", None)
+    if isinstance(rope_type, dict):
+        return dict(rope_type)
+    return {None: rope_type} if isinstance(rope_type, str) else {}
+
+
+def settle_rope(module: nn.Module, ctx_len: int | None) -> None:
+    """Fix the frequencies of length-dependent rotary embeddings at those for ``ctx_len``.
+
+    transformers switches them while it runs, under keys that the cache already holds; a compiled graph has one set.
+    """
+    for submodule in module.modules():
+        for layer_type, rope_type in _rope_types(submodule).items():
+            if not _is_length_dependent(rope_type):
+                continue
+            prefix = "" if layer_type is None else f"{layer_type}_"
+            extra = {} if layer_type is None else {"layer_type": layer_type}
+            inv_freq, scaling = ROPE_INIT_FUNCTIONS[rope_type](submodule.config, "cpu", seq_len=ctx_len, **extra)
+            setattr(submodule, f"{prefix}inv_freq", inv_freq)
+            setattr(submodule, f"{prefix}attention_scaling", scaling)
+            if layer_type is None:
+                submodule.rope_type = "default"
+            else:
+                submodule.rope_type = {**submodule.rope_type, layer_type: "default"}
+
+
+def run_eagerly(model: nn.Module) -> LoweredModel:
+    """A weightless copy of ``model`` with transformers' own attention and cache, to be run once and looked at."""
+    _register()
+    lowered = weightless_copy(model)
+    for config in _configs(lowered.module):
+        config._attn_implementation = "eager"
+        config._experts_implementation = _EXPERTS
+    return lowered
+
+
+def max_positions(config: Any) -> int | None:
+    """The longest context that a model was made for, or None if its config sets no limit."""
+    config = config.get_text_config(decoder=True)
+    for name in ("max_position_embeddings", "max_seq_len", "n_positions"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None

@@ -1,0 +1,166 @@
+"""Attention functions for transformers' ``AttentionInterface``: one for each lowering.
+
+Shape legend: B rows, S tokens of this step, L keys, H query heads, K key/value heads, D key size, E value size.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from QEfficient.errors import UnsupportedModel
+from QEfficient.transformers.lowering.kv_cache_ops import attention
+from QEfficient.transformers.lowering.masks import MASKED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from QEfficient.transformers.lowering.cache_spec import StateSpec
+
+# Tensor arguments that models pass along and that the mask or the cache has already answered for.
+_ANSWERED = frozenset({"position_ids", "cache_position", "position_embeddings"})
+
+
+def _refuse_unknown(module: nn.Module, kwargs: dict[str, Any]) -> None:
+    unknown = [k for k, v in kwargs.items() if isinstance(v, torch.Tensor) and k not in _ANSWERED]
+    if unknown:
+        raise UnsupportedModel(
+            f"{type(module).__name__} passes {', '.join(unknown)} to its attention function, which no lowering "
+            "computes. See docs/source/adding_a_state_kind.md."
+        )
+
+
+def retained_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    indices: torch.Tensor | None = None,
+    position_bias: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention over all keys at once, ``[B, H, S, D]`` over ``[B, K, L, D]`` to ``[B, S, H, E]``.
+
+    ``indices``: ``[B, S, T]`` or ``[B, H or 1, S, T]``, the keys that each query may see (sparse attention).
+    ``position_bias``: ``[B or 1, H, S, L]``, added to the scores.
+    """
+    _refuse_unknown(module, kwargs)
+    if indices is not None:
+        attention_mask = _with_indices(attention_mask, indices, key.shape[2])
+    if position_bias is not None:
+        attention_mask = position_bias if attention_mask is None else attention_mask + position_bias
+    scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
+    return attention(query, key, value, attention_mask, s_aux, scale, softcap), None
+
+
+def _with_indices(mask: torch.Tensor | None, indices: torch.Tensor, num_keys: Any) -> torch.Tensor:
+    """The mask ``[B, 1, S, L]`` with what ``indices`` leave out masked too."""
+    indices = indices if indices.ndim == 4 else indices[:, None]
+    hidden = torch.ones(*indices.shape[:3], num_keys, dtype=torch.float32, device=indices.device)
+    hidden = hidden.scatter(3, indices.long(), 0.0) * MASKED
+    return hidden if mask is None else torch.minimum(hidden, mask)
+
+
+@dataclass
+class PagedStep:
+    """The block tables of one ragged step, and what the attention of each layer turned out to be.
+
+    All tokens of all sequences lie on one axis; ``N`` sequences take part.
+    """
+
+    specs: list[StateSpec]
+    key_caches: list[torch.Tensor]
+    value_caches: list[torch.Tensor]
+    past_lens: torch.Tensor
+    """``[N]`` tokens of each sequence already in the cache."""
+    subsequence_begins: torch.Tensor
+    """``[N + 1]`` where each sequence's new tokens begin."""
+    block_indices: torch.Tensor
+    """All sequences' blocks, one after the other."""
+    block_indices_begins: torch.Tensor
+    """``[N + 1]`` where each sequence's blocks begin."""
+    max_context_len: torch.Tensor
+    """Scalar: the longest sequence, new tokens included."""
+    attended: list[int] = field(default_factory=list)
+    """Layers whose attention ran, in order."""
+
+
+_PAGED_STEP: ContextVar[PagedStep] = ContextVar("paged_step")
+
+
+@contextmanager
+def paged_step(step: PagedStep) -> Iterator[PagedStep]:
+    """Make ``step`` the one that ``paged_attention`` works on, in this context only."""
+    token = _PAGED_STEP.set(step)
+    try:
+        yield step
+    finally:
+        _PAGED_STEP.reset(token)
+
+
+def paged_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """One ``qeff::PagedAttention`` node: query ``[1, H, T, D]`` over blocks of KV to ``[1, T, H, E]``."""
+    _refuse_unknown(module, kwargs)
+    if softcap is not None:
+        raise UnsupportedModel("PagedAttention has no soft-capping of attention logits")
+    if attention_mask is not None:
+        raise UnsupportedModel("PagedAttention takes no mask, and the model adds to the causal one")
+    step = _PAGED_STEP.get()
+    layer = module.layer_idx
+    spec = step.specs[layer]
+    step.attended.append(layer)
+    H, T, D = query.shape[1:]
+    K, E = value.shape[1], value.shape[3]
+    inputs = [
+        query.transpose(1, 2).reshape(T, H * D),
+        key.transpose(1, 2).reshape(T, K * D),
+        value.transpose(1, 2).reshape(T, K * E),
+        step.key_caches[layer],
+        step.value_caches[layer],
+        step.past_lens,
+        step.subsequence_begins,
+        step.block_indices,
+        step.block_indices_begins,
+        step.max_context_len,
+    ]
+    if s_aux is not None:
+        inputs.append(s_aux.reshape(1, H, 1, 1))
+    output = torch.onnx.ops.symbolic(
+        "qeff::PagedAttention",
+        inputs,
+        attrs={
+            "layer": layer,
+            "num_heads": H,
+            "num_kv_heads": K,
+            "key_dim": D,
+            "value_dim": E,
+            "scale": float(D**-0.5 if scaling is None else scaling),
+            "window": spec.window or 0,
+            "has_sink": int(s_aux is not None),
+        },
+        dtype=query.dtype,
+        shape=(T, H * E),
+        version=1,
+    )
+    return output.reshape(1, T, H, E), None

@@ -1,0 +1,304 @@
+"""Cache layers by kind of state: the model's own attention and recurrences read and write tensors that the graph takes
+in and hands back.
+
+Shape legend: B rows of this step, S tokens of this step, R rows of the state (B, or more under continuous
+batching), C slots of a row, H key/value heads, K columns of a convolution, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DummyLayer,
+    EncoderDecoderCache,
+    LinearAttentionCacheLayerMixin,
+)
+
+from QEfficient.transformers.lowering.cache_spec import StateKind, StateSpec
+from QEfficient.transformers.lowering.step import RetainedStep, modulo
+
+
+class RetainedLayer(CacheLayerMixin):
+    """Full attention: slot = position, and attention reads the whole row."""
+
+    is_compileable = True
+    is_sliding = False
+    supports_early_init = False
+
+    def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
+        super().__init__()
+        self.spec, self.step = spec, step
+        self.keys, self.values = state[:2]
+        self.is_initialized = True
+
+    def state(self) -> list[torch.Tensor]:
+        """What the layer holds, in the spec's order."""
+        return [self.keys, self.values]
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: the state comes with the step."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.keys = self.step.write(self.keys, key_states)
+        self.values = self.step.write(self.values, value_states)
+        return self.step.read(self.keys), self.step.read(self.values)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, Any]:
+        """``(number of keys, their absolute positions)``: the second is what the mask function takes as offset."""
+        num_keys = self.keys.shape[2] if self.step.context_len is None else self.step.context_len
+        return num_keys, torch.arange(num_keys, device=self.keys.device)[None]
+
+    def get_seq_length(self) -> int:
+        # Models add the step's length to this to size biases over the keys (ALiBi), so it must be an int.
+        return self.get_mask_sizes(self.step.position_ids.shape[1])[0] - self.step.position_ids.shape[1]
+
+    def get_max_length(self) -> int:
+        return self.keys.shape[2]
+
+
+class RetainedIndexedLayer(RetainedLayer):
+    """Full attention that reads only what an indexer picks; the indexer's keys are ``[R, C, D]``."""
+
+    def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
+        super().__init__(spec, state, step)
+        self.indexer_keys = state[2] if len(state) > 2 else None
+        # Of the slots, ``[3, B, L]``: models that ask for them put the step's behind.
+        positions = super().get_mask_sizes(step.position_ids.shape[1])[1]
+        self.indexer_position_ids = positions[None].expand(3, step.position_ids.shape[0], -1)
+        self.is_indexer_initialized = True
+
+    def state(self) -> list[torch.Tensor]:
+        return [*super().state(), *([] if self.indexer_keys is None else [self.indexer_keys])]
+
+    def update_indexer(self, indexer_key_states: torch.Tensor) -> torch.Tensor:
+        """Store the step's indexer keys ``[B, S, D]``; all of the row's, ``[B, C, D]``."""
+        assert self.indexer_keys is not None
+        held = self.step.write(self.indexer_keys[:, None], indexer_key_states[:, None])
+        self.indexer_keys = held[:, 0]
+        return self.step.read(held)[:, 0]
+
+
+class RetainedRingLayer(RetainedLayer):
+    """Sliding attention: slot = position mod window; attention reads the ring as it was and the step's own tokens."""
+
+    is_sliding = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ring = self.spec.ring_axis
+        keys = torch.cat([self.step.read(self.keys, ring), key_states], dim=2)
+        values = torch.cat([self.step.read(self.values, ring), value_states], dim=2)
+        self.keys = self.step.write(self.keys, key_states, ring)
+        self.values = self.step.write(self.values, value_states, ring)
+        return keys, values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, Any]:
+        num_slots = self.keys.shape[2]
+        slots = torch.arange(num_slots, device=self.keys.device)[None]
+        newest = self.step.first_position - 1
+        held = newest - modulo(newest - slots, num_slots)  # below 0: never written by this sequence
+        positions = torch.cat([held, self.step.position_ids], dim=1)
+        return num_slots + query_length, positions
+
+
+class RetainedCompressedLayer(RetainedRingLayer):
+    """Sliding attention over keys that are values too, beside blocks of tokens that a compressor makes one key of.
+
+    What the compressor makes them of is kept, ``[R, C, D]`` of each of its parts, and compressed again at every step:
+    which blocks are complete then follows from positions, as everything does.
+    """
+
+    def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
+        super().__init__(spec, [state[0], state[0]], step)
+        self._parts = {tensor.name: given for tensor, given in zip(spec.tensors[1:], state[1:], strict=True)}
+
+    def state(self) -> list[torch.Tensor]:
+        return [self.keys, *self._parts.values()]
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        keys = torch.cat([self.step.read(self.keys, self.spec.ring_axis), key_states], dim=2)
+        self.keys = self.step.write(self.keys, key_states, self.spec.ring_axis)
+        return keys, keys
+
+    def store_compression_weights(
+        self, name: str, kv: torch.Tensor, gate: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Store the step's parts ``[B, S, D]``; all of the row's, as far as they make whole blocks, and the position
+        of the first."""
+        kv, gate = (self._store(f"{name}_{part}", new) for part, new in (("kv", kv), ("gate", gate)))
+        assert self.spec.block_len is not None
+        usable = kv.shape[1] // self.spec.block_len * self.spec.block_len
+        return kv[:, :usable], gate[:, :usable], 0
+
+    def _store(self, name: str, new: torch.Tensor) -> torch.Tensor:
+        held = self.step.write(self._parts[name][:, None], new[:, None])
+        self._parts[name] = held[:, 0]
+        return self.step.read(held)[:, 0]
+
+    def update_compressor_states(self, name: str, compressed: torch.Tensor) -> torch.Tensor:
+        """All blocks, as they were just made."""
+        return compressed
+
+    def update_overlap_state(self, *args: Any) -> tuple[None, None]:
+        """Nothing lies before the first block."""
+        return None, None
+
+
+class RetainedRecurrentLayer(LinearAttentionCacheLayerMixin):
+    """Convolutions and recurrences: a row is one state, whatever the number of tokens it has seen."""
+
+    def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
+        held = {tensor.name: given for tensor, given in zip(spec.tensors, state, strict=True)}
+        LinearAttentionCacheLayerMixin.__init__(self, number_of_states=1 + max(map(_number, held)))
+        self.spec, self.step = spec, step
+        self._held = {name: given for name, given in held.items() if name.startswith(("conv_state", "recurrent_state"))}
+        for number in range(self.number_of_states):
+            self.has_previous_state[number] = True
+            for kind, own in (("conv_state", self.conv_states), ("recurrent_state", self.recurrent_states)):
+                if (given := self._held.get(_numbered(kind, number))) is not None:
+                    own[number] = step.read_row(given)
+
+    def state(self) -> list[torch.Tensor]:
+        """What the layer holds, in the spec's order."""
+        return [*self._held.values()]
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: the state comes with the step."""
+
+    def update_conv_state(self, conv_states: torch.Tensor, state_idx: int = 0, **kwargs: Any) -> torch.Tensor:
+        """The held columns and the step's, ``[B, D, K + S]``; the last K of them that are no padding are kept."""
+        held = self.conv_states[state_idx]
+        assert held is not None
+        columns = torch.cat([held, conv_states], dim=-1)
+        new = self.step.newest(columns, held.shape[-1])
+        self._keep("conv_state", state_idx, new)
+        return columns
+
+    def update_recurrent_state(self, recurrent_states: torch.Tensor, state_idx: int = 0, **kwargs: Any) -> torch.Tensor:
+        """Keep the state after the step."""
+        self._keep("recurrent_state", state_idx, recurrent_states)
+        return recurrent_states
+
+    def _keep(self, kind: str, number: int, new: torch.Tensor) -> None:
+        name = _numbered(kind, number)
+        self._held[name] = self.step.write_row(self._held[name], new)
+
+
+class RetainedHybridLayer(RetainedRecurrentLayer, RetainedLayer):
+    """Recurrence beside full attention."""
+
+    def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
+        RetainedLayer.__init__(self, spec, state, step)
+        RetainedRecurrentLayer.__init__(self, spec, state, step)
+
+    def state(self) -> list[torch.Tensor]:
+        return [*RetainedLayer.state(self), *RetainedRecurrentLayer.state(self)]
+
+
+class RetainedHybridRingLayer(RetainedHybridLayer, RetainedRingLayer):
+    """Recurrence beside sliding attention."""
+
+
+class RetainedNothing(DummyLayer):
+    """A layer that keeps nothing: one that shares another's keys and values, or has no attention."""
+
+    def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
+        super().__init__()
+
+        self.keys = torch.empty(0)  # some models ask for its size
+
+    def state(self) -> list[torch.Tensor]:
+        """Nothing."""
+        return []
+
+
+def _number(name: str) -> int:
+    end = name.rpartition("_")[2]
+    return int(end) if end.isdigit() else 0
+
+
+def _numbered(kind: str, number: int) -> str:
+    return kind if number == 0 else f"{kind}_{number}"
+
+
+class RetainedCache(Cache):
+    """The cache that a model sees in the ``retained`` lowering."""
+
+    def __init__(self, layers: list[Any], step: RetainedStep):
+        super().__init__(layers=layers)
+        self.step = step
+
+    def get_query_offset(self, layer_idx: int = 0) -> Any:
+        return self.step.position_ids
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
+        state = super().get_recurrent_state(layer_idx, state_idx)
+        self.step.begin_recurrence(state)
+        return state
+
+    @property
+    def is_linear(self) -> list[bool]:
+        """Whether layers are recurrent alone: a mask's keys are those of a layer that is not."""
+        return [
+            isinstance(layer, LinearAttentionCacheLayerMixin) and not isinstance(layer, CacheLayerMixin)
+            for layer in self.layers
+        ]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        has_positions = any(isinstance(layer, CacheLayerMixin) for layer in self.layers)
+        return super().get_seq_length(layer_idx) if has_positions else 0
+
+    def state(self) -> list[torch.Tensor]:
+        """All layers' states, in order."""
+        return [tensor for layer in self.layers for tensor in layer.state()]
+
+
+_LAYERS: dict[StateKind, type[Any]] = {
+    "full": RetainedLayer,
+    "sliding": RetainedRingLayer,
+    "chunked": RetainedRingLayer,
+    "indexed": RetainedIndexedLayer,
+    "linear": RetainedRecurrentLayer,
+    "conv": RetainedRecurrentLayer,
+    "hybrid": RetainedHybridLayer,
+    "hybrid_sliding": RetainedHybridRingLayer,
+    "compressed": RetainedCompressedLayer,
+    "cross": RetainedLayer,
+    "none": RetainedNothing,
+}
+
+
+def retained_cache(specs: Sequence[StateSpec], state: Sequence[torch.Tensor], step: RetainedStep) -> RetainedCache:
+    """A cache over the given state, the tensors of all layers in their order."""
+    given = iter(state)
+    layers = [_LAYERS[spec.kind](spec, [next(given) for _ in spec.tensors], step) for spec in specs]
+    return RetainedCache(layers, step)
+
+
+class RetainedEncoderDecoderCache(EncoderDecoderCache):
+    """A decoder's own state, and keys and values of the text that its encoder read.
+
+    Both are written at every step: the step of the text has the positions of those of its tokens that are to be kept.
+    """
+
+    def __init__(self, own: RetainedCache, cross: RetainedCache):
+        self.self_attention_cache, self.cross_attention_cache = own, cross
+        self.is_updated = dict.fromkeys(range(len(cross.layers)), False)
+
+    def get_query_offset(self, layer_idx: int = 0) -> Any:
+        return self.self_attention_cache.get_query_offset(layer_idx)
+
+    def state(self) -> list[torch.Tensor]:
+        """All layers' states in order, each its own before that of the text."""
+        layers = zip(self.self_attention_cache.layers, self.cross_attention_cache.layers, strict=True)
+        return [tensor for pair in layers for layer in pair for tensor in layer.state()]

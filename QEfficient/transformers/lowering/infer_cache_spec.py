@@ -1,0 +1,229 @@
+"""Finds out what each layer of a model keeps between steps, by running it once without weights."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicCache,
+    EncoderDecoderCache,
+    get_layer_types_and_kwargs,
+)
+from transformers.modeling_outputs import MoEModelOutput
+
+from QEfficient.errors import QEffError, UnsupportedModel
+from QEfficient.transformers.lowering.apply import LoweredModel, run_eagerly
+from QEfficient.transformers.lowering.cache_spec import (
+    CTX_LEN,
+    ENCODER_CTX_LEN,
+    KINDS,
+    ROWS,
+    WINDOW,
+    StateSpec,
+    StateTensor,
+)
+from QEfficient.transformers.lowering.recompute import TOKENS
+from QEfficient.transformers.lowering.representative_layers import FAILURES, FirstLayers, first_layers, remembered
+from QEfficient.transformers.quirks import recomputed
+
+logger = logging.getLogger(__name__)
+
+
+def state_specs(model: nn.Module) -> list[StateSpec]:
+    """What each layer of ``model`` keeps, found by running two tokens through a weightless copy; one spec of kind
+    "tokens" for a model that keeps nothing.
+
+    Raises:
+        UnsupportedModel: a layer keeps something that no lowering holds yet.
+    """
+    return list(_state_specs(model))
+
+
+@remembered
+def _state_specs(model: nn.Module) -> list[StateSpec]:
+    if recomputed(model) is not None:
+        return [TOKENS]
+    first = first_layers(model)
+    if first is not None:
+        try:
+            return _of_all_layers(first)
+        except FAILURES as error:
+            logger.debug("%s is run with all of its layers: %s", type(model).__name__, error)
+    return _found_specs(model)
+
+
+def _of_all_layers(first: FirstLayers) -> list[StateSpec]:
+    """What all layers keep, by what the first of each kind does.
+
+    Raises:
+        UnsupportedModel: one of them keeps nothing, which may be for want of a later one.
+    """
+    specs = state_specs(first.module)
+    if specs == [TOKENS] or any(spec.kind == "none" and not first.is_dummy(i) for i, spec in enumerate(specs)):
+        raise UnsupportedModel(f"{type(first.module).__name__} has layers that keep nothing.")
+    return [specs[index] for index in first.stands_for]
+
+
+def _found_specs(model: nn.Module) -> list[StateSpec]:
+    lowered = run_eagerly(model)
+    layer_types, kwargs = get_layer_types_and_kwargs(lowered.module.config.get_text_config(decoder=True))
+    for index, layer_type in enumerate(layer_types):
+        if layer_type not in KINDS:
+            raise UnsupportedModel(
+                f"Layer {index} of {type(model).__name__} keeps '{layer_type}' state, which no lowering holds yet; "
+                f"supported: {', '.join(KINDS)}. See docs/source/adding_a_state_kind.md."
+            )
+    windows = [_window(extra) for extra in kwargs]
+    sizes = {window for window in windows if window is not None}
+    layers = _run_once(lowered).layers
+    specs = [
+        StateSpec(
+            kind=KINDS[layer_type] if (tensors := _tensors(layer, _ring_axis(window, sizes))) else "none",
+            tensors=tensors,
+            window=window if tensors else None,
+            block_len=getattr(layer, "compress_rate", None),
+        )
+        for layer_type, window, layer in zip(layer_types, windows, layers, strict=True)
+    ]
+    return specs if any(spec.tensors for spec in specs) else [TOKENS]
+
+
+def depends_on_length(model: nn.Module) -> bool:
+    """Whether a graph of ``model`` holds for one length of the context alone."""
+    config = model.config.get_text_config(decoder=True)
+    if (quirk := recomputed(model)) is not None:
+        return quirk.has_fixed_len
+    # Doge attends to its best keys alone where there are more than this.
+    has_limit = getattr(config, "keep_window_size", None) is not None
+    return has_limit or any(spec.depends_on_length for spec in state_specs(model))
+
+
+def _window(extra: dict[str, Any]) -> int | None:
+    """Of what transformers makes a cache layer from."""
+    return extra["config"].sliding_window if "config" in extra else extra.get("sliding_window")
+
+
+def _ring_axis(window: int | None, sizes: set[int]) -> str | None:
+    if window is None:
+        return None
+    return WINDOW if len(sizes) == 1 else f"{WINDOW}_{window}"
+
+
+def _tensors(layer: Any, ring_axis: str | None) -> tuple[StateTensor, ...]:
+    """What a layer of transformers' cache holds after a step."""
+    found = []
+    slots = ring_axis or CTX_LEN
+    if isinstance(layer, CacheLayerMixin) and layer.keys is not None:
+        both = {"past_key": layer.keys} | ({} if layer.values is layer.keys else {"past_value": layer.values})
+        for name, held in both.items():
+            found.append(StateTensor(name, (ROWS, held.shape[1], slots, held.shape[3])))
+    for part in ("kv", "gate"):
+        for name, held in getattr(layer, f"buffer_{part}", {}).items():
+            found.append(StateTensor(f"{name}_{part}", (ROWS, CTX_LEN, held.shape[2])))
+    if getattr(layer, "indexer_keys", None) is not None:
+        found.append(StateTensor("indexer_key", (ROWS, slots, layer.indexer_keys.shape[2])))
+    for name, held_by_number in (("conv_state", "conv_states"), ("recurrent_state", "recurrent_states")):
+        for number, held in getattr(layer, held_by_number, {}).items():
+            if held is not None:
+                found.append(StateTensor(name if number == 0 else f"{name}_{number}", (ROWS, *held.shape[1:])))
+    return tuple(found)
+
+
+@contextmanager
+def refusing(module: nn.Module) -> Iterator[None]:
+    """Say of a model that cannot be run without weights that it is not supported.
+
+    Raises:
+        UnsupportedModel: something went wrong; what.
+    """
+    try:
+        yield
+    except QEffError:
+        raise
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise UnsupportedModel(
+            f"{type(module).__name__} does something that cannot be traced without weights and for any token: {line} "
+            "See docs/source/adding_a_state_kind.md."
+        ) from error
+
+
+def _run_once(lowered: LoweredModel) -> Cache:
+    cache = DynamicCache(config=lowered.module.config)
+    with refusing(lowered.module), lowered.fake_mode, torch.no_grad():
+        inputs = {"input_ids": torch.zeros(1, 2, dtype=torch.int64), "position_ids": torch.arange(2)[None]}
+        lowered.module(**accepted(lowered.module, inputs), **{cache_argument(lowered.module): cache}, use_cache=True)
+    return cache
+
+
+def encoder_decoder_specs(model: nn.Module) -> tuple[list[StateSpec], list[StateSpec]]:
+    """What each layer of the decoder keeps of its own tokens, and what of those that the encoder read.
+
+    Raises:
+        UnsupportedModel: a layer keeps something that no lowering holds yet.
+    """
+    own, cross = _encoder_decoder_specs(model)
+    return list(own), list(cross)
+
+
+@remembered
+def _encoder_decoder_specs(model: nn.Module) -> tuple[list[StateSpec], list[StateSpec]]:
+    first = first_layers(model)
+    if first is not None:
+        try:
+            own, cross = _found_on_both_sides(first.module)
+            return [own[index] for index in first.stands_for], [cross[index] for index in first.stands_for]
+        except FAILURES as error:
+            logger.debug("%s is run with all of its layers: %s", type(model).__name__, error)
+    return _found_on_both_sides(model)
+
+
+def _found_on_both_sides(model: nn.Module) -> tuple[list[StateSpec], list[StateSpec]]:
+    lowered = run_eagerly(model)
+    module: Any = lowered.module
+    config = getattr(module.get_decoder(), "config", module.config).get_text_config(decoder=True)
+    layer_types, kwargs = get_layer_types_and_kwargs(config)
+    cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache())
+    width = getattr(module.get_encoder(), "config", module.config).get_text_config().hidden_size
+    with refusing(module), lowered.fake_mode, torch.no_grad():
+        read = MoEModelOutput(last_hidden_state=torch.zeros(1, 2, width))
+        tokens = torch.zeros(1, 2, dtype=torch.int64)
+        module(encoder_outputs=read, decoder_input_ids=tokens, past_key_values=cache, use_cache=True)
+    windows = [_window(extra) for extra in kwargs]
+    sizes = {window for window in windows if window is not None}
+    own, cross = cache.self_attention_cache.layers, cache.cross_attention_cache.layers
+    if len(own) != len(cross) or any(layer_type not in KINDS for layer_type in layer_types):
+        raise UnsupportedModel(
+            f"{type(model).__name__} keeps the state of {len(own)} layers ({', '.join(sorted(set(layer_types)))}) and "
+            f"of {len(cross)} layers over its encoder, which no lowering holds yet."
+        )
+    layers = zip(layer_types, windows, own, strict=True)
+    return (
+        [
+            StateSpec(kind=KINDS[kind], tensors=_tensors(at, _ring_axis(size, sizes)), window=size)
+            for kind, size, at in layers
+        ],
+        [StateSpec(kind="cross", tensors=_tensors(layer, ENCODER_CTX_LEN)) for layer in cross],
+    )
+
+
+def cache_argument(module: nn.Module) -> str:
+    """What the module's forward calls its cache."""
+    parameters = inspect.signature(module.forward).parameters
+    return next((name for name in ("cache_params", "state") if name in parameters), "past_key_values")
+
+
+def accepted(module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Those of ``inputs`` that the module's forward has a parameter for."""
+    parameters = inspect.signature(module.forward).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return inputs
+    return {name: value for name, value in inputs.items() if name in parameters}

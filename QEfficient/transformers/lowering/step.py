@@ -1,0 +1,162 @@
+"""Where the tokens of a step belong in a state of fixed size, and how they are written and read.
+
+Shape legend: B rows of this step, S tokens of this step, R rows of the state (B, or more under continuous
+batching), C slots of a row, H key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+
+from QEfficient.transformers.lowering.kv_cache_ops import (
+    ctx_gather,
+    ctx_gather_cb,
+    ctx_scatter,
+    ctx_scatter_cb,
+    settled_updates,
+)
+
+MOST_TOKENS = 128
+"""Of a step, where nothing else is said."""
+
+
+def modulo(x: torch.Tensor, n: int) -> torch.Tensor:
+    # As a tensor: the exporter has no remainder by a symbolic int.
+    return torch.remainder(x, torch.scalar_tensor(n, dtype=x.dtype))
+
+
+class RetainedStep:
+    """Where the tokens of one step belong, worked out once and shared by all layers.
+
+    Args:
+        position_ids: ``[B, S]``; absolute positions ascending, padding −1 on the right.
+        batch_index: ``[B, 1]``; the state row of each batch row. ``None``: row i is state row i.
+        context_len: attend to the first slots only, this many; ``None``: to all. No position may lie beyond.
+        most_tokens: S is at most this; recurrences are unrolled for it.
+    """
+
+    def __init__(
+        self,
+        position_ids: torch.Tensor,
+        batch_index: torch.Tensor | None = None,
+        context_len: Any | None = None,
+        most_tokens: int = MOST_TOKENS,
+    ):
+        self.position_ids = position_ids
+        self.batch_index = batch_index
+        self.context_len = context_len
+        self.most_tokens = most_tokens
+        self.last_position, self.last_token = position_ids.max(dim=1, keepdim=True)
+        self.is_idle = self.last_position < 0
+        self.is_token = position_ids >= 0
+        beyond = torch.iinfo(position_ids.dtype).max
+        self.first_position = torch.where(position_ids < 0, beyond, position_ids).amin(dim=1, keepdim=True)
+        self._begins: Iterator[torch.Tensor] = iter(())
+        self._whole: dict[Hashable, torch.Tensor] = {}
+        self._places: dict[Hashable, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def _place(self, num_slots: Any, ring: Hashable) -> tuple[torch.Tensor, torch.Tensor]:
+        """For each token ``[B, S]`` its slot, and whether it is to be stored there.
+
+        Tokens that must not be stored (padding, and those that a ring has already dropped) go to the slot of the
+        row's newest token, an idle row's to slot 0: every index is in range.
+        """
+        if ring not in self._places:
+            keep = self.is_token
+            if ring:
+                keep = keep & (self.position_ids > self.last_position - num_slots)
+            slots = torch.where(keep, self.position_ids, self.last_position.clamp(min=0))
+            self._places[ring] = (modulo(slots, num_slots) if ring else slots, keep)
+        return self._places[ring]
+
+    def write(self, state: torch.Tensor, new: torch.Tensor, ring: Hashable = None) -> torch.Tensor:
+        """The state after storing ``new [B, H, S, D]`` in ``state [R, H, C, D]``: position p goes to slot p, or to
+        p mod C in a ring. Rings of one size have one name, ``ring``."""
+        slots, keep = self._place(state.shape[2], ring)
+        held = self._rows(state[:, :, :1], "first slot")
+        values = settled_updates(new, held, keep, self.last_token, self.is_idle)
+        if self.batch_index is None:
+            return ctx_scatter(state, slots, values)
+        return ctx_scatter_cb(state, self.batch_index, slots, values)
+
+    def read(self, state: torch.Tensor, ring: Hashable = None) -> torch.Tensor:
+        """The rows of the state that this step works on, as far as it attends to them: ``[B, H, L, D]``."""
+        if ring or self.context_len is None:
+            return self._rows(state, ring or "full")
+        slots = torch.arange(self.context_len, device=state.device)[None, None]
+        if self.batch_index is None:
+            return ctx_gather(state, slots)
+        return ctx_gather_cb(state, self.batch_index, slots, False)
+
+    def _rows(self, state: torch.Tensor, kind: Hashable) -> torch.Tensor:
+        """All slots of the rows of this step; states of one ``kind`` have as many slots."""
+        if self.batch_index is None:
+            return state
+        if kind not in self._whole:
+            self._whole[kind] = torch.arange(state.shape[2], device=state.device)[None, None]
+        return ctx_gather_cb(state, self.batch_index, self._whole[kind], True)
+
+    def read_row(self, state: torch.Tensor) -> torch.Tensor:
+        """What the sequences of this step have in a state without slots, ``[R, ...]`` to ``[B, ...]``: zeros where a
+        sequence begins."""
+        rows = self._rows(_as_slot(state), "row").reshape(-1, *state.shape[1:])
+        begins = (self.first_position == 0).reshape(-1, *[1] * (state.ndim - 1))
+        return torch.where(begins, torch.zeros_like(rows), rows)
+
+    def write_row(self, state: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """The state ``[R, ...]`` after the step brought ``new [B, ...]``; idle rows keep what they have."""
+        held = self._rows(_as_slot(state), "row").reshape(-1, *state.shape[1:])
+        is_idle = self.is_idle.reshape(-1, *[1] * (state.ndim - 1))
+        new = torch.where(is_idle, held, new)
+        if self.batch_index is None:
+            return new
+        slots = torch.zeros_like(self.batch_index)
+        return ctx_scatter_cb(_as_slot(state), self.batch_index, slots, _as_slot(new)).reshape(state.shape)
+
+    def begin_recurrence(self, state: torch.Tensor | None) -> None:
+        """Note the state ``[B, ...]`` that the next scan starts from, where its function has no argument for it."""
+        self._begins = iter(()) if state is None else iter([state])
+
+    def next_beginning(self, num_dims: int) -> torch.Tensor:
+        """The state that a scan starts from; where the layer scans head by head, those of the heads in turn."""
+        state = next(self._begins)
+        if state.ndim > num_dims:
+            state, *rest = state.unbind(1)
+            self._begins = iter(rest)
+        return state
+
+    def newest(self, values: torch.Tensor, num_kept: int) -> torch.Tensor:
+        """Of ``values [B, D, K + S]``, a row's K held ones and those of the step, the last ``num_kept`` that are no
+        padding: ``[B, D, num_kept]``."""
+        num_tokens = torch.where(self.is_idle, 0, self.last_token + 1)
+        held = values.shape[2] - self.position_ids.shape[1]
+        places = num_tokens + (held - num_kept) + torch.arange(num_kept, device=values.device)[None]
+        return values.gather(2, places[:, None].expand(-1, values.shape[1], -1))
+
+
+_STEP: ContextVar[RetainedStep] = ContextVar("retained_step")
+
+
+@contextmanager
+def running(step: RetainedStep) -> Iterator[None]:
+    """Make ``step`` the current one, in this context only."""
+    token = _STEP.set(step)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)
+
+
+def current_step() -> RetainedStep | None:
+    """The step that a model is being run for, where it runs in the ``retained`` lowering."""
+    return _STEP.get(None)
+
+
+def _as_slot(state: torch.Tensor) -> torch.Tensor:
+    """A state without slots as one slot of one head: ``[R, 1, 1, size]``."""
+    return state.reshape(state.shape[0], 1, 1, -1)

@@ -1,0 +1,216 @@
+"""Compares a compiled package with the Hugging Face model it came from: the verdict is a value."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from QEfficient.exporter.layers import layer_modules
+
+if TYPE_CHECKING:
+    from QEfficient.generation.package import CompiledCausalLM
+    from QEfficient.simulator.examination.report import NumericReport
+
+LAYER_TOLERANCE = 0.01
+"""Relative error of a layer's output from which it counts as different."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptParity:
+    """One prompt's answer, ours against Hugging Face's."""
+
+    prompt_len: int
+    num_compared: int
+    """Tokens of the reference's answer."""
+    num_agreed: int
+    """Tokens that are the same, from the first on."""
+    smallest_margin: float | None
+    """Least distance of the likeliest token's logit to the next one's, where the tokens agree; None if none does."""
+    margin_at_divergence: float | None = None
+    """That distance in the reference where the answers part. A near tie says little about the artifact."""
+    layer_errors: list[float] | None = None
+    """Relative error of each layer's output on the text up to there; infinite where it is not a number."""
+    first_layer: int | None = None
+    """First layer whose error is above LAYER_TOLERANCE; None with errors given: only the head differs."""
+    is_within_noise: bool | None = None
+    """Whether the number formats alone may part the answers there; None if they agree, or nothing was measured."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all tokens are the same."""
+        return self.num_agreed == self.num_compared
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """How far a package agrees with Hugging Face in float32, greedily decoded."""
+
+    prompts: list[PromptParity]
+    numerics: NumericReport | None = None
+    """What fp16 and the package's number formats do inside the model; None for a target without the card's."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every prompt's answer is the same."""
+        return all(prompt.agrees for prompt in self.prompts)
+
+    @property
+    def has_fault(self) -> bool:
+        """Whether an answer differs by more than the noise of the package's number formats."""
+        return any(not prompt.agrees and not prompt.is_within_noise for prompt in self.prompts)
+
+    def with_numerics(self, numerics: NumericReport) -> ParityReport:
+        """This report with an examination of the numbers inside, and what it says of each prompt that parts."""
+        margins = [prompt.margin_at_divergence for prompt in self.prompts]
+        prompts = [
+            prompt if margin is None else replace(prompt, is_within_noise=numerics.is_noise(margin))
+            for prompt, margin in zip(self.prompts, margins, strict=True)
+        ]
+        return ParityReport(prompts, numerics)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, which has no infinity and no NaN: those are None."""
+        return {
+            "agrees": self.agrees,
+            "has_fault": self.has_fault,
+            "prompts": [_json_safe(asdict(prompt)) for prompt in self.prompts],
+            "numerics": self.numerics.to_dict() if self.numerics is not None else None,
+        }
+
+    def __str__(self) -> str:
+        agreed = sum(prompt.num_agreed for prompt in self.prompts)
+        compared = sum(prompt.num_compared for prompt in self.prompts)
+        verdict = "agrees" if self.agrees else "DIFFERS" if self.has_fault else "agrees within the noise"
+        lines = [f"{verdict}: {agreed} of {compared} greedy tokens"]
+        for index, prompt in enumerate(self.prompts):
+            lines.append(f"  prompt {index} ({prompt.prompt_len} tokens): {_describe(prompt)}")
+        return "\n".join(lines + ([str(self.numerics)] if self.numerics is not None else []))
+
+
+def _json_safe(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _json_safe(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_json_safe(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _describe(prompt: PromptParity) -> str:
+    if prompt.agrees:
+        return f"{prompt.num_agreed} tokens agree, smallest top-1 margin {prompt.smallest_margin:.3g}"
+    where = ""
+    if prompt.layer_errors is not None:
+        layer = prompt.first_layer
+        where = "; no layer differs, only the head" if layer is None else f"; first differing layer: {layer}"
+        if layer is not None:
+            where += f" (relative error {prompt.layer_errors[layer]:.2g})"
+    if prompt.is_within_noise is not None:
+        where += "; within the noise" if prompt.is_within_noise else "; a fault, not noise"
+    return (
+        f"parts after {prompt.num_agreed} of {prompt.num_compared} tokens, where the reference's top-1 margin is "
+        f"{prompt.margin_at_divergence:.3g}{where}"
+    )
+
+
+def compare(model: Any, compiled: CompiledCausalLM, prompts: Any, generation_len: int) -> ParityReport:
+    """Decode greedily with both and compare.
+
+    Args:
+        model: the Hugging Face model; a float32 copy of it is the reference.
+        compiled: the package.
+        prompts: as in ``generate``.
+        generation_len: most tokens to compare for each prompt.
+    """
+    reference = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
+    prompt_ids = compiled.encode(prompts)
+    room = compiled.engine.session.info.ctx_len
+    answers = compiled.generate(prompt_ids, generation_len=generation_len, do_sample=False).generated_ids
+    report = []
+    for ids, answer in zip(prompt_ids, answers, strict=True):
+        expected, margins = _reference_answer(reference, ids, min(generation_len, room - len(ids)))
+        report.append(_compare_one(reference, compiled, ids, answer.tolist(), expected, margins))
+    return ParityReport(report)
+
+
+def _compare_one(
+    reference: Any,
+    compiled: CompiledCausalLM,
+    ids: list[int],
+    answer: list[int],
+    expected: list[int],
+    margins: list[float],
+) -> PromptParity:
+    agreed = _common_prefix(answer, expected)
+    common: dict[str, Any] = {"prompt_len": len(ids), "num_compared": len(expected), "num_agreed": agreed}
+    smallest = min(margins[:agreed], default=None)
+    if agreed == len(expected):
+        return PromptParity(**common, smallest_margin=smallest)
+    errors = _layer_errors(reference, compiled, ids + expected[:agreed])
+    return PromptParity(
+        **common,
+        smallest_margin=smallest,
+        margin_at_divergence=margins[agreed] if agreed < len(margins) else None,
+        layer_errors=errors,
+        first_layer=next((i for i, error in enumerate(errors or ()) if error > LAYER_TOLERANCE), None),
+    )
+
+
+def _common_prefix(a: list[int], b: list[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _reference_answer(model: Any, ids: list[int], generation_len: int) -> tuple[list[int], list[float]]:
+    """Greedy tokens, and the top-1 margin of each."""
+    with torch.no_grad():
+        output = model.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+            max_new_tokens=generation_len,
+            do_sample=False,
+            num_beams=1,
+            return_dict_in_generate=True,
+            output_scores=True,
+            pad_token_id=0,
+        )
+    top = [torch.topk(scores[0].float(), 2).values for scores in output.scores]
+    return output.sequences[0, len(ids) :].tolist(), [float(pair[0] - pair[1]) for pair in top]
+
+
+def _layer_errors(model: Any, compiled: CompiledCausalLM, ids: list[int]) -> list[float] | None:
+    """Relative error of each layer's output on ``ids``, or None if the package has no layer marks."""
+    ours = compiled.layer_outputs(ids)
+    modules = list(layer_modules(model, compiled.body["num_layers"]).values())
+    if not ours or len(ours) != len(modules):
+        return None
+    with _captured(modules) as theirs, torch.no_grad():
+        model(input_ids=torch.tensor([ids]), use_cache=False)
+    return [_relative_error(a, b) for a, b in zip(ours, theirs, strict=True)]
+
+
+@contextmanager
+def _captured(modules: list[torch.nn.Module]) -> Iterator[list[np.ndarray]]:
+    outputs: list[np.ndarray] = []
+
+    def note(module: Any, args: Any, output: Any) -> None:
+        states = output[0] if isinstance(output, tuple) else output
+        outputs.append(states.detach().float().reshape(-1, states.shape[-1]).numpy())
+
+    hooks = [module.register_forward_hook(note) for module in modules]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    difference = ours.reshape(theirs.shape).astype(np.float64) - theirs
+    error = float(np.linalg.norm(difference) / max(float(np.linalg.norm(theirs)), 1e-30))
+    return error if math.isfinite(error) else math.inf
