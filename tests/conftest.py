@@ -7,11 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from collected import CASE_COUNTS
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-
-CASE_COUNTS = pytest.StashKey[Counter[str]]()
-"""Test functions by name, wherever they are -> their number of cases, also of those that this run leaves out."""
 
 
 @pytest.hookimpl(tryfirst=True)

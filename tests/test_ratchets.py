@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CASE_COUNTS
+from collected import CASE_COUNTS
 from test_house import MODULES, imports
 
 MAX_IMPORT_CYCLES = 3
