@@ -10,32 +10,27 @@ from typing import TYPE_CHECKING, Any
 from QEfficient.version import __version__
 
 if TYPE_CHECKING:
-    from QEfficient.generation.package import from_package
-    from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
-    from QEfficient.transformers.functional import (
-        QEFFCommonLoader,
+    from QEfficient.compat.functional import (
         cloud_ai_100_exec_kv,
         compile,
         export,
         qualcomm_efficient_converter,
-        transform,
     )
+    from QEfficient.generation.package import from_package
+    from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
+    from QEfficient.transformers.models.common_loader import QEFFCommonLoader
     from QEfficient.transformers.models.modeling_auto import (
         QEFFAutoModel,
         QEFFAutoModelForCausalLM,
         QEFFAutoModelForSeq2SeqLM,
         QEFFAutoModelForSequenceClassification,
     )
+    from QEfficient.transformers.transform import transform
 
-_MODELING = "QEfficient.transformers.models.modeling_auto"
-_FUNCTIONAL = "QEfficient.transformers.functional"
+_FUNCTIONAL = "QEfficient.compat.functional"
 _HOMES = {
-    "QEFFAutoModel": _MODELING,
-    "QEFFAutoModelForCausalLM": _MODELING,
-    "QEFFAutoModelForSeq2SeqLM": _MODELING,
-    "QEFFAutoModelForSequenceClassification": _MODELING,
-    "QEFFCommonLoader": _FUNCTIONAL,
-    "transform": _FUNCTIONAL,
+    "QEFFCommonLoader": "QEfficient.transformers.models.common_loader",
+    "transform": "QEfficient.transformers.transform",
     "export": _FUNCTIONAL,
     "qualcomm_efficient_converter": _FUNCTIONAL,
     "compile": _FUNCTIONAL,
@@ -44,8 +39,14 @@ _HOMES = {
     "PerfMetrics": "QEfficient.generation.results",
     "from_package": "QEfficient.generation.package",
 }
-# Upstream spells its names in two ways; both are part of the interface.
-_ALIASES = {name.replace("QEFF", "QEff", 1): name for name in _HOMES if name.startswith("QEFF")}
+
+
+def _homes() -> dict[str, str]:
+    """Public names -> their modules, the auto classes of all tasks included."""
+    from QEfficient.tasks import TASKS
+
+    return _HOMES | {task.public_name: task.auto_class.partition(":")[0] for task in TASKS.values()}
+
 
 __all__ = [
     "CloudAI100ExecInfo",
@@ -68,11 +69,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    known = _ALIASES.get(name, name)
-    if known not in _HOMES:
+    homes = _homes()
+    # Upstream spells its names in two ways; both are part of the interface.
+    public = name.replace("QEff", "QEFF", 1) if name.startswith("QEff") else name
+    if public not in homes:
         raise AttributeError(f"module 'QEfficient' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[known]), known)
+    return getattr(import_module(homes[public]), public)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_ALIASES})
+    names = _homes()
+    aliases = {name.replace("QEFF", "QEff", 1) for name in names if name.startswith("QEFF")}
+    return sorted({*globals(), *__all__, *names, *aliases})

@@ -1,17 +1,59 @@
-"""What a compiler is asked to make, as a value: a task fills it, a target's compiler reads it."""
+"""Words that cross from stage to stage: tensor names, specializations, plans, compile jobs, what a package says.
+
+Needs neither torch nor numpy. Knows no model, no task and no target.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from QEfficient.options import CompileOptions
+
+if TYPE_CHECKING:
+    from QEfficient.targets import Target
 
 RETAINED = "_RetainedState"
 """Ends the name of an output that becomes the input of the same name without it."""
 COMMAND_FILE = "command.txt"
 """What a dry run leaves beside the compiler's files: its command."""
+PACKAGE, PROGRAM, ONNX, SIDE_FILES = "package", "program", "onnx", "side-files"
+"""Kinds of artifacts."""
+MODEL_GRAPH = "model"
+"""The graph of a task that has one; its compiled files lie at the package's root."""
+
+LoweringName = Literal["retained", "paged", "encoder"]
+"""How a model's attention and state become a graph. "encoder": nothing is kept from one run to the next."""
+Json = Any
+"""A value that JSON has a form for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that decides a model's graphs beside the model itself. Each task has a subclass."""
+
+    VERSION: ClassVar[int] = 1
+    """Changes with the meaning of a field."""
+
+    lowering: LoweringName
+    transforms: tuple[str, ...] = ()
+    """Rewrites of the ONNX graph, by their module's name in ``exporter/transforms``."""
+
+    def key(self) -> dict[str, Json]:
+        """The plan as plain values: equal plans have equal keys, whatever their class is called."""
+        return {"version": self.VERSION, **{item.name: _plain(getattr(self, item.name)) for item in fields(self)}}
+
+    def replaced(self, **changes: object) -> Self:
+        """This plan with other values."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _plain(value: object) -> Json:
+    if hasattr(value, "__dataclass_fields__"):
+        return asdict(value)  # type: ignore[call-overload]
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,3 +84,110 @@ class CompileJob:
     def option(self, name: str) -> Any:
         """The option called ``name``, or None where the task has none."""
         return getattr(self.options, name, None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Binding:
+    """An input or output of a compiled graph."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    """-1 where it varies."""
+    axes: tuple[str, ...] = ()
+    """Names of the axes, "" for one that has none; empty where the compiler settled all of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompiledGraph:
+    """What a compiler says of the graph that it compiled."""
+
+    inputs: dict[str, Binding]
+    outputs: dict[str, Binding]
+    command: str | None = None
+    """Of a dry run: what would have been run."""
+
+
+class Compiler(Protocol):
+    """Compiles graphs for one target, with one SDK."""
+
+    def check(self, job: CompileJob) -> None:
+        """Find what is wrong before anything is exported.
+
+        Raises:
+            OptionError: an option is impossible, or contradicts another.
+            TargetUnavailable: the compiler is not on this machine.
+            UnsupportedModel: the target cannot run such a graph.
+        """
+        ...
+
+    def key(self, job: CompileJob) -> dict[str, Json]:
+        """Everything that decides what :meth:`compile` makes of a graph, and nothing else."""
+        ...
+
+    def compile(self, onnx_path: Path, folder: Path, job: CompileJob) -> CompiledGraph:
+        """Write the compiled graph into ``folder``, which exists.
+
+        Raises:
+            CompileError: the compiler failed; says what it said.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GraphRecord:
+    """One compiled graph of a package."""
+
+    folder: str
+    """Where its files are, relative to the package's root; "" for the root."""
+    inputs: dict[str, Binding]
+    outputs: dict[str, Binding]
+    layers: tuple[str, ...] = ()
+    """Names of the values that leave the model's layers, in order."""
+    num_layers: int = 0
+    onnx_key: str = ""
+    """Key of the artifact that holds the exported graph."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenOptions:
+    """How a package is opened: settled when a session starts, so that the compiled files do not depend on it."""
+
+    precision: str | None = None
+    num_threads: int | None = None
+    num_devices: int = 1
+    compiler_options: dict[str, Json] = field(default_factory=dict)
+    """Raw properties for the runtime of a target that compiles when it opens."""
+
+    @classmethod
+    def of(cls, options: CompileOptions, target: Target) -> Self:
+        """Those of ``compile``'s options that are settled at open."""
+        return cls(
+            precision=options.precision,
+            num_threads=options.num_threads,
+            num_devices=options.num_devices if target.has_devices else 1,
+            compiler_options=dict(options.compiler_options),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackageBody:
+    """What a compiled package says of itself beside its files. Read strictly: see :mod:`QEfficient.store.records`."""
+
+    task: str
+    target: str
+    architecture: str
+    lowering: LoweringName
+    graphs: dict[str, GraphRecord]
+    session: dict[str, Json]
+    """What the task's session needs; the task's runtime half has its type."""
+    open: OpenOptions
+    options: dict[str, Json]
+    """Those that ``compile`` was called with."""
+    parity: dict[str, Json] | None = None
+    """The newest report of ``verify``."""
+
+    @property
+    def graph(self) -> GraphRecord:
+        """The only graph of a package that has one."""
+        (record,) = self.graphs.values()
+        return record

@@ -17,7 +17,8 @@
     ├── ArtifactError          a stored artifact cannot be used
     │   ├── ArtifactNotFound       no package at this path                                    (also FileNotFoundError)
     │   ├── CorruptArtifact        bytes differ from the manifest
-    │   └── NewerFormat            written by a newer library
+    │   ├── NewerFormat            written by a newer library
+    │   └── OlderFormat            written by an older library: compile again
     └── StorageError           the disk is full or not writable                               (also OSError)
 
 A message says what happened, where, what was expected against what was found, and what to do.
@@ -106,6 +107,10 @@ class CorruptArtifact(ArtifactError):
 
 class NewerFormat(ArtifactError):
     """The package was written by a newer version of the library."""
+
+
+class OlderFormat(ArtifactError):
+    """The package was written by an older version of the library, in a form that is no longer read."""
 
 
 class StorageError(QEffError, OSError):

@@ -1,6 +1,7 @@
 """What a user may ask for, as frozen values. Field docs are the command line's help and the docs' tables.
 
-An unknown name is an error that says which known one is nearest.
+Each option of ``compile`` says beside its definition which compilers honour, ignore or refuse it. An unknown name is
+an error that says which known one is nearest.
 """
 
 from __future__ import annotations
@@ -8,15 +9,47 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
-from typing import Any, Literal, Self, get_args
+from typing import Any, Final, Literal, Self, get_args
 
 from QEfficient.errors import OptionError, nearest
 
 WeightFormat = Literal["int8", "int4"]
 Precision = Literal["fp32", "bf16", "fp16"]
+
+BACKENDS = ("qaic", "qnn", "openvino")
+"""The compilers: qaic-compile and QNN for a card, OpenVINO for cpu."""
+HONOURED: Final = "honoured"
+IGNORED: Final = "ignored"
+"""Accepted, reported once as having no effect."""
+
+
+def option(default: Any = MISSING, *, factory: Any = MISSING, qaic: str, qnn: str, openvino: str) -> Any:
+    """A field of :class:`CompileOptions`.
+
+    Args:
+        default: as of ``dataclasses.field``.
+        factory: as of ``dataclasses.field``.
+        qaic: HONOURED, IGNORED, or why qaic-compile refuses a value other than the default, and what to use instead.
+        qnn: the same of QNN.
+        openvino: the same of OpenVINO.
+    """
+    support = {"qaic": qaic, "qnn": qnn, "openvino": openvino}
+    if factory is not MISSING:
+        return field(default_factory=factory, metadata=support)
+    return field(default=default, metadata=support)
+
+
+def everywhere(default: Any) -> Any:
+    """An option that every compiler honours."""
+    return option(default, qaic=HONOURED, qnn=HONOURED, openvino=HONOURED)
+
+
+def on_cards(default: Any, openvino: str = IGNORED) -> Any:
+    """An option that both compilers of a card honour."""
+    return option(default, qaic=HONOURED, qnn=HONOURED, openvino=openvino)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +73,11 @@ class Options:
                 raw = " Raw compiler flags go through compiler_options={...}." if "compiler_options" in known else ""
                 raise OptionError(f"Unknown option '{name}'.{nearest(name, [*known, *beside])}{raw}")
         return cls(**given)
+
+    @classmethod
+    def support(cls, name: str, backend: str) -> str | None:
+        """HONOURED, IGNORED, or why ``backend`` refuses option ``name``; None where the option does not say."""
+        return next((item.metadata.get(backend) for item in fields(cls) if item.name == name), None)
 
     @classmethod
     def help(cls, name: str) -> str:
@@ -71,57 +109,74 @@ def _require_positive(options: Options, *names: str) -> None:
             raise OptionError(f"{name} must be a whole number of at least 1, got {value!r}.")
 
 
+def _check_batch_sizes(batch_size: int, full_batch_size: int | None) -> None:
+    if full_batch_size is not None and batch_size not in (1, full_batch_size):
+        raise OptionError(
+            f"batch_size={batch_size} and full_batch_size={full_batch_size} contradict each other: "
+            "give full_batch_size for continuous batching, or batch_size without it."
+        )
+
+
 def _require_choice(options: Options, name: str, choices: tuple[Any, ...]) -> None:
     value = getattr(options, name)
     if value is not None and value not in choices:
         raise OptionError(f"{name} must be one of {', '.join(map(repr, choices))} or None, got {value!r}.")
 
 
+_FOR_QAIC = "it is for qaic-compile; QNN takes its own settings through qnn_config"
+_OPENVINO = "QNN compiles for a card; cpu compiles with OpenVINO"
+_CARD_WEIGHTS = "the card's weights are fp16, or MXFP6 with mxfp6_matmul=True"
+_CPU_KV_CACHE = (
+    "cpu has no MXINT8; its KV cache is 8-bit already unless precision='fp32', and weights take weight_format='int8' "
+    "or 'int4'"
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompileOptions(Options):
     """Options that every task's ``compile`` takes."""
 
-    target: str | None = None
+    target: str | None = everywhere(None)
     """Where to run: 'cloud-ai-100', its simulator 'cloud-ai-100-sim', or 'cpu'. Default: the QEFF_TARGET environment
     variable, else the card if its SDK is on this machine, else 'cpu'."""
-    batch_size: int = 1
+    batch_size: int = everywhere(1)
     """Rows that run side by side."""
-    num_devices: int = 1
+    num_devices: int = on_cards(1)
     """Cards to slice the model over (card only)."""
-    num_cores: int = 16
+    num_cores: int = on_cards(16)
     """Cores of a card to use (card only)."""
-    mxfp6_matmul: bool = False
+    mxfp6_matmul: bool = on_cards(False, openvino="cpu has no MXFP6; use weight_format='int8' or weight_format='int4'")
     """Store matmul weights in MXFP6 (card only)."""
-    aic_enable_depth_first: bool = False
+    aic_enable_depth_first: bool = on_cards(False)
     """Let the card's compiler schedule depth first (card only)."""
-    mos: int | None = None
+    mos: int | None = on_cards(None)
     """Memory optimisation strategy of the card's compiler (card only)."""
-    allow_mxint8_mdp_io: bool = False
+    allow_mxint8_mdp_io: bool = on_cards(False)
     """Send what one card passes to the next in MXINT8 (card only)."""
-    mdp_num_partitions: int = 1
+    mdp_num_partitions: int = on_cards(1)
     """Stages of a pipeline, each on its own cards (card only)."""
-    mdp_load_partition_config: str | None = None
+    mdp_load_partition_config: str | None = on_cards(None)
     """A partition file of your own instead of the one that num_devices and mdp_num_partitions make (card only)."""
-    node_precision_info: str | None = None
+    node_precision_info: str | None = option(None, qaic=HONOURED, qnn=_FOR_QAIC, openvino=IGNORED)
     """A file that names the nodes to keep in fp32 or fp16, as `qefficient verify` writes it (card only)."""
-    aic_hw_version: str | None = None
+    aic_hw_version: str | None = on_cards(None)
     """The chip to compile for, such as 'ai100'; None: that of the card in this machine, else 'ai100' (card only)."""
-    use_onnx_subfunctions: bool = False
+    use_onnx_subfunctions: bool = option(False, qaic=HONOURED, qnn=_FOR_QAIC, openvino=IGNORED)
     """Write the repeated layers as one function, which the compiler then compiles once (card only)."""
-    enable_qnn: bool = False
+    enable_qnn: bool = on_cards(False, openvino=_OPENVINO)
     """Compile through the QNN SDK instead of qaic-compile (card only)."""
-    qnn_config: str | None = None
+    qnn_config: str | None = on_cards(None, openvino=_OPENVINO)
     """A JSON file with extra settings for QNN (card only; needs enable_qnn)."""
-    dry_run: bool = False
+    dry_run: bool = on_cards(False, openvino="cpu's compiler is a library, so there is no command to show")
     """Write every file that the compiler takes and say the command, without running it (card only)."""
-    weight_format: WeightFormat | None = None
+    weight_format: WeightFormat | None = option(None, qaic=_CARD_WEIGHTS, qnn=_CARD_WEIGHTS, openvino=HONOURED)
     """'int8' or 'int4' weights on cpu; None keeps the checkpoint's dtype."""
-    precision: Precision | None = None
+    precision: Precision | None = everywhere(None)
     """What is computed in: 'fp32' for exact work. None: on a card fp16; on cpu bf16 where the processor has it
     natively, else fp32."""
-    num_threads: int | None = None
+    num_threads: int | None = option(None, qaic=IGNORED, qnn=IGNORED, openvino=HONOURED)
     """Threads on cpu; None: one a physical core."""
-    compiler_options: Mapping[str, Any] = field(default_factory=dict)
+    compiler_options: Mapping[str, Any] = option(factory=dict, qaic=HONOURED, qnn=_FOR_QAIC, openvino=HONOURED)
     """Raw options for the target's compiler, passed on as they are."""
 
     def __post_init__(self) -> None:
@@ -137,25 +192,27 @@ class CompileOptions(Options):
 class CausalLMCompileOptions(CompileOptions):
     """Options of ``QEFFAutoModelForCausalLM.compile``."""
 
-    prefill_seq_len: int | None = None
+    prefill_seq_len: int | None = everywhere(None)
     """Prompt tokens that one step takes; longer prompts go in chunks. Default: 32 on a card, 512 on cpu."""
-    ctx_len: int = 128
+    ctx_len: int = everywhere(128)
     """Longest context, prompt and answer together, in tokens."""
-    full_batch_size: int | None = None
+    full_batch_size: int | None = everywhere(None)
     """Slots for continuous batching: sequences that run at once, each at its own position."""
-    kv_cache_batch_size: int | None = None
+    kv_cache_batch_size: int | None = on_cards(
+        None, openvino="cpu keeps as many rows as it has slots; use full_batch_size"
+    )
     """Rows of state, where more than full_batch_size are to be kept (prefix caching; card only)."""
-    mxint8_kv_cache: bool = False
+    mxint8_kv_cache: bool = on_cards(False, openvino=_CPU_KV_CACHE)
     """Keep the KV cache in MXINT8 (card only)."""
-    prefill_only: bool | None = None
+    prefill_only: bool | None = on_cards(None, openvino="cpu runs prompts and answers through one graph")
     """True: only the step that takes prompts; False: only the one that takes one token; None: both (card only)."""
-    comp_ctx_lengths_prefill: tuple[int, ...] | None = None
+    comp_ctx_lengths_prefill: tuple[int, ...] | None = on_cards(None)
     """Context lengths to compute over while the prompt is short, ascending, a specialization each (card only)."""
-    comp_ctx_lengths_decode: tuple[int, ...] | None = None
+    comp_ctx_lengths_decode: tuple[int, ...] | None = on_cards(None)
     """The same for the steps of one token (card only)."""
-    num_speculative_tokens: int | None = None
+    num_speculative_tokens: int | None = on_cards(None, openvino="cpu has no graph for speculative decoding yet")
     """Tokens that a draft proposes for each step to check; the logits of all come out (card only)."""
-    lowering: Literal["retained", "paged"] | None = None
+    lowering: Literal["retained", "paged"] | None = everywhere(None)
     """Force one of the target's lowerings; None: the fastest that can express the model."""
 
     def __post_init__(self) -> None:
@@ -163,11 +220,7 @@ class CausalLMCompileOptions(CompileOptions):
         counts = ("prefill_seq_len", "ctx_len", "full_batch_size", "kv_cache_batch_size", "num_speculative_tokens")
         _require_positive(self, *counts)
         _require_choice(self, "lowering", ("retained", "paged"))
-        if self.full_batch_size is not None and self.batch_size not in (1, self.full_batch_size):
-            raise OptionError(
-                f"batch_size={self.batch_size} and full_batch_size={self.full_batch_size} contradict each other: "
-                "give full_batch_size for continuous batching, or batch_size without it."
-            )
+        _check_batch_sizes(self.batch_size, self.full_batch_size)
         for name in ("comp_ctx_lengths_prefill", "comp_ctx_lengths_decode"):
             self._check_comp_ctx_lengths(name)
         if self.kv_cache_batch_size is not None:
@@ -208,7 +261,7 @@ class CausalLMCompileOptions(CompileOptions):
 class EncoderCompileOptions(CompileOptions):
     """Options of ``QEFFAutoModel.compile``."""
 
-    seq_len: int | tuple[int, ...] = 32
+    seq_len: int | tuple[int, ...] = everywhere(32)
     """Compiled lengths in tokens, one or several; an input takes the smallest that fits."""
 
     def __post_init__(self) -> None:
@@ -231,14 +284,14 @@ class EncoderCompileOptions(CompileOptions):
 class Seq2SeqLMCompileOptions(CompileOptions):
     """Options of ``QEFFAutoModelForSeq2SeqLM.compile``."""
 
-    encoder_ctx_len: int = 128
+    encoder_ctx_len: int = everywhere(128)
     """Longest text that the encoder reads, in tokens."""
-    ctx_len: int = 128
+    ctx_len: int = everywhere(128)
     """Longest answer in tokens, that which it starts with included."""
-    full_batch_size: int | None = None
+    full_batch_size: int | None = everywhere(None)
     """Slots for continuous batching: answers that run at once, each at its own position; their texts are read one by
     one."""
-    mxint8_kv_cache: bool = False
+    mxint8_kv_cache: bool = on_cards(False, openvino=_CPU_KV_CACHE)
     """Keep keys and values, those of the text too, in MXINT8 (card only)."""
 
     def __post_init__(self) -> None:
@@ -246,11 +299,7 @@ class Seq2SeqLMCompileOptions(CompileOptions):
         _require_positive(self, "encoder_ctx_len", "ctx_len", "full_batch_size")
         if self.encoder_ctx_len < 2:
             raise OptionError("encoder_ctx_len must be at least 2: a run of one token is that which reads no text.")
-        if self.full_batch_size is not None and self.batch_size not in (1, self.full_batch_size):
-            raise OptionError(
-                f"batch_size={self.batch_size} and full_batch_size={self.full_batch_size} contradict each other: "
-                "give full_batch_size for continuous batching, or batch_size without it."
-            )
+        _check_batch_sizes(self.batch_size, self.full_batch_size)
 
     @property
     def num_slots(self) -> int:

@@ -1,44 +1,56 @@
-"""The targets: what each can do, as data. Stages ask the row, never the name."""
+"""The targets: what each can do, as data, and where its compiler and its programs come from. Stages ask the row, never
+the name."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from QEfficient.contract import Compiler, LoweringName
 from QEfficient.errors import OptionError, TargetUnavailable, nearest
+from QEfficient.options import HONOURED, IGNORED, CompileOptions
 
-LoweringName = Literal["retained", "paged"]
+if TYPE_CHECKING:
+    from QEfficient.generation.programs.program import OpenProgram
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
     """One place where models run.
 
-    The compiler and the session of a target are modules that are imported when they are needed, so that listing the
+    ``compiler`` and ``program`` name what is imported when it is needed, as ``module:attribute``, so that listing the
     targets costs nothing and needs no SDK.
     """
 
     name: str
     description: str
+    backend: str
+    """Whose word counts in an option's support: "qaic" or "openvino", or a name of your own."""
     lowerings: tuple[LoweringName, ...]
     """Fastest first."""
-    ignored_options: frozenset[str]
-    """Options of other targets that change nothing here: accepted, and reported once."""
-    refused_options: dict[str, str]
-    """Options that this target cannot honour, and what to use instead."""
+    ignored_options: frozenset[str] = frozenset()
+    """Options without effect here, beside those that say so themselves."""
+    refused_options: dict[str, str] = field(default_factory=dict)
+    """Options that cannot be honoured here, and what to use instead, beside those that say so themselves."""
     prefill_seq_len: int
     """Default size of a prompt chunk."""
     has_static_shapes: bool
-    """Whether each step must have one of the compiled shapes, so that a batch has a fixed number of rows."""
+    """Whether each run must have one of the compiled shapes, so that a batch has a fixed number of rows."""
+    has_devices: bool = False
+    """Whether a program runs on numbered devices, one or several."""
+    has_card_numerics: bool = False
+    """Whether it computes as Cloud AI 100 does: fp16, MXFP6 weights, MXINT8 state."""
+    takes_layer_functions: bool = False
+    """Whether its compiler takes repeated layers as one function (``use_onnx_subfunctions``)."""
     compiler: str
-    """Module with ``check``, ``key_ingredients`` and ``compile_onnx``."""
-    session: str
-    """Module with ``open_session`` and ``open_encoder``; it imports neither torch nor transformers."""
+    """Gives the compiler for some options: ``(Target, CompileOptions) -> Compiler``."""
+    program: str
+    """Opens a compiled graph: :class:`QEfficient.generation.programs.program.OpenProgram`."""
     why_unavailable: Callable[[], str | None]
     """What is missing on this machine to compile for it, or None."""
     graph_transforms: tuple[str, ...] = ()
@@ -46,31 +58,83 @@ class Target:
     sdk_root: Callable[[], Path] | None = None
     """Where its SDK is; None: where the SDK is usually installed."""
 
+    def load_compiler(self, options: CompileOptions) -> Compiler:
+        """The compiler that these options ask for, with the SDK that it takes; chosen once for a job."""
+        compiler: Compiler = load(self.compiler)(self, options)
+        return compiler
 
-def _later(module: str, function: str) -> Callable[[], Any]:
+    def load_program(self) -> OpenProgram:
+        """What opens a compiled graph on this target."""
+        opener: OpenProgram = load(self.program)
+        return opener
+
+    def transforms(self, options: CompileOptions) -> tuple[str, ...]:
+        """The rewrites of the ONNX graph that these options ask for, in order."""
+        functions = options.use_onnx_subfunctions and self.takes_layer_functions
+        return (*self.graph_transforms, *(("layer_functions",) if functions else ()))
+
+    def refusal(self, cls: type[CompileOptions], name: str) -> str | None:
+        """Why an option cannot have another value than its default here, or None if it can."""
+        support = cls.support(name, self.backend)
+        return self.refused_options.get(name, None if support in (HONOURED, IGNORED) else support)
+
+    def ignores(self, cls: type[CompileOptions], name: str) -> bool:
+        """Whether an option has no effect here."""
+        return name in self.ignored_options or cls.support(name, self.backend) == IGNORED
+
+    def check(self, options: CompileOptions, passed: Sequence[str]) -> list[str]:
+        """Refuse what cannot be honoured.
+
+        Args:
+            options: parsed.
+            passed: names of those that the caller gave.
+
+        Returns:
+            Names of passed options that have no effect here.
+
+        Raises:
+            OptionError: one is refused; says what to use instead.
+        """
+        defaults = type(options)()
+        for name in sorted(passed):
+            value = getattr(options, name)
+            if value != getattr(defaults, name) and (why := self.refusal(type(options), name)) is not None:
+                raise OptionError(f"{name}={value!r}: {why}.")
+        return sorted(name for name in passed if self.ignores(type(options), name))
+
+
+def load(entry: str) -> Any:
+    """What ``module:attribute`` names."""
+    module, _, attribute = entry.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _later(entry: str) -> Callable[[], Any]:
     """A function whose module is imported when it is called."""
-    return lambda: getattr(import_module(module), function)()
+    return lambda: load(entry)()
 
 
 _CLOUD_AI_100 = Target(
     name="cloud-ai-100",
     description="Qualcomm Cloud AI 100",
+    backend="qaic",
     lowerings=("retained",),
-    ignored_options=frozenset({"num_threads"}),
-    refused_options={"weight_format": "the card's weights are fp16, or MXFP6 with mxfp6_matmul=True"},
     prefill_seq_len=32,
     has_static_shapes=True,
+    has_devices=True,
+    has_card_numerics=True,
+    takes_layer_functions=True,
     graph_transforms=("clip_to_fp16", "custom_rms_norm"),
-    compiler="QEfficient.compile.cloud_ai_100",
-    session="QEfficient.generation.sessions.qaic_session",
-    why_unavailable=_later("QEfficient.compile.qaic_sdk", "why_unavailable"),
+    compiler="QEfficient.compile.cloud_ai_100:load_compiler",
+    program="QEfficient.generation.programs.qaic:open_program",
+    why_unavailable=_later("QEfficient.compile.qaic_sdk:why_unavailable"),
 )
 
 _CLOUD_AI_100_SIM = replace(
     _CLOUD_AI_100,
     name="cloud-ai-100-sim",
     description="a simulator of the card, with its numerics, on this machine's processor",
-    sdk_root=_later("QEfficient.compile.cloud_ai_100", "simulated_sdk"),
+    sdk_root=_later("QEfficient.compile.cloud_ai_100:simulated_sdk"),
     why_unavailable=lambda: None,
 )
 
@@ -82,38 +146,12 @@ def _openvino_missing() -> str | None:
 _CPU = Target(
     name="cpu",
     description="this machine's processor, through OpenVINO",
+    backend="openvino",
     lowerings=("paged", "retained"),
-    ignored_options=frozenset(
-        {
-            "num_cores",
-            "num_devices",
-            "mos",
-            "aic_enable_depth_first",
-            "aic_hw_version",
-            "allow_mxint8_mdp_io",
-            "mdp_num_partitions",
-            "mdp_load_partition_config",
-            "node_precision_info",
-            "use_onnx_subfunctions",
-            "comp_ctx_lengths_prefill",
-            "comp_ctx_lengths_decode",
-        }
-    ),
-    refused_options={
-        "enable_qnn": "QNN compiles for a card; cpu compiles with OpenVINO",
-        "qnn_config": "QNN compiles for a card; cpu compiles with OpenVINO",
-        "dry_run": "cpu's compiler is a library, so there is no command to show",
-        "prefill_only": "cpu runs prompts and answers through one graph",
-        "num_speculative_tokens": "cpu has no graph for speculative decoding yet",
-        "mxfp6_matmul": "cpu has no MXFP6; use weight_format='int8' or weight_format='int4'",
-        "mxint8_kv_cache": "cpu has no MXINT8; its KV cache is 8-bit already unless precision='fp32', and weights "
-        "take weight_format='int8' or 'int4'",
-        "kv_cache_batch_size": "cpu keeps as many rows as it has slots; use full_batch_size",
-    },
     prefill_seq_len=512,
     has_static_shapes=False,
-    compiler="QEfficient.compile.openvino_compiler",
-    session="QEfficient.generation.sessions.openvino_session",
+    compiler="QEfficient.compile.openvino_compiler:load_compiler",
+    program="QEfficient.generation.programs.openvino:open_program",
     why_unavailable=_openvino_missing,
 )
 

@@ -1,63 +1,81 @@
-"""The lifecycle that every model shares: load, transform, export, compile, generate.
+"""The lifecycle that every model shares: load, transform, export, compile, open.
 
-Knows no model and no target by name. Each stage runs the ones before it when they are needed and takes from the
-store what is already there.
+Works on plans, graphs and the store. Knows no model, no task and no target by name. Each stage runs the ones before it
+when they are needed and takes from the store what is already there.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
-from QEfficient.contract import COMMAND_FILE, CompileJob, Specialization
-from QEfficient.errors import ArtifactError, LifecycleError, OptionError, StorageError, nearest
+from QEfficient.base.compilation import Compilation, first_graph
+from QEfficient.contract import (
+    ONNX,
+    PACKAGE,
+    CompileJob,
+    PackageBody,
+    Plan,
+    Specialization,
+)
+from QEfficient.errors import ArtifactError, ExportError, LifecycleError, OptionError, StorageError, nearest
 from QEfficient.options import CompileOptions
 from QEfficient.progress import stage
-from QEfficient.store.artifacts import Artifact, ArtifactStore, home, update_body, write_artifact
-from QEfficient.store.digests import digest, json_safe
+from QEfficient.store.artifacts import Artifact, ArtifactStore, Build, Built, home, update_body, write_artifact
+from QEfficient.store.digests import json_safe
 from QEfficient.store.files import readable_bytes
+from QEfficient.store.notes import read_note, write_note
 from QEfficient.store.source_version import source_version
-from QEfficient.targets import Target, choose_target
+from QEfficient.targets import TARGETS, Target, choose_target
 
 if TYPE_CHECKING:
-    from QEfficient.generation.package import CompiledModel
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from QEfficient.generation.compiled_model import CompiledModel
+    from QEfficient.transformers.checkpoint.source import WeightSource
+    from QEfficient.transformers.lowering.cache_spec import StateSpec
+    from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.verify.parity import ParityReport
 
 logger = logging.getLogger(__name__)
 
-PACKAGE, ONNX = "package", "onnx"
+PathLike = str | os.PathLike[str]
+PlanT = TypeVar("PlanT", bound=Plan)
+OptionsT = TypeVar("OptionsT", bound=CompileOptions)
 
 
 class _Transform:
     """``model.transform(**options)`` on a model of ours, and upstream's ``Class.transform(hf_model, form_factor)``."""
 
     def __get__(self, model: QEFFBaseModel | None, owner: type[QEFFBaseModel]) -> Callable[..., Any]:
-        if model is not None:
-            return model._check_lowering
-        return owner._wrap
+        return owner.wrap if model is None else model.check_lowering
 
 
-class QEFFBaseModel(ABC):
+class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
     """A Hugging Face model on its way to a target.
 
     Attributes:
         model: the Hugging Face model; never changed. None after :meth:`from_package`.
         tokenizer: the checkpoint's tokenizer, if it brings one.
-        onnx_path: the exported graph, once there is one.
+        onnx_path: the exported graph, once there is one; of several, the first.
         qpc_path: the compiled package's folder, once there is one.
     """
 
     task: ClassVar[str]
+    """The task's name in :data:`QEfficient.tasks.TASKS`."""
     options_class: ClassVar[type[CompileOptions]]
+    """Options of :meth:`compile`."""
+    load_arguments: ClassVar[tuple[str, ...]] = ()
+    """Arguments of ``__init__`` that :meth:`from_pretrained` passes on."""
+    keeps_state: ClassVar[bool] = False
+    """Whether a package keeps state between runs, which a lowering has to express."""
 
     def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
         self.model = model
@@ -65,53 +83,99 @@ class QEFFBaseModel(ABC):
         self.onnx_path: Path | None = None
         self.qpc_path: Path | None = None
         self._compiled: CompiledModel | None = None
+        self._source: WeightSource | None = None
+
+    # What a task adds.
 
     @classmethod
     @abstractmethod
-    def _auto_class(cls) -> Any:
+    def hf_auto_class(cls) -> Any:
         """transformers' auto class for this task."""
 
     @classmethod
+    @abstractmethod
+    def takes(cls, config: PretrainedConfig, heads: Sequence[str]) -> bool:
+        """Whether this class is for a checkpoint, by its config and the class names in ``architectures``."""
+
+    @classmethod
+    def takes_model(cls, model: PreTrainedModel) -> bool:
+        """Whether this class is for a model that is loaded."""
+        return cls.takes(model.config, [type(model).__name__])
+
+    @abstractmethod
+    def _plan(self, options: OptionsT, target: Target) -> PlanT:
+        """What decides the graphs; checks that the target can run them."""
+
+    def _resolve(self, plan: PlanT, options: OptionsT) -> PlanT:
+        """The plan that can be exported, where only an export shows what the model's code allows."""
+        return plan
+
+    @abstractmethod
+    def _graphs(self, plan: PlanT) -> dict[str, TaskGraph]:
+        """The graphs of a resolved plan, by name."""
+
+    @abstractmethod
+    def _specializations(self, plan: PlanT, options: OptionsT, target: Target) -> dict[str, tuple[Specialization, ...]]:
+        """The shapes that each graph can run at."""
+
+    @abstractmethod
+    def _session(self, plan: PlanT, options: OptionsT, target: Target) -> Any:
+        """What the session will need to know: the record that the task's runtime half reads."""
+
+    def state_specs(self) -> list[StateSpec] | None:
+        """What each layer keeps between steps; None for a task that keeps nothing.
+
+        Raises:
+            UnsupportedModel: a layer keeps something that no lowering holds yet.
+        """
+        return None
+
+    @abstractmethod
+    def choose_lowering(self, target: Target) -> LoweringChoice:
+        """How ``target`` would run the model, and why not in a faster way.
+
+        Raises:
+            UnsupportedModel: it cannot; says why.
+        """
+
+    # Loading.
+
+    @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False, **kwargs: Any
+        cls, pretrained_model_name_or_path: PathLike, *, trust_remote_code: bool = False, **kwargs: Any
     ) -> Self:
         """Load a checkpoint.
 
         Args:
-            pretrained_model_name_or_path: a Hub card or a local folder.
+            pretrained_model_name_or_path: a model on the Hub or a local folder.
             trust_remote_code: allow the checkpoint's own Python files to run.
             kwargs: ``revision``, ``cache_dir``, ``token``, ``local_files_only``, ``dtype`` (or ``torch_dtype``); and
                 those of the class.
 
         Raises:
-            CheckpointNotFound: no such card or folder.
+            CheckpointNotFound: no such model or folder.
             UnsafeCheckpoint: pickled weights, or remote code that was not allowed.
             CorruptCheckpoint: the weights do not fit the config.
             UnsupportedModel: transformers has no such model for this task.
         """
         from QEfficient.transformers.checkpoint import load as checkpoint
 
-        own = {name: kwargs.pop(name) for name in cls._own_arguments() if name in kwargs}
+        arguments = {name: kwargs.pop(name) for name in cls.load_arguments if name in kwargs}
         unknown = set(kwargs) - checkpoint.LOAD_OPTIONS
         if unknown:
             name = sorted(unknown)[0]
-            known = [*checkpoint.LOAD_OPTIONS, *cls._own_arguments(), "trust_remote_code"]
+            known = [*checkpoint.LOAD_OPTIONS, *cls.load_arguments, "trust_remote_code"]
             raise OptionError(f"from_pretrained() has no option '{name}'.{nearest(name, known)}")
         with stage("Loading", str(pretrained_model_name_or_path)):
             folder = checkpoint.resolve(os.fspath(pretrained_model_name_or_path), **kwargs)
             dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
             options = {} if dtype is None else {"dtype": dtype}
-            model = checkpoint.load_model(cls._auto_class(), folder, trust_remote_code, **options)
+            model = checkpoint.load_model(cls.hf_auto_class(), folder, trust_remote_code, **options)
             tokenizer = checkpoint.load_tokenizer(folder, trust_remote_code)
-        return cls(model, tokenizer=tokenizer, **own)
+        return cls(model, tokenizer=tokenizer, **arguments)
 
     @classmethod
-    def _own_arguments(cls) -> tuple[str, ...]:
-        """Arguments of ``__init__`` that ``from_pretrained`` passes on."""
-        return ()
-
-    @classmethod
-    def from_package(cls, path: str | os.PathLike[str]) -> Self:
+    def from_package(cls, path: PathLike) -> Self:
         """Open what ``compile`` made, here or elsewhere, without the checkpoint it came from.
 
         Raises:
@@ -123,60 +187,58 @@ class QEFFBaseModel(ABC):
         compiled = from_package(path)
         if compiled.task != cls.task:
             raise ArtifactError(f"{path} holds a '{compiled.task}' package, {cls.__name__} runs '{cls.task}'.")
-        opened = cls.__new__(cls)
-        QEFFBaseModel.__init__(opened, None)
-        opened._compiled, opened.qpc_path = compiled, compiled.path
-        return opened
-
-    @abstractmethod
-    def _graph(self, plan: Any) -> TaskGraph:
-        """The task's graph for a plan of :meth:`_plan`."""
-
-    @abstractmethod
-    def _plan(self, options: Any, target: Target) -> dict[str, Any]:
-        """What decides the graph, as ingredients; checks that the target can do it."""
-
-    @abstractmethod
-    def _package_body(self, plan: dict[str, Any], options: Any, target: Target) -> dict[str, Any]:
-        """What the session will need to know."""
-
-    @abstractmethod
-    def _specializations(self, plan: dict[str, Any], options: Any, target: Target) -> tuple[Specialization, ...]:
-        """The shapes that the package can run at."""
+        model = cls.__new__(cls)
+        QEFFBaseModel.__init__(model, None)
+        model._compiled, model.qpc_path = compiled, compiled.path
+        return model
 
     @property
-    def config(self) -> Any:
+    def config(self) -> PretrainedConfig:
         """The Hugging Face config."""
-        return self._loaded().config
+        config: PretrainedConfig = self._loaded().config
+        return config
 
     @property
     def model_name(self) -> str:
         """The architecture's class name."""
         return type(self._loaded()).__name__
 
+    def _loaded(self) -> Any:
+        if self.model is None:
+            raise LifecycleError(
+                "This model was opened from a package, which holds no PyTorch model; load the checkpoint with "
+                "from_pretrained() to transform, export or compile it."
+            )
+        return self.model
+
     def __repr__(self) -> str:
         what = "from a package" if self.model is None else type(self.model).__name__
         state = f"qpc_path={str(self.qpc_path)!r}" if self.qpc_path else "not compiled"
         return f"{type(self).__name__}({what}, {state})"
 
+    # Transforming.
+
     transform = _Transform()
 
     @classmethod
-    @abstractmethod
-    def _wrap(cls, model: Any, form_factor: str = "cloud") -> QEFFBaseModel:
-        """See :func:`QEfficient.transform`."""
+    def wrap(cls, model: Any, form_factor: str = "cloud") -> QEFFBaseModel:
+        """Upstream's ``Class.transform``: see :func:`QEfficient.transform`."""
+        from QEfficient.transformers.transform import transform
 
-    def _check_lowering(self, **options: Any) -> Self:
+        return transform(model, form_factor)
+
+    def check_lowering(self, **options: Any) -> Self:
         """Check that the model can be lowered for a target; nothing is exported. Options are those of ``compile``.
 
         Raises:
             UnsupportedModel: it cannot; says why.
         """
-        parsed, target = self._parse(options)
-        self._plan(parsed, target)
+        self._plan(*self._parse(options))
         return self
 
-    def export(self, export_dir: str | os.PathLike[str] | None = None, **options: Any) -> Path:
+    # Exporting and compiling.
+
+    def export(self, export_dir: PathLike | None = None, **options: Any) -> Path:
         """Write the ONNX graph, or find it in the store.
 
         Args:
@@ -184,16 +246,17 @@ class QEFFBaseModel(ABC):
             options: those of ``compile`` that the graph depends on.
 
         Returns:
-            The path of ``model.onnx``.
+            The path of ``model.onnx``; of the first graph, where a model has several.
 
         Raises:
             CorruptCheckpoint: a weight is not finite.
             ExportError: PyTorch could not trace the model.
         """
         parsed, target = self._parse(options)
-        return self._export(self._plan(parsed, target), export_dir).file("model.onnx")
+        plan = self._resolve(self._plan(parsed, target), parsed)
+        return first_graph(self.export_plan(plan, export_dir))
 
-    def compile(self, compile_dir: str | os.PathLike[str] | None = None, **options: Any) -> Path:
+    def compile(self, compile_dir: PathLike | None = None, **options: Any) -> Path:
         """Make a package for a target, or find it in the store.
 
         Args:
@@ -209,50 +272,150 @@ class QEFFBaseModel(ABC):
             UnsupportedModel: the target cannot express the model.
             CompileError: the target's compiler failed.
         """
-        parsed, target = self._parse(options)
-        plan = self._plan(parsed, target)
-        job = self._job(plan, parsed, target)
-        if parsed.dry_run:
-            return self._dry_run(plan, job, target, compile_dir)
-        body = self._package_body(plan, parsed, target)
-
-        def build(folder: Path) -> Mapping[str, Any]:
-            onnx = self._export(plan)
-            with stage("Compiling", f"{self.model_name} for {target.name}"):
-                bindings = _compiler(target).compile_onnx(onnx.file("model.onnx"), folder, job, target)
-                self._write_side_files(folder)
-            marks = {name: onnx.manifest.body[name] for name in ("layers", "num_layers")}
-            return {**body, **bindings, **marks, "options": json_safe(asdict(parsed))}
-
-        ingredients = self._package_ingredients(plan, job, target)
-        artifact = self._store_or_folder(PACKAGE, ingredients, build, compile_dir)
-        self._use(artifact)
+        compilation = self._compilation(*self._parse(options))
+        if compilation.options.dry_run:
+            return compilation.dry_run(compile_dir)
+        artifact = self.store_or_folder(PACKAGE, compilation.ingredients, compilation.package, compile_dir)
+        self.close()
+        self.qpc_path = artifact.path
         return artifact.path
 
     def package_ingredients(self, **options: Any) -> dict[str, Any]:
         """Everything that decides what ``compile`` with these options makes; its digest is the package's key."""
-        parsed, target = self._parse(options)
-        plan = self._plan(parsed, target)
-        return self._package_ingredients(plan, self._job(plan, parsed, target), target)
+        return self._compilation(*self._parse(options)).ingredients
 
-    def _job(self, plan: dict[str, Any], options: Any, target: Target) -> CompileJob:
+    def exported_graph(self, body: PackageBody) -> Path:
+        """The ONNX file that a package was compiled from, the first of several; exported again where it is gone."""
+        key = next(iter(body.graphs.values())).onnx_key
+        artifact = ArtifactStore().get_by_key(ONNX, key)
+        if artifact is None:
+            defaults = json_safe(asdict(self.options_class()))
+            passed = {name: value for name, value in body.options.items() if value != defaults[name]}
+            parsed, target = self._parse({**passed, "target": body.target})
+            artifact = self.export_plan(self._resolve(self._plan(parsed, target), parsed))
+        return first_graph(artifact)
+
+    def _parse(self, passed: Mapping[str, Any]) -> tuple[OptionsT, Target]:
+        """Options and target, with what the target cannot honour refused and what changes nothing reported."""
+        self._loaded()
+        self._source = None
+        options: Any = self.options_class.parse(passed)
+        target = choose_target(options.target, is_dry_run=options.dry_run)
+        if ignored := target.check(options, list(passed)):
+            logger.warning("%s: no effect on target '%s'.", ", ".join(ignored), target.name)
+        if options.target is None:
+            logger.info("Target: %s (%s).", target.name, target.description)
+        return options, target
+
+    def _compilation(self, options: OptionsT, target: Target) -> Compilation:
         """What the target's compiler is to make, checked as far as that needs no graph."""
-        job = CompileJob(specializations=self._specializations(plan, options, target), options=options)
-        _compiler(target).check(job, target)
-        return job
+        plan = self._plan(options, target)
+        compiler = target.load_compiler(options)
+        shapes = self._specializations(plan, options, target)
+        jobs = {name: CompileJob(specializations=each, options=options) for name, each in shapes.items()}
+        for job in jobs.values():
+            compiler.check(job)
+        plan = self._resolve(plan, options)
+        record = self._session(plan, options, target)
+        return Compilation(
+            model=self, plan=plan, record=record, jobs=jobs, compiler=compiler, target=target, options=options
+        )
 
-    def _dry_run(
-        self, plan: dict[str, Any], job: CompileJob, target: Target, folder: str | os.PathLike[str] | None
-    ) -> Path:
-        """Export, write what the compiler reads, and say its command."""
-        onnx = self._export(plan)
-        key = digest(self._package_ingredients(plan, job, target))
-        path = Path(folder).expanduser().absolute() if folder is not None else home() / "dry-runs" / key[:16]
-        path.mkdir(parents=True, exist_ok=True)
-        made = _compiler(target).compile_onnx(onnx.file("model.onnx"), path, job, target)
-        (path / COMMAND_FILE).write_text(made["command"] + "\n", encoding="utf-8")
-        logger.warning("Dry run: nothing was compiled. What the compiler would read is in %s.", path)
-        return path
+    def _weights(self) -> WeightSource:
+        """The model's weights; a new source for every call of a public method, since between two of them a user may
+        have changed the model."""
+        from QEfficient.transformers.checkpoint.source import FromModule
+
+        if self._source is None:
+            self._source = FromModule(self._loaded())
+        return self._source
+
+    def export_ingredients(self, plan: PlanT) -> dict[str, Any]:
+        from QEfficient.exporter.export import toolchain
+
+        config = self.config.to_dict()
+        config.pop("_name_or_path", None)
+        return {
+            "task": self.task,
+            "architecture": self.model_name,
+            "config": json_safe(config),
+            "weights": self._weights().digest(),
+            "plan": plan.key(),
+            "toolchain": toolchain(),
+            "library": source_version(),
+        }
+
+    def export_plan(self, plan: PlanT, export_dir: PathLike | None = None) -> Artifact:
+        """The artifact with the graphs of a resolved plan."""
+        from QEfficient.exporter.export import export_onnx
+
+        def build(folder: Path) -> Built:
+            self._check_disk(folder)
+            with stage("Exporting", self.model_name):
+                exported = export_onnx(self._graphs(plan), self._weights(), folder, transforms=plan.transforms)
+            return Built({"graphs": exported.graphs}, exported.files)
+
+        artifact = self.store_or_folder(ONNX, self.export_ingredients(plan), build, export_dir)
+        self.onnx_path = first_graph(artifact)
+        return artifact
+
+    def resolve_by_export(
+        self, plan: PlanT, lengths: Mapping[str, Any], narrow: Callable[[PlanT, ExportError], PlanT]
+    ) -> PlanT:
+        """The first plan that can be exported, remembered in the store.
+
+        Args:
+            plan: what is wished for.
+            lengths: what it was asked for, as far as ``narrow`` looks at it.
+            narrow: the next plan to try after an export that failed; raises where there is none.
+        """
+        wish = {"onnx": self.export_ingredients(plan), "lengths": lengths}
+        if (changes := read_note("plans", wish)) is not None:
+            return plan.replaced(**changes)
+        resolved = plan
+        while True:
+            try:
+                self.export_plan(resolved)
+                break
+            except ExportError as error:
+                resolved = narrow(resolved, error)
+                logger.info("%s is exported for fewer lengths: %s", self.model_name, error)
+        before, after = plan.key(), resolved.key()
+        write_note("plans", wish, {name: value for name, value in after.items() if value != before[name]})
+        return resolved
+
+    def store_or_folder(
+        self, kind: str, ingredients: Mapping[str, Any], build: Build, folder: PathLike | None = None
+    ) -> Artifact:
+        label = f"{self.model_name} {kind}"
+        if folder is not None:
+            stored = ArtifactStore().get(kind, ingredients)
+            make = build if stored is None else stored.copy_into
+            return write_artifact(Path(folder), kind, ingredients, make, label=label)[0]
+        artifact, built = ArtifactStore().get_or_build(kind, ingredients, build, label=label)
+        logger.info("%s %s: %s", "Built" if built else "Found", kind, artifact.path)
+        return artifact
+
+    def _check_disk(self, folder: Path) -> None:
+        needed = sum(p.numel() * p.element_size() for p in self._loaded().parameters())
+        free = shutil.disk_usage(folder).free
+        if free < needed * 1.1:
+            raise StorageError(
+                f"{folder.parent} has {readable_bytes(free)} free; the exported weights need "
+                f"{readable_bytes(needed)}. Free space, run `qefficient cache prune`, or set QEFF_HOME "
+                f"(now {home()}) to a larger disk."
+            )
+
+    # What inference needs beside the compiled files.
+
+    def write_side_files(self, folder: Path) -> None:
+        """Tokenizer and configs: what inference needs beside the model."""
+        from QEfficient.generation.tokenizer import FOLDER
+
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder / FOLDER)
+
+    # Running.
 
     @abstractmethod
     def generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -270,118 +433,8 @@ class QEFFBaseModel(ABC):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _loaded(self) -> Any:
-        if self.model is None:
-            raise LifecycleError(
-                "This model was opened from a package, which holds no PyTorch model; load the checkpoint with "
-                "from_pretrained() to transform, export or compile it."
-            )
-        return self.model
-
-    def _parse(self, given: Mapping[str, Any]) -> tuple[Any, Target]:
-        """Options and target, with what the target cannot honour refused and what changes nothing reported."""
-        self._loaded()
-        options = self.options_class.parse(given)
-        target = choose_target(options.target, is_dry_run=options.dry_run)
-        defaults = {f.name: getattr(self.options_class(), f.name) for f in fields(options)}
-        changed = {name for name in given if getattr(options, name) != defaults[name]}
-        for name in sorted(changed & target.refused_options.keys()):
-            raise OptionError(f"{name}={given[name]!r}: {target.refused_options[name]}.")
-        ignored = sorted(set(given) & target.ignored_options)
-        if ignored:
-            logger.warning("%s: no effect on target '%s'.", ", ".join(ignored), target.name)
-        if options.target is None:
-            logger.info("Target: %s (%s).", target.name, target.description)
-        return options, target
-
-    def _package_ingredients(self, plan: dict[str, Any], job: CompileJob, target: Target) -> dict[str, Any]:
-        return {
-            "graph": self._export_ingredients(plan),
-            "task": self.task,
-            "target": target.name,
-            "body": self._package_body(plan, job.options, target),
-            "compiler": _compiler(target).key_ingredients(job, target),
-            "library": source_version(),
-            "side_files": self._side_files_digest(),
-        }
-
-    def _export_ingredients(self, plan: dict[str, Any]) -> dict[str, Any]:
-        from QEfficient.exporter.export import toolchain
-        from QEfficient.exporter.weights import weights_digest
-
-        config = self.config.to_dict()
-        config.pop("_name_or_path", None)
-        return {
-            "task": self.task,
-            "architecture": self.model_name,
-            "config": json_safe(config),
-            "weights": weights_digest(self._loaded()),
-            "plan": plan,
-            "toolchain": toolchain(),
-            "library": source_version(),
-        }
-
-    def _export(self, plan: dict[str, Any], export_dir: str | os.PathLike[str] | None = None) -> Artifact:
-        from QEfficient.exporter.export import export_onnx
-        from QEfficient.exporter.weights import WeightSource
-
-        def build(folder: Path) -> Mapping[str, Any]:
-            model = self._loaded()
-            self._check_disk(folder)
-            WeightSource(model).check_finite()
-            with stage("Exporting", self.model_name):
-                return export_onnx(self._graph(plan), model, folder, transforms=plan["transforms"])
-
-        artifact = self._store_or_folder(ONNX, self._export_ingredients(plan), build, export_dir)
-        self.onnx_path = artifact.file("model.onnx")
-        return artifact
-
-    def _store_or_folder(
-        self, kind: str, ingredients: Mapping[str, Any], build: Any, folder: str | os.PathLike[str] | None
-    ) -> Artifact:
-        label = f"{self.model_name} {kind}"
-        if folder is not None:
-            held = ArtifactStore().get(kind, ingredients)
-            make = build if held is None else held.copy_into
-            return write_artifact(Path(folder), kind, ingredients, make, label=label)[0]
-        artifact, built = ArtifactStore().get_or_build(kind, ingredients, build, label=label)
-        logger.info("%s %s: %s", "Built" if built else "Found", kind, artifact.path)
-        return artifact
-
-    def _check_disk(self, folder: Path) -> None:
-        needed = sum(p.numel() * p.element_size() for p in self._loaded().parameters())
-        free = shutil.disk_usage(folder).free
-        if free < needed * 1.1:
-            raise StorageError(
-                f"{folder.parent} has {readable_bytes(free)} free; the exported weights need "
-                f"{readable_bytes(needed)}. Free space, run `qefficient cache prune`, or set QEFF_HOME "
-                f"(now {home()}) to a larger disk."
-            )
-
-    def _side_files_digest(self) -> str:
-        """Digest of what travels beside the model."""
-        from tempfile import TemporaryDirectory
-
-        from QEfficient.store.digests import hash_file
-
-        with TemporaryDirectory() as folder:
-            self._write_side_files(Path(folder))
-            paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-            return digest({str(path.relative_to(folder)): hash_file(path)[0] for path in paths})
-
-    def _write_side_files(self, folder: Path) -> None:
-        """Tokenizer and configs: what inference needs beside the model."""
-        from QEfficient.generation.tokenizer import FOLDER
-
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder / FOLDER)
-
-    def _use(self, artifact: Artifact) -> None:
-        self.close()
-        self.qpc_path = artifact.path
-
     def _open(self, device_ids: Sequence[int] | None = None) -> Any:
-        """The compiled package, opened once; anew where other cards are asked for."""
+        """The compiled package, opened once; anew where other devices are asked for."""
         if self._compiled is not None and device_ids is not None and device_ids != self._compiled.device_ids:
             self.close()
         if self._compiled is None:
@@ -395,10 +448,20 @@ class QEFFBaseModel(ABC):
                 self._compiled = from_package(self.qpc_path, device_ids)
         return self._compiled
 
+    def _target(self) -> Target:
+        """The target of the open package."""
+        return TARGETS[self._open().body.target]
+
     def _store_report(self, report: ParityReport) -> None:
         compiled = self._open()
         compiled.artifact = update_body(compiled.artifact, {"parity": report.to_dict()})
 
 
-def _compiler(target: Target) -> ModuleType:
-    return importlib.import_module(target.compiler)
+def check_runtime(runtime_ai100: bool) -> None:
+    """Refuse upstream's switch to run in PyTorch.
+
+    Raises:
+        OptionError: it is off.
+    """
+    if not runtime_ai100:
+        raise OptionError("runtime_ai100=False: to run without a card, compile with target='cpu'.")

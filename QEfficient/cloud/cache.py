@@ -10,11 +10,12 @@ from typing import Any
 
 import click
 
-from QEfficient.base.modeling_qeff import PACKAGE
 from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
 from QEfficient.cloud.model_args import Card, card_flags, check_options, compile_flags, required
 from QEfficient.cloud.terminal import Command, Output, note, run
+from QEfficient.contract import PACKAGE
 from QEfficient.store.artifacts import ArtifactStore, Entry
+from QEfficient.store.entries import stored_bytes
 from QEfficient.store.files import readable_bytes
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -34,7 +35,7 @@ def list_entries(out: Output, /, *, as_json: bool) -> None:
     store = ArtifactStore()
     _show(out, store, store.entries(), as_json)
     if not as_json:
-        note(f"{readable_bytes(sum(entry.size_bytes for entry in store.entries()))} in {store.root}")
+        note(f"{readable_bytes(stored_bytes(store.entries()))} in {store.root}")
 
 
 @command.command("why", cls=Command)
@@ -145,7 +146,7 @@ def prune(
     _show(out, store, removed, as_json)
     if not as_json:
         verb = "Would remove" if dry_run else "Removed"
-        note(f"{verb} {len(removed)}: {readable_bytes(sum(entry.size_bytes for entry in removed))}.")
+        note(f"{verb} {len(removed)}: {readable_bytes(stored_bytes(removed))}.")
 
 
 def _show(out: Output, store: ArtifactStore, entries: Sequence[Entry], as_json: bool) -> None:
@@ -165,7 +166,11 @@ def _about(entry: Entry) -> tuple[str, str]:
     if entry.artifact is None:
         return "", ""
     body = entry.artifact.manifest.body
-    lengths = {"ctx_len": body.get("session", {}).get("ctx_len"), "seq_len": body.get("seq_lens")}
+    session = body.get("session", {})
+    lengths = {
+        "ctx_len": session.get("decoder", session).get("ctx_len"),
+        "seq_len": session.get("encoder", session).get("inputs", {}).get("seq_lens"),
+    }
     known = [str(body[name]) for name in ("target", "lowering") if name in body]
     known += [f"{name} {value}" for name, value in lengths.items() if value is not None]
     return entry.label.removesuffix(f" {entry.kind}"), ", ".join(known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,28 @@ def _show_command(out: Output, folder: Path, as_json: bool) -> None:
 
 
 def _described(package: Path) -> dict[str, Any]:
+    from QEfficient.generation.package import read_body
     from QEfficient.store.manifest import read_artifact
 
-    manifest = read_artifact(package).manifest
-    names = ("task", "target", "architecture", "lowering", "options", "inputs", "outputs")
+    artifact = read_artifact(package)
+    manifest, body = artifact.manifest, read_body(artifact)
     size = sum(record.size for record in manifest.files.values())
-    about = {name: manifest.body[name] for name in names}
-    return {"package": str(package), "key": manifest.key, "size_bytes": size, **about}
+    graphs = {name: {"inputs": graph["inputs"], "outputs": graph["outputs"]} for name, graph in _graphs(manifest.body)}
+    about = {name: getattr(body, name) for name in ("task", "target", "architecture", "lowering", "options")}
+    first = next(iter(graphs.values()))
+    return {
+        "package": str(package),
+        "key": manifest.key,
+        "size_bytes": size,
+        **about,
+        **first,
+        **({"graphs": graphs} if len(graphs) > 1 else {}),
+    }
+
+
+def _graphs(body: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
+    graphs: dict[str, dict[str, Any]] = body["graphs"]
+    return graphs.items()
 
 
 if __name__ == "__main__":

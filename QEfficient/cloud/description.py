@@ -62,7 +62,7 @@ def _outline(opened: OpenedCard, load_options: Mapping[str, Any]) -> QEFFBaseMod
     from transformers import AutoConfig
 
     from QEfficient.transformers.checkpoint.meta_model import outline, text_encoder_class
-    from QEfficient.transformers.functional import _class_for
+    from QEfficient.transformers.transform import class_for_config
 
     trust = bool(load_options.get("trust_remote_code"))
     try:
@@ -71,10 +71,10 @@ def _outline(opened: OpenedCard, load_options: Mapping[str, Any]) -> QEFFBaseMod
         raise UnsupportedModel(f"{opened.folder} needs a package that is not installed: {error}") from error
     except (ValueError, KeyError) as error:
         raise UnsupportedModel(f"transformers cannot read the config of {opened.folder}: {error}") from error
-    chosen = _class_for(config)
-    if "pooling" in load_options and "pooling" not in chosen._own_arguments():
+    chosen = class_for_config(config)
+    if "pooling" in load_options and "pooling" not in chosen.load_arguments:
         raise OptionError(f"{as_flag('pooling')} is for encoders, and {opened.folder} is none.")
-    auto_class = text_encoder_class(config) if chosen.task == "encoder" else chosen._auto_class()
+    auto_class = text_encoder_class(config) if chosen.task == "encoder" else chosen.hf_auto_class()
     return chosen(outline(auto_class, config, opened.folder, trust))
 
 
@@ -89,31 +89,14 @@ def _described(model: QEFFBaseModel, lens: Mapping[str, int]) -> dict[str, Any]:
         "weights_bytes": sum(p.numel() * p.element_size() for p in parameters),
         "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in parameters}),
         "max_positions": max_positions(model.config),
-        **(_layers(model, lens) if model.task in _STATES else {}),
+        **(_layers(model, lens) if model.keeps_state else {}),
         "targets": {name: _on_target(model, target) for name, target in TARGETS.items()},
     }
 
 
-def _causal_states(model: Any) -> list[StateSpec]:
-    from QEfficient.transformers.lowering.infer_cache_spec import state_specs
-
-    return state_specs(model)
-
-
-def _states_of_both_sides(model: Any) -> list[StateSpec]:
-    from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_specs
-
-    own, cross = encoder_decoder_specs(model)
-    return own + cross
-
-
-_STATES = {"causal_lm": _causal_states, "seq2seq_lm": _states_of_both_sides}
-"""Task -> what its layers keep."""
-
-
 def _layers(model: QEFFBaseModel, lens: Mapping[str, int]) -> dict[str, Any]:
     try:
-        specs = _STATES[model.task](model.model)
+        specs = model.state_specs() or []
     except UnsupportedModel as error:
         return {"layers": None, "why_no_layers": str(error), "recomputes": None, "state": None}
     layers = [{"num_layers": count, **_layer(spec)} for spec, count in Counter(specs).items()]
@@ -126,14 +109,11 @@ def _layer(spec: StateSpec) -> dict[str, Any]:
 
 
 def _why_recomputed(model: Any, specs: list[StateSpec]) -> str | None:
-    from QEfficient.transformers.quirks import QUIRKS, recomputed
+    from QEfficient.transformers.quirks import why_recomputed
 
     if not any(spec.kind == "tokens" for spec in specs):
         return None
-    how = recomputed(model)
-    if how is None:
-        return "its layers keep nothing in transformers' cache"
-    return next(quirk.reason for quirk in QUIRKS.values() if quirk.recomputed is how)
+    return why_recomputed(model) or "its layers keep nothing in transformers' cache"
 
 
 def _state(specs: list[StateSpec], lens: Mapping[str, int]) -> dict[str, Any]:
@@ -160,18 +140,7 @@ def _state(specs: list[StateSpec], lens: Mapping[str, int]) -> dict[str, Any]:
 
 def _on_target(model: QEFFBaseModel, target: Target) -> dict[str, Any]:
     try:
-        return _lowering(model, target)
+        choice = model.choose_lowering(target)
     except UnsupportedModel as error:
         return {"lowering": None, "refused": {"all": str(error)}}
-
-
-def _lowering(model: QEFFBaseModel, target: Target) -> dict[str, Any]:
-    if model.task == "causal_lm":
-        from QEfficient.transformers.lowering.select import choose_lowering
-
-        choice = choose_lowering(model.model, target)
-        return {"lowering": choice.lowering, "refused": choice.refused}
-    if model.task in _STATES:
-        _STATES[model.task](model.model)
-        return {"lowering": "retained", "refused": {}}
-    return {"lowering": model.task, "refused": {}}
+    return {"lowering": choice.lowering, "refused": choice.refused}

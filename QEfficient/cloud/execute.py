@@ -67,7 +67,8 @@ def _body(folder: Path) -> dict[str, Any]:
 
 
 def _check_slots(body: dict[str, Any], full_batch_size: int | None) -> None:
-    slots = body.get("session", {}).get("num_slots")
+    session = body.get("session", {})
+    slots = session.get("decoder", session).get("num_slots")
     if full_batch_size not in (None, slots):
         raise OptionError(
             f"--full-batch-size {full_batch_size}: the package was compiled for {slots}. Compile another one."

@@ -37,7 +37,9 @@ def _described(path: Path) -> dict[str, Any]:
 
     manifest = read_artifact(path.parent).manifest
     names = ("lowering", "inputs", "outputs", "num_nodes")
-    return {"onnx": str(path), "key": manifest.key, **{name: manifest.body[name] for name in names}}
+    graphs = {name: {key: graph[key] for key in names} for name, graph in manifest.body["graphs"].items()}
+    first = next(iter(graphs.values()))
+    return {"onnx": str(path), "key": manifest.key, **first, **({"graphs": graphs} if len(graphs) > 1 else {})}
 
 
 if __name__ == "__main__":

@@ -18,10 +18,12 @@ from QEfficient.errors import CapacityError, OptionError
 from QEfficient.generation.prompts import read_prompts
 from QEfficient.options import SamplingOptions
 from QEfficient.progress import stage
+from QEfficient.tasks import TASKS
 
 if TYPE_CHECKING:
-    from QEfficient.generation.package import CompiledCausalLM, CompiledEncoder, CompiledSequenceClassifier
+    from QEfficient.generation.compiled_model import CompiledModel
     from QEfficient.generation.results import CloudAI100ExecInfo
+    from QEfficient.generation.tasks.causal_lm import CompiledDecoder
 
 _SECTION = "Prompts and answers"
 _CHAT_HELP = "Chat with the model. /clear forgets the conversation, /exit or Ctrl-D ends it."
@@ -53,9 +55,9 @@ class Question:
         Raises:
             OptionError: something was asked that models of this task do not have.
         """
-        kind = {"encoder": "an encoder", "sequence_classification": "a classifier"}.get(task)
-        if kind is not None and (self.chat or self.generation_len is not None or self.sampling):
-            raise OptionError(f"This model is {kind}: it has no chat, no --generation-len and no sampling.")
+        asks_for_text = self.chat or self.generation_len is not None or bool(self.sampling)
+        if asks_for_text and task in TASKS and not TASKS[task].load_compiled().takes_chat:
+            raise OptionError(f"This model is {TASKS[task].kind}: it has no chat, no --generation-len and no sampling.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -120,23 +122,29 @@ def answer(out: Output, package: Path, question: Question, tokenizer: Any | None
     Args:
         tokenizer: for a package that has none.
     """
-    from QEfficient.generation.package import CompiledCausalLM, CompiledSequenceClassifier, from_package
+    from QEfficient.generation.package import from_package
+    from QEfficient.generation.tasks.causal_lm import CompiledDecoder
 
     with stage("Opening", str(package)):
         compiled = from_package(package)
     question.check_task(compiled.task)
     with compiled:
-        if isinstance(compiled, CompiledSequenceClassifier):
-            _classify(out, compiled, question, tokenizer)
-        elif not isinstance(compiled, CompiledCausalLM):
-            _encode(out, compiled, question, tokenizer)
+        if not isinstance(compiled, CompiledDecoder):
+            _describe(out, compiled, question, tokenizer)
         elif question.chat:
             _Chat(out, compiled, question, tokenizer).run()
         else:
             _complete(out, compiled, question, tokenizer)
 
 
-def _complete(out: Output, compiled: CompiledCausalLM, question: Question, tokenizer: Any | None) -> None:
+def _describe(out: Output, compiled: CompiledModel[Any], question: Question, tokenizer: Any | None) -> None:
+    rows, text = compiled.describe(question.prompts, tokenizer)
+    if question.as_json:
+        return out.json({"package": str(compiled.path), "answers": rows})
+    return out.write(text)
+
+
+def _complete(out: Output, compiled: CompiledDecoder[Any], question: Question, tokenizer: Any | None) -> None:
     prompts = question.prompts
     if question.stream and not question.as_json and len(prompts) == 1:
         info = compiled.generate(prompts, tokenizer=tokenizer, stream=_writer(out), **question.options)
@@ -161,7 +169,7 @@ def _texts(prompts: list[str], info: CloudAI100ExecInfo) -> str:
     return "\n\n".join(f"> {prompt}\n{text}" for prompt, text in pairs)
 
 
-def _described(compiled: CompiledCausalLM, prompts: list[str], info: CloudAI100ExecInfo) -> dict[str, Any]:
+def _described(compiled: CompiledDecoder[Any], prompts: list[str], info: CloudAI100ExecInfo) -> dict[str, Any]:
     answers = [
         {"prompt": prompt, "text": text, "token_ids": ids.tolist()}
         for prompt, text, ids in zip(prompts, info.generated_texts, info.generated_ids, strict=True)
@@ -181,7 +189,7 @@ def _report_speed(info: CloudAI100ExecInfo) -> None:
 class _Chat:
     """A conversation that is kept over its turns."""
 
-    def __init__(self, out: Output, compiled: CompiledCausalLM, question: Question, tokenizer: Any | None):
+    def __init__(self, out: Output, compiled: CompiledDecoder[Any], question: Question, tokenizer: Any | None):
         self._out = out
         self._compiled = compiled
         self._question = question
@@ -237,29 +245,3 @@ class _Chat:
             self._out.write("" if show else info.generated_texts[0])
             _report_speed(info)
         return None
-
-
-def _encode(out: Output, compiled: CompiledEncoder, question: Question, tokenizer: Any | None) -> None:
-    outputs = compiled.generate(question.prompts, tokenizer=tokenizer)["output"]
-    if question.as_json:
-        answers = [{"prompt": p, "output": row.tolist()} for p, row in zip(question.prompts, outputs, strict=True)]
-        return out.json({"package": str(compiled.path), "answers": answers})
-    for prompt, row in zip(question.prompts, outputs, strict=True):
-        first = " ".join(f"{value:.4f}" for value in row.reshape(-1)[:6])
-        out.write(f"> {prompt}\n{list(row.shape)} {first} ...")
-    return None
-
-
-def _classify(out: Output, compiled: CompiledSequenceClassifier, question: Question, tokenizer: Any | None) -> None:
-    logits = compiled.generate(question.prompts, tokenizer=tokenizer)["logits"]
-    rows = [dict(zip(compiled.labels, row.tolist(), strict=True)) for row in compiled.scores(logits)]
-    if question.as_json:
-        answers = [
-            {"prompt": prompt, "label": max(scores, key=scores.__getitem__), "scores": scores, "logits": row.tolist()}
-            for prompt, scores, row in zip(question.prompts, rows, logits, strict=True)
-        ]
-        return out.json({"package": str(compiled.path), "answers": answers})
-    for prompt, scores in zip(question.prompts, rows, strict=True):
-        best = sorted(scores.items(), key=lambda item: -item[1])
-        out.write(f"> {prompt}\n" + "\n".join(f"{score:.4f} {label}" for label, score in best[:5]))
-    return None

@@ -12,21 +12,15 @@ import click
 from QEfficient.cloud.click_options import DeviceGroup, Flag, Function, as_flag, flags, option_flags, with_device_group
 from QEfficient.cloud.terminal import note
 from QEfficient.errors import OptionError
-from QEfficient.options import CausalLMCompileOptions, EncoderCompileOptions, Seq2SeqLMCompileOptions
 from QEfficient.progress import stage
 from QEfficient.targets import choose_target
+from QEfficient.tasks import TASKS
 
 if TYPE_CHECKING:
     from QEfficient.base.modeling_qeff import QEFFBaseModel
 
 _SECTION = "Model"
-_OPTION_CLASSES = (CausalLMCompileOptions, EncoderCompileOptions, Seq2SeqLMCompileOptions)
-_KINDS = {
-    "causal_lm": "a causal language model",
-    "seq2seq_lm": "a text-to-text model",
-    "encoder": "an encoder",
-    "sequence_classification": "a classifier",
-}
+_OPTION_CLASSES = tuple(dict.fromkeys(task.options for task in sorted(TASKS.values(), key=lambda task: task.name)))
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,7 @@ class Card:
         with stage("Importing", "PyTorch and transformers"):
             from transformers.utils import logging
 
-            from QEfficient.transformers.functional import QEFFCommonLoader
+            from QEfficient.transformers.models.common_loader import QEFFCommonLoader
         logging.disable_progress_bar()  # it would draw over ours
         return QEFFCommonLoader.from_pretrained(self.name, **self.load_options)
 
@@ -54,7 +48,7 @@ def check_options(model: QEFFBaseModel, given: Mapping[str, Any]) -> None:
     known = {option.name for option in fields(model.options_class)}
     for name in given:
         if name not in known:
-            raise OptionError(f"{as_flag(name)} is not for {model.model_name}, which is {_KINDS[model.task]}.")
+            raise OptionError(f"{as_flag(name)} is not for {model.model_name}, which is {TASKS[model.task].kind}.")
 
 
 def card_flags(function: Function) -> Callable[..., Any]:
@@ -144,9 +138,13 @@ def compile_flags(function: Function) -> Callable[..., Any]:
 
 def _check_early(given: Mapping[str, Any]) -> None:
     """Find what is wrong whatever the model is, before it is downloaded and loaded."""
-    for cls in _OPTION_CLASSES:
+    parsed = [
         cls.parse({option.name: given[option.name] for option in fields(cls) if option.name in given})
+        for cls in _OPTION_CLASSES
+    ]
     target = choose_target(given.get("target"), is_dry_run=bool(given.get("dry_run")))
-    for name in given:
-        if name in target.refused_options:
-            raise OptionError(f"{as_flag(name)}: {target.refused_options[name]}.")
+    for options in parsed:
+        known = {option.name for option in fields(options)}
+        for name in sorted(known & given.keys()):
+            if (why := target.refusal(type(options), name)) is not None:
+                raise OptionError(f"{as_flag(name)}: {why}.")

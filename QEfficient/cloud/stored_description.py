@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from QEfficient.store.digests import digest, file_digest
-from QEfficient.store.files import home, make_private, new_sibling, write_atomic
+from QEfficient.store.digests import file_digest
+from QEfficient.store.notes import read_note, write_note
 from QEfficient.store.source_version import source_version
 from QEfficient.targets import TARGETS
 
 if TYPE_CHECKING:
     from QEfficient.cloud.model_args import Card
 
+_KIND = "descriptions"
 _FORMAT = 1
 """Of a stored description."""
 
@@ -36,15 +35,14 @@ def describe_card(card: Card, lens: Mapping[str, int]) -> dict[str, Any]:
     from QEfficient.transformers.checkpoint.files import open_card, quantization, weights_size
 
     opened = open_card(card.name, **card.load_options)
-    key = digest(_ingredients(opened.folder, opened.config, card, lens))
-    path = home() / "descriptions" / f"{key}.json"
-    found = _read(path) if opened.is_self_contained else None
-    if found is None:
+    ingredients = _ingredients(opened.folder, opened.config, card, lens)
+    found = read_note(_KIND, ingredients) if opened.is_self_contained else None
+    if found is None or "targets" not in found:
         from QEfficient.cloud.description import describe
 
         found = describe(opened, card.load_options, lens)
         if opened.is_self_contained:
-            _write(path, found)
+            write_note(_KIND, ingredients, found)
     found["quantization"] = quantization(opened.config)
     if (size := weights_size(opened.folder)) is not None:
         found["weights_bytes"], found["dtypes"] = size
@@ -66,19 +64,3 @@ def _ingredients(folder: Path, config: dict[str, Any], card: Card, lens: Mapping
         "library": source_version(),
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A stored description; a damaged one is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and "targets" in found else None
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    """Keep a description; where it cannot be written it is made again the next time."""
-    with suppress(OSError):
-        make_private(path.parent)
-        write_atomic(path, json.dumps(found), temporary=new_sibling(path, "new"))

@@ -11,8 +11,8 @@ from typing import Any
 
 class _CallableStage(ModuleType):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """See :func:`QEfficient.transformers.functional.compile`."""
-        return import_module("QEfficient.transformers.functional").compile(*args, **kwargs)
+        """See :func:`QEfficient.compat.functional.compile`."""
+        return import_module("QEfficient.compat.functional").compile(*args, **kwargs)
 
 
 sys.modules[__name__].__class__ = _CallableStage

@@ -1,14 +1,14 @@
-"""The compilers of the ``cloud-ai-100`` targets as the lifecycle calls them: it finds the target's SDK, and takes
-qaic-compile or QNN as the options say."""
+"""The compilers of the ``cloud-ai-100`` targets: finds the target's SDK, and takes qaic-compile or QNN, once."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from QEfficient.compile import qaic_compiler
+from QEfficient.compile.qaic_compiler import QaicCompiler
 from QEfficient.compile.qaic_sdk import QaicSDK
-from QEfficient.contract import CompileJob
+from QEfficient.compile.qnn_compiler import QnnCompiler
+from QEfficient.contract import Compiler
+from QEfficient.options import CompileOptions
 from QEfficient.store.files import home
 from QEfficient.targets import Target
 from QEfficient.version import __version__
@@ -26,16 +26,6 @@ def sdk_of(target: Target) -> QaicSDK | None:
     return QaicSDK.find(target.sdk_root() if target.sdk_root is not None else None)
 
 
-def check(job: CompileJob, target: Target) -> None:
-    """Find what is wrong before anything is exported. Raises as :func:`qaic_compiler.check`."""
-    qaic_compiler.check(job, sdk_of(target))
-
-
-def key_ingredients(job: CompileJob, target: Target) -> dict[str, Any]:
-    """Everything that decides what :func:`compile_onnx` makes of a graph."""
-    return qaic_compiler.key_ingredients(job, sdk_of(target))
-
-
-def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob, target: Target) -> dict[str, Any]:
-    """See :func:`qaic_compiler.compile_onnx`."""
-    return qaic_compiler.compile_onnx(onnx_path, folder, job, sdk_of(target))
+def load_compiler(target: Target, options: CompileOptions) -> Compiler:
+    """qaic-compile of the target's SDK, or QNN with ``enable_qnn``."""
+    return QnnCompiler(options.qnn_config) if options.enable_qnn else QaicCompiler(sdk_of(target))

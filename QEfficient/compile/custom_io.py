@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from QEfficient.contract import RETAINED, CompileJob
+from QEfficient.contract import RETAINED, Binding, CompiledGraph, CompileJob
 from QEfficient.errors import CompileError, OptionError
 
 FILE = "custom_io.yaml"
@@ -120,22 +120,22 @@ def write_custom_io(folder: Path, io: GraphIO, job: CompileJob) -> Path | None:
     return path
 
 
-def bindings(io: GraphIO, job: CompileJob) -> dict[str, Any]:
-    """The manifest's ``inputs`` and ``outputs``: name to dtype and shape, -1 where specializations differ.
+def bindings(io: GraphIO, job: CompileJob) -> CompiledGraph:
+    """Inputs and outputs as the compiled program has them; sizes are -1 where specializations differ.
 
     As asked of the compiler. It may give logits as float16, so that a session takes the dtypes from the program.
     """
     precisions = state_precisions(io, job)
 
-    def described(value: GraphValue) -> dict[str, Any]:
+    def binding(value: GraphValue) -> Binding:
         kept = precisions.get(value.name)
         dtype = value.dtype if kept is None else _DTYPES.get(kept, kept)
-        return {"dtype": dtype, "shape": [_size(dim, job) for dim in value.shape]}
+        return Binding(dtype=dtype, shape=tuple(_size(dim, job) for dim in value.shape))
 
-    return {
-        "inputs": {value.name: described(value) for value in io.inputs},
-        "outputs": {value.name: described(value) for value in io.outputs},
-    }
+    return CompiledGraph(
+        inputs={value.name: binding(value) for value in io.inputs},
+        outputs={value.name: binding(value) for value in io.outputs},
+    )
 
 
 def _size(dim: int | str, job: CompileJob) -> int:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from QEfficient.compile import custom_io, partitions, qnn_compiler, specializations
+from QEfficient.compile import custom_io, partitions, specializations
 from QEfficient.compile.child_process import LOG_FILE, Advice, run_compiler
 from QEfficient.compile.qaic_sdk import COMPILERS, DEFAULT_ROOT, QaicSDK, version_pair, why_unavailable
 from QEfficient.compile.qpc import QPC_FOLDER, VERIFY_KEY, check_qpc, claim_folder
-from QEfficient.contract import CompileJob
+from QEfficient.contract import CompiledGraph, CompileJob
 from QEfficient.errors import OptionError, TargetUnavailable
 from QEfficient.store.digests import hash_file
 
@@ -69,38 +70,47 @@ ADVICE: tuple[Advice, ...] = (
 )
 
 
-def toolchain(sdk: QaicSDK | None, *, enable_qnn: bool = False) -> dict[str, str]:
+@dataclass(frozen=True)
+class QaicCompiler:
+    """See :class:`QEfficient.contract.Compiler`."""
+
+    sdk: QaicSDK | None
+    """Whose compiler; None: it is not installed, and only a dry run works."""
+
+    def check(self, job: CompileJob) -> None:
+        check(job, self.sdk)
+
+    def key(self, job: CompileJob) -> dict[str, Any]:
+        return key_ingredients(job, self.sdk)
+
+    def compile(self, onnx_path: Path, folder: Path, job: CompileJob) -> CompiledGraph:
+        return compile_onnx(onnx_path, folder, job, self.sdk)
+
+
+def toolchain(sdk: QaicSDK | None) -> dict[str, str]:
     """Versions that decide what comes out."""
-    if enable_qnn:
-        return qnn_compiler.toolchain()
     return {"compiler": _compiler(sdk).name, "qaic_sdk": (sdk.version if sdk else None) or "unknown"}
 
 
-def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob, sdk: QaicSDK | None) -> dict[str, Any]:
+def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob, sdk: QaicSDK | None) -> CompiledGraph:
     """Compile ``onnx_path`` into ``folder/qpc``, beside the files that the compiler read and its log.
 
     With ``dry_run`` the compiler is not run, needs not be there, and its command is in the result as ``command``.
-
-    Returns:
-        The manifest's ``inputs`` and ``outputs``: name to dtype and shape (-1 where specializations differ).
 
     Raises:
         OptionError: the options contradict each other or the graph.
         TargetUnavailable: there is no SDK.
         CompileError: the compiler failed; says what it said and what to do.
     """
-    if job.options.enable_qnn:
-        return qnn_compiler.compile_onnx(onnx_path, folder, job, sdk)
-    check(job, sdk)
     arguments = prepare(onnx_path, folder, job, sdk)
-    bindings = custom_io.bindings(custom_io.read_graph_io(onnx_path), job)
+    compiled = custom_io.bindings(custom_io.read_graph_io(onnx_path), job)
     if job.options.dry_run:
         logger.info("Not run: %s", shlex.join(arguments))
-        return {**bindings, "command": shlex.join(arguments)}
+        return replace(compiled, command=shlex.join(arguments))
     program = claim_folder(folder)
     run_compiler(arguments, log=folder / LOG_FILE, output=program, advice=ADVICE)
     check_qpc(program, job)
-    return bindings
+    return compiled
 
 
 def prepare(onnx_path: Path, folder: Path, job: CompileJob, sdk: QaicSDK | None) -> list[str]:
@@ -226,9 +236,6 @@ def check(job: CompileJob, sdk: QaicSDK | None) -> None:
         OptionError: an option is impossible, contradicts another, or names a file that is not as it should be.
         TargetUnavailable: there is no compiler (which ``dry_run`` does without).
     """
-    if job.options.enable_qnn:
-        qnn_compiler.check(job)
-        return
     problem = why_unavailable(sdk.root) if sdk else why_unavailable() or "no SDK was given"
     if problem and not job.options.dry_run:
         raise TargetUnavailable(f"Nothing can be compiled for Cloud AI 100: {problem}.")
@@ -263,8 +270,6 @@ def _check_cores(job: CompileJob, sdk: QaicSDK) -> None:
 def key_ingredients(job: CompileJob, sdk: QaicSDK | None) -> dict[str, Any]:
     """All that decides what a job's compilation makes of a graph, without paths: files are there by their content."""
     options = job.options
-    if options.enable_qnn:
-        return qnn_compiler.key_ingredients(job)
     own = options.mdp_load_partition_config
     return {
         **toolchain(sdk),

@@ -11,25 +11,47 @@ import logging
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from QEfficient.compile import custom_io, partitions, qnn_files, specializations
 from QEfficient.compile.child_process import LOG_FILE, run_compiler
 from QEfficient.compile.custom_io import GraphIO
-from QEfficient.compile.qaic_sdk import QaicSDK
 from QEfficient.compile.qnn_files import read_qnn_config
 from QEfficient.compile.qpc import QPC_FILE, QPC_FOLDER, check_qpc, claim_folder
-from QEfficient.contract import CompileJob, Specialization
+from QEfficient.contract import CompiledGraph, CompileJob, Specialization
 from QEfficient.errors import CompileError, OptionError, TargetUnavailable
-from QEfficient.options import CausalLMCompileOptions
+from QEfficient.options import HONOURED, IGNORED, CausalLMCompileOptions
 
 logger = logging.getLogger(__name__)
 
 ENVIRONMENT = "QNN_SDK_ROOT"
 _HOST = "x86_64-linux-clang"
 _DLC = "model.dlc"
-_NOT_HERE = ("node_precision_info", "use_onnx_subfunctions", "compiler_options")
+
+
+@dataclass(frozen=True)
+class QnnCompiler:
+    """See :class:`QEfficient.contract.Compiler`."""
+
+    qnn_config: str | None
+    """The option of that name."""
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What the file of ``qnn_config`` says, read once."""
+        return read_qnn_config(self.qnn_config)
+
+    def check(self, job: CompileJob) -> None:
+        check(job, self.config)
+
+    def key(self, job: CompileJob) -> dict[str, Any]:
+        return key_ingredients(job, self.config)
+
+    def compile(self, onnx_path: Path, folder: Path, job: CompileJob) -> CompiledGraph:
+        return compile_onnx(onnx_path, folder, job, self.config)
 
 
 def sdk_root() -> Path:
@@ -73,18 +95,23 @@ def toolchain() -> dict[str, str]:
     return {"compiler": "qnn", "qnn_sdk": str(found or "unknown")}
 
 
-def check(job: CompileJob) -> None:
+def check(job: CompileJob, config: Mapping[str, Any]) -> None:
     """Everything that can be checked before there is a graph.
 
+    Args:
+        job: what to make.
+        config: the settings of ``qnn_config``.
+
     Raises:
-        OptionError: an option that QNN does not have, or a ``qnn_config`` that is not as it should be.
+        OptionError: an option that QNN does not have.
         TargetUnavailable: there is no QNN SDK (which ``dry_run`` does without).
     """
     if not job.options.dry_run:
         sdk_root()
-    for name in _NOT_HERE:
-        if job.option(name):
-            raise OptionError(f"{name} is for qaic-compile: QNN takes its own settings through qnn_config.")
+    for name in (item.name for item in fields(job.options)):
+        support = type(job.options).support(name, "qnn")
+        if support not in (None, HONOURED, IGNORED) and job.option(name):
+            raise OptionError(f"{name} cannot be honoured by QNN: {support}.")
     if job.options.mdp_num_partitions > 1:
         raise OptionError(
             "mdp_num_partitions: a pipeline through QNN needs mdp_load_partition_config, a file of yours."
@@ -94,33 +121,31 @@ def check(job: CompileJob) -> None:
         raise OptionError(f"QNN takes one or two specializations, this job has {len(job.specializations)}: {names}.")
     custom_io.check_formats(job)
     partitions.check_partition_options(job)
-    read_qnn_config(job)
 
 
-def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob, sdk: QaicSDK | None = None) -> dict[str, Any]:
+def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob, config: Mapping[str, Any]) -> CompiledGraph:
     """Compile ``onnx_path`` into ``folder/qpc``; as :func:`QEfficient.compile.qaic_compiler.compile_onnx`.
 
     Args:
         onnx_path: the graph.
         folder: an existing folder.
-        job: what to make.
-        sdk: not needed; for the signature that the compilers share.
+        job: what to make; checked.
+        config: the settings of ``qnn_config``.
 
     Raises:
-        OptionError: see :func:`check`; or two specializations are one.
+        OptionError: two specializations are one.
         TargetUnavailable: there is no QNN SDK.
         CompileError: one of the tools failed.
     """
-    check(job)
     io = custom_io.read_graph_io(onnx_path)
-    commands = prepare(onnx_path, folder, io, job)
-    bindings = custom_io.bindings(io, job)
+    commands = prepare(onnx_path, folder, io, job, config)
+    compiled = custom_io.bindings(io, job)
     if job.options.dry_run:
         text = " && ".join(shlex.join(command) for command in commands)
         logger.info("Not run: %s", text)
-        return {**bindings, "command": text}
+        return replace(compiled, command=text)
     _run(commands, folder, job)
-    return bindings
+    return compiled
 
 
 def _run(commands: Sequence[list[str]], folder: Path, job: CompileJob) -> None:
@@ -137,7 +162,7 @@ def _run(commands: Sequence[list[str]], folder: Path, job: CompileJob) -> None:
     check_qpc(program, job)
 
 
-def prepare(onnx_path: Path, folder: Path, io: GraphIO, job: CompileJob) -> list[list[str]]:
+def prepare(onnx_path: Path, folder: Path, io: GraphIO, job: CompileJob, config: Mapping[str, Any]) -> list[list[str]]:
     """Write what the two tools read into ``folder`` and return their commands, in order.
 
     Raises:
@@ -154,36 +179,38 @@ def prepare(onnx_path: Path, folder: Path, io: GraphIO, job: CompileJob) -> list
     if slicing is None and job.options.num_devices > 1:
         slicing = str(folder / qnn_files.SLICING_FILE)
         _write_json(folder / qnn_files.SLICING_FILE, qnn_files.tensor_slices(job.options.num_devices))
-    _write_json(folder / qnn_files.BACKEND_FILE, qnn_files.backend_config(job, bool(io.state), slicing))
+    _write_json(folder / qnn_files.BACKEND_FILE, qnn_files.backend_config(job, config, bool(io.state), slicing))
     library = root / "lib" / _HOST / "libQnnAicNetRunExtensions.so"
     extension = {"config_file_path": str(folder / qnn_files.BACKEND_FILE), "shared_library_path": str(library)}
     _write_json(folder / qnn_files.CONFIG_FILE, {"backend_extensions": extension})
     is_mx = "mxint8" in custom_io.state_precisions(io, job).values()
     if is_mx:
         _write_json(folder / qnn_files.FORMAT_FILE, qnn_files.data_format_config(io, job))
-    config = read_qnn_config(job)
-    convert = [] if config.get(qnn_files.SKIP_KEY) else [converter_command(onnx_path, folder, job, root)]
-    return [*convert, generator_command(folder, job, root, is_mx=is_mx)]
+    extra = {key: shlex.split(config.get(key, "")) for key in (qnn_files.CONVERTER_KEY, qnn_files.GENERATOR_KEY)}
+    convert = converter_command(onnx_path, folder, job, root, extra[qnn_files.CONVERTER_KEY])
+    generate = generator_command(folder, root, extra[qnn_files.GENERATOR_KEY], is_mx=is_mx)
+    return [generate] if config.get(qnn_files.SKIP_KEY) else [convert, generate]
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 
-def converter_command(onnx_path: Path, folder: Path, job: CompileJob, root: Path) -> list[str]:
-    """ONNX to DLC."""
+def converter_command(
+    onnx_path: Path, folder: Path, job: CompileJob, root: Path, extra: Sequence[str] = ()
+) -> list[str]:
+    """ONNX to DLC; ``extra``: the user's own arguments."""
     return [
         *(str(_tool(root, "qairt-converter")), "--input_network", str(onnx_path)),
         *("--output_path", str(folder / _DLC), "--config", str(folder / qnn_files.IO_FILE)),
         *("--float_bias_bitwidth", "32", "--float_bitwidth", "32" if job.options.precision == "fp32" else "16"),
         *("--preserve_io_datatype", "--onnx_skip_simplification", "--target_backend", "AIC"),
-        *shlex.split(read_qnn_config(job).get(qnn_files.CONVERTER_KEY, "")),
+        *extra,
     ]
 
 
-def generator_command(folder: Path, job: CompileJob, root: Path, *, is_mx: bool) -> list[str]:
-    """DLC to program; ``is_mx``: some state is in MXINT8."""
-    extra = shlex.split(read_qnn_config(job).get(qnn_files.GENERATOR_KEY, ""))
+def generator_command(folder: Path, root: Path, extra: Sequence[str] = (), *, is_mx: bool) -> list[str]:
+    """DLC to program; ``extra``: the user's own arguments; ``is_mx``: some state is in MXINT8."""
     has_level = any(word.partition("=")[0] == "--log_level" for word in extra)
     return [
         *(str(_tool(root, "qnn-context-binary-generator")), "--binary_file", "qnngraph.serialized"),
@@ -196,7 +223,7 @@ def generator_command(folder: Path, job: CompileJob, root: Path, *, is_mx: bool)
     ]
 
 
-def key_ingredients(job: CompileJob) -> dict[str, Any]:
+def key_ingredients(job: CompileJob, config: Mapping[str, Any]) -> dict[str, Any]:
     """All that decides what a job's compilation makes of a graph, without paths: files are there by their content."""
     from QEfficient.store.digests import hash_file
 
@@ -205,8 +232,8 @@ def key_ingredients(job: CompileJob) -> dict[str, Any]:
     named = zip(specializations.unique_names(job.specializations), job.specializations, strict=True)
     return {
         **toolchain(),
-        "backend": qnn_files.backend_config(job, True, None),
-        "qnn_config": read_qnn_config(job),
+        "backend": qnn_files.backend_config(job, config, True, None),
+        "qnn_config": dict(config),
         "precision": options.precision,
         "mxint8_kv_cache": bool(job.option("mxint8_kv_cache")),
         "specializations": [[name, dict(entry.symbols)] for name, entry in named],
@@ -267,9 +294,10 @@ def compile(
     )
     folder = Path(qpc_path)
     job = CompileJob(specializations=_specializations(options, symbols or {}), options=options)
-    check(job)
+    compiler = QnnCompiler(qnn_config)
+    compiler.check(job)
     folder.mkdir(parents=True, exist_ok=True)
-    compile_onnx(Path(onnx_path), folder, job)
+    compiler.compile(Path(onnx_path), folder, job)
     return str(folder / QPC_FOLDER)
 
 

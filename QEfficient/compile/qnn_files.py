@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,17 @@ _MODEL = "model"
 _DTYPES = {"mxint8": "uint8", "float": "float32"}
 
 
-def read_qnn_config(job: CompileJob) -> dict[str, Any]:
-    """The settings in the file that ``qnn_config`` names; empty without one.
+def read_qnn_config(path: str | None) -> dict[str, Any]:
+    """The settings in the file that the option ``qnn_config`` names; empty without one.
 
     Raises:
         OptionError: it cannot be read, has an unknown key, or gives an argument that is not its to give.
     """
-    if job.options.qnn_config is None:
+    if path is None:
         return {}
-    where = f"qnn_config={job.options.qnn_config!r}"
+    where = f"qnn_config={path!r}"
     try:
-        config = json.loads(Path(job.options.qnn_config).read_text(encoding="utf-8"))
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise OptionError(f"{where} cannot be read: {error}") from error
     known = (*_IMMUTABLE, BACKEND_KEY, SKIP_KEY)
@@ -97,7 +98,9 @@ def graph_names(job: CompileJob) -> list[str]:
     return [f"{_MODEL}_configuration_{number}" for number in range(1, len(job.specializations) + 1)]
 
 
-def backend_config(job: CompileJob, has_state: bool, partition_file: str | None) -> dict[str, Any]:
+def backend_config(
+    job: CompileJob, config: Mapping[str, Any], has_state: bool, partition_file: str | None
+) -> dict[str, Any]:
     """The backend's settings, upstream's defaults with those of ``qnn_config`` over them."""
     options = job.options
     split = {} if options.mos is None else {"compiler_max_out_channel_split": str(options.mos)}
@@ -121,7 +124,7 @@ def backend_config(job: CompileJob, has_state: bool, partition_file: str | None)
         "compiler_mxint8_mdp_io": options.allow_mxint8_mdp_io,
         **split,
         **mdp,
-        **read_qnn_config(job).get(BACKEND_KEY, {}),
+        **config.get(BACKEND_KEY, {}),
     }
 
 

@@ -1,19 +1,22 @@
-"""Writes a task's graph as ONNX: traced, given its weights, simplified, saved with the weights beside it."""
+"""Writes a task's graphs as ONNX: traced, given their weights, simplified, saved with the weights beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import onnx_ir as ir
 import onnxscript.optimizer
-from torch import nn
 
+from QEfficient.exporter.external_data import ExternalData
 from QEfficient.exporter.layers import layer_modules, name_layers
 from QEfficient.exporter.trace import OPSET, trace
 from QEfficient.exporter.transforms import apply_transforms
-from QEfficient.exporter.weights import WeightSource, attach
+from QEfficient.exporter.weights import attach
+from QEfficient.store.manifest import FileRecord
+from QEfficient.transformers.checkpoint.source import WeightSource
 from QEfficient.transformers.patches import rules_by_operator
 from QEfficient.transformers.tasks.graph_spec import TaskGraph
 
@@ -29,37 +32,61 @@ def toolchain() -> dict[str, str]:
     return {name: version(name) for name in packages} | {"opset": str(OPSET)}
 
 
+@dataclass(frozen=True)
+class Export:
+    """What :func:`export_onnx` wrote."""
+
+    graphs: dict[str, dict[str, object]]
+    """For each graph: its file, inputs and outputs with their shapes, the number of nodes, the values that leave the
+    layers."""
+    files: dict[str, FileRecord]
+    """The files with the weights, hashed while they were written."""
+
+
 def export_onnx(
-    graph: TaskGraph,
-    model: nn.Module,
+    graphs: Mapping[str, TaskGraph],
+    source: WeightSource,
     folder: Path,
     in_checkpoint_dtype: bool = True,
     transforms: Sequence[str] = (),
-) -> Mapping[str, object]:
-    """Write ``model.onnx`` and its weights into ``folder``.
+) -> Export:
+    """Write graphs into ``folder``, with one set of weights for all of them: a weight that several use is there once.
 
     Args:
-        graph: the task's graph of ``model``.
-        model: where the weights are; read one at a time.
+        graphs: the graphs of one model by name. A single one becomes ``model.onnx``, several ``NAME.onnx`` each.
+        source: where the weights are; read in pieces.
         folder: an existing folder.
         in_checkpoint_dtype: see :func:`QEfficient.exporter.weights.attach`.
         transforms: names of rewrites, see :mod:`QEfficient.exporter.transforms`.
 
-    Returns:
-        The manifest's body: inputs and outputs with their shapes, the number of nodes, the values that
-        leave the layers.
+    Raises:
+        SizeDependence: a model's code takes other ways for other sizes of a dynamic axis.
+        ExportError: PyTorch could not trace a model or write it as ONNX.
     """
-    onnx_model = trace(graph)
-    weights = attach(onnx_model, WeightSource(model), in_checkpoint_dtype)
+    records = {}
+    with ExternalData(folder, WEIGHTS_FILE, WEIGHTS_FILE_BYTES) as data:
+        for name, graph in graphs.items():
+            model, records[name] = _build(graph, source, in_checkpoint_dtype, transforms)
+            records[name]["file"] = file = MODEL_FILE if len(graphs) == 1 else f"{name}.onnx"
+            data.move_out(model)
+            ir.save(model, folder / file)
+    return Export(records, data.files)
+
+
+def _build(
+    graph: TaskGraph, source: WeightSource, in_checkpoint_dtype: bool, transforms: Sequence[str]
+) -> tuple[ir.Model, dict[str, object]]:
+    """A graph in ONNX with its weights still to be read, and what there is to know of it."""
+    model = trace(graph)
+    weights = attach(model, graph.lowered, source, in_checkpoint_dtype)
     with rules_by_operator():
-        onnxscript.optimizer.optimize_ir(onnx_model, should_fold=lambda node: _touches(node, weights), inline=False)
-    layers = name_layers(onnx_model, list(layer_modules(model, graph.num_layers)))
-    changed = apply_transforms(onnx_model, transforms)
-    ir.save(onnx_model, folder / MODEL_FILE, external_data=WEIGHTS_FILE, max_shard_size_bytes=WEIGHTS_FILE_BYTES)
-    return {
-        "inputs": _shapes(onnx_model.graph.inputs),
-        "outputs": _shapes(onnx_model.graph.outputs),
-        "num_nodes": len(onnx_model.graph),
+        onnxscript.optimizer.optimize_ir(model, should_fold=lambda node: _touches(node, weights), inline=False)
+    layers = name_layers(model, graph.module, layer_modules(graph.lowered.module, graph.num_layers).values())
+    changed = apply_transforms(model, transforms)
+    return model, {
+        "inputs": _shapes(model.graph.inputs),
+        "outputs": _shapes(model.graph.outputs),
+        "num_nodes": len(model.graph),
         "transforms": changed,
         "lowering": graph.lowering,
         "layers": layers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 
 import onnx_ir as ir
 from torch import nn
@@ -10,7 +11,6 @@ from torch import nn
 LAYER = "qeff.layer"
 """Under this name a node's metadata has the number of the layer that it was traced in."""
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_MODEL_AT = "inner.model."
 
 
 def layer_modules(model: nn.Module, num_layers: int) -> dict[str, nn.Module]:
@@ -21,17 +21,19 @@ def layer_modules(model: nn.Module, num_layers: int) -> dict[str, nn.Module]:
     return {}
 
 
-def name_layers(model: ir.Model, paths: list[str]) -> list[str]:
+def name_layers(model: ir.Model, traced: nn.Module, layers: Iterable[nn.Module]) -> list[str]:
     """Name the value that leaves each layer ``layer.i``, and replace the exporter's notes by the layer's number.
 
     Args:
         model: a traced graph; changed in place.
-        paths: the layers' module paths in order.
+        traced: the module that it was traced from.
+        layers: the layers in order, somewhere in that module.
 
     Returns:
         The names of those that were found, in order.
     """
-    numbers = {f"{_MODEL_AT}{path}": index for index, path in enumerate(paths)}
+    paths = {module: path for path, module in traced.named_modules()}
+    numbers = {paths[layer]: index for index, layer in enumerate(layers) if layer in paths}
     ends: dict[int, ir.Node] = {}
     for node in model.graph:
         number = _layer_of(node, numbers)

@@ -27,8 +27,8 @@ class Request:
     max_new_tokens: int
     eos_token_ids: frozenset[int] = frozenset()
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    text_ids: list[int] = field(default_factory=list)
-    """What the encoder reads, where the model has one."""
+    inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Inputs beside the tokens, by name: ``encoder_input_ids`` ``[T]`` where the model has an encoder."""
     forced_ids: Mapping[int, int] = field(default_factory=dict)
     """Tokens that the answer has at these places, 0 the first, whatever the model predicts."""
 
@@ -109,7 +109,7 @@ class Engine:
         scheduler = self._scheduler = Scheduler(self.session.info)
         samplers = [Sampler(request.sampling) for request in requests]
         for index, request in enumerate(requests):
-            scheduler.add(Sequence(index, list(request.prompt_ids), text=list(request.text_ids)))
+            scheduler.add(Sequence(index, list(request.prompt_ids), inputs=request.inputs))
         while not scheduler.is_done:
             if self._scheduler is not scheduler:
                 raise LifecycleError(
@@ -136,7 +136,7 @@ class Engine:
         logits = self.session.step([chunk for _, chunk in step])
         for sequence, chunk in step:
             scheduler.advance(sequence, chunk)
-        predicted = [sequence for sequence, chunk in step if chunk.wants_logits]
+        predicted = [sequence for sequence, chunk in step if chunk.num_logits]
         forced = [requests[s.index].forced_ids.get(len(s.tokens) - s.prompt_len) for s in predicted]
         chosen = _choose(logits, predicted, samplers)
         tokens = [own if token is None else token for own, token in zip(chosen, forced, strict=True)]

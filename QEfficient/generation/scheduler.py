@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from QEfficient.generation.sessions.session import Chunk, SessionInfo
 
@@ -19,8 +22,8 @@ class Sequence:
     num_cached: int = 0
     """Tokens that the session's state already holds."""
     slot: int = -1
-    text: list[int] = field(default_factory=list)
-    """What the encoder is to read, where the model has one."""
+    inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Inputs beside the tokens, which go with the first chunk."""
     prompt_len: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,4 +93,4 @@ class Scheduler:
         begin = sequence.num_cached
         tokens = sequence.tokens[begin : begin + most]
         is_last = begin + len(tokens) == len(sequence.tokens)
-        return Chunk(sequence.slot, tokens, begin, is_last, () if begin else sequence.text)
+        return Chunk(sequence.slot, tokens, begin, int(is_last), {} if begin else sequence.inputs)

@@ -1,4 +1,4 @@
-"""Texts for encoders and classifiers, in the forms that people and programs give them."""
+"""Encodes the inputs of encoders and classifiers: texts, pairs of texts, token ids or a tokenizer's output."""
 
 from __future__ import annotations
 
@@ -10,50 +10,51 @@ from QEfficient.generation.prompts import encode_prompts
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class EncodedText:
     """A text, or a pair of texts, as tokens."""
 
     ids: Sequence[int]
-    segments: Sequence[int] | None = None
-    """``token_type_ids``, if whoever gave the tokens gave them too."""
+    token_type_ids: Sequence[int] | None = None
+    """As long as ``ids``; None: the input had none."""
 
 
-def encode_texts(inputs: Any, tokenizer: Callable[[], Any], takes_segments: bool) -> list[Text]:
+def encode_texts(inputs: Any, tokenizer: Callable[[], Any], takes_token_type_ids: bool) -> list[EncodedText]:
     """Tokens of one text or several.
 
     Args:
         inputs: as :func:`QEfficient.generation.prompts.encode_prompts` takes them; in a list also pairs of texts, each
             a tuple or a list of two.
-        tokenizer: gives what encodes text; called only if there is any.
-        takes_segments: whether the model takes ``token_type_ids``; if not, those of text are left out.
+        tokenizer: returns the tokenizer; called only if there is text to encode.
+        takes_token_type_ids: whether the model takes them; if not, those that encoding a text returns are dropped.
 
     Raises:
-        OptionError: it is none of these.
+        OptionError: the inputs have none of these forms.
     """
     if isinstance(inputs, Mapping) or hasattr(inputs, "input_ids"):
         return _from_tokenizer(inputs, tokenizer)
     if isinstance(inputs, str):
         inputs = [inputs]
     if not isinstance(inputs, list | tuple) or not any(isinstance(item, str) or _is_pair(item) for item in inputs):
-        return [Text(ids) for ids in encode_prompts(inputs, tokenizer)]
-    return [text for item in inputs for text in _encode(item, tokenizer, takes_segments)]
+        return [EncodedText(ids) for ids in encode_prompts(inputs, tokenizer)]
+    return [text for item in inputs for text in _encode(item, tokenizer, takes_token_type_ids)]
 
 
-def _encode(item: Any, tokenizer: Callable[[], Any], takes_segments: bool) -> list[Text]:
+def _encode(item: Any, tokenizer: Callable[[], Any], takes_token_type_ids: bool) -> list[EncodedText]:
     if not isinstance(item, str) and not _is_pair(item):
-        return [Text(ids) for ids in encode_prompts([item], tokenizer)]
-    ids, segments = tokenizer().encode_text(*([item] if isinstance(item, str) else item))
-    return [Text(ids, segments if takes_segments else None)]
+        return [EncodedText(ids) for ids in encode_prompts([item], tokenizer)]
+    ids, token_type_ids = tokenizer().encode_text(*([item] if isinstance(item, str) else item))
+    return [EncodedText(ids, token_type_ids if takes_token_type_ids else None)]
 
 
 def _is_pair(item: Any) -> bool:
     return isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
 
 
-def _from_tokenizer(encoding: Any, tokenizer: Callable[[], Any]) -> list[Text]:
+def _from_tokenizer(encoding: Any, tokenizer: Callable[[], Any]) -> list[EncodedText]:
     ids = encode_prompts(encoding, tokenizer)
-    held = encoding if isinstance(encoding, Mapping) else vars(encoding)
-    if held.get("token_type_ids") is None:
-        return [Text(row) for row in ids]
-    given = {"input_ids": held["token_type_ids"], "attention_mask": held.get("attention_mask")}
-    return [Text(row, segments) for row, segments in zip(ids, encode_prompts(given, tokenizer), strict=True)]
+    fields = encoding if isinstance(encoding, Mapping) else vars(encoding)
+    if fields.get("token_type_ids") is None:
+        return [EncodedText(row) for row in ids]
+    # Cut to each row's tokens as the ids are.
+    token_types = {"input_ids": fields["token_type_ids"], "attention_mask": fields.get("attention_mask")}
+    return [EncodedText(*row) for row in zip(ids, encode_prompts(token_types, tokenizer), strict=True)]

@@ -94,8 +94,8 @@ class ForeignTokenizer:
 
     def encode_text(self, text: str, second: str | None = None) -> tuple[list[int], list[int] | None]:
         encoding = self._tokenizer(text, second)
-        segments = encoding.get("token_type_ids")
-        return list(encoding["input_ids"]), None if segments is None else list(segments)
+        token_types = encoding.get("token_type_ids")
+        return list(encoding["input_ids"]), None if token_types is None else list(token_types)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)

@@ -16,7 +16,7 @@ from typing import Any
 
 from QEfficient.errors import ArtifactError, ArtifactNotFound, CorruptArtifact, StorageError
 from QEfficient.store import housekeeping
-from QEfficient.store.digests import digest
+from QEfficient.store.digests import digest, is_sha256
 from QEfficient.store.entries import Entry, folder_of, open_entry, open_or_quarantine, scan, touch
 from QEfficient.store.files import home, make_private, storage_errors, warn_if_shared
 from QEfficient.store.housekeeping import ABSENT
@@ -31,7 +31,7 @@ from QEfficient.store.manifest import (
     open_artifact,
     read_artifact,
 )
-from QEfficient.store.publish import Build, Recipe, publish, recover, update_body
+from QEfficient.store.publish import Build, Built, Recipe, publish, recover, update_body
 
 __all__ = [
     "ABSENT",
@@ -40,6 +40,7 @@ __all__ = [
     "Artifact",
     "ArtifactStore",
     "Build",
+    "Built",
     "Entry",
     "FileRecord",
     "Manifest",
@@ -77,6 +78,14 @@ class ArtifactStore:
         if artifact is not None:
             touch(folder)
         return artifact
+
+    def get_by_key(self, kind: str, key: str) -> Artifact | None:
+        """The artifact of this key, if it is here and whole; else None."""
+        folder = folder_of(self.root, kind, key)
+        try:
+            return open_entry(folder) if is_sha256(key) else None
+        except ArtifactError:
+            return None
 
     def _look_again(self, folder: Path, problem: ArtifactError) -> Artifact | None:
         try:

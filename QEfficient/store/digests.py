@@ -111,8 +111,8 @@ def file_digest(path: str | os.PathLike[str], *, fresh: bool = False) -> str:
         OSError: It cannot be read.
     """
     real = os.path.realpath(path)
-    if not fresh and (known := _recall(real)):
-        return known
+    if not fresh and (known := recall(real)) is not None:
+        return known[0]
     sha256, seen = hash_file(real)
     remember(real, sha256, seen)
     return sha256
@@ -130,10 +130,17 @@ def hash_file(path: str | os.PathLike[str]) -> tuple[str, os.stat_result]:
     raise ArtifactError(f"{path} changed three times while it was being read. Try again when nothing writes to it.")
 
 
+def settled_stat(path: str | os.PathLike[str]) -> os.stat_result:
+    """A file's stat, taken when a later write would show in it."""
+    status = os.stat(path)
+    _let_tick_pass(status)
+    return status
+
+
 def remember(path: str | os.PathLike[str], sha256: str, seen: os.stat_result) -> None:
     """Note a digest for :func:`file_digest`. A note that cannot be written is no error."""
     real = os.path.realpath(path)
-    note = _note(real)
+    note = _note(real, seen)
     temporary = new_sibling(note, "tmp")
     with suppress(OSError):
         make_private(home())
@@ -157,12 +164,15 @@ def forget_missing() -> int:
     return num_forgotten
 
 
-def _recall(real: str) -> str | None:
-    note = _read_note(_note(real))
-    sha256 = note.pop("sha256", None)
-    if note != {"path": real, **_identity(os.stat(real))}:
+def recall(path: str | os.PathLike[str]) -> tuple[str, os.stat_result] | None:
+    """The digest of a file that has not changed since it was noted, and the stat that it is true of; else None."""
+    real = os.path.realpath(path)
+    status = os.stat(real)
+    note = _read_note(_note(real, status))
+    sha256, noted_path = note.pop("sha256", None), note.pop("path", None)
+    if note != _identity(status) or not is_sha256(sha256) or (noted_path != real and status.st_nlink < 2):
         return None
-    return sha256 if is_sha256(sha256) else None
+    return sha256, status
 
 
 def is_sha256(value: object) -> bool:
@@ -187,8 +197,10 @@ def _let_tick_pass(found: os.stat_result) -> None:
         time.sleep(remaining / 1e9)
 
 
-def _note(real: str) -> Path:
-    name = hashlib.sha256(os.fsencode(real)).hexdigest()
+def _note(real: str, status: os.stat_result) -> Path:
+    """Of a file's path; of one with several hard links, whose times change together, of the inode."""
+    what = f"inode {status.st_ino} {status.st_size}".encode() if status.st_nlink > 1 else os.fsencode(real)
+    name = hashlib.sha256(what).hexdigest()
     return home() / "digests" / name[:2] / f"{name}.json"
 
 
@@ -204,12 +216,15 @@ def _read_note(note: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def json_safe(value: Any) -> Any:
-    """``value`` with whatever JSON has no form for as text."""
+def json_safe(value: Any, *, finite: bool = False) -> Any:
+    """``value`` with text for what JSON has no form for; if ``finite``, with None for infinity and NaN."""
     if isinstance(value, Mapping):
-        return {str(key): json_safe(item) for key, item in value.items()}
+        return {str(key): json_safe(item, finite=finite) for key, item in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted((json_safe(item) for item in value), key=str)  # a set has no order, and a key needs one
+        # A set has no order, and a key needs one.
+        return sorted((json_safe(item, finite=finite) for item in value), key=str)
     if isinstance(value, list | tuple):
-        return [json_safe(item) for item in value]
+        return [json_safe(item, finite=finite) for item in value]
+    if finite and isinstance(value, float) and not math.isfinite(value):
+        return None
     return value if isinstance(value, str | int | float | bool | None) else str(value)

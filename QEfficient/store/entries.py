@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ class Entry:
         key: As in the manifest.
         state: ``stored`` is usable as far as its sizes tell; ``damaged`` is not and will be rebuilt when asked for;
             ``quarantine`` was moved aside; ``temporary`` is a build that runs or was killed.
-        size_bytes: Of its files.
+        size_bytes: Of its files, those that it shares with other entries included; see :func:`stored_bytes`.
         last_used: Seconds since the epoch.
         artifact: For ``stored``.
         problem: What is wrong, for ``damaged``.
@@ -50,6 +50,8 @@ class Entry:
     last_used: float
     artifact: Artifact | None = None
     problem: str = ""
+    inodes: tuple[tuple[int, int], ...] = ()
+    """Of each file: inode and bytes. Packages share files with the program that they run."""
 
     @property
     def folder(self) -> Path:
@@ -60,6 +62,11 @@ class Entry:
     def label(self) -> str:
         """What people call it, or the beginning of its key."""
         return (self.artifact.manifest.label if self.artifact else "") or self.key[:12]
+
+
+def stored_bytes(entries: Iterable[Entry]) -> int:
+    """What entries take on the disk: a file that several have counts once."""
+    return sum({inode: size for entry in entries for inode, size in entry.inodes}.values())
 
 
 def folder_of(root: Path, kind: str, key: str) -> Path:
@@ -135,10 +142,13 @@ def _stored(folder: Path) -> Entry | None:
 def _entry(path: Path, key: str, state: State, artifact: Artifact | None = None, problem: str = "") -> Entry | None:
     try:
         status = path.lstat()
-        size = sum(file.st_size for file in list_files(path).values()) if path.is_dir() else status.st_size
+        files = list_files(path).values() if path.is_dir() else [status]
     except OSError:  # removed or renamed by someone else meanwhile
         return None
-    return Entry(path, path.parent.parent.name, key, state, size, _last_used(path, status), artifact, problem)
+    inodes = tuple((file.st_ino, file.st_size) for file in files)
+    size = sum(bytes_ for _, bytes_ in inodes)
+    last_used = _last_used(path, status)
+    return Entry(path, path.parent.parent.name, key, state, size, last_used, artifact, problem, inodes)
 
 
 def _last_used(path: Path, status: os.stat_result) -> float:

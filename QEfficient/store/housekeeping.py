@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -11,7 +12,15 @@ from typing import Any
 
 from QEfficient.errors import ArtifactError, StorageError
 from QEfficient.store.digests import canonical, forget_missing
-from QEfficient.store.entries import Entry, forget, is_unused_since_scan, open_entry, open_or_quarantine, scan
+from QEfficient.store.entries import (
+    Entry,
+    forget,
+    is_unused_since_scan,
+    open_entry,
+    open_or_quarantine,
+    scan,
+    stored_bytes,
+)
 from QEfficient.store.files import new_sibling, remove, siblings, storage_errors
 from QEfficient.store.locks import hold, hold_if_free
 
@@ -98,7 +107,7 @@ def prune(
         What was removed, or would be.
     """
     entries = list(scan(root))
-    whole = sorted((entry for entry in entries if entry.state == "stored"), key=lambda entry: entry.last_used)
+    whole = _longest_unused_first([entry for entry in entries if entry.state == "stored"])
     rubbish = [entry for entry in entries if entry.state == "temporary" or (damaged and entry.state != "stored")]
     oldest_kept = time.time() - older_than.total_seconds() if older_than is not None else float("-inf")
     expired = [entry for entry in whole if entry.last_used < oldest_kept]
@@ -106,13 +115,33 @@ def prune(
     if max_bytes is not None:
         gone = {entry.path for entry in removed}
         left = [entry for entry in whole if entry.path not in gone]
-        excess = sum(entry.size_bytes for entry in left) - max_bytes
-        for entry in left:
-            if excess > 0 and _remove_all([entry], dry_run):
-                removed.append(entry)
-                excess -= entry.size_bytes
+        removed += _remove_until_fits(left, max_bytes, dry_run)
     if not dry_run:
         forget_missing()
+    return removed
+
+
+def _longest_unused_first(entries: list[Entry]) -> list[Entry]:
+    """A program was used when one of its packages was."""
+    used: dict[int, float] = {}
+    for entry in entries:
+        for inode, _ in entry.inodes:
+            used[inode] = max(used.get(inode, 0.0), entry.last_used)
+    times = {id(entry): max([entry.last_used, *(used[inode] for inode, _ in entry.inodes)]) for entry in entries}
+    return sorted(entries, key=lambda entry: (times[id(entry)], entry.last_used))
+
+
+def _remove_until_fits(entries: list[Entry], max_bytes: int, dry_run: bool) -> list[Entry]:
+    """Remove entries in order; a file's bytes are free when the last entry that has it is gone."""
+    num_links = Counter(inode for entry in entries for inode, _ in entry.inodes)
+    excess, removed = stored_bytes(entries) - max_bytes, []
+    for entry in entries:
+        if excess <= 0 or not _remove_all([entry], dry_run):
+            continue
+        removed.append(entry)
+        for inode, size in entry.inodes:
+            num_links[inode] -= 1
+            excess -= 0 if num_links[inode] else size
     return removed
 
 

@@ -20,11 +20,12 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from QEfficient.errors import ArtifactError, ArtifactNotFound, CorruptArtifact, NewerFormat, nearest
-from QEfficient.store.digests import digest, file_digest, is_sha256
+from QEfficient.errors import ArtifactError, ArtifactNotFound, CorruptArtifact, NewerFormat, OlderFormat, nearest
+from QEfficient.store.digests import digest, file_digest, is_sha256, remember
 from QEfficient.store.files import list_files
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 (library 0.1.0) had a body without records of graphs."""
 MANIFEST_NAME = "manifest.json"
 _MAX_MANIFEST_BYTES = 64_000_000
 _KIND = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -88,6 +89,7 @@ class Manifest:
 
         Raises:
             NewerFormat: A newer library wrote it.
+            OlderFormat: An older library wrote it, in a form that is no longer read.
             CorruptArtifact: Anything else is wrong with it.
         """
         try:
@@ -144,14 +146,17 @@ def _check_format(content: Mapping[str, Any], where: str) -> None:
     found = content.get("format_version")
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise ValueError(f"its format_version is {found!r}")
+    if found == FORMAT_VERSION:
+        return
+    versions = content.get("versions")
+    writer = versions.get("qefficient", "unknown") if isinstance(versions, dict) else "unknown"
+    about = (
+        f"{where} has format version {found}, written by QEfficient {writer}; this is QEfficient "
+        f"{writer_versions()['qefficient']}, which reads "
+    )
     if found > FORMAT_VERSION:
-        versions = content.get("versions")
-        writer = versions.get("qefficient", "unknown") if isinstance(versions, dict) else "unknown"
-        raise NewerFormat(
-            f"{where} has format version {found}, written by QEfficient {writer}; this is QEfficient "
-            f"{writer_versions()['qefficient']}, which reads up to {FORMAT_VERSION}. "
-            "Upgrade the library, or compile again into another folder."
-        )
+        raise NewerFormat(f"{about}up to {FORMAT_VERSION}. Upgrade the library, or compile again into another folder.")
+    raise OlderFormat(f"{about}{FORMAT_VERSION}. Compile again.")
 
 
 def _check_fields(content: Mapping[str, Any]) -> None:
@@ -273,6 +278,25 @@ class Artifact:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.file(name), folder / name)
         return dict(self.manifest.body)
+
+    def link_into(self, folder: Path) -> None:
+        """Put its files into an existing folder: hard links inside one store, copies elsewhere.
+
+        Args:
+            folder: where an artifact is being built. A user's own folder never shares bytes with the store.
+        """
+        root = self.path.parents[2]
+        for name, record in self.manifest.files.items():
+            source, link = self.file(name), folder / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                if not folder.is_relative_to(root):
+                    raise OSError("outside the store")
+                os.link(source, link)
+            except OSError:
+                shutil.copyfile(source, link)
+            else:
+                remember(link, record.sha256, link.stat())
 
     def extra_files(self, found: Iterable[str] | None = None) -> list[str]:
         """Names of files in the folder that the manifest does not have."""

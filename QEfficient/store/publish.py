@@ -10,12 +10,12 @@ import json
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from QEfficient.errors import ArtifactError
-from QEfficient.store.digests import canonical, digest, hash_file, remember
+from QEfficient.store.digests import canonical, digest, hash_file, recall, remember, settled_stat
 from QEfficient.store.files import (
     list_files,
     new_sibling,
@@ -39,8 +39,18 @@ from QEfficient.store.manifest import (
     writer_versions,
 )
 
-Build = Callable[[Path], Mapping[str, Any]]
-"""Writes files into the folder it is given and returns the manifest's body."""
+
+@dataclass(frozen=True)
+class Built:
+    """What a build made, where it knows more than the manifest's body."""
+
+    body: Mapping[str, Any]
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+    """Files that it hashed while it wrote them, by relative POSIX name: they are not read again."""
+
+
+Build = Callable[[Path], Mapping[str, Any] | Built]
+"""Writes files into the folder it is given and returns the manifest's body, or a :class:`Built`."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +95,9 @@ def publish(folder: Path, recipe: Recipe, build: Build) -> Artifact:
         with storage_errors(folder):
             temporary.mkdir()
         with storage_errors(folder, only_under=temporary):
-            body = build(temporary)
+            made = build(temporary)
         with storage_errors(folder):
-            manifest, seen = _finish(temporary, recipe, body)
+            manifest, seen = _finish(temporary, recipe, made if isinstance(made, Built) else Built(made))
             _swap(temporary, folder)
     except BaseException:
         remove(temporary)
@@ -97,22 +107,33 @@ def publish(folder: Path, recipe: Recipe, build: Build) -> Artifact:
     return Artifact(folder, manifest)
 
 
-def _finish(folder: Path, recipe: Recipe, body: Mapping[str, Any]) -> tuple[Manifest, dict[str, os.stat_result]]:
-    plain_body = json.loads(json.dumps(dict(body), allow_nan=False))
+def _finish(folder: Path, recipe: Recipe, built: Built) -> tuple[Manifest, dict[str, os.stat_result]]:
+    plain_body = json.loads(json.dumps(dict(built.body), allow_nan=False))
     found = list_files(folder)
     _check_built(found, recipe)
     files: dict[str, FileRecord] = {}
     seen: dict[str, os.stat_result] = {}
     for name in found:
         sync_file(folder / name)
-        sha256, seen[name] = hash_file(folder / name)
-        files[name] = FileRecord(seen[name].st_size, sha256)
+        files[name], seen[name] = _record(folder / name, built.files.get(name))
     versions = {**writer_versions(), **recipe.versions}
     manifest = Manifest(recipe.kind, recipe.key, recipe.ingredients, plain_body, files, recipe.label, versions=versions)
     (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
     sync_file(folder / MANIFEST_NAME)
     sync_tree(folder)
     return manifest, seen
+
+
+def _record(path: Path, written: FileRecord | None) -> tuple[FileRecord, os.stat_result]:
+    """What a file is, and the stat that this is true of; ``written``: what its writer says that it is."""
+    if written is None:
+        linked = path.stat().st_nlink > 1  # from an artifact that was verified
+        sha256, status = (recall(path) if linked else None) or hash_file(path)
+        return FileRecord(status.st_size, sha256), status
+    status = settled_stat(path)
+    if status.st_size != written.size:
+        raise ArtifactError(f"{path} has {status.st_size} bytes, its writer wrote {written.size}. Build it again.")
+    return written, status
 
 
 def _check_built(found: Mapping[str, os.stat_result], recipe: Recipe) -> None:

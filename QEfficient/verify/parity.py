@@ -1,4 +1,4 @@
-"""Compares a compiled package with the Hugging Face model it came from: the verdict is a value."""
+"""Compares a compiled package with its Hugging Face model, greedy token by greedy token."""
 
 from __future__ import annotations
 
@@ -13,61 +13,62 @@ import numpy as np
 import torch
 
 from QEfficient.exporter.layers import layer_modules
+from QEfficient.store.digests import json_safe
+from QEfficient.verify.numeric_report import NumericReport
 
 if TYPE_CHECKING:
-    from QEfficient.generation.package import CompiledCausalLM
-    from QEfficient.simulator.examination.report import NumericReport
+    from QEfficient.generation.tasks.causal_lm import CompiledCausalLM
 
 LAYER_TOLERANCE = 0.01
-"""Relative error of a layer's output from which it counts as different."""
+"""Maximum relative error of a layer's output that still counts as equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptParity:
-    """One prompt's answer, ours against Hugging Face's."""
+    """Greedy tokens of one prompt, ours against Hugging Face's."""
 
     prompt_len: int
     num_compared: int
-    """Tokens of the reference's answer."""
+    """Tokens that the reference generated."""
     num_agreed: int
-    """Tokens that are the same, from the first on."""
+    """Length of the common prefix."""
     smallest_margin: float | None
-    """Least distance of the likeliest token's logit to the next one's, where the tokens agree; None if none does."""
+    """Minimum top-1 margin (best logit minus the next) over the common prefix; None if that is empty."""
     margin_at_divergence: float | None = None
-    """That distance in the reference where the answers part. A near tie says little about the artifact."""
+    """The reference's top-1 margin at the first different token. A near tie is weak evidence of a fault."""
     layer_errors: list[float] | None = None
-    """Relative error of each layer's output on the text up to there; infinite where it is not a number."""
+    """Relative error of each layer's output on prompt and common prefix; infinite where it is not finite."""
     first_layer: int | None = None
-    """First layer whose error is above LAYER_TOLERANCE; None with errors given: only the head differs."""
+    """First layer whose error exceeds LAYER_TOLERANCE; None with layer_errors present: only the head differs."""
     is_within_noise: bool | None = None
-    """Whether the number formats alone may part the answers there; None if they agree, or nothing was measured."""
+    """Whether the number formats alone explain the different token; None if all agree, or nothing was measured."""
 
     @property
     def agrees(self) -> bool:
-        """Whether all tokens are the same."""
+        """Whether all tokens are equal."""
         return self.num_agreed == self.num_compared
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """How far a package agrees with Hugging Face in float32, greedily decoded."""
+    """Parity of a package with Hugging Face in float32, under greedy decoding."""
 
     prompts: list[PromptParity]
     numerics: NumericReport | None = None
-    """What fp16 and the package's number formats do inside the model; None for a target without the card's."""
+    """Effect of fp16 and the package's formats inside the model; None for a target without the card's numerics."""
 
     @property
     def agrees(self) -> bool:
-        """Whether every prompt's answer is the same."""
+        """Whether all tokens of all prompts are equal."""
         return all(prompt.agrees for prompt in self.prompts)
 
     @property
     def has_fault(self) -> bool:
-        """Whether an answer differs by more than the noise of the package's number formats."""
+        """Whether a token differs and the package's number formats do not explain it."""
         return any(not prompt.agrees and not prompt.is_within_noise for prompt in self.prompts)
 
     def with_numerics(self, numerics: NumericReport) -> ParityReport:
-        """This report with an examination of the numbers inside, and what it says of each prompt that parts."""
+        """This report with ``numerics``, and their verdict on each prompt that diverges."""
         margins = [prompt.margin_at_divergence for prompt in self.prompts]
         prompts = [
             prompt if margin is None else replace(prompt, is_within_noise=numerics.is_noise(margin))
@@ -80,7 +81,7 @@ class ParityReport:
         return {
             "agrees": self.agrees,
             "has_fault": self.has_fault,
-            "prompts": [_json_safe(asdict(prompt)) for prompt in self.prompts],
+            "prompts": [json_safe(asdict(prompt), finite=True) for prompt in self.prompts],
             "numerics": self.numerics.to_dict() if self.numerics is not None else None,
         }
 
@@ -94,14 +95,6 @@ class ParityReport:
         return "\n".join(lines + ([str(self.numerics)] if self.numerics is not None else []))
 
 
-def _json_safe(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _json_safe(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_json_safe(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _describe(prompt: PromptParity) -> str:
     if prompt.agrees:
         return f"{prompt.num_agreed} tokens agree, smallest top-1 margin {prompt.smallest_margin:.3g}"
@@ -112,9 +105,9 @@ def _describe(prompt: PromptParity) -> str:
         if layer is not None:
             where += f" (relative error {prompt.layer_errors[layer]:.2g})"
     if prompt.is_within_noise is not None:
-        where += "; within the noise" if prompt.is_within_noise else "; a fault, not noise"
+        where += "; within the noise" if prompt.is_within_noise else "; beyond the noise"
     return (
-        f"parts after {prompt.num_agreed} of {prompt.num_compared} tokens, where the reference's top-1 margin is "
+        f"diverges at token {prompt.num_agreed + 1} of {prompt.num_compared}, where the reference's top-1 margin is "
         f"{prompt.margin_at_divergence:.3g}{where}"
     )
 
@@ -126,16 +119,16 @@ def compare(model: Any, compiled: CompiledCausalLM, prompts: Any, generation_len
         model: the Hugging Face model; a float32 copy of it is the reference.
         compiled: the package.
         prompts: as in ``generate``.
-        generation_len: most tokens to compare for each prompt.
+        generation_len: maximum number of tokens to compare for each prompt.
     """
     reference = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
     prompt_ids = compiled.encode(prompts)
-    room = compiled.engine.session.info.ctx_len
-    answers = compiled.generate(prompt_ids, generation_len=generation_len, do_sample=False).generated_ids
+    max_len = compiled.engine.session.info.ctx_len
+    outputs = compiled.generate(prompt_ids, generation_len=generation_len, do_sample=False).generated_ids
     report = []
-    for ids, answer in zip(prompt_ids, answers, strict=True):
-        expected, margins = _reference_answer(reference, ids, min(generation_len, room - len(ids)))
-        report.append(_compare_one(reference, compiled, ids, answer.tolist(), expected, margins))
+    for ids, output in zip(prompt_ids, outputs, strict=True):
+        expected, margins = _reference_tokens(reference, ids, min(generation_len, max_len - len(ids)))
+        report.append(_compare_one(reference, compiled, ids, output.tolist(), expected, margins))
     return ParityReport(report)
 
 
@@ -143,11 +136,11 @@ def _compare_one(
     reference: Any,
     compiled: CompiledCausalLM,
     ids: list[int],
-    answer: list[int],
+    generated: list[int],
     expected: list[int],
     margins: list[float],
 ) -> PromptParity:
-    agreed = _common_prefix(answer, expected)
+    agreed = _common_prefix(generated, expected)
     common: dict[str, Any] = {"prompt_len": len(ids), "num_compared": len(expected), "num_agreed": agreed}
     smallest = min(margins[:agreed], default=None)
     if agreed == len(expected):
@@ -166,8 +159,8 @@ def _common_prefix(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _reference_answer(model: Any, ids: list[int], generation_len: int) -> tuple[list[int], list[float]]:
-    """Greedy tokens, and the top-1 margin of each."""
+def _reference_tokens(model: Any, ids: list[int], generation_len: int) -> tuple[list[int], list[float]]:
+    """Hugging Face's greedy tokens, and the top-1 margin of each."""
     with torch.no_grad():
         output = model.generate(
             torch.tensor([ids]),
@@ -184,9 +177,9 @@ def _reference_answer(model: Any, ids: list[int], generation_len: int) -> tuple[
 
 
 def _layer_errors(model: Any, compiled: CompiledCausalLM, ids: list[int]) -> list[float] | None:
-    """Relative error of each layer's output on ``ids``, or None if the package has no layer marks."""
+    """Relative error of each layer's output on ``ids``; None if the package has no layer marks."""
     ours = compiled.layer_outputs(ids)
-    modules = list(layer_modules(model, compiled.body["num_layers"]).values())
+    modules = list(layer_modules(model, compiled.body.graph.num_layers).values())
     if not ours or len(ours) != len(modules):
         return None
     with _captured(modules) as theirs, torch.no_grad():

@@ -132,7 +132,7 @@ def _compiled(model: Any, options: dict[str, Any]) -> Row:
     model.compile(**options)
     compiled = time.perf_counter()
     return {
-        "lowering": model._open().body["lowering"],
+        "lowering": model._open().body.lowering,
         "export_s": round(exported - began, 1),
         "compile_s": round(compiled - exported, 1),
     }

@@ -19,6 +19,7 @@ from QEfficient.compile.custom_io import (
     state_precisions,
     write_custom_io,
 )
+from QEfficient.contract import Binding
 from QEfficient.errors import CompileError, OptionError
 
 TEXT = """ - IOName: past_key.0
@@ -85,12 +86,12 @@ def test_halves_that_do_not_agree_are_refused(other: tuple[str, tuple[int, ...]]
 
 def test_bindings_are_as_compiled(onnx_path: Path) -> None:
     found = bindings(read_graph_io(onnx_path), job(mxint8_kv_cache=True))
-    assert list(found["inputs"]) == ["input_ids", "position_ids", "past_key.0", "past_value.0"]
-    assert found["inputs"]["input_ids"] == {"dtype": "int64", "shape": [1, -1]}
-    assert found["inputs"]["past_key.0"] == {"dtype": "mxint8", "shape": [1, 2, 32, 4]}
-    assert found["outputs"]["logits"] == {"dtype": "float32", "shape": [1, 1, -1]}
+    assert list(found.inputs) == ["input_ids", "position_ids", "past_key.0", "past_value.0"]
+    assert found.inputs["input_ids"] == Binding(dtype="int64", shape=(1, -1))
+    assert found.inputs["past_key.0"] == Binding(dtype="mxint8", shape=(1, 2, 32, 4))
+    assert found.outputs["logits"] == Binding(dtype="float32", shape=(1, 1, -1))
     exact = bindings(read_graph_io(onnx_path), job(precision="fp32"))
-    assert exact["outputs"]["past_value.0_RetainedState"] == {"dtype": "float32", "shape": [1, 2, 32, 4]}
+    assert exact.outputs["past_value.0_RetainedState"] == Binding(dtype="float32", shape=(1, 2, 32, 4))
 
 
 @pytest.mark.parametrize(

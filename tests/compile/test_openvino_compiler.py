@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -13,21 +12,19 @@ import pytest
 import tiny_models
 import torch
 
-from QEfficient import QEFFAutoModelForCausalLM
+from QEfficient import QEFFAutoModelForCausalLM, from_package
 from QEfficient.compile.openvino_rewrites import fold_weight_transposes
-from QEfficient.generation.sessions.openvino_session import PagedSession, compile_for_cpu
-from QEfficient.generation.sessions.session import Chunk, SessionInfo
+from QEfficient.generation.sessions.session import Chunk
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "vocab_size": 320}
 
 
 def layer_types(package: Path) -> Counter[str]:
     """How many nodes of each kind run in one step."""
-    body = json.loads((package / "manifest.json").read_text())["body"]
-    compiled = compile_for_cpu(package, body["precision"], body["num_threads"], {"PERF_COUNT": True})
-    session = PagedSession(compiled, SessionInfo(**body["session"]))
-    session.step([Chunk(0, [5, 6, 7], 0)])
-    return Counter(entry.node_type for entry in session._request.profiling_info)
+    with from_package(package, compiler_options={"PERF_COUNT": True}) as compiled:
+        session = compiled.engine.session
+        session.step([Chunk(0, [5, 6, 7], 0)])
+        return Counter(entry.node_type for entry in session._request.profiling_info)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

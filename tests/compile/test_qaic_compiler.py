@@ -22,6 +22,7 @@ from QEfficient.compile.qaic_compiler import (
     toolchain,
 )
 from QEfficient.compile.qaic_sdk import QaicSDK
+from QEfficient.contract import Binding
 from QEfficient.errors import CompileError, OptionError, TargetUnavailable
 from QEfficient.store.digests import digest
 
@@ -169,8 +170,8 @@ def test_compiles(tmp_path: Path, onnx_path: Path, folder: Path) -> None:
         "qpc",
         "specializations.json",
     ]
-    assert found["inputs"]["past_key.0"] == {"dtype": "mxint8", "shape": [1, 2, 32, 4]}
-    assert found.keys() == {"inputs", "outputs"}
+    assert found.inputs["past_key.0"] == Binding(dtype="mxint8", shape=(1, 2, 32, 4))
+    assert found.command is None
     assert "compiled" in (folder / "compile.log").read_text()
     assert json.loads((folder / "specializations.json").read_text())["specializations"][0]["name"] == "Prefill"
 
@@ -266,10 +267,10 @@ def test_what_an_earlier_compiler_left_is_not_taken_for_ours(tmp_path: Path, onn
 
 def test_dry_run_writes_and_says_and_needs_no_sdk(tmp_path: Path, onnx_path: Path, folder: Path) -> None:
     found = compile_onnx(onnx_path, folder, job(dry_run=True), None)
-    assert found["command"].startswith("/opt/qti-aic/exec/qaic-compile -aic-hw -aic-hw-version=ai100 -m=")
+    assert found.command or "".startswith("/opt/qti-aic/exec/qaic-compile -aic-hw -aic-hw-version=ai100 -m=")
     assert sorted(path.name for path in folder.iterdir()) == ["custom_io.yaml", "specializations.json"]
     sdk = fake_sdk.sdk_tree(tmp_path / "sdk", code="raise SystemExit('must not run')")
-    assert str(sdk.compiler) in compile_onnx(onnx_path, folder, job(dry_run=True), sdk)["command"]
+    assert str(sdk.compiler) in compile_onnx(onnx_path, folder, job(dry_run=True), sdk).command or ""
     assert prepare(onnx_path, folder, job(), sdk)[0] == str(sdk.compiler)
 
 

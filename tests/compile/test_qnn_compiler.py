@@ -11,9 +11,10 @@ import pytest
 import yaml
 from fake_sdk import job
 
-from QEfficient.compile import qaic_compiler, qnn_compiler
+from QEfficient.compile import qnn_compiler
 from QEfficient.compile.custom_io import read_graph_io
-from QEfficient.compile.qnn_compiler import check, compile_onnx, prepare
+from QEfficient.compile.qnn_compiler import QnnCompiler, prepare
+from QEfficient.contract import Binding, CompiledGraph
 from QEfficient.errors import CompileError, OptionError, TargetUnavailable
 from QEfficient.store.digests import digest
 
@@ -101,6 +102,20 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "package"
 
 
+def check(job: Any) -> None:
+    QnnCompiler(job.options.qnn_config).check(job)
+
+
+def compile_onnx(onnx_path: Path, folder: Path, job: Any) -> CompiledGraph:
+    compiler = QnnCompiler(job.options.qnn_config)
+    compiler.check(job)
+    return compiler.compile(onnx_path, folder, job)
+
+
+def key(job: Any) -> str:
+    return digest(QnnCompiler(job.options.qnn_config).key(job))
+
+
 def qnn_job(*specializations: Any, **options: Any) -> Any:
     return job(*specializations, enable_qnn=True, **options)
 
@@ -111,7 +126,7 @@ def with_config(tmp_path: Path, content: Any) -> Any:
 
 
 def prepared(onnx_path: Path, folder: Path, job: Any) -> list[list[str]]:
-    return prepare(onnx_path, folder, read_graph_io(onnx_path), job)
+    return prepare(onnx_path, folder, read_graph_io(onnx_path), job, QnnCompiler(job.options.qnn_config).config)
 
 
 def test_commands_are_upstreams(onnx_path: Path, folder: Path, sdk: Path) -> None:
@@ -191,9 +206,9 @@ def test_one_specialization_is_one_graph(onnx_path: Path, folder: Path) -> None:
 
 
 def test_compiles_to_the_same_package(onnx_path: Path, folder: Path) -> None:
-    found = qaic_compiler.compile_onnx(onnx_path, folder, qnn_job(), None)
+    found = compile_onnx(onnx_path, folder, qnn_job())
     assert (folder / "qpc" / "programqpc.bin").read_bytes() == fake_sdk.GOOD_QPC
-    assert found["inputs"]["input_ids"] == {"dtype": "int64", "shape": [1, -1]}
+    assert found.inputs["input_ids"] == Binding(dtype="int64", shape=(1, -1))
     assert {path.name for path in folder.iterdir()} >= {"compile.log", "convert.log", "model.dlc", "qpc"}
     with pytest.raises(CompileError, match="there already"):
         compile_onnx(onnx_path, folder, qnn_job())
@@ -217,7 +232,7 @@ def test_dry_run_says_both_commands_without_an_sdk(
     onnx_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("QNN_SDK_ROOT")
-    said = compile_onnx(onnx_path, folder, qnn_job(dry_run=True))["command"]
+    said = compile_onnx(onnx_path, folder, qnn_job(dry_run=True)).command or ""
     assert "qairt-converter" in said.partition(" && ")[0]
     assert "qnn-context-binary-generator" in said.partition(" && ")[2]
     assert not (folder / "qpc").exists()
@@ -229,15 +244,15 @@ def test_the_sdk_is_looked_for_first(tmp_path: Path, folder: Path, monkeypatch: 
         compile_onnx(tmp_path / "no.onnx", folder, qnn_job())
     monkeypatch.delenv("QNN_SDK_ROOT")
     with pytest.raises(TargetUnavailable, match="set QNN_SDK_ROOT"):
-        qaic_compiler.check(qnn_job(), None)
+        check(qnn_job())
     assert qnn_compiler.toolchain() == {"compiler": "qnn", "qnn_sdk": "unknown"}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"compiler_options": {"ols": 1}}, "compiler_options is for qaic-compile"),
-        ({"node_precision_info": "n.yaml"}, "node_precision_info is for qaic-compile"),
+        ({"compiler_options": {"ols": 1}}, "compiler_options .*it is for qaic-compile"),
+        ({"node_precision_info": "n.yaml"}, "node_precision_info .*it is for qaic-compile"),
         ({"num_devices": 2, "mdp_num_partitions": 2}, "mdp_load_partition_config"),
         ({"precision": "bf16"}, "fp16"),
         ({"mos": 17}, "num_cores"),
@@ -324,8 +339,8 @@ def test_key_tells_apart_what_compiles_to_other_things(tmp_path: Path, sdk: Path
         with_config(tmp_path, {"converter_args_extension": "--x"}),
         qnn_job(("P", {"batch_size": 1, "seq_len": 8, "ctx_len": 64})),
     ]
-    keys = [digest(qaic_compiler.key_ingredients(each, None)) for each in jobs]
-    assert qaic_compiler.toolchain(None, enable_qnn=True) == {"compiler": "qnn", "qnn_sdk": "2.31.0.1"}
+    keys = [key(each) for each in jobs]
+    assert qnn_compiler.toolchain() == {"compiler": "qnn", "qnn_sdk": "2.31.0.1"}
     (sdk / "sdk.yaml").write_text("version: 2.32\n")
-    keys.append(digest(qaic_compiler.key_ingredients(qnn_job(), None)))
+    keys.append(key(qnn_job()))
     assert len({*keys}) == len(keys)

@@ -18,7 +18,7 @@ from onnx.external_data_helper import ExternalDataInfo
 from QEfficient import QEFFAutoModelForCausalLM
 from QEfficient.errors import CorruptCheckpoint
 from QEfficient.exporter.export import MODEL_FILE, WEIGHTS_FILE
-from QEfficient.exporter.weights import WeightSource
+from QEfficient.transformers.checkpoint.source import FromModule
 
 pytestmark = pytest.mark.xdist_group("export")
 
@@ -221,11 +221,11 @@ def test_half_precision_computes_in_float32(half: Exported) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_weight_that_is_no_number_is_found(value: float, dtype: torch.dtype) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Embedding(0, 4), torch.nn.Linear(5, 2)).to(dtype)
-    WeightSource(model).check_finite()
+    FromModule(model).digest()
     with torch.no_grad():
         model[2].weight[1, 4] = value
     with pytest.raises(CorruptCheckpoint, match=r"'2\.weight' \(2, 5\)"):
-        WeightSource(model).check_finite()
+        FromModule(model).digest()
 
 
 def test_weight_that_is_no_number_is_never_written(tmp_path: Path) -> None:

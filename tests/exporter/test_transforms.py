@@ -13,12 +13,13 @@ import onnxruntime
 import pytest
 import tiny_models
 import torch
-from onnx_ir.tensor_adapters import TorchTensor
 from onnxscript import FLOAT, script
 from onnxscript import opset18 as op
 
 from QEfficient.exporter import export
 from QEfficient.exporter.transforms import apply_transforms
+from QEfficient.exporter.weights import Weight
+from QEfficient.transformers.checkpoint.source import FromModule
 from QEfficient.transformers.tasks.causal_lm import retained_graph
 
 WEIGHT = np.linspace(0.5, 2.0, 8, dtype=np.float32)
@@ -103,7 +104,8 @@ def test_norms_are_found_by_what_they_compute(graph: Any, count: int) -> None:
 
 def of_model(name: str, transforms: list[str], folder: Path) -> dict[str, Any]:
     hf = tiny_models.causal_lm(name)
-    return dict(export.export_onnx(retained_graph(hf, None), hf, folder, transforms=transforms))
+    graphs = {"model": retained_graph(hf, None)}
+    return export.export_onnx(graphs, FromModule(hf), folder, transforms=transforms).graphs["model"]
 
 
 @pytest.mark.parametrize(("name", "count"), [("qwen3", 9), ("gemma3_text", 19)])
@@ -124,9 +126,9 @@ def initializers(values: dict[str, Any]) -> ir.Model:
     return ir.Model(graph, ir_version=10)
 
 
-def lazily(tensor: torch.Tensor) -> ir.LazyTensor:
-    dtype = ir.tensor_adapters.from_torch_dtype(tensor.dtype)
-    return ir.LazyTensor(lambda: TorchTensor(tensor), dtype=dtype, shape=ir.Shape(tensor.shape))
+def lazily(tensor: torch.Tensor) -> Weight:
+    source = FromModule(torch.nn.ParameterDict({"it": torch.nn.Parameter(tensor)}))
+    return Weight(source, "it", tensor.dtype)
 
 
 def test_constants_beyond_fp16_are_clipped_and_minus_infinity_stays() -> None:

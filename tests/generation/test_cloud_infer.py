@@ -200,7 +200,7 @@ def test_arguments_keep_their_places(sdk: QaicSDK, plain: Path) -> None:
 
 
 def test_the_runtime_is_imported_when_a_session_opens() -> None:
-    modules = "QEfficient.generation.cloud_infer, QEfficient.generation.sessions.qaic_session"
+    modules = "QEfficient.generation.cloud_infer, QEfficient.generation.programs.qaic"
     code = f"import sys, {modules}; print(*sys.modules)"
     loaded = {
         name.partition(".")[0]

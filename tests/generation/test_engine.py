@@ -41,7 +41,7 @@ class FakeSession:
             assert chunk.start <= len(self.slots[chunk.slot]), "a hole in the state"
             self.slots[chunk.slot] = [*self.slots[chunk.slot][: chunk.start], *chunk.tokens]
             assert len(self.slots[chunk.slot]) <= CTX_LEN
-        rows = [logits_after(self.slots[chunk.slot]) for chunk in chunks if chunk.wants_logits]
+        rows = [logits_after(self.slots[chunk.slot]) for chunk in chunks if chunk.num_logits]
         self._logits[:] = np.nan  # what the step before gave is no longer valid
         self._logits[: len(rows)] = np.reshape(rows, (-1, VOCAB))
         return self._logits[: len(rows)]

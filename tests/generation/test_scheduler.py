@@ -46,7 +46,7 @@ def run(load: Load) -> list[Step]:
         steps.append([(sequence.index, chunk) for sequence, chunk in step])
         for sequence, chunk in step:
             scheduler.advance(sequence, chunk)
-            if chunk.wants_logits:
+            if chunk.num_logits:
                 sequence.tokens.append(load.tokens(sequence.index)[len(sequence.tokens)])
                 if len(sequence.tokens) == len(load.tokens(sequence.index)):
                     scheduler.release(sequence)
@@ -84,7 +84,7 @@ def test_logits_are_asked_for_at_the_end_of_what_is_known_and_nowhere_else() -> 
         for step in run(load):
             for index, chunk in step:
                 end = chunk.start + len(chunk.tokens)
-                assert chunk.wants_logits == (end >= load.prompt_lens[index]), load
+                assert chunk.num_logits == (end >= load.prompt_lens[index]), load
 
 
 def test_a_slot_holds_one_request_until_it_is_done() -> None:
@@ -106,7 +106,7 @@ def test_chunks_keep_to_their_budget() -> None:
         for step in run(load):
             sizes = [len(chunk.tokens) for _, chunk in step]
             if load.info.is_ragged:
-                num_last_ones = sum(len(chunk.tokens) == 1 and chunk.wants_logits for _, chunk in step)
+                num_last_ones = sum(len(chunk.tokens) == 1 and chunk.num_logits == 1 for _, chunk in step)
                 assert sum(sizes) <= max(load.info.chunk_len, num_last_ones), load
             else:
                 assert max(sizes) <= load.info.chunk_len, load

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -38,6 +39,8 @@ from QEfficient.store.artifacts import (
     MANIFEST_NAME,
     Artifact,
     ArtifactStore,
+    Built,
+    FileRecord,
     Manifest,
     home,
     open_artifact,
@@ -604,6 +607,52 @@ def test_failed_update_body_keeps_the_old_one(store: ArtifactStore, monkeypatch:
     with pytest.raises(StorageError, match="No space left"):
         update_body(artifact, {"target": "sim"})
     assert open_artifact(artifact.path) == artifact
+    assert leftovers(store.root) == []
+
+
+# What a build hashed itself
+
+
+def hashed(folder: Path) -> Built:
+    (folder / "weights").write_bytes(b"12345")
+    (folder / "graph").write_bytes(b"67")
+    return Built({"a": 1}, {"weights": FileRecord(5, hashlib.sha256(b"12345").hexdigest())})
+
+
+def test_file_that_its_writer_hashed_is_not_read_again(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    hash_file = publish.hash_file
+
+    def logged(path: Path) -> Any:
+        read.append(Path(path).name)
+        return hash_file(path)
+
+    monkeypatch.setattr(publish, "hash_file", logged)
+    monkeypatch.setattr(digests, "hash_file", logged)
+    artifact, _ = store.get_or_build("onnx", INGREDIENTS, hashed)
+    artifact.verify()
+    assert read == ["graph"]
+    assert artifact.manifest.body == {"a": 1}
+    artifact.verify(fresh=True)
+
+
+def test_writers_digest_is_believed_only_as_long_as_nobody_reads(store: ArtifactStore) -> None:
+    def wrong(folder: Path) -> Built:
+        hashed(folder)
+        return Built({}, {"weights": FileRecord(5, "0" * 64)})
+
+    artifact, _ = store.get_or_build("onnx", INGREDIENTS, wrong)
+    with pytest.raises(CorruptArtifact, match="weights"):
+        artifact.verify(fresh=True)
+
+
+def test_writers_size_must_be_the_files(store: ArtifactStore) -> None:
+    def wrong(folder: Path) -> Built:
+        (folder / "weights").write_bytes(b"1234")
+        return Built({}, {"weights": FileRecord(5, hashlib.sha256(b"12345").hexdigest())})
+
+    with pytest.raises(ArtifactError, match="4 bytes, its writer wrote 5"):
+        store.get_or_build("onnx", INGREDIENTS, wrong)
     assert leftovers(store.root) == []
 
 
@@ -1188,7 +1237,7 @@ def test_import_is_light() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_stored_is_ever_executed(module: str) -> None:
-    tree = ast.parse((REPOSITORY / "QEfficient" / "base" / f"{module}.py").read_text())
+    tree = ast.parse((REPOSITORY / "QEfficient" / "store" / f"{module}.py").read_text())
     names = {
         name.name for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom) for name in node.names
     }

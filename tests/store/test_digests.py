@@ -6,6 +6,7 @@ import enum
 import hashlib
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -278,3 +279,9 @@ def test_notes_about_missing_files_are_forgotten(weights: Path, library_home: Pa
 def test_what_json_has_no_form_for_becomes_text_and_sets_get_an_order() -> None:
     given = {"dtype": Path("a"), "kinds": {"b", "a", "c"}, 1: (1.5, None, True)}
     assert json_safe(given) == {"dtype": "a", "kinds": ["a", "b", "c"], "1": [1.5, None, True]}
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_numbers_that_are_not_finite_become_none_where_json_needs_it(number: float) -> None:
+    assert json_safe({"a": [1.5, (number,)]}, finite=True) == {"a": [1.5, [None]]}
+    assert json_safe(number) is number

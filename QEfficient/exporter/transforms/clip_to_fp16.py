@@ -7,11 +7,13 @@ of two of them not a number. −inf itself stays: it says "never", and a graph t
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnx_ir.tensor_adapters import TorchTensor
+
+from QEfficient.exporter.weights import Weight
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +28,8 @@ def apply(model: ir.Model) -> int:
         tensor = value.const_value
         if tensor is None or tensor.dtype not in _WIDE:
             continue
-        if isinstance(tensor, ir.LazyTensor):
-            value.const_value = _clipped_later(tensor)
+        if isinstance(tensor, Weight):
+            value.const_value = tensor.followed_by(_clip_pieces)
         elif _is_beyond(held := tensor.numpy()):
             value.const_value = ir.tensor(_clipped(held), dtype=tensor.dtype, name=tensor.name)
             count += 1
@@ -42,20 +44,13 @@ def _clipped(array: np.ndarray) -> np.ndarray:
     return np.where(np.isneginf(array), array, np.clip(array, -GREATEST, GREATEST)).astype(array.dtype)
 
 
-def _clipped_later(lazy: ir.LazyTensor) -> ir.LazyTensor:
+def _clip_pieces(name: str, pieces: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
     """A weight is read when the file is written, so it is clipped then."""
-
-    def read() -> ir.TensorProtocol:
-        tensor = lazy.raw()
-        if not isinstance(tensor, TorchTensor):
-            return ir.tensor(_clipped(tensor.numpy()), dtype=tensor.dtype, name=tensor.name)
-        held: torch.Tensor = tensor.raw
-        low, high = torch.aminmax(held) if held.numel() else (held.new_zeros(()), held.new_zeros(()))
-        if float(low) >= -GREATEST and float(high) <= GREATEST:
-            return tensor
-        logger.warning(
-            "Weight '%s' reaches %.3g, beyond fp16: it is clipped to %g.", lazy.name, float(held.abs().max()), GREATEST
-        )
-        return TorchTensor(held.clamp(-GREATEST, GREATEST), name=tensor.name)
-
-    return ir.LazyTensor(read, dtype=lazy.dtype, shape=lazy.shape, name=lazy.name, cache=False)
+    greatest = 0.0
+    for piece in pieces:
+        low, high = torch.aminmax(piece) if piece.numel() else (piece.new_zeros(()), piece.new_zeros(()))
+        reached = max(-float(low), float(high))
+        greatest = max(greatest, reached)
+        yield piece.clamp(-GREATEST, GREATEST) if reached > GREATEST else piece
+    if greatest > GREATEST:
+        logger.warning("Weight '%s' reaches %.3g, beyond fp16: it is clipped to %g.", name, greatest, GREATEST)

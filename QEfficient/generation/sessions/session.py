@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -32,10 +32,12 @@ class Chunk:
     tokens: Sequence[int]
     start: int
     """Position of the first token: how many the slot already holds."""
-    wants_logits: bool = True
-    """Whether the token after the last is to be predicted."""
-    text: Sequence[int] = ()
-    """What the encoder is to read, with the first chunk of an answer; empty where the model has no encoder."""
+    num_logits: int = 1
+    """Newest tokens whose logits are returned: 0, 1, or K where the session was compiled for it."""
+    inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Inputs beside the tokens, by name, with the first chunk of a sequence: ``encoder_input_ids`` ``[T]``."""
+    block_ids: Sequence[int] = ()
+    """KV blocks of the sequence in order of position, where the session pages; else empty."""
 
 
 class Session(Protocol):
@@ -47,7 +49,7 @@ class Session(Protocol):
         """Run the chunks together, each slot at most once.
 
         Returns:
-            Logits ``[n, vocab]`` for the n chunks that want them, in their order. Valid until the next step.
+            Logits ``[n, vocab]``, ``num_logits`` rows of each chunk, in the chunks' order. Valid until the next step.
         """
         ...
 

@@ -1,7 +1,7 @@
-"""Examines a model's graph on prompts: what the card's numerics lose, where, and which nodes need float32.
+"""Runs a model's graph on prompts with the card's numerics: what they lose, where, and which nodes need float32.
 
 examine             one pass over the prompts, float32 and fp16 (and MX formats) side by side
-  Tally             what is counted for a node
+  Tally             counts of a node
 keep_in_fp32        on overflow: more nodes in float32 until nothing overflows
 """
 
@@ -22,36 +22,35 @@ from QEfficient.simulator import numerics
 from QEfficient.simulator.compiler.configuration import NodePrecision
 from QEfficient.simulator.compiler.program import Lowering
 from QEfficient.simulator.examination.graph_runs import LOGITS, GraphRun, State, Step
-from QEfficient.simulator.examination.report import LayerNumerics, NodeFinding, NumericReport
+from QEfficient.simulator.examination.result import Examination, LayerErrors, LossyNode
 from QEfficient.simulator.examination.tallies import OVERFLOW, ErrorTally, LogitTally, Tally
 from QEfficient.simulator.passes.precision import Policy
 
 NUM_DECODED = 4
-"""Tokens at a prompt's end that go one by one, as an answer's do: they read the state as the card keeps it."""
+"""Last tokens of a prompt that run one by one, as in decoding: they read the state as the card stores it."""
 _MAX_ROUNDS = 8
 _KEYS_AND_VALUES = ("past_key.", "past_value.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """A graph, and how it was compiled."""
+    """A graph, and how it is compiled."""
 
     model: Path
     """The ONNX file that the compiler was given."""
     sizes: Mapping[str, int]
     """Of the graph's named axes for a single sequence, other than ``seq_len``."""
     chunk_len: int
-    """Prompt tokens of a step."""
+    """Prompt tokens per step."""
     layers: Sequence[str] = ()
-    """Names of the values that leave the layers."""
-    computes_fp16: bool = True
+    """Names of the layers' outputs."""
     mxfp6: bool = False
     mxint8: bool = False
     nodes: NodePrecision = field(default_factory=NodePrecision)
 
 
-def examine(subject: Subject, prompts: Sequence[Sequence[int]]) -> NumericReport:
-    """Run prompts with an empty state each, in the chunks that were compiled.
+def examine(subject: Subject, prompts: Sequence[Sequence[int]]) -> Examination:
+    """Run each prompt with an empty state, in the compiled chunks.
 
     Args:
         subject: the graph.
@@ -70,8 +69,7 @@ def examine(subject: Subject, prompts: Sequence[Sequence[int]]) -> NumericReport
         tallies = bench.compare(half, steps, _Sinks(layers, variants, logits))
         overflowing = _overflowing(tallies)
         fixed, unresolved = keep_in_fp32(bench, steps, subject.nodes, tallies) if overflowing else (subject.nodes, [])
-    return NumericReport(
-        computes_fp16=subject.computes_fp16,
+    return Examination(
         num_positions=logits.num_positions,
         first_overflow=_first(tallies, bench.wide, "num_overflowed"),
         first_underflow=_first(tallies, bench.wide, "num_underflowed"),
@@ -94,7 +92,7 @@ def plan_steps(ids: Sequence[int], chunk_len: int) -> list[Step]:
 
 @dataclass
 class _Variant:
-    """fp16 with further formats, beside plain fp16; ``run`` is that of fp16 itself where only the state differs."""
+    """fp16 with further formats, beside plain fp16; shares the run of fp16 if only the state differs."""
 
     label: str
     run: GraphRun
@@ -103,7 +101,7 @@ class _Variant:
     state: State = field(default_factory=dict)
 
     def store(self, name: str, value: NDArray) -> NDArray:
-        """What is left of state on the card."""
+        """State as the card stores it."""
         if not np.issubdtype(value.dtype, np.floating):
             return value
         is_block = self.mxint8 and name.startswith(_KEYS_AND_VALUES)
@@ -117,13 +115,13 @@ class _Sinks:
     """The first is fp16, the last is as compiled."""
     logits: LogitTally = field(default_factory=LogitTally)
 
-    def add(self, variant: _Variant, wide: State, half: State, own: State) -> None:
-        """Values of a step by name: of float32, of fp16, of the variant."""
+    def add(self, variant: _Variant, wide: State, half: State, values: State) -> None:
+        """Add a step's values by name: of float32, of fp16, of the variant."""
         for name in self.layers:
             tally = variant.errors.setdefault(name, ErrorTally())
-            tally.add(wide[name], own[name], wide[name] if variant is self.variants[0] else half[name])
+            tally.add(wide[name], values[name], wide[name] if variant is self.variants[0] else half[name])
         if variant is self.variants[-1]:
-            self.logits.add(wide[LOGITS], own[LOGITS])
+            self.logits.add(wide[LOGITS], values[LOGITS])
 
 
 class _Bench:
@@ -144,7 +142,7 @@ class _Bench:
     def compare(
         self, half: GraphRun, prompts: Sequence[Sequence[Step]], sinks: _Sinks | None = None
     ) -> dict[str, Tally]:
-        """Run float32 and ``half``, node by node, and the variants of ``sinks`` beside them."""
+        """Tally float32 against ``half`` node by node; the variants of ``sinks`` run beside them."""
         sinks = sinks or _Sinks()
         tallies = {name: Tally() for name in self.wide.nodes if name in half.nodes}
         plain = sinks.variants[0] if sinks.variants else _Variant("fp16", half, mxint8=False)
@@ -168,10 +166,10 @@ class _Bench:
             if name in kept:
                 wide[name], half[name] = a, b
         for variant in sinks.variants:
-            own = half
+            values = half
             if variant is not plain:
-                own = dict(variant.run.values(step, variant.state, sorted(kept), variant.store))
-            sinks.add(variant, wide, half, own)
+                values = dict(variant.run.values(step, variant.state, sorted(kept), variant.store))
+            sinks.add(variant, wide, half, values)
 
 
 def _variants(subject: Subject, bench: _Bench, half: GraphRun) -> list[_Variant]:
@@ -186,11 +184,11 @@ def _variants(subject: Subject, bench: _Bench, half: GraphRun) -> list[_Variant]
     return made
 
 
-def _first(tallies: Mapping[str, Tally], run: GraphRun, counted: str) -> NodeFinding | None:
+def _first(tallies: Mapping[str, Tally], run: GraphRun, counted: str) -> LossyNode | None:
     for name, tally in tallies.items():
         if number := getattr(tally, counted):
             node = run.nodes[name]
-            return NodeFinding(
+            return LossyNode(
                 name=name,
                 op_type=node.op_type,
                 layer=node.layer,
@@ -201,26 +199,26 @@ def _first(tallies: Mapping[str, Tally], run: GraphRun, counted: str) -> NodeFin
     return None
 
 
-def _layer(name: str, variants: Sequence[_Variant]) -> LayerNumerics:
+def _layer(name: str, variants: Sequence[_Variant]) -> LayerErrors:
     errors = {variant.label: variant.errors[name].relative for variant in variants if variant.label != "both"}
-    return LayerNumerics(layer=int(name.rpartition(".")[2]), **errors)
+    return LayerErrors(layer=int(name.rpartition(".")[2]), **errors)
 
 
 def keep_in_fp32(
-    bench: _Bench, prompts: Sequence[Sequence[Step]], given: NodePrecision, tallies: Mapping[str, Tally]
+    bench: _Bench, prompts: Sequence[Sequence[Step]], compiled: NodePrecision, tallies: Mapping[str, Tally]
 ) -> tuple[NodePrecision, list[str]]:
-    """Find nodes to keep in float32 so that nothing overflows.
+    """Choose nodes to keep in float32 so that nothing overflows.
 
-    A node whose values are beyond fp16 stays in float32, and so do all that read them: a reader in fp16 would read
-    them rounded. Where errors then still add up to an overflow, the nodes that begin it are taken too.
+    A node with values beyond fp16 stays in float32, and so do its readers, which in fp16 would read them rounded. Where
+    accumulated errors still overflow, the nodes where that starts are added.
 
     Returns:
-        ``given`` with more names; or, where no choice of nodes is enough, ``given`` and what overflows whatever is
-        chosen: state, which is stored in fp16.
+        ``compiled`` with more names and nothing; or, if no choice of nodes is enough, ``compiled`` and the nodes that
+        still overflow: state, which the card stores in fp16.
     """
     nodes = bench.wide.nodes
     beyond = {name for name, tally in tallies.items() if tally.largest >= OVERFLOW}
-    chosen = given
+    chosen = compiled
     for _ in range(_MAX_ROUNDS):
         beyond |= _sources(bench.wide, tallies)
         taken = beyond.union(*(nodes[name].readers for name in beyond))
@@ -233,7 +231,7 @@ def keep_in_fp32(
             return chosen, []
     left = _overflowing(tallies)
     states = [name for name in left if name.endswith(RETAINED) and tallies[name].largest >= OVERFLOW]
-    return given, states or left
+    return compiled, states or left
 
 
 def _overflowing(tallies: Mapping[str, Tally]) -> list[str]:

@@ -75,13 +75,13 @@ class GraphRun:
         self._inputs = {str(value.name): value for value in model.graph.inputs}
         self._sizes = dict(sizes)
         self.names = [str(node.outputs[0].name) for node in model.graph]
-        found = _nodes(model, layers)
+        nodes = _nodes(model, layers)
         kept = {value.name for value in model.graph.outputs}
         states = [value for name, value in self._inputs.items() if f"{name}{RETAINED}" in kept]
         self.state_readers = {str(value.name): _readers([value]) for value in states}
         lower(model, lowering)
         values = {str(value.name): value for node in model.graph for value in node.outputs}
-        self.nodes = {name: node for name, node in found.items() if name in values}
+        self.nodes = {name: node for name, node in nodes.items() if name in values}
         outputs = {str(value.name) for value in model.graph.outputs}
         self._state = sorted(self.state_readers)
         model.graph.outputs.extend(values[name] for name in self.nodes if name not in outputs)
@@ -113,10 +113,10 @@ class GraphRun:
 
     def _feeds(self, step: Step) -> dict[str, NDArray]:
         tokens = np.array([step.tokens], np.int64)
-        given = {"input_ids": tokens, "position_ids": step.start + np.arange(tokens.shape[1])[None]}
-        others = (name for name in self._inputs if name not in given and name not in self._state)
+        feeds = {"input_ids": tokens, "position_ids": step.start + np.arange(tokens.shape[1])[None]}
+        others = (name for name in self._inputs if name not in feeds and name not in self._state)
         # Of the other inputs (the row, dummies whose length counts) zeros are the content for a single sequence.
-        return given | {name: self._zeros(name, seq_len=tokens.shape[1]) for name in others}
+        return feeds | {name: self._zeros(name, seq_len=tokens.shape[1]) for name in others}
 
     def _zeros(self, name: str, seq_len: int) -> NDArray:
         value, sizes = self._inputs[name], {**self._sizes, "seq_len": seq_len}
@@ -137,14 +137,14 @@ def _layers(model: ir.Model) -> dict[str, int | None]:
 
 def _nodes(model: ir.Model, layers: Mapping[str, int | None]) -> dict[str, GraphNode]:
     """The nodes that give floats which are rounded. What was inlined counts to the layer of the call."""
-    found: list[GraphNode] = []
+    nodes: list[GraphNode] = []
     layer = None
     for node in reversed(model.graph):
         name = str(node.outputs[0].name)
         layer = layers.get(name, layer)
         if node.outputs[0].dtype == ir.DataType.FLOAT and EXACT not in node.meta:
-            found.append(GraphNode(name, node.op_type, layer, _readers(node.outputs)))
-    return {node.name: node for node in reversed(found)}
+            nodes.append(GraphNode(name, node.op_type, layer, _readers(node.outputs)))
+    return {node.name: node for node in reversed(nodes)}
 
 
 def _readers(values: Sequence[ir.Value]) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""What is counted while a graph runs in float32 and with the card's numerics side by side."""
+"""Counters for a graph that runs in float32 and with the card's numerics side by side."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 OVERFLOW, UNDERFLOW = 65520.0, 2.0**-25
-"""From the first on a value is infinite in fp16; up to the second it is zero."""
+"""Magnitudes that become infinite in fp16, from the first up, and zero, up to the second."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What became of a node's values."""
+    """Values of a node that fp16 loses."""
 
     largest: float = 0.0
     num_values: int = 0
@@ -26,12 +26,12 @@ class Tally:
         self.largest = max(self.largest, float(sizes[finite].max(initial=0.0)))
         self.num_values += wide.size
         self.num_overflowed += int((finite & ~np.isfinite(half)).sum())
-        # A larger value that is zero in fp16 is the rest of a difference, or was divided by an overflow.
+        # A larger value that is zero in fp16 comes from a cancelled difference or a division by an overflow.
         self.num_underflowed += int(((sizes > 0) & (sizes <= UNDERFLOW) & (half == 0)).sum())
 
 
 class ErrorTally:
-    """The difference of two values, relative to a third, over several steps."""
+    """Relative error of values, summed over several steps."""
 
     def __init__(self) -> None:
         self._error = self._norm = 0.0
@@ -44,19 +44,19 @@ class ErrorTally:
 
     @property
     def relative(self) -> float:
-        """L2 norm of the differences over that of the exact values; infinite where one is not a number."""
+        """L2 norm of the differences over that of the exact values; infinite if one is not finite."""
         error = np.sqrt(self._error / max(self._norm, 1e-30))
         return float(error) if np.isfinite(error) else np.inf
 
 
 class LogitTally:
-    """What became of logits.
+    """Differences of logits.
 
     Attributes:
-        largest: largest absolute difference.
-        widest: the most by which the distance of two logits of a position changed.
-        num_positions: how many were compared.
-        is_finite: whether all were numbers.
+        largest: maximum absolute difference.
+        widest: maximum change of the difference of two logits of one position.
+        num_positions: positions compared.
+        is_finite: whether all logits were finite.
     """
 
     def __init__(self) -> None:
@@ -65,10 +65,10 @@ class LogitTally:
 
     def add(self, exact: NDArray, ours: NDArray) -> None:
         """Compare logits ``[..., vocab]``."""
-        for wide, own in zip(exact.reshape(-1, exact.shape[-1]), ours.reshape(-1, ours.shape[-1]), strict=True):
-            difference = own[np.isfinite(wide)] - wide[np.isfinite(wide)]
+        for wide, rounded in zip(exact.reshape(-1, exact.shape[-1]), ours.reshape(-1, ours.shape[-1]), strict=True):
+            difference = rounded[np.isfinite(wide)] - wide[np.isfinite(wide)]
             self.num_positions += 1
             self.is_finite &= bool(np.isfinite(difference).all())
             self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
-            # What all logits share moves no token past another.
+            # A shift of all logits changes no token.
             self.widest = max(self.widest, float(np.ptp(difference)) if difference.size else 0.0)

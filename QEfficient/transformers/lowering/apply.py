@@ -55,28 +55,33 @@ class LoweredModel:
 
     module: nn.Module
     fake_mode: FakeTensorMode
+    parameters: tuple[tuple[torch.Tensor, nn.Parameter], ...] = ()
+    """Each fake parameter with the one that it stands for."""
+
+    def original(self, fake: torch.Tensor) -> nn.Parameter | None:
+        """The model's own parameter behind a fake one, or None if there is none."""
+        return next((parameter for stand_in, parameter in self.parameters if stand_in is fake), None)
 
 
-def _fake_parameters(model: nn.Module, fake_mode: FakeTensorMode) -> dict[int, nn.Parameter]:
-    """For every parameter of ``model``, by identity, a float32 one that has no bytes. Ties survive."""
-    fakes = {}
-    for parameter in model.parameters():
-        dtype = torch.float32 if parameter.is_floating_point() else parameter.dtype
-        with fake_mode:
-            fakes[id(parameter)] = nn.Parameter(torch.empty(parameter.shape, dtype=dtype), requires_grad=False)
-    return fakes
+def _fake_parameter(parameter: nn.Parameter, fake_mode: FakeTensorMode) -> nn.Parameter:
+    """A float32 one that has no bytes."""
+    dtype = torch.float32 if parameter.is_floating_point() else parameter.dtype
+    with fake_mode:
+        return nn.Parameter(torch.empty(parameter.shape, dtype=dtype), requires_grad=False)
 
 
 def weightless_copy(model: nn.Module) -> LoweredModel:
     """A copy of ``model`` that computes in float32 and whose parameters are fake; its buffers are real."""
     fake_mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    module = copy.deepcopy(model, memo=dict(_fake_parameters(model, fake_mode))).eval()
+    parameters = tuple((_fake_parameter(parameter, fake_mode), parameter) for parameter in model.parameters())
+    fakes: dict[int, object] = {id(parameter): fake for fake, parameter in parameters}  # ties survive
+    module = copy.deepcopy(model, memo=fakes).eval()
     for submodule in module.modules():
         for name, buffer in submodule.named_buffers(recurse=False):
             if buffer.is_floating_point() and buffer.dtype != torch.float32:
                 setattr(submodule, name, buffer.float())
     apply_quirks(module)
-    return LoweredModel(module, fake_mode)
+    return LoweredModel(module, fake_mode, parameters)
 
 
 def lower(model: nn.Module, lowering: LoweringName, ctx_len: int | None = None) -> LoweredModel:

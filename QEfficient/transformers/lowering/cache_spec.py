@@ -104,9 +104,13 @@ def key_value_spec(
     return StateSpec(kind=kind, tensors=(keys, StateTensor("past_value", (*keys.shape[:3], value_dim))), window=window)
 
 
+def windows(specs: list[StateSpec]) -> dict[str, int]:
+    """Named axes of rings -> the window that each must hold."""
+    return {str(spec.ring_axis): spec.window for spec in specs if spec.window is not None and spec.ring_axis}
+
+
 def axis_sizes(specs: list[StateSpec], ctx_len: int) -> dict[str, int]:
     """Sizes of the named axes that the states have, less their rows."""
-    windows = {spec.ring_axis: min(spec.window, ctx_len) for spec in specs if spec.window is not None}
     named = {size for spec in specs for tensor in spec.tensors for size in tensor.shape[1:] if isinstance(size, str)}
-    sizes = {CTX_LEN: ctx_len, **{str(axis): size for axis, size in windows.items()}}
+    sizes = {CTX_LEN: ctx_len, **{axis: min(size, ctx_len) for axis, size in windows(specs).items()}}
     return {axis: size for axis, size in sizes.items() if axis in named}

@@ -54,3 +54,17 @@ def tiled_experts(
     routing = torch.zeros(num_tokens, module.num_experts, dtype=output.dtype, device=output.device)
     routing = routing.scatter(1, top_k_index, top_k_weights.to(output.dtype))
     return (output * routing.transpose(0, 1)[..., None]).sum(dim=0).to(hidden_states.dtype)
+
+
+def routing_weights(top_k_index: torch.Tensor, top_k_weights: torch.Tensor, num_experts: int) -> torch.Tensor:
+    """Dense routing ``[T, X]`` from the top experts ``[T, k]`` and their weights."""
+    weights = top_k_weights.new_zeros(top_k_index.shape[0], num_experts)
+    return weights.scatter_add(1, top_k_index, top_k_weights)
+
+
+def run_all_experts(experts: nn.ModuleDict, hidden_states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Every expert on every token ``[T, D]``, weighted by ``[T, X]``."""
+    output = torch.zeros_like(hidden_states)
+    for number in range(weights.shape[1]):
+        output = output + experts[f"expert_{number}"](hidden_states) * weights[:, number, None]
+    return output

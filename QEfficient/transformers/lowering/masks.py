@@ -1,4 +1,4 @@
-"""Mask functions for transformers' ``AttentionMaskInterface``: they turn a model's own mask rule into what a
+"""Mask functions for transformers' ``AttentionMaskInterface``: they turn a model's mask rule into what a
 lowering's attention takes."""
 
 from __future__ import annotations
@@ -66,3 +66,9 @@ NO_BLOCKS: dict[str, Callable[..., Any]] = {
     "blockwise_overlay": _no_blocks,
 }
 """transformers' functions for blocks whose tokens see each other, as those of an image do: text has none."""
+
+
+def with_float_mask(self: Any, *args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
+    """A module's forward with its mask as floats, for modules that subtract it from one."""
+    mask = None if attention_mask is None else attention_mask.float()
+    return type(self).forward(self, *args, attention_mask=mask, **kwargs)

@@ -2,7 +2,7 @@
 transformers names, without loops over tokens.
 
 transformers' own functions cut a prompt into chunks of a fixed length, loop over tokens where they export, and let
-padding decay the state. Here a step is one chunk, of any length up to ``RetainedStep.most_tokens``, and padding leaves
+padding decay the state. Here a step is one chunk, of any length up to ``RetainedStep.max_step_len``, and padding leaves
 the state as it is.
 
 Shape legend: B rows, S tokens, H heads, G groups, K key size, V value size, P head size, N state size, D channels.
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.cache_utils import Cache
 
 from QEfficient.transformers.lowering.step import RetainedStep, current_step
 
@@ -35,7 +36,20 @@ def real_tokens(x: Tensor) -> Tensor:
 def num_doublings(num_tokens: int) -> int:
     """Rounds that a scan over a step takes; outside a step, over ``num_tokens``."""
     step = current_step()
-    return ((num_tokens if step is None else step.most_tokens) - 1).bit_length()
+    return ((num_tokens if step is None else step.max_step_len) - 1).bit_length()
+
+
+def columns_with_past(cache: Cache, layer_idx: int, values: Tensor, num_before: int, state_idx: int = 0) -> Tensor:
+    """Prepend the last ``num_before`` columns of the layer's convolution state: ``[B, D, S]`` to ``[B, D, K + S]``."""
+    past = cache.get_conv_state(layer_idx, state_idx)
+    columns = cache.update_conv_state(values, layer_idx, state_idx, conv_kernel_size=num_before)
+    return functional.pad(values, (num_before, 0)) if past is None else columns
+
+
+def recurrent_state(cache: Cache, layer_idx: int, like: Tensor, state_idx: int = 0) -> Tensor:
+    """The layer's recurrent state; zeros like ``like`` if there is none."""
+    state = cache.get_recurrent_state(layer_idx, state_idx)
+    return torch.zeros_like(like) if state is None else state
 
 
 def _not_after(num_tokens: Any) -> Tensor:

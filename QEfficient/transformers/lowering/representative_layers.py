@@ -25,7 +25,7 @@ FAILURES = (
 )
 """What a model's own code may end in where layers are missing that it counts on; the whole model is run then."""
 
-_LEAST_LAYERS = 2
+_MIN_LAYERS = 2
 _COUNTS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
 _NUMBER = re.compile("layer|idx|index|number")
 
@@ -74,7 +74,7 @@ def first_layers(model: Any) -> FirstLayers | None:
     if len(kinds) != num_layers:
         return None
     stands_for = tuple(kinds.index(kind) for kind in kinds)
-    num_kept = max(_LEAST_LAYERS, max(stands_for, default=0) + 1)
+    num_kept = max(_MIN_LAYERS, max(stands_for, default=0) + 1)
     if num_kept >= num_layers:
         return None
     try:

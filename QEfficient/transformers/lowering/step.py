@@ -21,8 +21,8 @@ from QEfficient.transformers.lowering.kv_cache_ops import (
     settled_updates,
 )
 
-MOST_TOKENS = 128
-"""Of a step, where nothing else is said."""
+MAX_STEP_LEN = 128
+"""Default maximum of tokens in a step."""
 
 
 def modulo(x: torch.Tensor, n: int) -> torch.Tensor:
@@ -37,7 +37,7 @@ class RetainedStep:
         position_ids: ``[B, S]``; absolute positions ascending, padding −1 on the right.
         batch_index: ``[B, 1]``; the state row of each batch row. ``None``: row i is state row i.
         context_len: attend to the first slots only, this many; ``None``: to all. No position may lie beyond.
-        most_tokens: S is at most this; recurrences are unrolled for it.
+        max_step_len: maximum of S; recurrences are unrolled for it.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class RetainedStep:
         position_ids: torch.Tensor,
         batch_index: torch.Tensor | None = None,
         context_len: Any | None = None,
-        most_tokens: int = MOST_TOKENS,
+        max_step_len: int = MAX_STEP_LEN,
     ):
         self.position_ids = position_ids
         self.batch_index = batch_index
         self.context_len = context_len
-        self.most_tokens = most_tokens
+        self.max_step_len = max_step_len
         self.last_position, self.last_token = position_ids.max(dim=1, keepdim=True)
         self.is_idle = self.last_position < 0
         self.is_token = position_ids >= 0

@@ -1,20 +1,27 @@
-"""The auto class of models that continue text."""
+"""The auto class of causal LMs."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from QEfficient.contract import Specialization
+from QEfficient.base.modeling_qeff import QEFFBaseModel, check_runtime
+from QEfficient.contract import MODEL_GRAPH, Plan, Specialization
 from QEfficient.errors import CapacityError, OptionError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
+from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.options import CausalLMCompileOptions
-from QEfficient.targets import TARGETS, Target
-from QEfficient.transformers.models.auto_model import GeneratingModel, check_runtime, onnx_transforms
+from QEfficient.targets import Target
+from QEfficient.transformers.models.generation_config import save_generation_config, warn_of_ignored_entries
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from QEfficient.transformers.lowering.cache_spec import StateSpec
+    from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.verify.parity import ParityReport
 
@@ -24,7 +31,25 @@ _RECURRENT_CHUNK_LEN = 64
 """Unless another length is asked for: what a recurrence does within a chunk grows with its square."""
 
 
-class QEFFAutoModelForCausalLM(GeneratingModel):
+@dataclass(frozen=True, kw_only=True)
+class CausalLMPlan(Plan):
+    """What decides the graph of a causal LM."""
+
+    has_batch_index: bool = False
+    """Whether ``batch_index`` picks the rows of the state; else row i of a batch is row i of the state."""
+    rope_len: int | None = None
+    """The context that rotary scalings settle for, where they depend on it."""
+    has_context_lens: bool = False
+    """Whether a step may compute over a part of the context (``comp_ctx_lengths``)."""
+    has_num_logits: bool = False
+    """Whether the logits of several tokens of a row come out (``num_logits_to_keep``)."""
+    max_step_tokens: int | None = None
+    """Tokens that a step's recurrences are unrolled for; None where no layer is recurrent."""
+    traced_len: int | None = None
+    """The context's length, where the graph holds for one alone."""
+
+
+class QEFFAutoModelForCausalLM(QEFFBaseModel[CausalLMPlan, CausalLMCompileOptions]):
     """A model that continues text.
 
     Args:
@@ -34,23 +59,32 @@ class QEFFAutoModelForCausalLM(GeneratingModel):
     """
 
     task = "causal_lm"
+    keeps_state = True
     options_class: ClassVar[type[CausalLMCompileOptions]] = CausalLMCompileOptions
+    load_arguments = ("continuous_batching",)
 
     def __init__(self, model: Any, continuous_batching: bool = False, *, tokenizer: Any | None = None) -> None:
         super().__init__(model, tokenizer=tokenizer)
         self.continuous_batching = continuous_batching
 
     @classmethod
-    def _auto_class(cls) -> Any:
+    def hf_auto_class(cls) -> Any:
         from transformers import AutoModelForCausalLM
 
         return AutoModelForCausalLM
 
     @classmethod
-    def _own_arguments(cls) -> tuple[str, ...]:
-        return ("continuous_batching",)
+    def takes(cls, config: PretrainedConfig, heads: Sequence[str]) -> bool:
+        """A causal LM by its name, or one that can also see (Gemma 3's is ForConditionalGeneration)."""
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
 
-    def _plan(self, options: CausalLMCompileOptions, target: Target) -> dict[str, Any]:
+        return any(head.endswith(("ForCausalLM", "LMHeadModel")) or head in NAMES.values() for head in heads)
+
+    @classmethod
+    def takes_model(cls, model: PreTrainedModel) -> bool:
+        return hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is not None
+
+    def _plan(self, options: CausalLMCompileOptions, target: Target) -> CausalLMPlan:
         from QEfficient.transformers.lowering.apply import rope_depends_on_length
         from QEfficient.transformers.lowering.infer_cache_spec import depends_on_length
         from QEfficient.transformers.lowering.select import choose_lowering
@@ -59,20 +93,20 @@ class QEFFAutoModelForCausalLM(GeneratingModel):
             raise OptionError("The model was loaded with continuous_batching=True: compile() needs full_batch_size.")
         self._check_positions(options.ctx_len)
         choice = choose_lowering(self.model, target, options.lowering)
-        is_batched = options.full_batch_size is not None if target.has_static_shapes else options.num_slots > 1
-        return {
-            "lowering": choice.lowering,
-            "rows": choice.lowering == "retained" and is_batched,
-            "rope_len": options.ctx_len if rope_depends_on_length(self.model) else None,
-            "context_lens": target.has_static_shapes and options.has_comp_ctx_lengths,
-            "speculative": options.num_speculative_tokens is not None,
-            "most_tokens": self._most_tokens(options, target),
-            "traced_len": options.ctx_len if depends_on_length(self.model) else None,
-            "transforms": onnx_transforms(options, target),
-        }
+        # Where any shape runs, one graph serves any number of slots.
+        picks_rows = options.full_batch_size is not None or not target.has_static_shapes
+        return CausalLMPlan(
+            lowering=choice.lowering,
+            transforms=target.transforms(options),
+            has_batch_index=choice.lowering == "retained" and picks_rows,
+            rope_len=options.ctx_len if rope_depends_on_length(self.model) else None,
+            has_context_lens=target.has_static_shapes and options.has_comp_ctx_lengths,
+            has_num_logits=options.num_speculative_tokens is not None,
+            max_step_tokens=self._max_step_tokens(options, target),
+            traced_len=options.ctx_len if depends_on_length(self.model) else None,
+        )
 
-    def _most_tokens(self, options: CausalLMCompileOptions, target: Target) -> int | None:
-        """Tokens that a step's recurrences are unrolled for; None where no layer is recurrent."""
+    def _max_step_tokens(self, options: CausalLMCompileOptions, target: Target) -> int | None:
         if not self._is_recurrent():
             return None
         if options.num_speculative_tokens is not None:
@@ -83,72 +117,103 @@ class QEFFAutoModelForCausalLM(GeneratingModel):
         return 1 << (self._chunk_len(options, target) - 1).bit_length()
 
     def _check_positions(self, ctx_len: int) -> None:
-        from QEfficient.transformers.lowering.apply import max_positions
-
-        limit = max_positions(self.config)
+        limit = self._max_positions()
         if limit is not None and ctx_len > limit:
             raise CapacityError(
                 f"ctx_len={ctx_len} is beyond the {limit} positions that {self.model_name} was made for. "
                 f"Give ctx_len={limit} or less."
             )
 
-    def _graph(self, plan: dict[str, Any]) -> TaskGraph:
+    def _max_positions(self) -> int | None:
+        from QEfficient.transformers.lowering.apply import max_positions
+
+        return max_positions(self.config)
+
+    def _graphs(self, plan: CausalLMPlan) -> dict[str, TaskGraph]:
         from QEfficient.transformers.tasks import causal_lm
 
-        if plan["lowering"] == "paged":
-            return causal_lm.paged_graph(self.model, plan["rope_len"])
-        return causal_lm.retained_graph(
+        if plan.lowering == "paged":
+            return {MODEL_GRAPH: causal_lm.paged_graph(self.model, plan.rope_len)}
+        graph = causal_lm.retained_graph(
             self.model,
-            plan["rope_len"],
-            continuous_batching=plan["rows"],
-            with_context_lens=plan["context_lens"],
-            with_num_logits=plan["speculative"],
-            most_tokens=plan["most_tokens"],
-            traced_len=plan["traced_len"],
+            plan.rope_len,
+            continuous_batching=plan.has_batch_index,
+            with_context_lens=plan.has_context_lens,
+            with_num_logits=plan.has_num_logits,
+            most_tokens=plan.max_step_tokens,
+            traced_len=plan.traced_len,
         )
+        return {MODEL_GRAPH: graph}
 
     def _specializations(
-        self, plan: dict[str, Any], options: CausalLMCompileOptions, target: Target
-    ) -> tuple[Specialization, ...]:
+        self, plan: CausalLMPlan, options: CausalLMCompileOptions, target: Target
+    ) -> dict[str, tuple[Specialization, ...]]:
         from QEfficient.transformers.tasks.causal_lm import specializations
 
-        if plan["lowering"] == "paged":
-            return ()
-        chunk_len = self._chunk_len(options, target)
-        return specializations(options, chunk_len, self._state_sizes(plan, options), continuous_batching=plan["rows"])
+        if plan.lowering == "paged":
+            return {MODEL_GRAPH: ()}
+        shapes = specializations(
+            options,
+            self._chunk_len(options, target),
+            self.state_sizes(plan, options),
+            continuous_batching=plan.has_batch_index,
+        )
+        return {MODEL_GRAPH: shapes}
 
     def _chunk_len(self, options: CausalLMCompileOptions, target: Target) -> int:
         usual = min(target.prefill_seq_len, _RECURRENT_CHUNK_LEN) if self._is_recurrent() else target.prefill_seq_len
         return min(options.prefill_seq_len or usual, options.ctx_len)
 
     def _is_recurrent(self) -> bool:
+        return any(spec.is_recurrent for spec in self.state_specs())
+
+    def state_specs(self) -> list[StateSpec]:
         from QEfficient.transformers.lowering.infer_cache_spec import state_specs
 
-        return any(spec.is_recurrent for spec in state_specs(self.model))
+        return state_specs(self._loaded())
 
-    def _state_sizes(self, plan: dict[str, Any], options: CausalLMCompileOptions) -> dict[str, int]:
+    def choose_lowering(self, target: Target) -> LoweringChoice:
+        from QEfficient.transformers.lowering.select import choose_lowering
+
+        return choose_lowering(self._loaded(), target)
+
+    def state_sizes(self, plan: CausalLMPlan, options: CausalLMCompileOptions) -> dict[str, int]:
         """Sizes of the state's named axes."""
         from QEfficient.transformers.lowering.cache_spec import axis_sizes
-        from QEfficient.transformers.lowering.infer_cache_spec import state_specs
 
-        sizes = axis_sizes(state_specs(self.model), options.ctx_len)
-        if plan["traced_len"] is not None:
+        sizes = axis_sizes(self.state_specs(), options.ctx_len)
+        if plan.traced_len is not None:
             sizes.pop("ctx_len")  # fixed in the graph
-        if plan["rows"]:
+        if plan.has_batch_index:
             sizes["full_batch_size"] = options.kv_cache_batch_size or options.num_slots
         return sizes
 
-    def _package_body(self, plan: dict[str, Any], options: CausalLMCompileOptions, target: Target) -> dict[str, Any]:
-        return {
-            **self._common_body(plan, options, target),
-            "session": {
-                "num_slots": options.num_slots,
-                "ctx_len": options.ctx_len,
-                "chunk_len": self._chunk_len(options, target),
-                "is_ragged": plan["lowering"] == "paged",
-                "vocab_size": self.config.get_text_config(decoder=True).vocab_size,
-            },
-        }
+    def _session(self, plan: CausalLMPlan, options: CausalLMCompileOptions, target: Target) -> DecoderRecord:
+        from QEfficient.transformers.lowering.cache_spec import windows
+
+        fixed = plan.rope_len or plan.traced_len
+        return DecoderRecord(
+            num_slots=options.num_slots,
+            ctx_len=options.ctx_len,
+            chunk_len=self._chunk_len(options, target),
+            vocab_size=self.config.get_text_config(decoder=True).vocab_size,
+            state_rows=options.kv_cache_batch_size or options.num_slots,
+            row_axis="full_batch_size" if plan.has_batch_index else "batch_size",
+            windows=windows(self.state_specs()),
+            min_ctx_len=plan.traced_len or 1,
+            max_ctx_len=fixed or self._max_positions(),
+        )
+
+    def compile(self, compile_dir: str | os.PathLike[str] | None = None, **options: Any) -> Path:
+        path = super().compile(compile_dir, **options)
+        warn_of_ignored_entries(self.model)
+        return path
+
+    compile.__doc__ = QEFFBaseModel.compile.__doc__
+
+    def write_side_files(self, folder: Path) -> None:
+        super().write_side_files(folder)
+        save_generation_config(self.model, folder)
 
     def generate(
         self,
@@ -229,14 +294,13 @@ class QEFFAutoModelForCausalLM(GeneratingModel):
         from QEfficient.verify import numeric_check
         from QEfficient.verify.parity import compare
 
-        model, compiled = self._loaded(), self._open()
-        target = TARGETS[compiled.body["target"]]
+        model, compiled, target = self._loaded(), self._open(), self._target()
         out = Path(node_precision_out) if node_precision_out is not None else None
         numeric_check.check_output(target, out)
         prompt_ids = compiled.encode(prompts)
         report = compare(model, compiled, prompt_ids, generation_len)
-        if numeric_check.has_card_numerics(target):
-            numerics = numeric_check.examine_package(self, compiled.body, prompt_ids, out)
+        if target.has_card_numerics:
+            numerics = numeric_check.examine_package(self, compiled.body, compiled.record, prompt_ids, out)
             report = report.with_numerics(numerics) if numerics is not None else report
         self._store_report(report)
         return report

@@ -1,159 +1,217 @@
-"""The auto class of text-to-text models: an encoder reads a text, a decoder answers."""
+"""The auto class of sequence-to-sequence models: an encoder reads, a decoder generates."""
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from QEfficient.contract import Specialization
+from QEfficient.base.modeling_qeff import QEFFBaseModel, check_runtime
+from QEfficient.contract import MODEL_GRAPH, Json, Plan, Specialization
 from QEfficient.errors import CapacityError, ExportError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
+from QEfficient.generation.tasks.causal_lm import DecoderRecord
+from QEfficient.generation.tasks.seq2seq_lm import Seq2SeqRecord
 from QEfficient.options import Seq2SeqLMCompileOptions
-from QEfficient.store.artifacts import Artifact
 from QEfficient.targets import Target
-from QEfficient.transformers.models.auto_model import GeneratingModel, check_runtime, onnx_transforms
 from QEfficient.transformers.models.causal_lm import Stream
+from QEfficient.transformers.models.generation_config import save_generation_config, warn_of_ignored_entries
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from QEfficient.transformers.lowering.cache_spec import StateSpec
+    from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.transformers.tasks.sequence_inputs import Padding
 
-logger = logging.getLogger(__name__)
-
 _SHORT = 16
 """Tokens: a text of as many shows nothing that a shorter one does not."""
+_FORCED = ("forced_bos_token_id", "forced_eos_token_id")
 
 
-class _Plan(dict[str, Any]):
-    """What decides the graph; and the longest text, which does so only where one graph cannot be for all."""
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqPlan(Plan):
+    """What decides the graphs of a sequence-to-sequence model."""
 
-    encoder_ctx_len: int = 0
+    padding: Padding
+    """Of the encoder's input."""
+    has_batch_index: bool = False
+    """Whether ``batch_index`` picks the rows of the state; else row i of a batch is row i of the state."""
+    rope_len: int | None = None
+    """The output length that rotary scalings settle for, where they depend on it."""
+    text_len: int | None = None
+    """Tokens of the encoder input to trace with, where the model's code looks at its length; then the maximum."""
+
+    def key(self) -> dict[str, Json]:
+        return {**super().key(), "padding": {**asdict(self.padding), "reason": ""}}
 
 
-class QEFFAutoModelForSeq2SeqLM(GeneratingModel):
-    """A model that answers a text with a text: translation, summaries, and what else T5 and BART are for.
+class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptions]):
+    """A model that turns one text into another: translation, summaries, and what else T5 and BART are for.
 
     Args:
-        model: a Hugging Face text-to-text model, already loaded; :meth:`from_pretrained` loads one.
+        model: a Hugging Face sequence-to-sequence model, already loaded; :meth:`from_pretrained` loads one.
         tokenizer: used by :meth:`generate` and put into the package.
     """
 
     task = "seq2seq_lm"
+    keeps_state = True
     options_class: ClassVar[type[Seq2SeqLMCompileOptions]] = Seq2SeqLMCompileOptions
-    _followed = ("forced_bos_token_id", "forced_eos_token_id")
 
     def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
         super().__init__(model, tokenizer=tokenizer)
         self._paddings: dict[int, Padding] = {}
 
     @classmethod
-    def _auto_class(cls) -> Any:
+    def hf_auto_class(cls) -> Any:
         from transformers import AutoModelForSeq2SeqLM
 
         return AutoModelForSeq2SeqLM
 
+    @classmethod
+    def takes(cls, config: PretrainedConfig, heads: Sequence[str]) -> bool:
+        """An encoder, and a decoder with a language model's head."""
+        from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as NAMES
+
+        known = {*NAMES.values(), "T5WithLMHeadModel"}  # the name that T5's first checkpoints have
+        return bool(getattr(config, "is_encoder_decoder", False)) and any(head in known for head in heads)
+
     def _padding(self, longest: int) -> Padding:
-        """How the encoder takes texts of different lengths; measured once for each greatest length."""
+        """How the encoder takes inputs of different lengths; measured once for each maximum length."""
         from QEfficient.transformers.tasks.seq2seq_lm import measure_encoder
 
         if longest not in self._paddings:
             self._paddings[longest] = measure_encoder(self.model, longest)
         return self._paddings[longest]
 
-    def _plan(self, options: Seq2SeqLMCompileOptions, target: Target) -> dict[str, Any]:
-        from dataclasses import asdict
-
+    def _plan(self, options: Seq2SeqLMCompileOptions, target: Target) -> Seq2SeqPlan:
         from QEfficient.transformers.lowering.apply import rope_depends_on_length
 
-        self._check_positions(options)
-        is_batched = options.full_batch_size is not None if target.has_static_shapes else options.num_slots > 1
-        plan = _Plan(
-            lowering="retained",
-            rows=is_batched,
-            rope_len=options.ctx_len if rope_depends_on_length(self.model) else None,
-            texts=asdict(self._padding(options.encoder_ctx_len)),
-            transforms=onnx_transforms(options, target),
-        )
-        plan.encoder_ctx_len = options.encoder_ctx_len
-        return plan
-
-    def _check_positions(self, options: Seq2SeqLMCompileOptions) -> None:
-        from QEfficient.transformers.tasks.seq2seq_lm import max_lens
-
-        for name, limit in max_lens(self.model).items():
+        self._loaded()
+        for name, limit in self._max_lens().items():
             if getattr(options, name) > limit:
                 raise CapacityError(
                     f"{name}={getattr(options, name)} is beyond the {limit} positions that {self.model_name} was made "
                     f"for. Give {name}={limit} or less."
                 )
+        return Seq2SeqPlan(
+            lowering="retained",
+            transforms=target.transforms(options),
+            padding=self._padding(options.encoder_ctx_len),
+            # Where any shape runs, one graph serves any number of slots.
+            has_batch_index=options.full_batch_size is not None or not target.has_static_shapes,
+            rope_len=options.ctx_len if rope_depends_on_length(self.model) else None,
+        )
 
-    def _graph(self, plan: dict[str, Any]) -> TaskGraph:
+    def _max_lens(self) -> dict[str, int]:
+        from QEfficient.transformers.tasks.seq2seq_lm import max_lens
+
+        return max_lens(self.model)
+
+    def _resolve(self, plan: Seq2SeqPlan, options: Seq2SeqLMCompileOptions) -> Seq2SeqPlan:
+        """One graph for inputs of any length, traced with a short one; where the model's code looks at the length, with
+        one about as long as the longest."""
+
+        def next_plan(tried: Seq2SeqPlan, error: ExportError) -> Seq2SeqPlan:
+            longest = options.encoder_ctx_len
+            if longest <= _SHORT or tried.text_len is not None:
+                raise error
+            # An odd one is no multiple of a block, so that the code that pads to one is in the graph.
+            return tried.replaced(text_len=longest - 1 + longest % 2)
+
+        return self.resolve_by_export(plan, {"encoder_ctx_len": options.encoder_ctx_len}, next_plan)
+
+    def _graphs(self, plan: Seq2SeqPlan) -> dict[str, TaskGraph]:
         from QEfficient.transformers.tasks.seq2seq_lm import seq2seq_graph
 
-        return seq2seq_graph(
+        graph = seq2seq_graph(
             self.model,
-            plan["rope_len"],
-            continuous_batching=plan["rows"],
-            is_blank=plan["texts"]["is_blank"],
-            text_len=plan.get("text_len"),
+            plan.rope_len,
+            continuous_batching=plan.has_batch_index,
+            is_blank=plan.padding.is_blank,
+            text_len=plan.text_len,
         )
-
-    def _export(self, plan: dict[str, Any], export_dir: str | os.PathLike[str] | None = None) -> Artifact:
-        """One graph for texts of any length, traced with a short one; where the model's code looks at the length, with
-        one about as long as the longest."""
-        try:
-            return super()._export(plan, export_dir)
-        except ExportError as error:
-            longest = plan.encoder_ctx_len if isinstance(plan, _Plan) else 0
-            if longest <= _SHORT or "text_len" in plan:
-                raise
-            logger.info("%s is exported for texts of up to %d tokens: %s", self.model_name, longest, error)
-            # An odd one is no multiple of a block, so that the code that pads to one is in the graph.
-            return super()._export({**plan, "text_len": longest - 1 + longest % 2}, export_dir)
+        return {MODEL_GRAPH: graph}
 
     def _specializations(
-        self, plan: dict[str, Any], options: Seq2SeqLMCompileOptions, target: Target
-    ) -> tuple[Specialization, ...]:
+        self, plan: Seq2SeqPlan, options: Seq2SeqLMCompileOptions, target: Target
+    ) -> dict[str, tuple[Specialization, ...]]:
         from QEfficient.transformers.lowering.cache_spec import ENCODER_CTX_LEN, axis_sizes
-        from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_specs
         from QEfficient.transformers.tasks.seq2seq_lm import specializations
 
-        sizes = axis_sizes(encoder_decoder_specs(self.model)[0], options.ctx_len)
+        sizes = axis_sizes(self._decoder_specs(), options.ctx_len)
         sizes[ENCODER_CTX_LEN] = options.encoder_ctx_len
-        if plan["rows"]:
+        if plan.has_batch_index:
             sizes["full_batch_size"] = options.num_slots
-        return specializations(options.num_slots, sizes, continuous_batching=plan["rows"])
+        return {MODEL_GRAPH: specializations(options.num_slots, sizes, continuous_batching=plan.has_batch_index)}
 
-    def _package_body(self, plan: dict[str, Any], options: Seq2SeqLMCompileOptions, target: Target) -> dict[str, Any]:
+    def _decoder_specs(self) -> list[StateSpec]:
+        from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_specs
+
+        return encoder_decoder_specs(self.model)[0]
+
+    def state_specs(self) -> list[StateSpec]:
+        from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_specs
+
+        decoder, cross = encoder_decoder_specs(self._loaded())
+        return decoder + cross
+
+    def choose_lowering(self, target: Target) -> LoweringChoice:
+        from QEfficient.transformers.lowering.select import LoweringChoice
+
+        self.state_specs()
+        return LoweringChoice("retained")
+
+    def _session(self, plan: Seq2SeqPlan, options: Seq2SeqLMCompileOptions, target: Target) -> Seq2SeqRecord:
+        from QEfficient.transformers.lowering.cache_spec import windows
+
         encoder: Any = self.model.get_encoder()
         reader = encoder if hasattr(encoder, "get_input_embeddings") else self.model
-        return {
-            **self._common_body(plan, options, target),
-            "session": {
-                "num_slots": options.num_slots,
-                "ctx_len": options.ctx_len,
-                "chunk_len": 1,
-                "is_ragged": False,
-                "vocab_size": self.model.get_output_embeddings().weight.shape[0],
-            },
-            "encoder_ctx_len": options.encoder_ctx_len,
-            "encoder_vocab_size": reader.get_input_embeddings().weight.shape[0],
-            "decoder_start_token_id": self._decoder_start(),
-            "texts": plan["texts"],
-        }
+        limits = self._max_lens()
+        decoder = DecoderRecord(
+            num_slots=options.num_slots,
+            ctx_len=options.ctx_len,
+            chunk_len=1,
+            vocab_size=self.model.get_output_embeddings().weight.shape[0],
+            state_rows=options.num_slots,
+            row_axis="full_batch_size" if plan.has_batch_index else "batch_size",
+            windows=windows(self._decoder_specs()),
+            max_ctx_len=plan.rope_len or limits.get("ctx_len"),
+        )
+        return Seq2SeqRecord(
+            decoder=decoder,
+            encoder_ctx_len=options.encoder_ctx_len,
+            max_encoder_ctx_len=plan.text_len or limits.get("encoder_ctx_len"),
+            encoder_vocab_size=reader.get_input_embeddings().weight.shape[0],
+            decoder_start_token_id=self._decoder_start(),
+            hidden_size=getattr(encoder, "config", self.config).get_text_config().hidden_size,
+            why_not_padded=plan.padding.reason if plan.padding.side is None else None,
+        )
 
     def _decoder_start(self) -> int:
-        """The token that every answer begins with, as transformers finds it."""
+        """The token that every output begins with, as transformers finds it."""
         generation = self.model.generation_config
-        for held in (generation.decoder_start_token_id, generation.bos_token_id):
-            if held is not None:
-                return int(held[0] if isinstance(held, list) else held)
+        for token in (generation.decoder_start_token_id, generation.bos_token_id):
+            if token is not None:
+                return int(token[0] if isinstance(token, list) else token)
         raise UnsupportedModel(
-            f"{self.model_name} does not say which token an answer starts with: set decoder_start_token_id in the "
+            f"{self.model_name} does not say which token an output starts with: set decoder_start_token_id in the "
             "checkpoint's generation_config.json."
         )
+
+    def compile(self, compile_dir: str | os.PathLike[str] | None = None, **options: Any) -> Path:
+        path = super().compile(compile_dir, **options)
+        warn_of_ignored_entries(self.model, _FORCED)
+        return path
+
+    compile.__doc__ = QEFFBaseModel.compile.__doc__
+
+    def write_side_files(self, folder: Path) -> None:
+        super().write_side_files(folder)
+        save_generation_config(self.model, folder)
 
     def generate(
         self,

@@ -24,7 +24,7 @@ from QEfficient.transformers.lowering.masks import NO_BLOCKS
 from QEfficient.transformers.lowering.recompute import TOKENS, plain_inputs
 from QEfficient.transformers.lowering.recurrences import KERNELS
 from QEfficient.transformers.lowering.representative_layers import first_layers, remembered
-from QEfficient.transformers.lowering.step import MOST_TOKENS, RetainedStep, running
+from QEfficient.transformers.lowering.step import MAX_STEP_LEN, RetainedStep, running
 from QEfficient.transformers.patches import functions_replaced
 from QEfficient.transformers.quirks import recomputed
 from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
@@ -34,11 +34,11 @@ from QEfficient.transformers.tasks.lm_head import at_places, select_before_head
 class RetainedCausalLM(nn.Module):
     """``(input_ids, position_ids, state, ...)`` to the logits of each row's newest tokens and the new state."""
 
-    def __init__(self, model: nn.Module, specs: list[StateSpec], most_tokens: int):
+    def __init__(self, model: nn.Module, specs: list[StateSpec], max_step_len: int):
         super().__init__()
         self.model = model
         self.specs = specs
-        self.most_tokens = most_tokens
+        self.max_step_len = max_step_len
 
     def forward(
         self,
@@ -62,7 +62,7 @@ class RetainedCausalLM(nn.Module):
             Logits ``[B, K or 1, vocab]`` and the new state.
         """
         context_len = None if comp_ctx_lengths is None else comp_ctx_lengths.shape[0]
-        step = RetainedStep(position_ids, batch_index, context_len, self.most_tokens)
+        step = RetainedStep(position_ids, batch_index, context_len, self.max_step_len)
         cache = retained_cache(self.specs, state, step)
         tokens = step.last_token
         if num_logits_to_keep is not None:
@@ -237,16 +237,15 @@ def _extra_inputs(batch: int, with_rows: bool, with_context_lens: bool, with_num
     return inputs
 
 
-_LEAST_CTX_LEN, _SAMPLE_CTX_LEN, _MOST_NEW = 4, 29, 128
-"""So that a context is longer than nothing and a step shorter than the longest, where a model asks; and the context
-that is traced."""
+_MIN_CTX_LEN, _SAMPLE_CTX_LEN, _MAX_SEQ_LEN = 4, 29, 128
+"""Tracing bounds, since models branch on an empty cache and on the maximum length; and the traced context."""
 
 
 def _limits(model: Any, most_tokens: int | None) -> dict[str, int]:
-    limits = {"seq_len": _MOST_NEW if most_tokens is None else most_tokens}
-    most_positions, quirk = max_positions(model.config), recomputed(model)
-    if most_positions is not None and most_positions > _SAMPLE_CTX_LEN:
-        limits[CTX_LEN] = most_positions - (0 if quirk is None else quirk.num_added)
+    limits = {"seq_len": _MAX_SEQ_LEN if most_tokens is None else most_tokens}
+    position_limit, quirk = max_positions(model.config), recomputed(model)
+    if position_limit is not None and position_limit > _SAMPLE_CTX_LEN:
+        limits[CTX_LEN] = position_limit - (0 if quirk is None else quirk.num_added)
     return limits
 
 
@@ -283,7 +282,7 @@ def retained_graph(
     if specs == [TOKENS]:
         inner: nn.Module = RecomputingCausalLM(lowered.module)
     else:
-        inner = RetainedCausalLM(lowered.module, specs, most_tokens or MOST_TOKENS)
+        inner = RetainedCausalLM(lowered.module, specs, most_tokens or MAX_STEP_LEN)
     return TaskGraph(
         module=_Flat(inner, len(state), extra_names).eval(),
         lowered=lowered,
@@ -295,7 +294,7 @@ def retained_graph(
             "logits": {0: "batch_size"} | ({1: "num_logits_to_keep"} if with_num_logits else {}),
             **state_axes,
         },
-        axis_minimums={CTX_LEN: _LEAST_CTX_LEN},
+        axis_minimums={CTX_LEN: _MIN_CTX_LEN},
         axis_limits=_limits(model, most_tokens),
     )
 

@@ -1,4 +1,4 @@
-"""The graph of an encoder: hidden states, or one pooled vector a text."""
+"""The graph of an encoder: hidden states, or one pooled vector per sequence."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from torch import nn
 
 from QEfficient.errors import OptionError, nearest
 from QEfficient.transformers.tasks.graph_spec import TaskGraph
+from QEfficient.transformers.tasks.padding_probe import SequenceUse, measure_contract
+from QEfficient.transformers.tasks.sequence_graph import sequence_graph
 from QEfficient.transformers.tasks.sequence_inputs import (
-    TextContract,
-    TextModel,
-    TextUse,
+    SequenceContract,
+    SequenceModel,
     hidden_states,
-    measure_texts,
-    own_copy,
-    text_graph,
+    stateless_copy,
 )
 
 Pooling = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def mean_pooling(last_hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """``[B, S, D]`` to ``[B, D]``: the mean over each text's own tokens."""
+    """``[B, S, D]`` to ``[B, D]``: the mean over the tokens of each sequence."""
     weights = attention_mask[:, :, None].to(last_hidden_states.dtype)
     return (last_hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1.0)
 
 
 def max_pooling(last_hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """``[B, S, D]`` to ``[B, D]``: the greatest value of each feature over each text's own tokens."""
+    """``[B, S, D]`` to ``[B, D]``: the maximum of each feature over the tokens of each sequence."""
     lowest = torch.finfo(last_hidden_states.dtype).min
     return torch.where(attention_mask[:, :, None] > 0, last_hidden_states, lowest).amax(1)
 
@@ -59,11 +58,13 @@ def resolve_pooling(pooling: str | Pooling | None) -> Pooling | None:
     return POOLINGS[pooling]
 
 
-def prepare_encoder(model: nn.Module, pooling: str | Pooling | None, use: TextUse) -> tuple[TextModel, TextContract]:
-    """``model`` with its pooling, ready to be lowered, and how it takes texts when used so.
+def prepare_encoder(
+    model: nn.Module, pooling: str | Pooling | None, use: SequenceUse
+) -> tuple[SequenceModel, SequenceContract]:
+    """``model`` with its pooling, ready to be lowered, and how it takes input sequences.
 
     Raises:
-        UnsupportedModel: it cannot be run on texts.
+        UnsupportedModel: see :func:`measure_contract`.
     """
     function = resolve_pooling(pooling)
 
@@ -71,11 +72,13 @@ def prepare_encoder(model: nn.Module, pooling: str | Pooling | None, use: TextUs
         states = hidden_states(model, arguments, attention_mask)
         return states if function is None else function(states, attention_mask)
 
-    copied = own_copy(model)
-    return TextModel(copied, read), measure_texts([TextModel(copied, hidden_states)], use)
+    copied = stateless_copy(model)
+    return SequenceModel(copied, read), measure_contract([SequenceModel(copied, hidden_states)], use)
 
 
-def encoder_graph(module: TextModel, contract: TextContract, is_pooled: bool, seq_lens: Sequence[int]) -> TaskGraph:
-    """The graph of an encoder with axes ``batch_size`` and ``seq_len``, or of one length; see :func:`text_graph`."""
+def encoder_graph(
+    module: SequenceModel, contract: SequenceContract, is_pooled: bool, seq_lens: Sequence[int]
+) -> TaskGraph:
+    """The graph of an encoder; axes and arguments as in :func:`sequence_graph`."""
     axes = {0: "batch_size"} if is_pooled else {0: "batch_size", 1: "seq_len"}
-    return text_graph(module, contract, "output", axes, seq_lens)
+    return sequence_graph(module, contract, "output", axes, seq_lens)

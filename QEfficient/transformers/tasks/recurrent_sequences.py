@@ -1,5 +1,7 @@
-"""Texts through models with recurrent layers: as one step of a causal model, whose state begins with each text and is
-not kept. transformers' own code for such layers goes over a text in chunks, as many as it is long."""
+"""Whole sequences through models with recurrent layers, as one step of a causal model that starts from an empty state.
+
+transformers' own code for such layers loops over chunks, whose number depends on the length.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,11 @@ from QEfficient.transformers.lowering.recurrences import KERNELS
 from QEfficient.transformers.lowering.representative_layers import FAILURES
 from QEfficient.transformers.lowering.step import RetainedStep, running
 from QEfficient.transformers.patches import functions_replaced
-from QEfficient.transformers.tasks.sequence_inputs import Read, TextModel
+from QEfficient.transformers.tasks.sequence_inputs import Read, SequenceModel
 
 
-class _OwnKeys(DynamicLayer):
-    """Attention over the step's own tokens."""
+class _StepKeys(DynamicLayer):
+    """Attention over the tokens of the step only."""
 
     def __init__(self, spec: StateSpec, state: list[torch.Tensor], step: RetainedStep):
         super().__init__()
@@ -37,27 +39,27 @@ class _OwnKeys(DynamicLayer):
         return query_length, self.step.position_ids
 
 
-class _OwnKeysAndRecurrence(RetainedRecurrentLayer, _OwnKeys):
+class _StepKeysAndRecurrence(RetainedRecurrentLayer, _StepKeys):
     """Recurrence beside attention."""
 
     def __init__(self, spec: StateSpec, state: list[torch.Tensor], step: RetainedStep):
-        _OwnKeys.__init__(self, spec, state, step)
+        _StepKeys.__init__(self, spec, state, step)
         RetainedRecurrentLayer.__init__(self, spec, state, step)
 
 
 _LAYERS: dict[StateKind, type[Any]] = {
-    "full": _OwnKeys,
-    "sliding": _OwnKeys,
+    "full": _StepKeys,
+    "sliding": _StepKeys,
     "linear": RetainedRecurrentLayer,
     "conv": RetainedRecurrentLayer,
-    "hybrid": _OwnKeysAndRecurrence,
-    "hybrid_sliding": _OwnKeysAndRecurrence,
+    "hybrid": _StepKeysAndRecurrence,
+    "hybrid_sliding": _StepKeysAndRecurrence,
     "none": RetainedNothing,
 }
 
 
 def recurrent_specs(model: Any) -> list[StateSpec] | None:
-    """What the layers of ``model`` keep, or None where no layer is recurrent and where it does not say."""
+    """State of each layer of ``model``; None if no layer is recurrent or the layers cannot be inspected."""
     if model.config.is_encoder_decoder:
         return None
     try:
@@ -68,27 +70,31 @@ def recurrent_specs(model: Any) -> list[StateSpec] | None:
     return specs if known and any(spec.is_recurrent for spec in specs) else None
 
 
-class RecurrentTextModel(TextModel):
-    """As :class:`TextModel`; padding is on the right.
+class RecurrentSequenceModel(SequenceModel):
+    """As :class:`SequenceModel`, with padding on the right.
 
     Args:
-        model: a lowered one.
-        read: what the task wants of it.
-        specs: what its layers keep.
-        most_tokens: the longest text; recurrences are unrolled for it.
+        model: a lowered model.
+        read: returns the output that the task needs.
+        specs: state of each layer.
+        max_len: maximum length of a sequence; recurrences are unrolled for it.
     """
 
-    def __init__(self, model: nn.Module, read: Read, specs: list[StateSpec], most_tokens: int):
+    def __init__(self, model: nn.Module, read: Read, specs: list[StateSpec], max_len: int):
         super().__init__(model, read)
-        self.specs, self.most_tokens = specs, most_tokens
+        self.specs, self.max_len = specs, max_len
 
-    def _answer(self, arguments: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
+    def _run(self, arguments: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
         positions = torch.where(attention_mask > 0, attention_mask.cumsum(1) - 1, -1)
-        step = RetainedStep(positions, most_tokens=self.most_tokens)
-        given = {name: value for name, value in arguments.items() if name != "attention_mask"}
-        given |= {"position_ids": positions.clamp(min=0), cache_argument(self.model): self._cache(step)}
+        step = RetainedStep(positions, max_step_len=self.max_len)
+        inputs = {name: value for name, value in arguments.items() if name != "attention_mask"}
+        inputs |= {
+            "position_ids": positions.clamp(min=0),
+            cache_argument(self.model): self._cache(step),
+            "use_cache": True,
+        }
         with running(step), functions_replaced(self.model, KERNELS | NO_BLOCKS):
-            return self.read(self.model, accepted(self.model, given | {"use_cache": True}), attention_mask)
+            return self.read(self.model, accepted(self.model, inputs), attention_mask)
 
     def _cache(self, step: RetainedStep) -> RetainedCache:
         layers = []

@@ -1,8 +1,8 @@
-"""The graph of a text-to-text model: encoder and decoder in one, over the state of the decoder.
+"""The graph of a sequence-to-sequence model: encoder and decoder in one, over the state of the decoder.
 
-A step runs the encoder over the texts of the rows whose answer begins, keeps the keys and values that the decoder's
-cross-attention makes of them, and runs the decoder over the step's tokens. In later steps the encoder has a length of
-one, and what it gives is not kept: one program serves both, which is upstream's way for Whisper.
+A step runs the encoder over the input sequences of the rows that start, stores the keys and values of the decoder's
+cross-attention, and runs the decoder over the step's tokens. In decode steps the encoder runs over one token whose
+output is dropped: one program serves both, as upstream's Whisper does.
 """
 
 from __future__ import annotations
@@ -24,21 +24,20 @@ from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_sp
 from QEfficient.transformers.lowering.positions import biases_from_step
 from QEfficient.transformers.lowering.step import RetainedStep, running
 from QEfficient.transformers.patches import functions_replaced, traceable_sizes
-from QEfficient.transformers.quirks.seq2seq import FUNCTIONS
+from QEfficient.transformers.quirks import replaced_functions
 from QEfficient.transformers.tasks.causal_lm import state_inputs
 from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
 from QEfficient.transformers.tasks.lm_head import at_places, select_before_head
+from QEfficient.transformers.tasks.padding_probe import SequenceUse, measure_contract
 from QEfficient.transformers.tasks.sequence_inputs import (
     Padding,
-    TextModel,
-    TextUse,
+    SequenceModel,
     hidden_states,
-    measure_texts,
-    own_copy,
+    stateless_copy,
 )
 
 _ROWS = {0: "batch_size"}
-_TEXT_SAMPLE_LEN = 13
+_ENCODER_SAMPLE_LEN = 13
 
 
 def encoder_of(model: Any) -> Any:
@@ -54,13 +53,19 @@ def _whole_output(model: nn.Module, arguments: dict[str, Any], attention_mask: t
 
 
 class RetainedSeq2SeqLM(nn.Module):
-    """``(input_ids, position_ids, encoder_input_ids, encoder_lens, state, ...)`` to the logits of each row's newest
-    token and the new state."""
+    """One step: logits of each row's newest token, and the new state.
 
-    def __init__(self, model: nn.Module, own: list[StateSpec], cross: list[StateSpec], is_blank: bool):
+    Args:
+        model: a lowered model.
+        self_specs: self-attention state of each layer.
+        cross_specs: cross-attention state of each layer.
+        is_blank: see :class:`QEfficient.transformers.tasks.sequence_inputs.Padding`.
+    """
+
+    def __init__(self, model: nn.Module, self_specs: list[StateSpec], cross_specs: list[StateSpec], is_blank: bool):
         super().__init__()
         self.model = model
-        self.own, self.cross = own, cross
+        self.self_specs, self.cross_specs = self_specs, cross_specs
         self.is_blank = is_blank
 
     def forward(
@@ -74,17 +79,17 @@ class RetainedSeq2SeqLM(nn.Module):
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """
         Args:
-            input_ids: ``[B, S]``, tokens of the answers.
-            position_ids: ``[B, S]``, padding −1 on the right. A row with position 0 takes its text.
-            encoder_input_ids: ``[B, T]``, texts, padded on the right; other rows' are not kept.
-            encoder_lens: ``[B, 1]``, tokens of each row's text, in every step.
-            state: the tensors of all layers in order, a layer's own before those of the text.
+            input_ids: ``[B, S]``, tokens of the decoder.
+            position_ids: ``[B, S]``, padding −1 on the right. A row with position 0 stores its encoder's states.
+            encoder_input_ids: ``[B, T]``, input sequences, padded on the right.
+            encoder_lens: ``[B, 1]``, length of each row's input sequence, in every step.
+            state: the tensors of all layers in order, in each layer self-attention before cross-attention.
             batch_index: ``[B, 1]``, the state row of each batch row (continuous batching).
 
         Returns:
             Logits ``[B, 1, vocab]`` and the new state.
         """
-        with traceable_sizes(), functions_replaced(self.model, FUNCTIONS):
+        with traceable_sizes(), functions_replaced(self.model, replaced_functions(self.model)):
             return self._run(input_ids, RetainedStep(position_ids, batch_index), encoder_input_ids, encoder_lens, state)
 
     def _run(
@@ -97,20 +102,22 @@ class RetainedSeq2SeqLM(nn.Module):
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         model: Any = self.model
         places = torch.arange(encoder_input_ids.shape[1])[None]
-        is_text = places < encoder_lens
-        read = TextModel(encoder_of(model), _whole_output, self.is_blank)(encoder_input_ids, is_text.to(torch.int64))
-        # Where an encoder pads to whole blocks, more states may come out than went in.
-        read.last_hidden_state = read.last_hidden_state[:, : places.shape[1]]
-        text = RetainedStep(torch.where(is_text & (step.first_position == 0), places, -1), step.batch_index)
-        cache = self._cache(state, step, text)
+        is_token = places < encoder_lens
+        encoded = SequenceModel(encoder_of(model), _whole_output, self.is_blank)(
+            encoder_input_ids, is_token.to(torch.int64)
+        )
+        # An encoder that pads to whole blocks may return more states than it got tokens.
+        encoded.last_hidden_state = encoded.last_hidden_state[:, : places.shape[1]]
+        encoder_step = RetainedStep(torch.where(is_token & (step.first_position == 0), places, -1), step.batch_index)
+        cache = self._cache(state, step, encoder_step)
         slots = torch.arange(cache.cross_attention_cache.layers[0].keys.shape[2])[None]
-        # Where it is a parameter of its own: others hand it on to where nothing takes it.
+        # Only as a named parameter: in **kwargs some models pass it on to a forward that rejects it.
         takes_positions = "decoder_position_ids" in inspect.signature(model.forward).parameters
         newest = at_places(step.last_token)
         has_head = isinstance(model.get_output_embeddings(), nn.Linear)
         with select_before_head(model, newest) if has_head else nullcontext(), running(step):
             output = model(
-                encoder_outputs=read,
+                encoder_outputs=encoded,
                 attention_mask=(slots < encoder_lens).to(torch.int64),
                 decoder_input_ids=input_ids,
                 past_key_values=cache,
@@ -120,15 +127,17 @@ class RetainedSeq2SeqLM(nn.Module):
         return output.logits if has_head else newest(output.logits), cache.state()
 
     def _cache(
-        self, state: Sequence[torch.Tensor], step: RetainedStep, text: RetainedStep
+        self, state: Sequence[torch.Tensor], step: RetainedStep, encoder_step: RetainedStep
     ) -> RetainedEncoderDecoderCache:
-        own: list[torch.Tensor] = []
-        cross: list[torch.Tensor] = []
-        given = iter(state)
-        for own_spec, cross_spec in zip(self.own, self.cross, strict=True):
-            own += [next(given) for _ in own_spec.tensors]
-            cross += [next(given) for _ in cross_spec.tensors]
-        return RetainedEncoderDecoderCache(retained_cache(self.own, own, step), retained_cache(self.cross, cross, text))
+        self_state: list[torch.Tensor] = []
+        cross_state: list[torch.Tensor] = []
+        tensors = iter(state)
+        for self_spec, cross_spec in zip(self.self_specs, self.cross_specs, strict=True):
+            self_state += [next(tensors) for _ in self_spec.tensors]
+            cross_state += [next(tensors) for _ in cross_spec.tensors]
+        self_cache = retained_cache(self.self_specs, self_state, step)
+        cross_cache = retained_cache(self.cross_specs, cross_state, encoder_step)
+        return RetainedEncoderDecoderCache(self_cache, cross_cache)
 
 
 class _Flat(nn.Module):
@@ -145,40 +154,43 @@ class _Flat(nn.Module):
         return (logits.float(), *new)
 
 
-def _named(given: GraphInput, part: str) -> GraphInput:
+def _named(state: GraphInput, part: str) -> GraphInput:
     """Upstream's name: ``past_key_self.i`` for ``past_key.i``."""
-    name, _, layer = given.name.rpartition(".")
-    return replace(given, name=f"{name}_{part}.{layer}")
+    name, _, layer = state.name.rpartition(".")
+    return replace(state, name=f"{name}_{part}.{layer}")
 
 
-def _state_inputs(own: list[StateSpec], cross: list[StateSpec], row_axis: str, num_rows: int) -> list[GraphInput]:
+def _state_inputs(
+    self_specs: list[StateSpec], cross_specs: list[StateSpec], row_axis: str, num_rows: int
+) -> list[GraphInput]:
     # One call, so that no two axes have the same sample.
-    given = state_inputs([*own, *cross], row_axis, num_rows)
-    num_own = sum(len(spec.tensors) for spec in own)
-    own_inputs, cross_inputs = iter(given[:num_own]), iter(given[num_own:])
+    tensors = iter(state_inputs([*self_specs, *cross_specs], row_axis, num_rows))
+    self_inputs = [[_named(next(tensors), "self") for _ in spec.tensors] for spec in self_specs]
     inputs = []
-    for index, (own_spec, cross_spec) in enumerate(zip(own, cross, strict=True)):
-        inputs += [_named(next(own_inputs), "self") for _ in own_spec.tensors]
+    for index, (layer_inputs, cross_spec) in enumerate(zip(self_inputs, cross_specs, strict=True)):
+        inputs += layer_inputs
         for tensor in cross_spec.tensors:
-            inputs.append(_named(replace(next(cross_inputs), name=f"{tensor.name}.{index}"), "cross"))
+            inputs.append(_named(replace(next(tensors), name=f"{tensor.name}.{index}"), "cross"))
     return inputs
 
 
-def measure_encoder(model: Any, longest: int) -> Padding:
-    """What padding a text may have, up to ``longest`` tokens, without changing what the encoder makes of it.
+def measure_encoder(model: Any, max_len: int) -> Padding:
+    """Padding that leaves the encoder's states unchanged, for sequences of up to ``max_len`` tokens.
 
     Raises:
-        UnsupportedModel: the encoder gives no finite answer, or another one each time.
+        UnsupportedModel: the encoder's states are not finite or not deterministic.
     """
-    encoder = TextModel(encoder_of(own_copy(model)), hidden_states)
-    padding = measure_texts([encoder], TextUse(longest)).padding
-    return Padding(None, reason="its encoder counts from a text's end") if padding.side == "left" else padding
+    encoder = SequenceModel(encoder_of(stateless_copy(model)), hidden_states)
+    padding = measure_contract([encoder], SequenceUse(max_len)).padding
+    if padding.side == "left":
+        return Padding(None, reason="its encoder counts positions from the end of a sequence")
+    return padding
 
 
 def max_lens(model: Any) -> dict[str, int]:
-    """The longest text and the longest answer that a model's embeddings of positions are for, by the axis's name."""
+    """Maximum lengths of encoder and decoder by their position embeddings, keyed by axis name."""
     if any(hasattr(module, "compute_bias") for module in model.modules()):
-        return {}  # whatever its config says, such a model knows distances only
+        return {}  # relative positions have no maximum, whatever the config says
     limits: dict[str, int] = {}
     sides = {ENCODER_CTX_LEN: ("encoder", model.get_encoder()), CTX_LEN: ("decoder", model.get_decoder())}
     for axis, (side, module) in sides.items():
@@ -196,37 +208,37 @@ def seq2seq_graph(
     is_blank: bool = False,
     text_len: int | None = None,
 ) -> TaskGraph:
-    """The ``retained`` graph of a text-to-text model.
+    """The ``retained`` graph of a sequence-to-sequence model.
 
-    Axes: ``batch_size``, ``seq_len`` (tokens of an answer), ``encoder_seq_len`` (of a text), ``ctx_len``,
+    Axes: ``batch_size``, ``seq_len`` (decoder tokens of a step), ``encoder_seq_len``, ``ctx_len``,
     ``encoder_ctx_len``, ``sliding_window``, and ``full_batch_size`` for the state's rows under continuous batching.
-    ``is_blank``: see :class:`QEfficient.transformers.tasks.sequence_inputs.Padding`. ``text_len``: a text to trace
-    with, for models whose code looks at its length.
+    ``is_blank``: see :class:`QEfficient.transformers.tasks.sequence_inputs.Padding`. ``text_len``:
+    traced encoder length, for models whose code depends on it.
     """
-    own, cross = encoder_decoder_specs(model)
+    self_specs, cross_specs = encoder_decoder_specs(model)
     lowered = lower(model, "retained", ctx_len)
     biases_from_step(lowered.module)
     batch, seq, rows = 3, 7, 5 if continuous_batching else 3
     ids, axes = torch.zeros(batch, seq, dtype=torch.int64), {**_ROWS, 1: "seq_len"}
-    text = torch.zeros(batch, text_len or _TEXT_SAMPLE_LEN, dtype=torch.int64)
+    encoder_ids = torch.zeros(batch, text_len or _ENCODER_SAMPLE_LEN, dtype=torch.int64)
     row_axis = "full_batch_size" if continuous_batching else "batch_size"
-    state = _state_inputs(own, cross, row_axis, rows)
+    state = _state_inputs(self_specs, cross_specs, row_axis, rows)
     inputs = [
         GraphInput("input_ids", ids, axes),
         GraphInput("position_ids", torch.arange(seq).repeat(batch, 1), axes),
-        GraphInput("encoder_input_ids", text, {**_ROWS, 1: "encoder_seq_len"}),
+        GraphInput("encoder_input_ids", encoder_ids, {**_ROWS, 1: "encoder_seq_len"}),
         GraphInput("encoder_lens", torch.tensor([[11], [13], [5]]), _ROWS),
         *state,
     ]
     if continuous_batching:
         inputs.append(GraphInput("batch_index", torch.arange(batch)[:, None], _ROWS))
-    state_axes = {f"{given.name}{RETAINED}": given.axes for given in state}
+    state_axes = {f"{tensor.name}{RETAINED}": tensor.axes for tensor in state}
     limits, steps = max_lens(model), {ENCODER_CTX_LEN: "encoder_seq_len", CTX_LEN: "seq_len"}
     return TaskGraph(
-        module=_Flat(RetainedSeq2SeqLM(lowered.module, own, cross, is_blank), len(state)).eval(),
+        module=_Flat(RetainedSeq2SeqLM(lowered.module, self_specs, cross_specs, is_blank), len(state)).eval(),
         lowered=lowered,
         lowering="retained",
-        num_layers=len(own),
+        num_layers=len(self_specs),
         inputs=inputs,
         output_names=["logits", *state_axes],
         output_axes={"logits": _ROWS, **state_axes},
@@ -238,11 +250,11 @@ def seq2seq_graph(
 def specializations(
     num_slots: int, state_sizes: dict[str, int], *, continuous_batching: bool
 ) -> tuple[Specialization, ...]:
-    """Upstream's two shapes: one that reads texts and begins their answers, one that continues answers."""
+    """Upstream's two shapes: one runs the encoder and the first decoder token, one decodes."""
     encoder = {"batch_size": 1 if continuous_batching else num_slots, "seq_len": 1}
     decode = {"batch_size": num_slots, "seq_len": 1}
-    text_len = state_sizes["encoder_ctx_len"]
+    encoder_len = state_sizes["encoder_ctx_len"]
     return (
-        Specialization(name="Encoder", symbols={**encoder, "encoder_seq_len": text_len, **state_sizes}),
+        Specialization(name="Encoder", symbols={**encoder, "encoder_seq_len": encoder_len, **state_sizes}),
         Specialization(name="Decode", symbols={**decode, "encoder_seq_len": 1, **state_sizes}),
     )

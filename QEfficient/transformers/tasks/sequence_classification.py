@@ -1,4 +1,4 @@
-"""The graph of a classifier: logits ``[B, num_labels]`` of texts."""
+"""The graph of a classifier: logits ``[B, num_labels]`` of input sequences."""
 
 from __future__ import annotations
 
@@ -9,41 +9,40 @@ import torch
 from torch import nn
 
 from QEfficient.transformers.tasks.graph_spec import TaskGraph
+from QEfficient.transformers.tasks.padding_probe import SequenceUse, measure_contract
+from QEfficient.transformers.tasks.sequence_graph import sequence_graph
 from QEfficient.transformers.tasks.sequence_inputs import (
-    TextContract,
-    TextModel,
-    TextUse,
+    SequenceContract,
+    SequenceModel,
     hidden_states,
-    measure_texts,
-    own_copy,
     pad_token_id,
-    text_graph,
+    stateless_copy,
 )
 
 
-def prepare_classifier(model: nn.Module, use: TextUse) -> tuple[TextModel, TextContract]:
-    """``model`` ready to be lowered, over the same parameters, and how it takes texts when used so.
+def prepare_classifier(model: nn.Module, use: SequenceUse) -> tuple[SequenceModel, SequenceContract]:
+    """``model`` ready to be lowered, over the same parameters, and how it takes input sequences.
 
     Raises:
-        UnsupportedModel: it cannot be run on texts.
+        UnsupportedModel: see :func:`measure_contract`.
     """
-    copied = own_copy(model)
+    copied = stateless_copy(model)
     if _reads_end_token(copied):
-        module, reference = TextModel(copied, _logits_at_end_token), TextModel(copied, _logits)
-        return module, measure_texts([module], use, copied.config.eos_token_id, reference)
-    module = TextModel(copied, _logits)
-    contract = measure_texts(_watched(module), use)
+        module, reference = SequenceModel(copied, _logits_at_end_token), SequenceModel(copied, _logits)
+        return module, measure_contract([module], use, copied.config.eos_token_id, reference)
+    module = SequenceModel(copied, _logits)
+    contract = measure_contract(_measured_modules(module), use)
     if contract.padding.side is None and _add_padding_token(copied):
-        contract = measure_texts(_watched(module), use)
+        contract = measure_contract(_measured_modules(module), use)
     return module, contract
 
 
-def _watched(module: TextModel) -> list[TextModel]:
-    """The classifier, and what is under its head, where padding shows that the logits of one text may hide."""
+def _measured_modules(module: SequenceModel) -> list[SequenceModel]:
+    """The classifier and the model under its head: padding may change states and, for one sequence, not the logits."""
     model: Any = module.model
     if model.config.is_encoder_decoder or model.base_model is model:
         return [module]
-    return [module, TextModel(model.base_model, hidden_states)]
+    return [module, SequenceModel(model.base_model, hidden_states)]
 
 
 def _logits(model: nn.Module, arguments: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
@@ -56,7 +55,7 @@ def _reads_end_token(model: nn.Module) -> bool:
 
 
 def _logits_at_end_token(model: Any, arguments: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
-    """What the model's own forward does, which asks each row of a batch for the same number of end tokens."""
+    """As the model's own forward, which requires the same number of end tokens in each row of a batch."""
     ids = arguments["input_ids"]
     if hasattr(model, "_shift_right"):
         arguments = {**arguments, "decoder_input_ids": model._shift_right(ids)}
@@ -67,13 +66,12 @@ def _logits_at_end_token(model: Any, arguments: dict[str, Any], attention_mask: 
 
 
 def _add_padding_token(model: Any) -> bool:
-    """Give a model that has no padding token one that no text has: behind the vocabulary, embedded as token 0.
+    """Give a model without a padding token one behind the vocabulary, embedded as token 0.
 
-    Without one, models that read a text's last token read the last position of a row, be it padding or not, and
-    refuse batches.
+    Without one, models that pool the last token read the last position of a row, padding or not, and refuse batches.
 
     Returns:
-        Whether it had none, and has one now.
+        Whether a padding token was added.
     """
     try:
         embeddings = model.get_input_embeddings()
@@ -82,7 +80,7 @@ def _add_padding_token(model: Any) -> bool:
     if pad_token_id(model.config) is not None or not isinstance(embeddings, nn.Embedding):
         return False
     added = embeddings.num_embeddings
-    for config in {id(held): held for held in (model.config, model.config.get_text_config())}.values():
+    for config in {id(config): config for config in (model.config, model.config.get_text_config())}.values():
         config.pad_token_id = added
 
     def embed_as_first(module: nn.Module, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -93,6 +91,6 @@ def _add_padding_token(model: Any) -> bool:
     return True
 
 
-def classifier_graph(module: TextModel, contract: TextContract, seq_lens: Sequence[int]) -> TaskGraph:
-    """The graph of a classifier with axes ``batch_size`` and ``seq_len``, or of one length; see :func:`text_graph`."""
-    return text_graph(module, contract, "logits", {0: "batch_size"}, seq_lens)
+def classifier_graph(module: SequenceModel, contract: SequenceContract, seq_lens: Sequence[int]) -> TaskGraph:
+    """The graph of a classifier; axes and arguments as in :func:`sequence_graph`."""
+    return sequence_graph(module, contract, "logits", {0: "batch_size"}, seq_lens)

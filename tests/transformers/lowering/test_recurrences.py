@@ -114,7 +114,7 @@ KERNELS = [
 def _step(starts: list[int], counts: list[int], num_tokens: int) -> RetainedStep:
     places = torch.arange(num_tokens)[None]
     positions = torch.where(places < torch.tensor(counts)[:, None], torch.tensor(starts)[:, None] + places, -1)
-    return RetainedStep(positions, most_tokens=1 << (num_tokens - 1).bit_length())
+    return RetainedStep(positions, max_step_len=1 << (num_tokens - 1).bit_length())
 
 
 def _close(found: Tensor, expected: Tensor) -> None:

@@ -81,9 +81,9 @@ def test_latents_are_kept_as_they_are() -> None:
     """Latent attention keeps 16 + 8 numbers a token, not the 4 heads that they stand for."""
     with compiled("deepseek_v3", precision="fp32", **BATCHED) as model:
         assert answers(model, prompts()) == reference("deepseek_v3")
-        inputs = model._open().body["inputs"]
-    assert inputs["past_key.0"]["shape"] == [4, 1, 160, 16]
-    assert inputs["past_value.0"]["shape"] == [4, 1, 160, 8]
+        inputs = model._open().body.graph.inputs
+    assert inputs["past_key.0"].shape == (4, 1, 160, 16)
+    assert inputs["past_value.0"].shape == (4, 1, 160, 8)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

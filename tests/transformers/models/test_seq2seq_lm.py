@@ -10,11 +10,11 @@ import pytest
 import torch
 from architectures.reference import prompts, reference
 from architectures.tiny import tiny_model
+from QEfficient.transformers.functional import _class_for
 
 import QEfficient
 from QEfficient import QEFFAutoModelForSeq2SeqLM
 from QEfficient.errors import CapacityError, OptionError
-from QEfficient.transformers.functional import _class_for
 from QEfficient.transformers.tasks.seq2seq_lm import seq2seq_graph
 
 NAMES = ("bart", "t5")

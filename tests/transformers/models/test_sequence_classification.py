@@ -157,8 +157,9 @@ def test_the_loader_takes_the_class_that_the_config_names(bert: Any, tmp_path: A
 
 
 def test_without_weights_nothing_is_measured() -> None:
+    from QEfficient.transformers.tasks.padding_probe import SequenceUse
     from QEfficient.transformers.tasks.sequence_classification import prepare_classifier
-    from QEfficient.transformers.tasks.sequence_inputs import Padding, TextUse
+    from QEfficient.transformers.tasks.sequence_inputs import Padding
 
-    contract = prepare_classifier(tiny_model("sequence_classification", "fnet").to("meta"), TextUse(32))[1]
+    contract = prepare_classifier(tiny_model("sequence_classification", "fnet").to("meta"), SequenceUse(32))[1]
     assert contract.padding == Padding("right")

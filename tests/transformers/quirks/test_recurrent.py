@@ -64,7 +64,7 @@ class _Lowered:
         sizes = axis_sizes(self.specs, CTX_LEN) | {ROWS: num_rows}
         shapes = [[sizes.get(size, size) for size in t.shape] for spec in self.specs for t in spec.tensors]
         self.state = [torch.full(shape, 7.0) for shape in shapes]
-        self.graph = RetainedCausalLM(copied, self.specs, most_tokens=64)
+        self.graph = RetainedCausalLM(copied, self.specs, max_step_len=64)
 
     def step(self, input_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """Logits of each row's newest token."""

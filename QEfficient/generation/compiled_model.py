@@ -1,0 +1,129 @@
+"""What the compiled packages of all tasks have in common. Neither torch nor transformers is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+from QEfficient.contract import MODEL_GRAPH, OpenOptions, PackageBody
+from QEfficient.errors import ArtifactError, OptionError, nearest
+from QEfficient.generation.programs.program import Opening, Program
+from QEfficient.generation.tokenizer import FOLDER, ForeignTokenizer, PackageTokenizer
+from QEfficient.store.manifest import Artifact
+from QEfficient.store.records import read_record
+from QEfficient.targets import TARGETS, Target
+
+RecordT = TypeVar("RecordT")
+_AT_OPEN = ("precision", "num_threads", "compiler_options")
+
+
+class CompiledModel(Generic[RecordT]):
+    """A compiled package, opened and ready to run.
+
+    Attributes:
+        artifact: the package's folder and manifest.
+        body: what the manifest says of it.
+        record: what the task's session needs.
+        device_ids: those that it runs on; None: those that come first.
+    """
+
+    task: ClassVar[str]
+    record_class: ClassVar[type[Any]]
+    """The dataclass of ``body.session``."""
+    takes_chat: ClassVar[bool] = False
+    """Whether it takes conversations, a length and sampling."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        body: PackageBody,
+        device_ids: Sequence[int] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ):
+        """
+        Args:
+            artifact: verified.
+            body: its manifest's.
+            device_ids: see the class.
+            settings: what to open it with instead of what it was compiled for: ``precision``, ``num_threads``,
+                ``compiler_options``, and the sizes that the task's record takes.
+
+        Raises:
+            OptionError: a setting is unknown, or was settled when the package was compiled.
+        """
+        self.artifact, self.body, self.device_ids = artifact, body, device_ids
+        self.target = self._find_target()
+        record: RecordT = read_record(self.record_class, body.session, f"{artifact.path}: session")
+        self.record, self._open_options = self._settled(record, dict(settings or {}))
+
+    def _find_target(self) -> Target:
+        if self.body.target not in TARGETS:
+            raise ArtifactError(
+                f"{self.path} was compiled for '{self.body.target}', and this version knows {', '.join(TARGETS)}."
+            )
+        return TARGETS[self.body.target]
+
+    def _settled(self, record: RecordT, settings: dict[str, Any]) -> tuple[RecordT, OpenOptions]:
+        """The record and the options to open with."""
+        if settings and self.target.has_static_shapes:
+            raise OptionError(
+                f"{sorted(settings)[0]} was settled when {self.path} was compiled for '{self.target.name}': compile "
+                "another package."
+            )
+        options = replace(self.body.open, **{name: settings.pop(name) for name in _AT_OPEN if name in settings})
+        return self.resized(record, **settings), options
+
+    def resized(self, record: RecordT, **sizes: Any) -> RecordT:
+        """The record for other sizes, where the target settles them at open.
+
+        Raises:
+            OptionError: it has no such size.
+            CapacityError: the graph does not hold for it.
+        """
+        if sizes:
+            name = sorted(sizes)[0]
+            raise OptionError(f"'{name}' is nothing that a package of {self.task} opens with.{nearest(name, _AT_OPEN)}")
+        return record
+
+    def open_program(
+        self, graph: str = MODEL_GRAPH, sizes: Mapping[str, int] | None = None, extra_outputs: Sequence[str] = ()
+    ) -> Program:
+        """One of its compiled graphs, loaded. Arguments as of :class:`Opening`."""
+        opening = self.opening(sizes, extra_outputs)
+        return self.target.load_program()(self.target, self.path, self.body.graphs[graph], opening)
+
+    def opening(self, sizes: Mapping[str, int] | None = None, extra_outputs: Sequence[str] = ()) -> Opening:
+        """How its graphs are opened."""
+        return Opening(
+            options=self._open_options, sizes=sizes or {}, device_ids=self.device_ids, extra_outputs=extra_outputs
+        )
+
+    @property
+    def path(self) -> Path:
+        """The package's folder."""
+        return self.artifact.path
+
+    def tokenizer(self, tokenizer: Any | None = None) -> Any:
+        """The package's tokenizer, or the caller's under the same verbs."""
+        return ForeignTokenizer(tokenizer) if tokenizer is not None else self._package_tokenizer
+
+    @cached_property
+    def _package_tokenizer(self) -> PackageTokenizer:
+        return PackageTokenizer(self.path / FOLDER)
+
+    def describe(self, prompts: Sequence[str], tokenizer: Any | None = None) -> tuple[list[dict[str, Any]], str]:
+        """Run prompts for a person or a program: what ``--json`` lists of each, and the text to print."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give memory and devices back."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,105 @@
+"""Programs on this machine's processor, through OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openvino as ov
+from openvino._offline_transformations import apply_make_stateful_transformation
+
+from QEfficient.compile.openvino_compiler import MODEL_FILE
+from QEfficient.compile.openvino_paged import add_extensions, to_plugin_form
+from QEfficient.contract import RETAINED, GraphRecord, OpenOptions
+from QEfficient.errors import CompileError, LifecycleError
+from QEfficient.generation.programs.program import Opening, Shape
+
+if TYPE_CHECKING:
+    from QEfficient.targets import Target
+
+
+def open_program(target: Target, package: Path, record: GraphRecord, opening: Opening) -> OpenVINOProgram:
+    """See :class:`QEfficient.generation.programs.program.OpenProgram`."""
+    return OpenVINOProgram(str(package), compile_for_cpu(package, record, opening))
+
+
+def native_precision() -> str:
+    """What this processor computes fastest without losing range: "bf16" where it is native, else "fp32"."""
+    capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if "BF16" in capabilities else "fp32"
+
+
+def compile_for_cpu(package: Path, record: GraphRecord, opening: Opening) -> Any:
+    """A graph's IR as an OpenVINO compiled model, its state bound to the sizes of ``opening`` and kept inside.
+
+    Raises:
+        CompileError: OpenVINO cannot load it.
+    """
+    core = ov.Core()
+    add_extensions(core)
+    path = package / record.folder / MODEL_FILE
+    try:
+        model = core.read_model(path)
+        if opening.extra_outputs:
+            model.add_outputs(list(opening.extra_outputs))
+        _keep_state_inside(model, record, opening.sizes)
+        to_plugin_form(model)
+        return core.compile_model(model, "CPU", _properties(opening.options))
+    except RuntimeError as error:
+        raise CompileError(f"OpenVINO could not load {path}: {error}") from error
+
+
+def _properties(options: OpenOptions) -> dict[str, Any]:
+    chosen = options.precision or native_precision()
+    properties: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[chosen],
+    }
+    if options.precision == "fp32":
+        properties |= {"KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+    if options.num_threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = options.num_threads
+    return properties | options.compiler_options
+
+
+def _keep_state_inside(model: ov.Model, record: GraphRecord, sizes: Mapping[str, int]) -> None:
+    """Bind the state's axes, and turn each ``x`` to ``x_RetainedState`` pair into a variable of OpenVINO's."""
+    state = {name: f"{name}{RETAINED}" for name in record.inputs if f"{name}{RETAINED}" in record.outputs}
+    if not state:
+        return
+    axes = {axis for name in state for axis in record.inputs[name].axes}
+    shapes = {}
+    for port in model.inputs:
+        shape = port.get_partial_shape()
+        for axis, name in enumerate(record.inputs[port.get_any_name()].axes):
+            if name in axes and name in sizes:
+                shape[axis] = sizes[name]
+        shapes[port] = shape
+    model.reshape(shapes)
+    apply_make_stateful_transformation(model, state)
+
+
+class OpenVINOProgram:
+    """See :class:`QEfficient.generation.programs.program.Program`."""
+
+    def __init__(self, name: str, compiled: Any):
+        self.name = name
+        self.inputs = frozenset(port.get_any_name() for port in compiled.inputs)
+        self.outputs = frozenset(port.get_any_name() for port in compiled.outputs)
+        self.shapes: Sequence[Mapping[str, Shape]] | None = None
+        self._request: Any = compiled.create_infer_request()
+        for variable in self._request.query_state():
+            variable.reset()
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        request = self._request
+        if request is None:
+            raise LifecycleError(f"{self.name} is closed: open the package again.")
+        request.infer(dict(inputs), share_inputs=True)
+        return {name: request.get_tensor(name).data for name in (self.outputs if outputs is None else outputs)}
+
+    def close(self) -> None:
+        self._request = None

@@ -1,0 +1,82 @@
+"""What runs one compiled graph, whatever it was compiled for. Sessions are written over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from QEfficient.contract import GraphRecord, OpenOptions
+
+if TYPE_CHECKING:
+    from QEfficient.targets import Target
+
+Shape = tuple[int, ...]
+
+
+class Program(Protocol):
+    """A compiled graph with its state, loaded and ready to run. For one thread at a time."""
+
+    name: str
+    """For messages: where it was loaded from."""
+    inputs: frozenset[str]
+    """Names of what :meth:`run` takes; the state stays inside."""
+    outputs: frozenset[str]
+    """Names of what :meth:`run` can return."""
+    shapes: Sequence[Mapping[str, Shape]] | None
+    """Each compiled set of shapes by name, the state's included; None where any shape runs."""
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Run once.
+
+        Args:
+            inputs: every name of ``inputs``, C-contiguous, in one of ``shapes``.
+            outputs: those to return, also values of the graph that were asked for at open; None: all of ``outputs``.
+
+        Returns:
+            Arrays by name. They are valid until the next run, and read only.
+
+        Raises:
+            LifecycleError: the program is closed.
+            DeviceError: the device failed, or did not answer in time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give its memory and devices back. Closing again does nothing."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opening:
+    """How to open a compiled graph."""
+
+    options: OpenOptions
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Sizes of the state's named axes, for programs that settle them at open."""
+    device_ids: Sequence[int] | None = None
+    """None: those that come first. No effect where there are no devices."""
+    extra_outputs: Sequence[str] = ()
+    """Inner values to put out too, where the program can."""
+
+
+class OpenProgram(Protocol):
+    """Opens a compiled graph on a target."""
+
+    def __call__(self, target: Target, package: Path, record: GraphRecord, opening: Opening) -> Program:
+        """
+        Args:
+            target: the row that the package was compiled for.
+            package: the package's folder.
+            record: the graph.
+            opening: how.
+
+        Raises:
+            TargetUnavailable: the target's runtime or its devices are not here.
+            CapacityError: memory or cores are not free.
+            CorruptArtifact: the files are not what the package says.
+        """
+        ...

@@ -1,0 +1,77 @@
+"""Programs on Cloud AI 100 and on its simulator."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from QEfficient.compile.cloud_ai_100 import sdk_of
+from QEfficient.contract import GraphRecord
+from QEfficient.errors import OptionError
+from QEfficient.generation.cloud_infer import QAICInferenceSession
+from QEfficient.generation.programs.program import Opening, Shape
+from QEfficient.generation.qaic_program import TIMEOUT_VARIABLE
+
+if TYPE_CHECKING:
+    from QEfficient.targets import Target
+
+
+def open_program(target: Target, package: Path, record: GraphRecord, opening: Opening) -> CloudAI100Program:
+    """See :class:`QEfficient.generation.programs.program.OpenProgram`.
+
+    Raises:
+        OptionError: QEFF_DATA_PATH_TIMEOUT_MS is no number of milliseconds.
+    """
+    device_ids, count = opening.device_ids, opening.options.num_devices
+    if device_ids is None and count > 1:
+        device_ids = range(count)
+    session = QAICInferenceSession(
+        package / record.folder, device_ids, data_path_timeout_ms=timeout_ms(), sdk=sdk_of(target)
+    )
+    return CloudAI100Program(session)
+
+
+def timeout_ms() -> int:
+    """How long a run may take, in milliseconds, as the environment says."""
+    text = os.environ.get(TIMEOUT_VARIABLE, "60000")
+    if not text.isdecimal() or not int(text):
+        raise OptionError(f"{TIMEOUT_VARIABLE} must be a whole number of milliseconds, got {text!r}.")
+    return int(text)
+
+
+class CloudAI100Program:
+    """See :class:`QEfficient.generation.programs.program.Program`."""
+
+    def __init__(self, session: QAICInferenceSession):
+        """
+        Args:
+            session: active. It is closed with the program.
+        """
+        self.session = session
+        self.name = str(session.qpc_path)
+        state = {*session.state_names}
+        session.skip_buffers(state)
+        self.inputs = frozenset(session.input_names) - state
+        self.outputs = frozenset(session.output_names) - state
+        self.shapes: Sequence[Mapping[str, Shape]] | None = session.specializations
+        self._may_skip = {
+            name for name in self.outputs if session.bindings[session.binding_index_map[name]].is_partial_buf_allowed
+        }
+        self._skipped: set[str] = set()
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        wanted = self.outputs if outputs is None else {*outputs}
+        skipped = self._may_skip - wanted
+        if skipped != self._skipped:
+            self.session.reset_buffers(self._skipped)
+            self.session.skip_buffers(skipped)
+            self._skipped = skipped
+        results = self.session.run(inputs)
+        return {name: results[name] for name in wanted}
+
+    def close(self) -> None:
+        self.session.close()

@@ -1,0 +1,91 @@
+"""From what a caller gives (prompts in any form, options for all or for each) to the engine's requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from QEfficient.errors import OptionError
+from QEfficient.generation.engine import Request
+from QEfficient.options import SamplingOptions
+
+_ARGUMENTS = ("prompts", "tokenizer", "generation_len", "stream")
+"""What ``generate`` takes beside the options of sampling."""
+
+
+class RequestBuilder:
+    """Makes requests with the defaults of a checkpoint's generation config.
+
+    Args:
+        generation_config: as in ``generation_config.json``.
+        ctx_len: tokens that a slot holds.
+    """
+
+    def __init__(self, generation_config: Mapping[str, Any], ctx_len: int):
+        self.generation_config, self.ctx_len = generation_config, ctx_len
+
+    def build(
+        self,
+        prompt_ids: list[int],
+        generation_len: Any,
+        sampling: Mapping[str, Any],
+        inputs: Mapping[str, np.ndarray] | None = None,
+    ) -> Request:
+        """One request.
+
+        Args:
+            prompt_ids: what the output continues.
+            generation_len: maximum number of new tokens; None: the config's, else what fits.
+            sampling: options by name; None is the default.
+            inputs: what the first step takes beside the tokens.
+
+        Raises:
+            OptionError: an unknown or impossible option.
+        """
+        eos = self.generation_config.get("eos_token_id")
+        return Request(
+            prompt_ids=prompt_ids,
+            max_new_tokens=self._max_new_tokens(prompt_ids, generation_len),
+            eos_token_ids=frozenset([eos] if isinstance(eos, int) else eos or ()),
+            sampling=self._sampling(sampling),
+            inputs=dict(inputs or {}),
+        )
+
+    def _max_new_tokens(self, prompt_ids: list[int], generation_len: Any) -> int:
+        if generation_len is None:
+            room = self.ctx_len - len(prompt_ids)
+            return min(room, self.generation_config.get("max_new_tokens") or room)
+        if isinstance(generation_len, bool) or not isinstance(generation_len, Integral) or generation_len < 1:
+            raise OptionError(f"generation_len must be a whole number of at least 1, got {generation_len!r}.")
+        return int(generation_len)
+
+    def _sampling(self, options: Mapping[str, Any]) -> SamplingOptions:
+        """The caller's options over the checkpoint's, which decide how to sample but not whether."""
+        passed = {name: value for name, value in options.items() if value is not None}
+        asked = SamplingOptions.parse(passed, beside=_ARGUMENTS)
+        config = self.generation_config
+        names = ("temperature", "top_k", "top_p", "min_p") if asked.samples else ()
+        defaults = {name: config[name] for name in (*names, "repetition_penalty") if config.get(name) is not None}
+        return SamplingOptions.parse({**defaults, **passed, "do_sample": asked.samples})
+
+
+def for_each(name: str, value: Any, count: int) -> list[Any]:
+    """The value of an option for each prompt: a list gives one each, anything else is for all.
+
+    Raises:
+        OptionError: a list of another length.
+    """
+    if not isinstance(value, list | tuple | np.ndarray):
+        return [value] * count
+    if len(value) != count:
+        raise OptionError(f"{name} has {len(value)} values for {count} prompts: give one value, or one for each.")
+    return list(value)
+
+
+def options_of_each(options: Mapping[str, Any], count: int) -> Sequence[dict[str, Any]]:
+    """:func:`for_each` of several options: one dict for each prompt."""
+    lists = {name: for_each(name, value, count) for name, value in options.items()}
+    return [{name: values[index] for name, values in lists.items()} for index in range(count)]

@@ -1,0 +1,94 @@
+"""Causal LMs on this machine's processor over OpenVINO's PagedAttention: a ragged batch of tokens over blocks of KV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+
+from QEfficient.compile.openvino_paged import BLOCK_LEN
+from QEfficient.contract import GraphRecord
+from QEfficient.errors import LifecycleError
+from QEfficient.generation.programs.openvino import compile_for_cpu
+from QEfficient.generation.programs.program import Opening
+from QEfficient.generation.sessions.session import Chunk, SessionInfo
+
+
+class PagedSession:
+    """See :class:`QEfficient.generation.sessions.session.Session`. Each slot owns a fixed run of blocks."""
+
+    def __init__(self, package: Path, record: GraphRecord, opening: Opening, info: SessionInfo):
+        """
+        Args:
+            package: its folder.
+            record: its graph.
+            opening: how to open it.
+            info: slots and lengths; nothing of them is compiled in.
+
+        Raises:
+            CompileError: OpenVINO cannot load the graph.
+        """
+        self.info = info
+        compiled = compile_for_cpu(package, record, opening)
+        self._name = str(package)
+        self._request: ov.InferRequest | None = compiled.create_infer_request()
+        self._blocks_per_slot = -(-info.ctx_len // BLOCK_LEN)
+        self._caches = self._allocate(compiled)
+
+    def _allocate(self, compiled: ov.CompiledModel) -> list[ov.Tensor]:
+        num_blocks = self._blocks_per_slot * self.info.num_slots
+        caches = []
+        for port in compiled.inputs:
+            if port.get_any_name().startswith(("key_cache.", "value_cache.")):
+                dims = [dim.get_length() for dim in list(port.get_partial_shape())[1:]]
+                tensor = ov.Tensor(port.get_element_type(), ov.Shape([num_blocks, *dims]))
+                self._running().set_tensor(port, tensor)
+                caches.append(tensor)
+        return caches
+
+    def _running(self) -> ov.InferRequest:
+        if self._request is None:
+            raise LifecycleError(f"{self._name} is closed: open the package again.")
+        return self._request
+
+    def step(self, chunks: Sequence[Chunk]) -> np.ndarray:
+        """See :class:`QEfficient.generation.sessions.session.Session`."""
+        request = self._running()
+        request.infer(self._inputs(chunks), share_inputs=True)
+        logits: np.ndarray = request.get_tensor("logits").data[0]
+        return logits
+
+    def output(self, name: str, chunk: Chunk) -> np.ndarray:
+        """An extra output ``[tokens, ...]`` of a chunk that runs alone."""
+        request = self._running()
+        request.infer(self._inputs([chunk]), share_inputs=True)
+        return np.array(request.get_tensor(name).data)
+
+    def _inputs(self, chunks: Sequence[Chunk]) -> dict[str, np.ndarray]:
+        lengths = np.array([len(chunk.tokens) for chunk in chunks], np.int32)
+        past = np.array([chunk.start for chunk in chunks], np.int32)
+        ends = np.cumsum(lengths, dtype=np.int32)
+        num_blocks = -(-(past + lengths) // BLOCK_LEN)
+        wanted = [end - 1 for end, chunk in zip(ends, chunks, strict=True) if chunk.num_logits]
+        return {
+            "input_ids": np.concatenate([np.asarray(chunk.tokens, np.int64) for chunk in chunks])[None],
+            "position_ids": np.concatenate([np.arange(c.start, c.start + len(c.tokens)) for c in chunks])[None],
+            "logits_indices": np.array(wanted, np.int64),
+            "past_lens": past,
+            "subsequence_begins": np.concatenate([[0], ends]).astype(np.int32),
+            "block_indices": self._block_indices(chunks, num_blocks),
+            "block_indices_begins": np.concatenate([[0], np.cumsum(num_blocks)]).astype(np.int32),
+            "max_context_len": np.array((past + lengths).max(), np.int32),
+        }
+
+    def _block_indices(self, chunks: Sequence[Chunk], num_blocks: np.ndarray) -> np.ndarray:
+        first = [chunk.slot * self._blocks_per_slot for chunk in chunks]
+        runs = [np.arange(begin, begin + count) for begin, count in zip(first, num_blocks, strict=True)]
+        return np.concatenate(runs).astype(np.int32)
+
+    def close(self) -> None:
+        """Give the memory back. Closing again does nothing."""
+        self._request = None
+        self._caches.clear()

@@ -1,0 +1,245 @@
+"""Runs the packages of causal LMs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic
+
+import numpy as np
+
+from QEfficient.contract import PackageBody
+from QEfficient.errors import CapacityError, CorruptArtifact, LifecycleError, OptionError
+from QEfficient.generation.compiled_model import CompiledModel, RecordT
+from QEfficient.generation.engine import Engine, Request
+from QEfficient.generation.prompts import encode_prompts
+from QEfficient.generation.request_builder import RequestBuilder, for_each, options_of_each
+from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
+from QEfficient.generation.sessions.retained import RetainedSession
+from QEfficient.generation.sessions.session import Chunk, Session, SessionInfo
+from QEfficient.generation.streaming import AnswerPrinter
+from QEfficient.generation.tokenizer import FOLDER
+from QEfficient.store.manifest import Artifact
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderRecord:
+    """What the session of a decoder needs to know."""
+
+    num_slots: int
+    ctx_len: int
+    chunk_len: int
+    """Prompt tokens of a step."""
+    vocab_size: int
+    state_rows: int
+    """Rows of state: at least ``num_slots``."""
+    row_axis: str
+    """Name of the state's axis of rows."""
+    windows: dict[str, int] = field(default_factory=dict)
+    """Axes of rings -> the window; a ring has at most ``ctx_len`` slots."""
+    min_ctx_len: int = 1
+    max_ctx_len: int | None = None
+    """Lengths that the graph holds for; no maximum: None."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of the state's named axes."""
+        rings = {axis: min(window, self.ctx_len) for axis, window in self.windows.items()}
+        return {"ctx_len": self.ctx_len, **rings, self.row_axis: self.state_rows}
+
+    def resized(self, ctx_len: int | None, full_batch_size: int | None) -> DecoderRecord:
+        """This record for another context or number of slots.
+
+        Raises:
+            CapacityError: the graph does not hold for the context.
+        """
+        length = self.ctx_len if ctx_len is None else ctx_len
+        if not self.min_ctx_len <= length <= (self.max_ctx_len or length):
+            allowed = f"{self.min_ctx_len} to {self.max_ctx_len}" if self.max_ctx_len else f"{self.min_ctx_len} or more"
+            raise CapacityError(f"ctx_len={length}: the package's graph is for {allowed}. Compile with this ctx_len.")
+        slots = self.num_slots if full_batch_size is None else full_batch_size
+        rows = max(slots, self.state_rows if full_batch_size is None else slots)
+        return replace(self, ctx_len=length, num_slots=slots, state_rows=rows, chunk_len=min(self.chunk_len, length))
+
+
+class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
+    """What generates tokens from a package, as many sequences at once as there are slots."""
+
+    takes_chat = True
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        body: PackageBody,
+        device_ids: Sequence[int] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ):
+        super().__init__(artifact, body, device_ids, settings)
+        self.generation_config = self._read_generation_config()
+        self.engine = Engine(self._open_session())
+        self._builder = RequestBuilder(self.generation_config, self.engine.session.info.ctx_len)
+
+    def _read_generation_config(self) -> dict[str, Any]:
+        path = self.artifact.file("generation_config.json")
+        try:
+            config = json.loads(path.read_text("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise CorruptArtifact(f"{path} is not valid JSON: {error}. Compile again.") from error
+        if not isinstance(config, dict):
+            raise CorruptArtifact(f"{path} holds a {type(config).__name__}, expected an object. Compile again.")
+        return config
+
+    def _open_session(self) -> Session:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.engine.session.close()
+
+    def generate(
+        self,
+        prompts: Any,
+        *,
+        tokenizer: Any | None = None,
+        generation_len: int | Sequence[int] | None = None,
+        stream: bool | Callable[[str], None] = False,
+        **sampling: Any,
+    ) -> CloudAI100ExecInfo:
+        """Generate from prompts.
+
+        Args:
+            prompts: text, a list of texts, lists of token ids, a tokenizer's output, or a chat (a list of messages).
+            tokenizer: a transformers tokenizer; default: the one in the package.
+            generation_len: maximum number of new tokens, for all or for each prompt; default: the checkpoint's
+                ``max_new_tokens``, else what fits in ``ctx_len``.
+            stream: True prints text as it comes; a function is called with each piece. Prompts stream in order.
+            sampling: :class:`SamplingOptions`, each one value or one for each prompt.
+
+        Raises:
+            CapacityError: a prompt is empty or does not fit ``ctx_len``.
+            OptionError: an unknown or impossible option.
+        """
+        requests, decoder = self._requests(prompts, tokenizer, generation_len, sampling)
+        answers: list[list[int]] = [[] for _ in requests]
+        printer = _printer(decoder, len(requests), stream) if stream else None
+        began = time.perf_counter()
+        for token in self.engine.run(requests):
+            answers[token.index].append(token.token_id)
+            if printer is not None:
+                printer.add(token.index, token.token_id, is_last=token.finish_reason is not None)
+        seconds = time.perf_counter() - began
+        return CloudAI100ExecInfo(
+            batch_size=min(len(requests), self.engine.session.info.num_slots),
+            generated_texts=[decoder.decode(ids) for ids in answers] if decoder is not None else [],
+            generated_ids=[np.array(ids, np.int64) for ids in answers],
+            perf_metrics=self._metrics(sum(map(len, answers)), seconds),
+        )
+
+    def encode(self, prompts: Any, tokenizer: Any | None = None) -> list[list[int]]:
+        """Token ids of prompts in any form that :meth:`generate` takes."""
+        return encode_prompts(prompts, lambda: self.tokenizer(tokenizer))
+
+    def layer_outputs(self, ids: list[int]) -> list[np.ndarray]:
+        """Hidden states ``[len(ids), hidden]`` after each layer; an empty list where the target cannot tell them."""
+        return []
+
+    def stream(self, prompt: Any, *, tokenizer: Any | None = None, **options: Any) -> Iterator[str]:
+        """Yield the output for one prompt as text, as it comes. Closing the iterator cancels it.
+
+        Options are those of :meth:`generate`.
+        """
+        generation_len = options.pop("generation_len", None)
+        requests, decoder = self._requests(prompt, tokenizer, generation_len, options)
+        if len(requests) != 1:
+            raise OptionError(f"stream() takes one prompt, got {len(requests)}; use generate() for several.")
+        if decoder is None:
+            decoder = self.tokenizer()
+        return decoder.stream(token.token_id for token in self.engine.run(requests))
+
+    def _requests(
+        self, prompts: Any, tokenizer: Any | None, generation_len: Any, sampling: Mapping[str, Any]
+    ) -> tuple[list[Request], Any | None]:
+        """Requests, and what decodes their tokens, if there is a tokenizer."""
+        ids = self.encode(prompts, tokenizer)
+        if not ids:
+            raise CapacityError("No prompt was given.")
+        lengths, options = for_each("generation_len", generation_len, len(ids)), options_of_each(sampling, len(ids))
+        requests = [self._request(index, prompt, lengths[index], options[index]) for index, prompt in enumerate(ids)]
+        can_decode = tokenizer is not None or (self.path / FOLDER / "tokenizer.json").is_file()
+        return requests, self.tokenizer(tokenizer) if can_decode else None
+
+    def _request(self, index: int, prompt_ids: list[int], generation_len: Any, sampling: Mapping[str, Any]) -> Request:
+        return self._builder.build(prompt_ids, generation_len, sampling)
+
+    def _metrics(self, num_tokens: int, seconds: float) -> PerfMetrics:
+        times = self.engine.times
+        return PerfMetrics(
+            prefill_time=times.prefill,
+            decode_perf=times.num_decoded / times.decode if times.decode else 0.0,
+            total_perf=num_tokens / seconds if seconds else 0.0,
+            total_time=seconds,
+        )
+
+
+class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
+    """A causal LM that continues prompts."""
+
+    task = "causal_lm"
+    record_class = DecoderRecord
+
+    def resized(self, record: DecoderRecord, **sizes: Any) -> DecoderRecord:
+        ctx_len, full_batch_size = sizes.pop("ctx_len", None), sizes.pop("full_batch_size", None)
+        super().resized(record, **sizes)
+        return record.resized(ctx_len, full_batch_size)
+
+    def _open_session(self, extra_outputs: Sequence[str] = ()) -> Any:
+        record = self.record
+        info = SessionInfo(
+            num_slots=record.num_slots,
+            ctx_len=record.ctx_len,
+            chunk_len=record.chunk_len,
+            is_ragged=self.body.lowering == "paged",
+            vocab_size=record.vocab_size,
+        )
+        self._check_vocab()
+        if self.body.lowering == "paged":
+            from QEfficient.generation.sessions.paged import PagedSession  # OpenVINO's own
+
+            return PagedSession(self.path, self.body.graph, self.opening(extra_outputs=extra_outputs), info)
+        program = self.open_program(sizes=record.sizes, extra_outputs=extra_outputs)
+        try:
+            return RetainedSession(program, info, record.state_rows)
+        except BaseException:
+            program.close()
+            raise
+
+    def _check_vocab(self) -> None:
+        size = self.body.graph.outputs["logits"].shape[-1]
+        if size not in (-1, self.record.vocab_size):
+            raise CorruptArtifact(
+                f"{self.path}: its graph gives {size} logits, and it says vocab_size={self.record.vocab_size}. Compile "
+                "again."
+            )
+
+    def layer_outputs(self, ids: list[int]) -> list[np.ndarray]:
+        names = self.body.graph.layers
+        if self.target.has_static_shapes or not names:
+            return []
+        self.engine.check(Request(prompt_ids=ids, max_new_tokens=1))
+        session = self._open_session(names)
+        try:
+            chunk = Chunk(0, ids, 0)
+            session.step([chunk])
+            outputs = [session.output(name, chunk) for name in names]
+        finally:
+            session.close()
+        return [states.reshape(-1, states.shape[-1])[: len(ids)] for states in outputs]
+
+
+def _printer(decoder: Any | None, num_answers: int, stream: bool | Callable[[str], None]) -> AnswerPrinter:
+    if decoder is None:
+        raise LifecycleError("Streaming text needs a tokenizer: pass tokenizer=...")
+    if callable(stream):
+        return AnswerPrinter(decoder.decode, num_answers, stream, end="")
+    return AnswerPrinter(decoder.decode, num_answers, lambda piece: print(piece, end="", flush=True), end="\n")

@@ -1,0 +1,115 @@
+"""Runs the packages of encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic
+
+import numpy as np
+
+from QEfficient.contract import PackageBody
+from QEfficient.errors import CapacityError
+from QEfficient.generation.compiled_model import CompiledModel, RecordT
+from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
+from QEfficient.generation.texts import encode_texts
+from QEfficient.store.manifest import Artifact
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderRecord:
+    """What the session of an encoder needs to know."""
+
+    inputs: InputContract
+    min_len: int = 1
+    max_len: int | None = None
+    """Lengths to run at that the graph holds for; no maximum: None."""
+
+    def resized(self, seq_len: int | Sequence[int] | None, batch_size: int | None) -> EncoderRecord:
+        """This record for other lengths or another batch.
+
+        Raises:
+            CapacityError: the graph does not hold for a length.
+        """
+        inputs = self.inputs
+        lengths = inputs.seq_lens if seq_len is None else _ascending(seq_len)
+        if lengths[0] < self.min_len or lengths[-1] > (self.max_len or lengths[-1]):
+            allowed = f"{self.min_len} to {self.max_len}" if self.max_len else f"{self.min_len} or more"
+            raise CapacityError(f"seq_len={lengths}: the package's graph is for {allowed} tokens. Compile with these.")
+        return replace(self, inputs=replace(inputs, seq_lens=lengths, batch_size=batch_size or inputs.batch_size))
+
+
+def _ascending(seq_len: int | Sequence[int]) -> tuple[int, ...]:
+    return (seq_len,) if isinstance(seq_len, int) else tuple(sorted({*seq_len}))
+
+
+class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
+    """What turns whole sequences into one tensor each."""
+
+    output: ClassVar[str]
+    """Name of the result."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        body: PackageBody,
+        device_ids: Sequence[int] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ):
+        super().__init__(artifact, body, device_ids, settings)
+        self._inputs = self._input_contract()
+        length = self.body.graph.inputs["input_ids"].shape[1]
+        program = self.open_program()
+        try:
+            self.session = EncoderSession(program, self._inputs, self.output, length if length > 0 else None)
+        except BaseException:
+            program.close()
+            raise
+
+    def _input_contract(self) -> InputContract:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.session.close()
+
+    def generate(self, inputs: Any, *, tokenizer: Any | None = None) -> dict[str, np.ndarray]:
+        """Run sequences.
+
+        Args:
+            inputs: text, a list of texts or of pairs of texts, lists of token ids, or a tokenizer's output.
+            tokenizer: a transformers tokenizer; default: the one in the package.
+
+        Returns:
+            ``{"output": array}`` of an encoder: ``[n, hidden]`` if pooled, else ``[n, longest input, hidden]``;
+            ``{"logits": array}`` of a classifier: ``[n, num_labels]``.
+
+        Raises:
+            CapacityError: an input is empty, longer than the longest compiled ``seq_len``, or of a length at which the
+                model cannot run.
+        """
+        texts = encode_texts(inputs, lambda: self.tokenizer(tokenizer), self._inputs.token_type_ids != "none")
+        return {self.output: self.session.run(texts)}
+
+
+class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
+    """An encoder that turns sequences into hidden states or vectors."""
+
+    task, output = "encoder", "output"
+    record_class = EncoderRecord
+
+    def _input_contract(self) -> InputContract:
+        return self.record.inputs
+
+    def resized(self, record: EncoderRecord, **sizes: Any) -> EncoderRecord:
+        seq_len, batch_size = sizes.pop("seq_len", None), sizes.pop("batch_size", None)
+        super().resized(record, **sizes)
+        return record.resized(seq_len, batch_size)
+
+    def describe(self, prompts: Sequence[str], tokenizer: Any | None = None) -> tuple[list[dict[str, Any]], str]:
+        outputs = self.generate(list(prompts), tokenizer=tokenizer)["output"]
+        rows = [{"prompt": prompt, "output": row.tolist()} for prompt, row in zip(prompts, outputs, strict=True)]
+        lines = []
+        for prompt, row in zip(prompts, outputs, strict=True):
+            first = " ".join(f"{value:.4f}" for value in row.reshape(-1)[:6])
+            lines.append(f"> {prompt}\n{list(row.shape)} {first} ...")
+        return rows, "\n".join(lines)

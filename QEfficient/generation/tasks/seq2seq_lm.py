@@ -1,0 +1,106 @@
+"""Runs the packages of sequence-to-sequence models: an encoder reads the prompt, a decoder generates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from QEfficient.contract import MODEL_GRAPH
+from QEfficient.errors import CapacityError
+from QEfficient.generation.engine import Request
+from QEfficient.generation.sessions.seq2seq import TEXT, Seq2SeqSession
+from QEfficient.generation.sessions.session import SessionInfo
+from QEfficient.generation.tasks.causal_lm import CompiledDecoder, DecoderRecord
+
+ENCODER, DECODER = "encoder", "decoder"
+"""Names of the graphs, where the encoder is one of its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seq2SeqRecord:
+    """What the session of a sequence-to-sequence model needs to know."""
+
+    decoder: DecoderRecord
+    encoder_ctx_len: int
+    max_encoder_ctx_len: int | None
+    encoder_vocab_size: int
+    decoder_start_token_id: int
+    hidden_size: int
+    """Of the encoder's output."""
+    why_not_padded: str | None
+    """Why an encoder input cannot be padded; None: it can."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of the state's named axes."""
+        return {**self.decoder.sizes, "encoder_ctx_len": self.encoder_ctx_len}
+
+
+class CompiledSeq2SeqLM(CompiledDecoder[Seq2SeqRecord]):
+    """A sequence-to-sequence model."""
+
+    task = "seq2seq_lm"
+    record_class = Seq2SeqRecord
+    session: Seq2SeqSession
+
+    def resized(self, record: Seq2SeqRecord, **sizes: Any) -> Seq2SeqRecord:
+        ctx_len, full_batch_size = sizes.pop("ctx_len", None), sizes.pop("full_batch_size", None)
+        encoder_ctx_len = sizes.pop("encoder_ctx_len", None) or record.encoder_ctx_len
+        super().resized(record, **sizes)
+        if record.max_encoder_ctx_len is not None and encoder_ctx_len > record.max_encoder_ctx_len:
+            raise CapacityError(
+                f"encoder_ctx_len={encoder_ctx_len}: the package's graph is for up to {record.max_encoder_ctx_len}. "
+                "Compile with this encoder_ctx_len."
+            )
+        decoder = record.decoder.resized(ctx_len, full_batch_size)
+        return replace(record, decoder=decoder, encoder_ctx_len=encoder_ctx_len)
+
+    def _open_session(self) -> Seq2SeqSession:
+        record, decoder = self.record, self.record.decoder
+        info = SessionInfo(
+            num_slots=decoder.num_slots,
+            ctx_len=decoder.ctx_len,
+            chunk_len=decoder.chunk_len,
+            is_ragged=False,
+            vocab_size=decoder.vocab_size,
+        )
+        is_split = ENCODER in self.body.graphs
+        programs = [self.open_program(DECODER if is_split else MODEL_GRAPH, record.sizes)]
+        try:
+            if is_split:
+                programs.append(self.open_program(ENCODER))
+            self.session = Seq2SeqSession(
+                programs[0],
+                info,
+                encoder_ctx_len=record.encoder_ctx_len,
+                encoder_vocab_size=record.encoder_vocab_size,
+                why_not_padded=record.why_not_padded,
+                encoder=programs[1] if is_split else None,
+                hidden_size=record.hidden_size,
+            )
+        except BaseException:
+            for program in programs:
+                program.close()
+            raise
+        return self.session
+
+    def _request(self, index: int, prompt_ids: list[int], generation_len: Any, sampling: Mapping[str, Any]) -> Request:
+        self.session.check(prompt_ids, index)
+        options = dict(sampling)
+        forced = {name: options.pop(name, None) for name in ("forced_bos_token_id", "forced_eos_token_id")}
+        config = self.generation_config
+        ids = {name: config.get(name) if value is None else value for name, value in forced.items()}
+        inputs = {TEXT: np.array(prompt_ids, np.int64)}
+        start = [self.record.decoder_start_token_id]
+        request = self._builder.build(start, generation_len, options, inputs)
+        return replace(request, forced_ids=_forced(ids, request.max_new_tokens - 1))
+
+
+def _forced(ids: Mapping[str, Any], last: int) -> dict[int, int]:
+    """The first and the last token of an output, where they do not depend on the model."""
+    first, end = ids["forced_bos_token_id"], ids["forced_eos_token_id"]
+    end = end[0] if isinstance(end, list) else end
+    return ({} if end is None else {last: int(end)}) | ({} if first is None else {0: int(first)})

@@ -1,0 +1,90 @@
+"""The tasks: one record each, whose halves are imported when they are needed.
+
+The torch half (an auto class and its graphs) compiles a model; the runtime half runs its package, with neither torch
+nor transformers. Names, loaders, packages, the command line and the documentation read this table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from QEfficient.options import (
+    CausalLMCompileOptions,
+    CompileOptions,
+    EncoderCompileOptions,
+    Seq2SeqLMCompileOptions,
+)
+from QEfficient.targets import load
+
+if TYPE_CHECKING:
+    from QEfficient.base.modeling_qeff import QEFFBaseModel
+    from QEfficient.generation.compiled_model import CompiledModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One kind of model: what goes in and what comes out."""
+
+    name: str
+    kind: str
+    """What such a model is called in messages: "an encoder"."""
+    options: type[CompileOptions]
+    """Those of ``compile``."""
+    auto_class: str
+    """The torch half, as ``module:class``. The class's name is public."""
+    compiled: str
+    """The runtime half, as ``module:class``."""
+
+    @property
+    def public_name(self) -> str:
+        """The auto class's name."""
+        return self.auto_class.partition(":")[2]
+
+    def load_auto_class(self) -> type[QEFFBaseModel]:
+        """The torch half; imports torch."""
+        auto_class: type[QEFFBaseModel] = load(self.auto_class)
+        return auto_class
+
+    def load_compiled(self) -> type[CompiledModel]:
+        """The runtime half."""
+        compiled: type[CompiledModel] = load(self.compiled)
+        return compiled
+
+
+_MODELS, _RUNTIME = "QEfficient.transformers.models", "QEfficient.generation.tasks"
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name="seq2seq_lm",
+            kind="a sequence-to-sequence model",
+            options=Seq2SeqLMCompileOptions,
+            auto_class=f"{_MODELS}.seq2seq_lm:QEFFAutoModelForSeq2SeqLM",
+            compiled=f"{_RUNTIME}.seq2seq_lm:CompiledSeq2SeqLM",
+        ),
+        Task(
+            name="sequence_classification",
+            kind="a classifier",
+            options=EncoderCompileOptions,
+            auto_class=f"{_MODELS}.sequence_classification:QEFFAutoModelForSequenceClassification",
+            compiled=f"{_RUNTIME}.sequence_classification:CompiledSequenceClassifier",
+        ),
+        Task(
+            name="causal_lm",
+            kind="a causal language model",
+            options=CausalLMCompileOptions,
+            auto_class=f"{_MODELS}.causal_lm:QEFFAutoModelForCausalLM",
+            compiled=f"{_RUNTIME}.causal_lm:CompiledCausalLM",
+        ),
+        Task(
+            name="encoder",
+            kind="an encoder",
+            options=EncoderCompileOptions,
+            auto_class=f"{_MODELS}.encoder:QEFFAutoModel",
+            compiled=f"{_RUNTIME}.encoder:CompiledEncoder",
+        ),
+    )
+}
+"""By name. A checkpoint gets the first whose auto class takes its config."""

@@ -1,0 +1,175 @@
+"""Where a model's weights come from, whatever holds them: names and shapes first, bytes in pieces when asked for.
+
+A source is read twice in a first compile: once for its digest, with a look at every number, and once for the file that
+is made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import blake3
+import torch
+from torch import nn
+
+from QEfficient.errors import CorruptCheckpoint, ExportError
+
+PIECE_BYTES = 64 << 20
+"""The most that is read at once, so that memory does not grow with the size of a tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A tensor with one number an element."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Its size."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A tensor as small integers: element = (integer - zero point) * scale, with a scale for each group.
+
+    Its parts are dense tensors, which the source reads under names of their own.
+    """
+
+    shape: tuple[int, ...]
+    """Of the elements."""
+    dtype: torch.dtype
+    """Of the elements."""
+    ints: str
+    scales: str
+    zero_points: str | None
+    """None: they are zero."""
+    num_bits: int
+    group_size: int
+    """Elements along ``axis`` that share a scale."""
+    axis: int
+
+
+class WeightSource(Protocol):
+    """The weights of one model: its parameters, and the buffers that a checkpoint has."""
+
+    bytes_read: int
+    """Counted over all reads."""
+
+    @property
+    def tensors(self) -> Mapping[str, Dense | Packed]:
+        """What each name stands for. Tied names are all there."""
+
+    def name_of(self, parameter: torch.Tensor) -> str:
+        """The name of one of the model's parameters, the same for all that are tied.
+
+        Raises:
+            ExportError: the source does not have it.
+        """
+
+    def read(self, name: str) -> Iterator[torch.Tensor]:
+        """A dense tensor's elements in order, as flat pieces of at most :data:`PIECE_BYTES`."""
+
+    def digest(self) -> str:
+        """What names the content: names, dtypes, shapes and bytes.
+
+        Raises:
+            CorruptCheckpoint: a parameter holds NaN or infinity; says which.
+        """
+
+
+def split(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The elements of ``tensor`` in order, as flat pieces of at most :data:`PIECE_BYTES`."""
+    if tensor.is_contiguous():
+        yield from tensor.detach().view(-1).split(max(1, PIECE_BYTES // tensor.element_size()))
+        return
+    row_bytes = tensor[0].numel() * tensor.element_size()
+    for rows in tensor.detach().split(max(1, PIECE_BYTES // max(1, row_bytes))):
+        yield from split(rows.contiguous())
+
+
+def as_bytes(piece: torch.Tensor) -> memoryview:
+    """The memory of a flat piece."""
+    return memoryview(piece.view(torch.uint8).numpy())
+
+
+def content_digest(name: str, tensor: Dense, pieces: Iterable[torch.Tensor], *, must_be_finite: bool) -> str:
+    """The digest of a tensor's bytes.
+
+    Raises:
+        CorruptCheckpoint: it holds NaN or infinity, and must not.
+    """
+    content = blake3.blake3(max_threads=blake3.blake3.AUTO)
+    must_be_finite = must_be_finite and tensor.dtype.is_floating_point
+    for piece in pieces:
+        if must_be_finite and piece.numel() and not _is_finite(piece):
+            raise CorruptCheckpoint(
+                f"Weight '{name}' {tensor.shape} holds NaN or infinity. The checkpoint is damaged or its training "
+                "diverged; download or save it again."
+            )
+        content.update(as_bytes(piece))
+    return content.hexdigest()
+
+
+def _is_finite(piece: torch.Tensor) -> bool:
+    low, high = torch.aminmax(piece if piece.element_size() > 1 else piece.float())  # NaN propagates through both
+    return bool(torch.isfinite(low) & torch.isfinite(high))
+
+
+def joint_digest(tensors: Mapping[str, Dense], contents: Mapping[str, str]) -> str:
+    """The digest of a set of tensors by those of their contents."""
+    lines = (f"{name}|{tensor.dtype}|{tensor.shape}|{contents[name]}\n" for name, tensor in sorted(tensors.items()))
+    return blake3.blake3("".join(lines).encode()).hexdigest()
+
+
+class FromModule:
+    """The weights of a model that is in memory.
+
+    The digest is taken from memory, so that a model changed after loading is another model. It is remembered while
+    nothing that PyTorch counts has changed a tensor; a write through ``tensor.data`` is not counted, so whoever lets a
+    user at the model makes a new source.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.bytes_read = 0
+        self._parameters = dict(model.named_parameters(remove_duplicate=False))
+        state = model.state_dict(keep_vars=True)
+        buffers = {name: held for name, held in state.items() if isinstance(held, torch.Tensor)}
+        self._tensors: dict[str, torch.Tensor] = {**buffers, **self._parameters}
+        self.tensors = {name: Dense(tuple(tensor.shape), tensor.dtype) for name, tensor in self._tensors.items()}
+        self._names = {id(tensor): name for name, tensor in reversed(self._tensors.items())}
+        self._remembered: tuple[object, str] | None = None
+
+    def name_of(self, parameter: torch.Tensor) -> str:
+        """See :class:`WeightSource`."""
+        if id(parameter) not in self._names:
+            raise ExportError(f"A graph has a parameter {tuple(parameter.shape)} that is not one of the model's.")
+        return self._names[id(parameter)]
+
+    def read(self, name: str) -> Iterator[torch.Tensor]:
+        """See :class:`WeightSource`."""
+        for piece in split(self._tensors[name]):
+            self.bytes_read += piece.nbytes
+            yield piece
+
+    def digest(self) -> str:
+        """See :class:`WeightSource`."""
+        state = [(id(tensor), tensor.data_ptr(), tensor._version) for tensor in self._tensors.values()]
+        if self._remembered is None or self._remembered[0] != state:
+            self._remembered = (state, joint_digest(self.tensors, self._contents()))
+        return self._remembered[1]
+
+    def _contents(self) -> dict[str, str]:
+        contents: dict[str, str] = {}
+        for name, tensor in self._tensors.items():
+            first = self._names[id(tensor)]
+            contents[name] = contents[first] if first in contents else self._content(name)
+        return contents
+
+    def _content(self, name: str) -> str:
+        is_parameter = name in self._parameters
+        return content_digest(name, self.tensors[name], self.read(name), must_be_finite=is_parameter)

@@ -1,0 +1,33 @@
+"""The checkpoint's generation config on its way into a package."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from QEfficient.generation.sampling import entries_without_effect
+
+if TYPE_CHECKING:
+    from transformers import GenerationMixin
+
+logger = logging.getLogger(__name__)
+
+
+def save_generation_config(model: GenerationMixin, folder: Path) -> None:
+    """Write ``generation_config.json`` into ``folder``."""
+    model.generation_config.save_pretrained(folder)
+
+
+def warn_of_ignored_entries(model: GenerationMixin, followed: tuple[str, ...] = ()) -> None:
+    """Say which entries would change an output in transformers and do not here.
+
+    Args:
+        model: whose config it is.
+        followed: entries that the task follows beside those that all tasks do.
+    """
+    entries = entries_without_effect(model.generation_config.to_dict())
+    if ignored := [entry for entry in entries if not entry.startswith(followed)]:
+        logger.warning(
+            "The checkpoint's generation config asks for %s, which generate() does not follow.", ", ".join(ignored)
+        )

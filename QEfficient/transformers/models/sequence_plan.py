@@ -1,0 +1,161 @@
+"""Plans of models over whole sequences: how padding is handled, and which lengths one graph can be for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from QEfficient.contract import MODEL_GRAPH, Json, Plan, Specialization
+from QEfficient.errors import CapacityError, SizeDependence
+from QEfficient.generation.sessions.encoder import InputContract
+from QEfficient.generation.tasks.encoder import EncoderRecord
+from QEfficient.options import EncoderCompileOptions
+from QEfficient.targets import Target
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from QEfficient.transformers.tasks.padding_probe import SequenceUse
+    from QEfficient.transformers.tasks.sequence_inputs import SequenceContract, SequenceModel
+
+_MAX_LEN = 1 << 24
+_MIN_LEN, _MIN_LEN_PADDED = 3, 4
+"""A model's code may look back by a token or two. A sequence has a token between those at its ends; where there is
+padding, none runs at a shorter length than the smallest that was compiled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequencePlan(Plan):
+    """What decides the graph of an encoder or a classifier."""
+
+    contract: SequenceContract
+    min_len: int
+    max_len: int | None = None
+    """None: any length."""
+    seq_len: int | None = None
+    """The only length, where the model's code holds for one alone."""
+    pooling: str | None = None
+
+    def key(self) -> dict[str, Json]:
+        return {**super().key(), "contract": self.contract.ingredients()}
+
+    @property
+    def graph_lens(self) -> tuple[int, ...]:
+        """The shortest and the longest sequence of the graph, or its only length."""
+        return (self.seq_len,) if self.seq_len is not None else (self.min_len, self.max_len or _MAX_LEN)
+
+    @property
+    def pads(self) -> bool:
+        """Whether sequences may be padded."""
+        return self.contract.padding.side is not None
+
+
+@dataclass
+class MeasuredInputs:
+    """How one model takes sequences; measured once for each way of using it.
+
+    Args:
+        prepare: the model ready to be lowered, and its contract.
+    """
+
+    prepare: Callable[[SequenceUse], tuple[SequenceModel, SequenceContract]]
+    _contracts: dict[SequenceUse, SequenceContract] = field(default_factory=dict)
+    _modules: dict[SequenceContract, SequenceModel] = field(default_factory=dict)
+
+    def contract(self, longest: int, tokenizer: Any | None) -> SequenceContract:
+        """How the model takes sequences of up to ``longest`` tokens of a tokenizer."""
+        from QEfficient.transformers.tasks.padding_probe import SequenceUse
+
+        names = getattr(tokenizer, "model_input_names", None)
+        use = SequenceUse(longest, None if names is None else "token_type_ids" in names)
+        if use not in self._contracts:
+            module, contract = self.prepare(use)
+            self._contracts[use] = contract
+            self._modules[contract] = module
+        return self._contracts[use]
+
+    def module(self, contract: SequenceContract) -> SequenceModel:
+        """The model that a contract was measured on."""
+        return self._modules[contract]
+
+
+def plan_sequences(
+    model: PreTrainedModel, contract: SequenceContract, options: EncoderCompileOptions, target: Target
+) -> SequencePlan:
+    """The plan for all lengths that are asked for."""
+    shortest = min(options.seq_lens[0], _MIN_LEN if contract.padding.side is None else _MIN_LEN_PADDED)
+    return SequencePlan(
+        lowering="encoder",
+        transforms=target.transforms(options),
+        contract=contract,
+        min_len=shortest,
+        max_len=options.seq_lens[-1] if _depends_on_longest(model) else None,
+    )
+
+
+def check_positions(model: PreTrainedModel, options: EncoderCompileOptions) -> None:
+    """
+    Raises:
+        CapacityError: a length is beyond the model's positions.
+    """
+    from QEfficient.transformers.lowering.apply import max_positions
+
+    limit = max_positions(model.config)
+    if limit is not None and options.seq_lens[-1] > limit:
+        raise CapacityError(
+            f"seq_len={options.seq_lens[-1]} is beyond the {limit} positions that {type(model).__name__} was made for."
+        )
+
+
+def _depends_on_longest(model: PreTrainedModel) -> bool:
+    """Whether a graph holds for sequences up to a length: rotary scalings settle, recurrences unroll for it."""
+    from QEfficient.transformers.lowering.apply import rope_depends_on_length
+    from QEfficient.transformers.tasks.recurrent_sequences import recurrent_specs
+
+    return rope_depends_on_length(model) or recurrent_specs(model) is not None
+
+
+def narrow(plan: SequencePlan, seq_lens: Sequence[int], error: SizeDependence, model_name: str) -> SequencePlan:
+    """A plan for fewer lengths, with all that are asked for, after an export showed that one graph is not for all.
+
+    Raises:
+        SizeDependence: there is none.
+    """
+    least, most = error.ranges.get("seq_len", (0, 0))
+    # Without padding sequences come at any length from the plan's shortest on.
+    is_enough = most >= seq_lens[-1] and least <= (seq_lens[0] if plan.pads else plan.min_len)
+    if plan.seq_len is None and is_enough and plan.max_len != most:
+        return plan.replaced(min_len=max(least, plan.min_len), max_len=most)
+    if plan.seq_len is None and len(seq_lens) == 1:
+        return plan.replaced(seq_len=seq_lens[0])
+    if len(seq_lens) < 2:
+        raise error
+    raise SizeDependence(
+        f"{model_name}'s code depends on the length of its input, so that a graph is for one length alone: compile "
+        f"with one seq_len instead of several ({', '.join(map(str, seq_lens))}). {error}"
+    ) from error
+
+
+def specializations(name: str, options: EncoderCompileOptions) -> dict[str, tuple[Specialization, ...]]:
+    """One shape a length."""
+    shapes = ({"batch_size": options.batch_size, "seq_len": length} for length in options.seq_lens)
+    return {MODEL_GRAPH: tuple(Specialization(name=name, symbols=symbols) for symbols in shapes)}
+
+
+def encoder_record(plan: SequencePlan, options: EncoderCompileOptions) -> EncoderRecord:
+    """What the package says of its inputs."""
+    contract = plan.contract
+    return EncoderRecord(
+        inputs=InputContract(
+            seq_lens=options.seq_lens,
+            batch_size=options.batch_size,
+            min_len=plan.min_len,
+            padding_side=contract.padding.side,
+            why_not_padded=contract.padding.reason,
+            token_type_ids=contract.token_type_ids,
+            end_token_id=contract.end_token_id,
+        ),
+        min_len=plan.seq_len or 1,
+        max_len=plan.seq_len or plan.max_len,
+    )

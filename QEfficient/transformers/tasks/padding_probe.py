@@ -1,0 +1,174 @@
+"""Measures how a model takes padding: runs sequences alone and padded, and compares the results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedConfig
+
+from QEfficient.errors import UnsupportedModel
+from QEfficient.transformers.tasks.sequence_inputs import (
+    TOKEN_TYPE_IDS,
+    Padding,
+    SequenceContract,
+    SequenceModel,
+    TokenTypes,
+    forward_parameters,
+    pad_token_id,
+)
+
+_CANDIDATES = (Padding(), Padding(is_blank=True), Padding("left"))
+"""Ways to pad, in the order of preference."""
+
+
+@dataclass(frozen=True)
+class SequenceUse:
+    """How a model will be used."""
+
+    max_len: int
+    """Maximum length of a sequence, in tokens."""
+    has_token_type_ids: bool | None = None
+    """Whether the tokenizer returns ``token_type_ids``; None: there is no tokenizer."""
+
+
+def measure_contract(
+    modules: Sequence[SequenceModel],
+    use: SequenceUse,
+    end_token_id: int | None = None,
+    reference: SequenceModel | None = None,
+) -> SequenceContract:
+    """Run a short and a long sequence alone and padded, with and without token types, and compare the results.
+
+    Args:
+        modules: the module to lower, with real weights, and others whose results padding must not change either.
+        use: what to measure for.
+        end_token_id: a token that every sequence must contain.
+        reference: the model's own forward, where the first module replaces it.
+
+    Raises:
+        UnsupportedModel: results are not finite, not deterministic, or not those of ``reference``.
+    """
+    if any(parameter.is_meta for parameter in modules[0].parameters()):
+        return SequenceContract(Padding(), end_token_id=end_token_id)  # nothing can be measured without weights
+    probes = [_Probe(module, use.max_len, end_token_id) for module in modules]
+    unpadded = [probe.run_unpadded() for probe in probes]
+    for probe, results in zip(probes, unpadded, strict=True):
+        probe.check_deterministic(results)
+    if reference is not None:
+        probes[0].check_same(unpadded[0], _Probe(reference, use.max_len, end_token_id).run_unpadded())
+    token_types = probes[0].token_types(unpadded[0], use.has_token_type_ids)
+    reasons = []
+    for padding in _CANDIDATES:
+        refusals = (probe.why_not(padding, results) for probe, results in zip(probes, unpadded, strict=True))
+        reason = next(filter(None, refusals), "")
+        if not reason:
+            return SequenceContract(padding, token_types, end_token_id)
+        reasons.append(reason)
+    return SequenceContract(Padding(None, reason=reasons[0]), token_types, end_token_id)
+
+
+_SHORT, _BUDGET = 6, 10**11
+"""Tokens of the short sequence; limit of parameters times tokens for one run, about a second."""
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Maximum relative difference from another order of summation."""
+
+
+class _Probe:
+    """Runs a short and a long sequence through a model."""
+
+    def __init__(self, module: SequenceModel, max_len: int, end_token_id: int | None):
+        self._module, self._end = module, end_token_id
+        config = module.model.config.get_text_config()
+        special = {pad_token_id(config), *_special_ids(config)}
+        vocab_size = getattr(config, "vocab_size", None) or 1000
+        self._ordinary = [token for token in range(min(vocab_size, 1000)) if token not in special]
+        parameters = list(module.parameters())
+        affordable = _BUDGET // max(sum(parameter.numel() for parameter in parameters), 1)
+        self._padded_len = max(_SHORT + 1, min(max_len, affordable))
+        self._lens = sorted({_SHORT, max(_SHORT, self._padded_len * 2 // 3)})
+        self._tolerance = max((_TOLERANCE.get(p.dtype, 1e-1) for p in parameters if p.is_floating_point()), default=0.1)
+        self.name = type(module.model).__name__
+
+    def run_unpadded(self) -> list[torch.Tensor]:
+        """The result of each sequence at its own length."""
+        return [self._run(num_tokens, num_tokens, Padding()) for num_tokens in self._lens]
+
+    def check_deterministic(self, unpadded: list[torch.Tensor]) -> None:
+        """
+        Raises:
+            UnsupportedModel: results are not finite, or a second run gives others.
+        """
+        if not all(torch.isfinite(result).all() for result in unpadded):
+            raise UnsupportedModel(f"{self.name} returns values that are not finite for a sequence of ordinary tokens.")
+        if self._error(unpadded[0], self._run(self._lens[0], self._lens[0], Padding())) > 0:
+            raise UnsupportedModel(f"{self.name} draws random numbers when it runs, so its results vary.")
+
+    def check_same(self, results: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+        """
+        Raises:
+            UnsupportedModel: results differ by more than the tolerance.
+        """
+        if not all(self._error(*pair) < self._tolerance for pair in zip(expected, results, strict=True)):
+            raise UnsupportedModel(f"{self.name} pools its output in a way that is not known here.")
+
+    def why_not(self, padding: Padding, unpadded: list[torch.Tensor]) -> str:
+        """Why the model cannot be padded this way; empty if it can."""
+        for num_tokens, expected in zip(self._lens, unpadded, strict=True):
+            for length in sorted({_SHORT + 1, self._padded_len} if num_tokens == _SHORT else {self._padded_len}):
+                try:
+                    error = self._error(expected, self._run(num_tokens, length, padding))
+                except (RuntimeError, ValueError, IndexError, AttributeError, NotImplementedError) as refusal:
+                    return f"the model does not take padding: {refusal}"
+                if not error < self._tolerance:
+                    return f"padding a sequence of {num_tokens} tokens to {length} changes its result"
+        return ""
+
+    def token_types(self, unpadded: list[torch.Tensor], has_token_type_ids: bool | None) -> TokenTypes:
+        """Whether ``token_type_ids`` change the result, and whether the model's default is zeros.
+
+        Args:
+            unpadded: the results without them.
+            has_token_type_ids: whether the tokenizer returns them; None: there is no tokenizer.
+        """
+        if TOKEN_TYPE_IDS not in forward_parameters(self._module.model) or has_token_type_ids is False:
+            return "none"
+        try:
+            zeros, ones = (self._run(_SHORT, _SHORT, Padding(), token_type) for token_type in (0, 1))
+        except (RuntimeError, ValueError, IndexError):
+            return "none"
+        if self._error(zeros, ones) == 0:
+            return "none"
+        if self._error(unpadded[0], zeros) == 0:
+            return "optional"
+        return "required" if has_token_type_ids else "none"
+
+    def _run(self, num_tokens: int, length: int, padding: Padding, token_type: int | None = None) -> torch.Tensor:
+        """The result of a sequence padded to ``length``; of hidden states those of its tokens."""
+        tokens = slice(length - num_tokens, length) if padding.side == "left" else slice(num_tokens)
+        ids, mask = torch.zeros(2, 1, length, dtype=torch.int64)
+        ordinary = torch.tensor(self._ordinary)
+        ids[0, tokens] = ordinary[(7 * torch.arange(num_tokens) + 3) % len(ordinary)]
+        mask[0, tokens] = 1
+        if self._end is not None:
+            ids[0, tokens.stop - 1] = self._end
+        token_type_ids = [] if token_type is None else [torch.full_like(ids, token_type)]
+        module = SequenceModel(self._module.model, self._module.read, padding.is_blank)
+        # Padding occurs in batches only; some models refuse a batch without it.
+        num_rows = 1 if length == num_tokens else 2
+        rows = [tensor.expand(num_rows, -1) for tensor in (ids, mask, *token_type_ids)]
+        with torch.no_grad():
+            output = module(*rows).float()[:1]
+        return output[:, tokens] if output.ndim == 3 and output.shape[1] == length else output
+
+    def _error(self, expected: torch.Tensor, result: torch.Tensor) -> float:
+        """Maximum absolute difference relative to the maximum magnitude; infinite if the shapes differ."""
+        if expected.shape != result.shape:
+            return float("inf")
+        return float((expected - result).abs().max() / expected.abs().max().clamp(min=1e-6))
+
+
+def _special_ids(config: PreTrainedConfig) -> set[int]:
+    values = [value for name, value in vars(config).items() if name.endswith(("_token_id", "_token_index"))]
+    return {token for value in values for token in (value if isinstance(value, list) else [value]) if token is not None}
