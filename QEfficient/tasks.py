@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from QEfficient.errors import UnsupportedModel
 from QEfficient.options import (
     CausalLMCompileOptions,
     CompileOptions,
@@ -18,6 +19,8 @@ from QEfficient.options import (
 from QEfficient.targets import load
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
     from QEfficient.base.modeling_qeff import QEFFBaseModel
     from QEfficient.generation.compiled_model import CompiledModel
 
@@ -88,3 +91,30 @@ TASKS: dict[str, Task] = {
     )
 }
 """By name. A checkpoint gets the first whose auto class takes its config."""
+
+
+def auto_class_for_config(config: PretrainedConfig) -> type[QEFFBaseModel]:
+    """The auto class of a checkpoint, by its config.
+
+    Raises:
+        UnsupportedModel: none takes it.
+    """
+    heads = config.architectures or []
+    for task in TASKS.values():
+        auto_class = task.load_auto_class()
+        if auto_class.takes(config, heads):
+            return auto_class
+    raise UnsupportedModel(f"No class here runs {', '.join(heads)} yet.")
+
+
+def auto_class_for_model(model: PreTrainedModel) -> type[QEFFBaseModel]:
+    """The auto class of a model that is loaded.
+
+    Raises:
+        UnsupportedModel: none takes it.
+    """
+    for task in TASKS.values():
+        auto_class = task.load_auto_class()
+        if auto_class.takes_model(model):
+            return auto_class
+    raise UnsupportedModel(f"No class here runs {type(model).__name__} yet.")

@@ -30,7 +30,7 @@ IMPORT_S = 0.3
 # Lowest first; a module imports from its own level and from those before it.
 LEVELS = (
     ("errors", "version", "progress"),
-    ("options", "targets", "contract"),
+    ("options", "contract", "targets", "tasks"),
     ("store",),
     ("transformers",),
     ("exporter",),
@@ -39,12 +39,26 @@ LEVELS = (
     ("generation",),
     ("verify",),
     ("base",),
-    ("transformers.models", "transformers.functional"),
+    ("transformers.models", "transformers.transform"),
+    ("compat",),
     ("",),
     ("cloud",),
 )
 LIGHT = frozenset(
-    {"", "errors", "version", "progress", "options", "targets", "contract", "store", "base", "compile", "generation"}
+    {
+        "",
+        "errors",
+        "version",
+        "progress",
+        "options",
+        "targets",
+        "tasks",
+        "contract",
+        "store",
+        "base",
+        "compile",
+        "generation",
+    }
 )
 """Run where neither torch nor transformers is."""
 HEAVY = {"torch", "transformers", "accelerate"}

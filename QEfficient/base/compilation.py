@@ -80,7 +80,8 @@ class Compilation:
         """Build the package in ``folder``; returns its manifest's body."""
         program = self._program()
         program.link_into(folder)
-        self._side_files().link_into(folder)
+        if self.ingredients["side_files"]:
+            self._side_files().link_into(folder)
         graphs = program.manifest.body["graphs"]
         body = PackageBody(
             task=self.model.task,

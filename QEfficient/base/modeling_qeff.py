@@ -33,6 +33,7 @@ from QEfficient.store.files import readable_bytes
 from QEfficient.store.notes import read_note, write_note
 from QEfficient.store.source_version import source_version
 from QEfficient.targets import TARGETS, Target, choose_target
+from QEfficient.tasks import auto_class_for_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -221,11 +222,14 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
     transform = _Transform()
 
     @classmethod
-    def wrap(cls, model: Any, form_factor: str = "cloud") -> QEFFBaseModel:
-        """Upstream's ``Class.transform``: see :func:`QEfficient.transform`."""
-        from QEfficient.transformers.transform import transform
-
-        return transform(model, form_factor)
+    def wrap(cls, model: PreTrainedModel | QEFFBaseModel, form_factor: str = "cloud") -> QEFFBaseModel:
+        """See :func:`QEfficient.transform`, of which upstream's ``Class.transform`` is another spelling."""
+        if form_factor != "cloud":
+            raise OptionError(f"form_factor must be 'cloud', got {form_factor!r}.")
+        if isinstance(model, QEFFBaseModel):
+            return model
+        wrapped = auto_class_for_model(model)(model)
+        return wrapped.check_lowering() if wrapped.keeps_state else wrapped
 
     def check_lowering(self, **options: Any) -> Self:
         """Check that the model can be lowered for a target; nothing is exported. Options are those of ``compile``.

@@ -61,8 +61,8 @@ def describe(opened: OpenedCard, load_options: Mapping[str, Any], lens: Mapping[
 def _outline(opened: OpenedCard, load_options: Mapping[str, Any]) -> QEFFBaseModel:
     from transformers import AutoConfig
 
+    from QEfficient.tasks import auto_class_for_config
     from QEfficient.transformers.checkpoint.meta_model import outline, text_encoder_class
-    from QEfficient.transformers.transform import class_for_config
 
     trust = bool(load_options.get("trust_remote_code"))
     try:
@@ -71,7 +71,7 @@ def _outline(opened: OpenedCard, load_options: Mapping[str, Any]) -> QEFFBaseMod
         raise UnsupportedModel(f"{opened.folder} needs a package that is not installed: {error}") from error
     except (ValueError, KeyError) as error:
         raise UnsupportedModel(f"transformers cannot read the config of {opened.folder}: {error}") from error
-    chosen = class_for_config(config)
+    chosen = auto_class_for_config(config)
     if "pooling" in load_options and "pooling" not in chosen.load_arguments:
         raise OptionError(f"{as_flag('pooling')} is for encoders, and {opened.folder} is none.")
     auto_class = text_encoder_class(config) if chosen.task == "encoder" else chosen.hf_auto_class()

@@ -1,169 +1,230 @@
-"""The loop that turns requests into tokens, the same over every target."""
+"""The loop that turns requests into tokens, the same over every target.
+
+Any number of threads may run requests over one engine. Whichever of them needs a token while no step is on runs the
+next step, for the requests of all; the others sleep until the outcome is in their queue, or the step has ended without
+one for them. One caller alone never changes threads.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from collections import deque
+from collections.abc import Generator, Iterable
+from itertools import count
+from threading import Lock
 
-import numpy as np
-
-from QEfficient.errors import CapacityError, LifecycleError, OptionError
-from QEfficient.generation.sampling import Sampler
-from QEfficient.generation.scheduler import Scheduler, Sequence
-from QEfficient.generation.sessions.session import Chunk, Session
-from QEfficient.options import SamplingOptions
-
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """One prompt and how to answer it."""
-
-    prompt_ids: list[int]
-    """What the answer continues; of a model with an encoder, what answers start with."""
-    max_new_tokens: int
-    eos_token_ids: frozenset[int] = frozenset()
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Inputs beside the tokens, by name: ``encoder_input_ids`` ``[T]`` where the model has an encoder."""
-    forced_ids: Mapping[int, int] = field(default_factory=dict)
-    """Tokens that the answer has at these places, 0 the first, whatever the model predicts."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewToken:
-    """One token of an answer, as it comes."""
-
-    index: int
-    """Which request it belongs to."""
-    token_id: int
-    finish_reason: FinishReason | None = None
-    """Set on the answer's last token: "stop" at an end token, "length" when the room is used up."""
-
-
-@dataclass(slots=True)
-class StepTimes:
-    """Where the time went, in seconds, and how many tokens came of it."""
-
-    prefill: float = 0.0
-    """In steps that took prompt tokens."""
-    decode: float = 0.0
-    """In the other steps."""
-    num_decoded: int = 0
-    """Tokens that came of the other steps, over all sequences."""
+from QEfficient.errors import LifecycleError
+from QEfficient.generation.request import NewToken, Outbox, Outcome, Request, RequestState, check_request, choose
+from QEfficient.generation.scheduler import Scheduler, Step
+from QEfficient.generation.sessions.session import Session
+from QEfficient.generation.turns import Turns
 
 
 class Engine:
-    """Runs requests over a session, as many at once as it has slots."""
+    """Runs requests over a session, as many at once as it has slots and blocks for."""
 
     def __init__(self, session: Session):
         self.session = session
-        self.times = StepTimes()
-        self._scheduler: Scheduler | None = None
+        self._scheduler = Scheduler(session.info)
+        self._states: dict[int, RequestState] = {}
+        self._ids = count()
+        # A generator may be finalised at any moment, also inside of the lock: what it does must not take the lock.
+        self._cancelled: deque[RequestState] = deque()
+        # Guards all of this. The session runs outside of it, for the one caller that has the turn.
+        self._lock = Lock()
+        self._turns = Turns()
+        self._is_closed = False
 
-    def check(self, request: Request, index: int = 0) -> None:
-        """
+    def add(self, request: Request, outbox: Outbox | None = None) -> int:
+        """Queue a request.
+
         Args:
-            request: what would be run.
-            index: its place among the requests, for the message.
+            request: what to run.
+            outbox: gets the request's outcomes, whichever thread steps; None: only :meth:`step` returns them.
+
+        Returns:
+            The request's id.
 
         Raises:
-            CapacityError: the prompt is empty or does not leave room for one new token.
-            OptionError: a token of the prompt is none that the model knows.
+            CapacityError, OptionError: see :func:`check_request`.
+            LifecycleError: the engine is closed.
         """
-        length, info = len(request.prompt_ids), self.session.info
-        if not length:
-            raise CapacityError(f"Prompt {index} is empty: it has no token to predict from.")
-        if length >= info.ctx_len:
-            raise CapacityError(
-                f"Prompt {index} has {length} tokens and the model was compiled for ctx_len={info.ctx_len}, prompt and "
-                f"answer together. Compile with ctx_len of at least {length + max(1, request.max_new_tokens)}, or "
-                "shorten the prompt."
-            )
-        unknown = [token for token in request.prompt_ids if not 0 <= token < info.vocab_size]
-        if unknown:
-            raise OptionError(
-                f"Prompt {index} has the token id {unknown[0]}, and the model's go from 0 to {info.vocab_size - 1}. "
-                "Was it encoded with another model's tokenizer?"
-            )
+        request_id = next(self._ids)
+        check_request(request, self.session.info, request_id)
+        self._enqueue([self._state(request_id, request, request_id, outbox)])
+        return request_id
 
-    def run(self, requests: Iterable[Request]) -> Iterator[NewToken]:
-        """Tokens as they come, of all requests mixed; each request's own are in order.
+    def cancel(self, request_id: int) -> None:
+        """Drop a request; its slot and its blocks are free for the next step. One that is done stays as it is."""
+        state = self._states.get(request_id)
+        if state is not None:
+            self._cancelled.append(state)
 
-        Closing the iterator cancels what is left. So does another run: the session's slots are then that one's, and
-        the iterator raises LifecycleError.
+    def step(self) -> dict[int, Outcome]:
+        """Run one step; where another thread is in the middle of one, after it.
+
+        Returns:
+            By request id, the new token, or the error that ended the request.
 
         Raises:
-            CapacityError, OptionError: see :meth:`check`; before anything runs.
+            LifecycleError: the engine is closed.
         """
+        caller: Outbox = Outbox()
+        try:
+            while not self._turns.take(caller):
+                caller.get()
+            return self._step()
+        finally:
+            self._turns.end(caller)
+
+    def run(self, requests: Iterable[Request]) -> Generator[NewToken, None, None]:
+        """Tokens of these requests as they come; each request's are in order.
+
+        The requests start when the first token is asked for. Closing or dropping the iterator cancels what is left.
+
+        Raises:
+            CapacityError, OptionError: see :func:`check_request`; before anything runs.
+            LifecycleError: the engine is closed.
+        """
+        self._check_open()
         requests = list(requests)
         for index, request in enumerate(requests):
-            self.check(request, index)
+            check_request(request, self.session.info, index)
         return self._run(requests)
 
-    def _run(self, requests: list[Request]) -> Iterator[NewToken]:
-        self.times = StepTimes()
-        scheduler = self._scheduler = Scheduler(self.session.info)
-        samplers = [Sampler(request.sampling) for request in requests]
-        for index, request in enumerate(requests):
-            scheduler.add(Sequence(index, list(request.prompt_ids), inputs=request.inputs))
-        while not scheduler.is_done:
-            if self._scheduler is not scheduler:
+    def close(self) -> None:
+        """Close the session. Once closed, this does nothing.
+
+        Raises:
+            LifecycleError: requests are running.
+        """
+        with self._lock:
+            if self._is_closed:
+                return
+            self._drop_cancelled()
+            if self._states or self._turns.is_taken:
                 raise LifecycleError(
-                    "This run is over: another one was started on the same package before it was done, and took its "
-                    "slots. Finish one before the next, or give all prompts to one generate()."
+                    f"{len(self._states)} request(s) are running on this package: let them finish, or close their "
+                    "iterators, before it is closed or opened on other devices."
                 )
-            step = scheduler.schedule()
-            for sequence, token in self._step(scheduler, step, samplers, requests):
-                request = requests[sequence.index]
-                reason = self._finish_reason(request, sequence, token)
-                if reason is not None:
-                    scheduler.release(sequence)
-                yield NewToken(sequence.index, token, reason)
+            self._is_closed = True
+            self.session.close()
 
-    def _step(
-        self,
-        scheduler: Scheduler,
-        step: list[tuple[Sequence, Chunk]],
-        samplers: list[Sampler],
-        requests: list[Request],
-    ) -> list[tuple[Sequence, int]]:
+    def _run(self, requests: list[Request]) -> Generator[NewToken, None, None]:
+        outbox: Outbox = Outbox()
+        states = [self._state(next(self._ids), request, index, outbox) for index, request in enumerate(requests)]
+        num_open = len(states)
+        try:
+            self._enqueue(states)
+            while num_open:
+                token = self._receive(outbox)
+                num_open -= token.finish_reason is not None
+                yield token
+        finally:
+            if num_open:
+                self._cancelled.extend(states)
+            self._turns.end(outbox)
+
+    def _receive(self, outbox: Outbox) -> NewToken:
+        """A caller's next token. This thread steps unless another one does.
+
+        Raises:
+            Exception: what ended one of the caller's requests.
+        """
+        while True:
+            if outbox.empty() and self._turns.take(outbox):
+                try:
+                    self._step()
+                finally:
+                    self._turns.end(outbox)
+                continue
+            outcome = outbox.get()
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome is not None:
+                return outcome
+
+    def _state(self, request_id: int, request: Request, index: int, outbox: Outbox | None) -> RequestState:
+        return RequestState(request_id, request, index=index, outbox=outbox, ctx_len=self.session.info.ctx_len)
+
+    def _enqueue(self, states: list[RequestState]) -> None:
+        with self._lock:
+            self._check_open()
+            for state in states:
+                self._states[state.request_id] = state
+                self._scheduler.add(state.sequence)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise LifecycleError("This package was closed: open it again with from_package() to run requests.")
+
+    def _drop_cancelled(self) -> None:
+        while self._cancelled:
+            state = self._cancelled[0]
+            if state.request_id in self._states:
+                self._scheduler.remove(state.sequence)
+                del self._states[state.request_id]
+            self._cancelled.popleft()
+
+    def _step(self) -> dict[int, Outcome]:
+        """One step of the caller that has the turn.
+
+        Raises:
+            BaseException: of an interrupt, or where no request is concerned; other errors are outcomes.
+        """
+        step: Step = []
+        try:
+            with self._lock:
+                self._check_open()
+                self._drop_cancelled()
+                step = self._scheduler.schedule()
+            return self._run_step(step) if step else {}
+        except BaseException as error:
+            outcomes = self._fail(step, error)
+            if not outcomes or not isinstance(error, Exception):
+                raise
+            return outcomes
+
+    def _run_step(self, step: Step) -> dict[int, Outcome]:
         began = time.perf_counter()
-        is_prefill = any(chunk.start < sequence.prompt_len for sequence, chunk in step)
+        states = [self._states[sequence.request_id] for sequence, _ in step]
         logits = self.session.step([chunk for _, chunk in step])
-        for sequence, chunk in step:
-            scheduler.advance(sequence, chunk)
-        predicted = [sequence for sequence, chunk in step if chunk.num_logits]
-        forced = [requests[s.index].forced_ids.get(len(s.tokens) - s.prompt_len) for s in predicted]
-        chosen = _choose(logits, predicted, samplers)
-        tokens = [own if token is None else token for own, token in zip(chosen, forced, strict=True)]
-        for sequence, token in zip(predicted, tokens, strict=True):
-            sequence.tokens.append(token)
-        self._note_time(time.perf_counter() - began, is_prefill, len(tokens))
-        return list(zip(predicted, tokens, strict=True))
+        predicted = [state for state, (_, chunk) in zip(states, step, strict=True) if chunk.num_logits]
+        tokens = choose(logits, predicted)
+        seconds = (time.perf_counter() - began) / len(step)
+        is_prefill = any(chunk.start < sequence.prompt_len for sequence, chunk in step)
+        with self._lock:
+            for state, (sequence, chunk) in zip(states, step, strict=True):
+                self._scheduler.advance(sequence, chunk)
+                state.times.note(seconds, is_prefill=is_prefill, num_tokens=chunk.num_logits)
+            return {s.request_id: self._accept(s, token) for s, token in zip(predicted, tokens, strict=True)}
 
-    def _note_time(self, seconds: float, is_prefill: bool, num_tokens: int) -> None:
-        if is_prefill:
-            self.times.prefill += seconds
-        else:
-            self.times.decode += seconds
-            self.times.num_decoded += num_tokens
+    def _accept(self, state: RequestState, token_id: int) -> NewToken:
+        token = state.accept(token_id)
+        state.send(token)
+        if token.finish_reason is not None:
+            self._scheduler.release(state.sequence)
+            del self._states[state.request_id]
+        return token
 
-    def _finish_reason(self, request: Request, sequence: Sequence, token: int) -> FinishReason | None:
-        if token in request.eos_token_ids:
-            return "stop"
-        num_new = len(sequence.tokens) - sequence.prompt_len
-        is_full = len(sequence.tokens) >= self.session.info.ctx_len
-        return "length" if num_new >= request.max_new_tokens or is_full else None
+    def _fail(self, step: Step, error: BaseException) -> dict[int, Outcome]:
+        """End the requests of a step that failed. The next step finds everything else as it was."""
+        outcome = error if isinstance(error, Exception) else _interrupted(error)
+        with self._lock:
+            states = [self._states[s.request_id] for s, _ in step if s.request_id in self._states]
+            for state in states:
+                state.send(outcome)
+                self._scheduler.remove(state.sequence)
+                del self._states[state.request_id]
+            self._scheduler.repair()
+        return {state.request_id: outcome for state in states}
 
 
-def _choose(logits: np.ndarray, sequences: list[Sequence], samplers: list[Sampler]) -> list[int]:
-    if not sequences:
-        return []
-    own = [samplers[sequence.index] for sequence in sequences]
-    if all(sampler.is_plain_greedy for sampler in own):
-        return [int(token) for token in logits.argmax(axis=-1)]
-    return [sampler.choose(row, sequence.tokens) for sampler, row, sequence in zip(own, logits, sequences, strict=True)]
+def _interrupted(error: BaseException) -> LifecycleError:
+    """What callers get whose step another thread ran when the interrupt came."""
+    interrupted = LifecycleError(
+        f"The step was interrupted ({type(error).__name__}) in the thread that ran it for all callers: send the "
+        "request again."
+    )
+    interrupted.__cause__ = error
+    return interrupted

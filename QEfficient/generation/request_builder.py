@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from QEfficient.errors import OptionError
-from QEfficient.generation.engine import Request
+from QEfficient.generation.request import Request
 from QEfficient.options import SamplingOptions
 
 _ARGUMENTS = ("prompts", "tokenizer", "generation_len", "stream")

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from collections.abc import Sequence as Row
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from QEfficient.generation.blocks import BlockPool
 from QEfficient.generation.sessions.session import Chunk, SessionInfo
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A request on its way."""
+    """The tokens of a request on its way."""
 
-    index: int
-    """The request's place in the caller's order."""
+    request_id: int
     tokens: list[int]
     """Prompt and answer so far."""
+    max_len: int
+    """Most tokens that it comes to, prompt and answer: what blocks are reserved for."""
     num_cached: int = 0
     """Tokens that the session's state already holds."""
     slot: int = -1
+    block_ids: Row[int] = ()
+    """Its KV blocks, where the session pages."""
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Inputs beside the tokens, which go with the first chunk."""
     prompt_len: int = field(init=False)
@@ -35,18 +40,28 @@ class Sequence:
         return len(self.tokens) - self.num_cached
 
 
-class Scheduler:
-    """Sequences wait for a slot, keep it until they are done, and share every step.
+Step = list[tuple[Sequence, Chunk]]
 
-    A ragged session takes one token of each running answer first and fills the step with prompt tokens. Otherwise
-    prompts are brought up first, together, and answers then advance side by side.
+
+class Scheduler:
+    """Sequences wait for a slot and for blocks, keep them until they are done, and share every step.
+
+    They are admitted in the order in which they came: a large one is not overtaken. A sequence gets the blocks of its
+    longest answer at once, so that it never runs out of them later.
+
+    A ragged session takes one token of each running answer first and fills the step with prompt tokens, for which a
+    part of it is always left. Otherwise steps of prompts and steps of answers alternate, as long as there are both.
     """
 
     def __init__(self, info: SessionInfo):
         self.info = info
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self._free = list(range(info.num_slots))[::-1]
+        self.blocks = BlockPool(info.num_blocks, info.block_len) if info.num_blocks and info.block_len else None
+        self._free_slots: list[int] = []
+        self._min_prompt_budget = -(-info.chunk_len // 4)
+        self._took_prompts = False
+        self.repair()
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -57,12 +72,12 @@ class Scheduler:
         """Whether no sequence is left."""
         return not self.waiting and not self.running
 
-    def schedule(self) -> list[tuple[Sequence, Chunk]]:
+    def schedule(self) -> Step:
         """The next step. At least one token goes into it unless everything is done."""
-        while self.waiting and self._free:
-            sequence = self.waiting.popleft()
-            sequence.slot = self._free.pop()
-            self.running.append(sequence)
+        while self.waiting and self._free_slots and self._reserve(self.waiting[0]):
+            # It is always in one of the two, so that an interrupt does not lose it.
+            self.running.append(self.waiting[0])
+            self.waiting.popleft()
         return self._ragged() if self.info.is_ragged else self._uniform()
 
     def advance(self, sequence: Sequence, chunk: Chunk) -> None:
@@ -70,14 +85,41 @@ class Scheduler:
         sequence.num_cached += len(chunk.tokens)
 
     def release(self, sequence: Sequence) -> None:
-        """Give the slot of a finished sequence to whoever is next."""
+        """Give slot and blocks of a finished sequence to whoever is next."""
         self.running.remove(sequence)
-        self._free.append(sequence.slot)
+        self._free_slots.append(sequence.slot)
+        if self.blocks is not None:
+            self.blocks.free(sequence.block_ids)
 
-    def _ragged(self) -> list[tuple[Sequence, Chunk]]:
-        answers = [s for s in self.running if s.num_pending == 1]
-        step = [(s, self._chunk(s, 1)) for s in answers]
-        budget = self.info.chunk_len - len(step)
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence, whether it waits, runs, or is done."""
+        if sequence in self.running:
+            self.release(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    def repair(self) -> None:
+        """Work out anew what is free, from what runs: after an interrupt in the middle of a change."""
+        for sequence in self.running:
+            if sequence in self.waiting:
+                self.waiting.remove(sequence)
+        self._free_slots = sorted({*range(self.info.num_slots)} - {s.slot for s in self.running}, reverse=True)
+        if self.blocks is not None:
+            self.blocks.reset(block_id for sequence in self.running for block_id in sequence.block_ids)
+
+    def _reserve(self, sequence: Sequence) -> bool:
+        """Give a sequence a free slot and its blocks; False where too few are free."""
+        if self.blocks is not None:
+            count = self.blocks.count(sequence.max_len)
+            if count > self.blocks.num_free:
+                return False
+            sequence.block_ids = self.blocks.allocate(count)
+        sequence.slot = self._free_slots.pop()
+        return True
+
+    def _ragged(self) -> Step:
+        step = [(s, self._chunk(s, 1)) for s in self.running if s.num_pending == 1]
+        budget = max(self.info.chunk_len - len(step), self._min_prompt_budget)
         for sequence in self.running:
             if sequence.num_pending > 1 and budget > 0:
                 chunk = self._chunk(sequence, budget)
@@ -85,12 +127,16 @@ class Scheduler:
                 step.append((sequence, chunk))
         return step
 
-    def _uniform(self) -> list[tuple[Sequence, Chunk]]:
+    def _uniform(self) -> Step:
         prompts = [s for s in self.running if s.num_pending > 1]
-        return [(s, self._chunk(s, self.info.chunk_len)) for s in prompts or self.running]
+        answers = [s for s in self.running if s.num_pending == 1]
+        self._took_prompts = bool(prompts) and not (answers and self._took_prompts)
+        chosen = prompts if self._took_prompts else answers
+        return [(s, self._chunk(s, self.info.chunk_len)) for s in chosen]
 
     def _chunk(self, sequence: Sequence, most: int) -> Chunk:
         begin = sequence.num_cached
         tokens = sequence.tokens[begin : begin + most]
         is_last = begin + len(tokens) == len(sequence.tokens)
-        return Chunk(sequence.slot, tokens, begin, int(is_last), {} if begin else sequence.inputs)
+        inputs = {} if begin else sequence.inputs
+        return Chunk(sequence.slot, tokens, begin, int(is_last), inputs, sequence.block_ids)

@@ -1,15 +1,13 @@
-"""The public ``transform``, and the choice of an auto class for a checkpoint or a model."""
+"""The public ``transform``."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from QEfficient.base.modeling_qeff import QEFFBaseModel
-from QEfficient.errors import OptionError, UnsupportedModel
-from QEfficient.tasks import TASKS
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 
 def transform(model: PreTrainedModel | QEFFBaseModel, form_factor: str = "cloud") -> QEFFBaseModel:
@@ -23,38 +21,4 @@ def transform(model: PreTrainedModel | QEFFBaseModel, form_factor: str = "cloud"
         OptionError: another form factor.
         UnsupportedModel: no lowering can express the model.
     """
-    if form_factor != "cloud":
-        raise OptionError(f"form_factor must be 'cloud', got {form_factor!r}.")
-    if isinstance(model, QEFFBaseModel):
-        return model
-    wrapped = class_for_model(model)(model)
-    if wrapped.keeps_state:
-        wrapped.check_lowering()
-    return wrapped
-
-
-def class_for_config(config: PretrainedConfig) -> type[QEFFBaseModel]:
-    """The auto class of a checkpoint, by its config.
-
-    Raises:
-        UnsupportedModel: none takes it.
-    """
-    heads = config.architectures or []
-    for task in TASKS.values():
-        auto_class = task.load_auto_class()
-        if auto_class.takes(config, heads):
-            return auto_class
-    raise UnsupportedModel(f"No class here runs {', '.join(heads)} yet.")
-
-
-def class_for_model(model: PreTrainedModel) -> type[QEFFBaseModel]:
-    """The auto class of a model that is loaded.
-
-    Raises:
-        UnsupportedModel: none takes it.
-    """
-    for task in TASKS.values():
-        auto_class = task.load_auto_class()
-        if auto_class.takes_model(model):
-            return auto_class
-    raise UnsupportedModel(f"No class here runs {type(model).__name__} yet.")
+    return QEFFBaseModel.wrap(model, form_factor)

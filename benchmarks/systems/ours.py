@@ -7,8 +7,8 @@ from pathlib import Path
 
 from benchmarks.answers import CONTEXT_LEN, NUM_SEQUENCES, Answer
 from QEfficient import from_package
-from QEfficient.generation.engine import Request
-from QEfficient.generation.package import CompiledCausalLM
+from QEfficient.generation.request import Request
+from QEfficient.generation.tasks.causal_lm import CompiledCausalLM
 
 
 def prepare(checkpoint: Path, folder: Path, *, num_threads: int, weight_format: str | None) -> None:

@@ -62,9 +62,9 @@ def test_why(cli: Cli, checkpoint: Path, package: Path) -> None:
     assert other.code == 0
     lines = other.out.splitlines()
     assert lines[0].startswith("It would be compiled.")
-    assert [line.split()[0] for line in lines[2:]] == ["body.session.chunk_len", "body.session.ctx_len"]
+    assert [line.split()[0] for line in lines[2:]] == ["session.chunk_len", "session.ctx_len"]
     found = cli(*compiled, "--ctx-len", "96", "--json").json
-    assert found["nearest_differs_in"][1] == {"name": "body.session.ctx_len", "stored": 128, "asked": 96}
+    assert found["nearest_differs_in"][1] == {"name": "session.ctx_len", "stored": 128, "asked": 96}
 
 
 def test_why_compiles_nothing(cli: Cli, checkpoint: Path, own_home: Path) -> None:

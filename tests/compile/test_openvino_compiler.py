@@ -23,7 +23,7 @@ def layer_types(package: Path) -> Counter[str]:
     """How many nodes of each kind run in one step."""
     with from_package(package, compiler_options={"PERF_COUNT": True}) as compiled:
         session = compiled.engine.session
-        session.step([Chunk(0, [5, 6, 7], 0)])
+        session.step([Chunk(0, [5, 6, 7], 0, block_ids=[0])])
         return Counter(entry.node_type for entry in session._request.profiling_info)
 
 

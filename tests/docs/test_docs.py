@@ -26,6 +26,8 @@ import tiny_models
 from docs.blocks import DOCUMENTS, ROOT, Block, blocks, commands, name
 
 MAX_NOT_RUN = 3
+_TITLE = re.compile(r'title="(\w+\.py)"')
+"""Of a block that is a module, which later blocks import."""
 SHELLS = ("bash", "console")
 SHOWN = ("text", "json")
 """Languages of blocks that hold nothing to run."""
@@ -65,6 +67,7 @@ def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.Monk
         (tmp_path / card).parent.mkdir(exist_ok=True)
         (tmp_path / card).symlink_to(cards / card)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     logger = logging.getLogger("QEfficient")
     before = logger.level, logger.propagate, logger.handlers
@@ -77,7 +80,9 @@ def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.Monk
 def test_blocks_run(document: Path, workplace: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(document):
-        if block.language == "python" and block.is_run:
+        if block.language == "python" and (title := _TITLE.match(block.remark)) is not None:
+            (workplace / title[1]).write_text(block.text, encoding="utf-8")
+        elif block.language == "python" and block.is_run:
             _run_python(block, namespace)
         elif block.language in SHELLS and block.is_run:
             for command in commands(block):

@@ -1,81 +1,20 @@
-"""The engine over a session whose next token depends on all tokens of the slot, so that any mix-up shows."""
+"""The engine over a session whose next token depends on all tokens of the sequence, so that any mix-up shows."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fake_session import CTX_LEN, VOCAB, FakeSession, alone, answers, request
 
-from QEfficient.errors import CapacityError, LifecycleError, OptionError
-from QEfficient.generation.engine import Engine, NewToken, Request
-from QEfficient.generation.sampling import Sampler
-from QEfficient.generation.sessions.session import Chunk, SessionInfo
+from QEfficient.errors import CapacityError, OptionError
+from QEfficient.generation.engine import Engine
+from QEfficient.generation.request import NewToken, Request, RequestTimes
+from QEfficient.generation.sessions.session import Chunk
 from QEfficient.options import SamplingOptions
-
-VOCAB, CTX_LEN = 50, 64
-
-
-def logits_after(tokens: Sequence[int]) -> np.ndarray:
-    """A language model without weights: the logits are a function of the whole sequence."""
-    return np.random.default_rng([len(tokens), *tokens]).normal(0, 2, VOCAB).astype(np.float32)
-
-
-class FakeSession:
-    """Keeps the tokens of each slot as a real one keeps their state: what is beyond a chunk's start is overwritten."""
-
-    def __init__(self, num_slots: int = 2, chunk_len: int = 8, is_ragged: bool = True):
-        self.info = SessionInfo(
-            num_slots=num_slots, ctx_len=CTX_LEN, chunk_len=chunk_len, is_ragged=is_ragged, vocab_size=VOCAB
-        )
-        self.slots: list[list[int]] = [[] for _ in range(num_slots)]
-        self.steps: list[list[Chunk]] = []
-        self._logits = np.empty((num_slots, VOCAB), np.float32)
-
-    def step(self, chunks: Sequence[Chunk]) -> np.ndarray:
-        assert len({chunk.slot for chunk in chunks}) == len(chunks)
-        self.steps.append(list(chunks))
-        for chunk in chunks:
-            assert chunk.start <= len(self.slots[chunk.slot]), "a hole in the state"
-            self.slots[chunk.slot] = [*self.slots[chunk.slot][: chunk.start], *chunk.tokens]
-            assert len(self.slots[chunk.slot]) <= CTX_LEN
-        rows = [logits_after(self.slots[chunk.slot]) for chunk in chunks if chunk.num_logits]
-        self._logits[:] = np.nan  # what the step before gave is no longer valid
-        self._logits[: len(rows)] = np.reshape(rows, (-1, VOCAB))
-        return self._logits[: len(rows)]
-
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
-def request(
-    prompt: list[int], most: int = CTX_LEN, eos: Sequence[int] = (), options: SamplingOptions | None = None
-) -> Request:
-    return Request(
-        prompt_ids=prompt,
-        max_new_tokens=most,
-        eos_token_ids=frozenset(eos),
-        sampling=options or SamplingOptions(),
-    )
-
-
-def alone(asked: Request) -> list[int]:
-    """The answer, worked out without engine, scheduler or session."""
-    sampler, tokens = Sampler(asked.sampling), list(asked.prompt_ids)
-    while len(tokens) < min(CTX_LEN, len(asked.prompt_ids) + asked.max_new_tokens):
-        tokens.append(sampler.choose(logits_after(tokens), tokens))
-        if tokens[-1] in asked.eos_token_ids:
-            break
-    return tokens[len(asked.prompt_ids) :]
-
-
-def answers(tokens: Iterator[NewToken], count: int) -> list[list[int]]:
-    found: list[list[int]] = [[] for _ in range(count)]
-    for token in tokens:
-        found[token.index].append(token.token_id)
-    return found
 
 
 def random_request(r: random.Random) -> Request:
@@ -205,15 +144,15 @@ def test_closing_the_iterator_cancels_the_rest() -> None:
     assert answers(engine.run([request([9, 8, 7])]), 1) == [alone(request([9, 8, 7]))]
 
 
-def test_a_second_run_takes_over_and_the_first_one_says_so() -> None:
-    """They would write into each other's slots."""
-    engine = Engine(FakeSession())
+@pytest.mark.parametrize("num_slots", [1, 2])
+def test_a_second_run_beside_the_first_leaves_both_right(num_slots: int) -> None:
+    """With one slot the second waits until the first is done, whose tokens wait for its caller."""
+    engine = Engine(FakeSession(num_slots))
     first = engine.run([request([1, 2, 3])])
-    next(first)
+    begin = next(first).token_id
     second = engine.run([request([4, 5, 6])])
     assert next(second).token_id == alone(request([4, 5, 6]))[0]
-    with pytest.raises(LifecycleError, match="another"):
-        next(first)
+    assert [begin, *(token.token_id for token in first)] == alone(request([1, 2, 3]))
     assert [token.token_id for token in second] == alone(request([4, 5, 6]))[1:]
 
 
@@ -243,11 +182,24 @@ def test_times_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     clock: Callable[[], float] = lambda: now  # noqa: E731
     monkeypatch.setattr("QEfficient.generation.engine.time", SimpleNamespace(perf_counter=clock))
-    engine = Engine(Clocked(num_slots=2, chunk_len=8, is_ragged=False))
-    assert engine.times.prefill == engine.times.decode == engine.times.num_decoded == 0
-    list(engine.run([request([1] * 12, most=5), request([2] * 12, most=7)]))
-    assert engine.times.prefill == 20.0, "12 tokens in chunks of 8"
-    assert engine.times.decode == 6.0
-    assert engine.times.num_decoded == 4 + 6, "the first token of each comes of its prompt"
-    list(engine.run([request([1] * 12, most=1)]))
-    assert (engine.times.prefill, engine.times.decode, engine.times.num_decoded) == (20.0, 0.0, 0), "of one run only"
+    session = Clocked(num_slots=2, chunk_len=8, is_ragged=False)
+
+    def times(asked: list[Request]) -> RequestTimes:
+        return RequestTimes.sum(token.times for token in Engine(session).run(asked) if token.times is not None)
+
+    assert times([request([1] * 12, most=5), request([2] * 12, most=7)]) == RequestTimes(
+        prefill=20.0,  # 12 tokens in chunks of 8
+        decode=6.0,
+        num_decoded=4 + 6,  # the first token of each comes of its prompt
+    )
+    assert times([request([1] * 12, most=1)]) == RequestTimes(prefill=20.0, decode=0.0, num_decoded=0)
+
+
+def test_times_are_those_of_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that share a step share its time."""
+    seconds = iter(range(100))
+    monkeypatch.setattr("QEfficient.generation.engine.time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    tokens = Engine(FakeSession(num_slots=2)).run([request([1], most=3), request([2], most=5)])
+    times = {token.index: token.times for token in tokens if token.times is not None}
+    assert times[0] == RequestTimes(prefill=0.5, decode=0.5 + 0.5, num_decoded=2)
+    assert times[1] == RequestTimes(prefill=0.5, decode=0.5 + 0.5 + 1 + 1, num_decoded=4)

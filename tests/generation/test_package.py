@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from QEfficient import QEFFAutoModelForCausalLM
 from QEfficient.errors import ArtifactError, CapacityError, LifecycleError, OptionError
-from QEfficient.generation.package import CompiledCausalLM
+from QEfficient.generation.tasks.causal_lm import CompiledCausalLM
 
 pytestmark = pytest.mark.xdist_group("package")
 
@@ -245,10 +246,10 @@ class FixedEngine:
     """An engine that gives fixed answers, token by token over all requests in turn."""
 
     def __init__(self, real: Any, rows: list[list[int]]):
-        self.session, self.times, self.rows = real.session, real.times, rows
+        self.session, self.rows = real.session, rows
 
     def run(self, requests: list[Any]) -> Iterator[Any]:
-        from QEfficient.generation.engine import NewToken
+        from QEfficient.generation.request import NewToken
 
         for place in range(max(map(len, self.rows))):
             for index, row in enumerate(self.rows):
@@ -497,7 +498,7 @@ def test_package_without_a_tokenizer(hf: Any, tokenizer: Any, ids: list[list[int
 def test_tokenizer_is_read_once(compiled: CompiledCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large vocabulary takes a second to read."""
     compiled.generate("a", generation_len=1)
-    monkeypatch.setattr("QEfficient.generation.package.PackageTokenizer", None)
+    monkeypatch.setattr("QEfficient.generation.compiled_model.PackageTokenizer", None)
     compiled.generate("a", generation_len=1)
 
 
@@ -519,10 +520,10 @@ def test_upstreams_arguments_about_cards(
         model.generate(TEXTS, runtime_ai100=False)
 
 
-def test_package_of_a_target_that_is_not_known(compiled: CompiledCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(compiled.body, "target", "abacus")
+def test_package_of_a_target_that_is_not_known(compiled: CompiledCausalLM) -> None:
+    body = replace(compiled.body, target="abacus")
     with pytest.raises(ArtifactError, match=r"'abacus'.*cpu"):
-        _ = compiled.target_sessions
+        CompiledCausalLM(compiled.artifact, body)
 
 
 def test_checkpoints_length_holds_where_none_is_given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,14 @@ import openvino as ov
 
 from QEfficient.compile.openvino_paged import BLOCK_LEN
 from QEfficient.contract import GraphRecord
-from QEfficient.errors import LifecycleError
+from QEfficient.errors import CapacityError, LifecycleError
 from QEfficient.generation.programs.openvino import compile_for_cpu
 from QEfficient.generation.programs.program import Opening
 from QEfficient.generation.sessions.session import Chunk, SessionInfo
 
 
 class PagedSession:
-    """See :class:`QEfficient.generation.sessions.session.Session`. Each slot owns a fixed run of blocks."""
+    """See :class:`QEfficient.generation.sessions.session.Session`. Each chunk names its blocks."""
 
     def __init__(self, package: Path, record: GraphRecord, opening: Opening, info: SessionInfo):
         """
@@ -30,15 +31,14 @@ class PagedSession:
         Raises:
             CompileError: OpenVINO cannot load the graph.
         """
-        self.info = info
+        num_blocks = info.num_slots * -(-info.ctx_len // BLOCK_LEN)
+        self.info = replace(info, block_len=BLOCK_LEN, num_blocks=num_blocks)
         compiled = compile_for_cpu(package, record, opening)
         self._name = str(package)
         self._request: ov.InferRequest | None = compiled.create_infer_request()
-        self._blocks_per_slot = -(-info.ctx_len // BLOCK_LEN)
-        self._caches = self._allocate(compiled)
+        self._caches = self._allocate(compiled, num_blocks)
 
-    def _allocate(self, compiled: ov.CompiledModel) -> list[ov.Tensor]:
-        num_blocks = self._blocks_per_slot * self.info.num_slots
+    def _allocate(self, compiled: ov.CompiledModel, num_blocks: int) -> list[ov.Tensor]:
         caches = []
         for port in compiled.inputs:
             if port.get_any_name().startswith(("key_cache.", "value_cache.")):
@@ -60,35 +60,41 @@ class PagedSession:
         logits: np.ndarray = request.get_tensor("logits").data[0]
         return logits
 
-    def output(self, name: str, chunk: Chunk) -> np.ndarray:
-        """An extra output ``[tokens, ...]`` of a chunk that runs alone."""
+    def outputs(self, names: Sequence[str], chunk: Chunk) -> list[np.ndarray]:
+        """Inner values ``[tokens, ...]`` of a chunk that runs alone."""
         request = self._running()
         request.infer(self._inputs([chunk]), share_inputs=True)
-        return np.array(request.get_tensor(name).data)
+        return [np.array(request.get_tensor(name).data) for name in names]
 
     def _inputs(self, chunks: Sequence[Chunk]) -> dict[str, np.ndarray]:
         lengths = np.array([len(chunk.tokens) for chunk in chunks], np.int32)
         past = np.array([chunk.start for chunk in chunks], np.int32)
         ends = np.cumsum(lengths, dtype=np.int32)
         num_blocks = -(-(past + lengths) // BLOCK_LEN)
-        wanted = [end - 1 for end, chunk in zip(ends, chunks, strict=True) if chunk.num_logits]
+        wanted = [row for end, chunk in zip(ends, chunks, strict=True) for row in range(end - chunk.num_logits, end)]
         return {
             "input_ids": np.concatenate([np.asarray(chunk.tokens, np.int64) for chunk in chunks])[None],
             "position_ids": np.concatenate([np.arange(c.start, c.start + len(c.tokens)) for c in chunks])[None],
             "logits_indices": np.array(wanted, np.int64),
             "past_lens": past,
             "subsequence_begins": np.concatenate([[0], ends]).astype(np.int32),
-            "block_indices": self._block_indices(chunks, num_blocks),
+            "block_indices": _block_indices(chunks, num_blocks),
             "block_indices_begins": np.concatenate([[0], np.cumsum(num_blocks)]).astype(np.int32),
             "max_context_len": np.array((past + lengths).max(), np.int32),
         }
-
-    def _block_indices(self, chunks: Sequence[Chunk], num_blocks: np.ndarray) -> np.ndarray:
-        first = [chunk.slot * self._blocks_per_slot for chunk in chunks]
-        runs = [np.arange(begin, begin + count) for begin, count in zip(first, num_blocks, strict=True)]
-        return np.concatenate(runs).astype(np.int32)
 
     def close(self) -> None:
         """Give the memory back. Closing again does nothing."""
         self._request = None
         self._caches.clear()
+
+
+def _block_indices(chunks: Sequence[Chunk], num_blocks: np.ndarray) -> np.ndarray:
+    for chunk, count in zip(chunks, num_blocks, strict=True):
+        if len(chunk.block_ids) < count:  # the plugin would write outside of its memory
+            raise CapacityError(
+                f"Tokens {chunk.start} to {chunk.start + len(chunk.tokens) - 1} of a sequence need {count} KV blocks "
+                f"of {BLOCK_LEN}, it has {len(chunk.block_ids)}: shorten the prompt, or compile with a greater ctx_len."
+            )
+    rows = [np.asarray(chunk.block_ids[:count], np.int32) for chunk, count in zip(chunks, num_blocks, strict=True)]
+    return np.concatenate(rows)

@@ -101,11 +101,12 @@ class RetainedSession:
         logits = np.concatenate([np.empty((0, self.info.vocab_size), np.float32), *results])
         return logits[np.argsort(owners, kind="stable")]
 
-    def output(self, name: str, chunk: Chunk) -> np.ndarray:
-        """An extra output ``[tokens, ...]`` of a chunk that runs alone, for programs that give inner values."""
+    def outputs(self, names: Sequence[str], chunk: Chunk) -> list[np.ndarray]:
+        """Inner values ``[tokens, ...]`` of a chunk that runs alone, for programs that were opened with them."""
         self._check_chunks([chunk])
         ((bucket, pieces),) = self._plan([chunk])
-        return np.array(self._program.run(self._inputs(bucket, pieces, {chunk.slot}), [name])[name])
+        values = self._program.run(self._inputs(bucket, pieces, {chunk.slot}), names)
+        return [np.array(values[name]) for name in names]
 
     def _plan(self, chunks: Sequence[Chunk]) -> list[tuple[Bucket, list[Piece]]]:
         if self._buckets is not None:

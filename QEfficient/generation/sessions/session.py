@@ -22,6 +22,10 @@ class SessionInfo:
     is_ragged: bool
     """Whether one step mixes sequences with different numbers of new tokens at no cost."""
     vocab_size: int
+    block_len: int | None = None
+    """Tokens of a KV block, where the session pages; None: a slot is room for ``ctx_len`` tokens."""
+    num_blocks: int | None = None
+    """KV blocks of all sequences together, where the session pages."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic
 
@@ -13,8 +14,9 @@ import numpy as np
 from QEfficient.contract import PackageBody
 from QEfficient.errors import CapacityError, CorruptArtifact, LifecycleError, OptionError
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
-from QEfficient.generation.engine import Engine, Request
+from QEfficient.generation.engine import Engine
 from QEfficient.generation.prompts import encode_prompts
+from QEfficient.generation.request import Request, RequestTimes, check_request
 from QEfficient.generation.request_builder import RequestBuilder, for_each, options_of_each
 from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
 from QEfficient.generation.sessions.retained import RetainedSession
@@ -95,7 +97,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         raise NotImplementedError
 
     def close(self) -> None:
-        self.engine.session.close()
+        self.engine.close()
 
     def generate(
         self,
@@ -123,17 +125,21 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         requests, decoder = self._requests(prompts, tokenizer, generation_len, sampling)
         answers: list[list[int]] = [[] for _ in requests]
         printer = _printer(decoder, len(requests), stream) if stream else None
+        times = []
         began = time.perf_counter()
-        for token in self.engine.run(requests):
-            answers[token.index].append(token.token_id)
-            if printer is not None:
-                printer.add(token.index, token.token_id, is_last=token.finish_reason is not None)
+        with closing(self.engine.run(requests)) as tokens:
+            for token in tokens:
+                answers[token.index].append(token.token_id)
+                if token.times is not None:
+                    times.append(token.times)
+                if printer is not None:
+                    printer.add(token.index, token.token_id, is_last=token.finish_reason is not None)
         seconds = time.perf_counter() - began
         return CloudAI100ExecInfo(
             batch_size=min(len(requests), self.engine.session.info.num_slots),
             generated_texts=[decoder.decode(ids) for ids in answers] if decoder is not None else [],
             generated_ids=[np.array(ids, np.int64) for ids in answers],
-            perf_metrics=self._metrics(sum(map(len, answers)), seconds),
+            perf_metrics=_metrics(RequestTimes.sum(times), sum(map(len, answers)), seconds),
         )
 
     def encode(self, prompts: Any, tokenizer: Any | None = None) -> list[list[int]]:
@@ -171,15 +177,6 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
 
     def _request(self, index: int, prompt_ids: list[int], generation_len: Any, sampling: Mapping[str, Any]) -> Request:
         return self._builder.build(prompt_ids, generation_len, sampling)
-
-    def _metrics(self, num_tokens: int, seconds: float) -> PerfMetrics:
-        times = self.engine.times
-        return PerfMetrics(
-            prefill_time=times.prefill,
-            decode_perf=times.num_decoded / times.decode if times.decode else 0.0,
-            total_perf=num_tokens / seconds if seconds else 0.0,
-            total_time=seconds,
-        )
 
 
 class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
@@ -226,15 +223,23 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
         names = self.body.graph.layers
         if self.target.has_static_shapes or not names:
             return []
-        self.engine.check(Request(prompt_ids=ids, max_new_tokens=1))
+        check_request(Request(prompt_ids=ids, max_new_tokens=1), self.engine.session.info, 0)
         session = self._open_session(names)
         try:
-            chunk = Chunk(0, ids, 0)
-            session.step([chunk])
-            outputs = [session.output(name, chunk) for name in names]
+            chunk = Chunk(0, ids, 0, block_ids=range(session.info.num_blocks or 0))
+            outputs = session.outputs(names, chunk)
         finally:
             session.close()
         return [states.reshape(-1, states.shape[-1])[: len(ids)] for states in outputs]
+
+
+def _metrics(times: RequestTimes, num_tokens: int, seconds: float) -> PerfMetrics:
+    return PerfMetrics(
+        prefill_time=times.prefill,
+        decode_perf=times.num_decoded / times.decode if times.decode else 0.0,
+        total_perf=num_tokens / seconds if seconds else 0.0,
+        total_time=seconds,
+    )
 
 
 def _printer(decoder: Any | None, num_answers: int, stream: bool | Callable[[str], None]) -> AnswerPrinter:

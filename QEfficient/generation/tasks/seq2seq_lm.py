@@ -10,7 +10,7 @@ import numpy as np
 
 from QEfficient.contract import MODEL_GRAPH
 from QEfficient.errors import CapacityError
-from QEfficient.generation.engine import Request
+from QEfficient.generation.request import Request
 from QEfficient.generation.sessions.seq2seq import TEXT, Seq2SeqSession
 from QEfficient.generation.sessions.session import SessionInfo
 from QEfficient.generation.tasks.causal_lm import CompiledDecoder, DecoderRecord

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from QEfficient.base.modeling_qeff import PathLike, QEFFBaseModel
-from QEfficient.transformers.transform import class_for_config
+from QEfficient.tasks import auto_class_for_config
 
 
 class QEFFCommonLoader:
@@ -32,7 +32,7 @@ class QEFFCommonLoader:
         trust = kwargs.get("trust_remote_code", False)
         checkpoint.check_safe(folder, trust)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
-        chosen = class_for_config(config)
+        chosen = auto_class_for_config(config)
         if full_batch_size is not None and "continuous_batching" in chosen.load_arguments:
             kwargs.setdefault("continuous_batching", True)
         return chosen.from_pretrained(name, **kwargs)

@@ -16,9 +16,10 @@ from generation.tiny_programs import CTX, VOCAB, answer, compiled, decoder, enco
 from QEfficient.contract import GraphRecord, OpenOptions
 from QEfficient.errors import CapacityError, CorruptArtifact, LifecycleError, OptionError, TargetUnavailable
 from QEfficient.generation.cloud_infer import QAICInferenceSession
-from QEfficient.generation.engine import Engine, Request
+from QEfficient.generation.engine import Engine
 from QEfficient.generation.programs.program import Opening, Program
 from QEfficient.generation.programs.qaic import CloudAI100Program, open_program
+from QEfficient.generation.request import Request
 from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
 from QEfficient.generation.sessions.retained import RetainedSession
 from QEfficient.generation.sessions.session import Chunk, SessionInfo

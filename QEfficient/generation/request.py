@@ -1,0 +1,177 @@
+"""A request, its new tokens, and what the engine keeps for it while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Literal
+
+import numpy as np
+
+from QEfficient.errors import CapacityError, OptionError
+from QEfficient.generation.sampling import Sampler
+from QEfficient.generation.scheduler import Sequence
+from QEfficient.generation.sessions.session import SessionInfo
+from QEfficient.options import SamplingOptions
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One prompt and how to answer it."""
+
+    prompt_ids: list[int]
+    """What the answer continues; of a model with an encoder, what answers start with."""
+    max_new_tokens: int
+    eos_token_ids: frozenset[int] = frozenset()
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Inputs beside the tokens, by name: ``encoder_input_ids`` ``[T]`` where the model has an encoder."""
+    forced_ids: Mapping[int, int] = field(default_factory=dict)
+    """Tokens that the answer has at these places, 0 the first, whatever the model predicts."""
+
+    def max_len(self, ctx_len: int) -> int:
+        """Most tokens that prompt and answer come to."""
+        return min(ctx_len, len(self.prompt_ids) + max(1, self.max_new_tokens))
+
+
+@dataclass(slots=True)
+class RequestTimes:
+    """Where the time went, in seconds, and how many tokens came of it.
+
+    A step's time is shared equally by the requests in it, so that those of several requests add up.
+    """
+
+    prefill: float = 0.0
+    """In steps that took prompt tokens."""
+    decode: float = 0.0
+    """In the other steps."""
+    num_decoded: int = 0
+    """New tokens of the other steps."""
+
+    def note(self, seconds: float, *, is_prefill: bool, num_tokens: int) -> None:
+        """Count a request's share of a step, and the new tokens that it brought."""
+        if is_prefill:
+            self.prefill += seconds
+        else:
+            self.decode += seconds
+            self.num_decoded += num_tokens
+
+    @classmethod
+    def sum(cls, times: Iterable[RequestTimes]) -> RequestTimes:
+        """The times of several requests together."""
+        total = cls()
+        for one in times:
+            total.prefill += one.prefill
+            total.decode += one.decode
+            total.num_decoded += one.num_decoded
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """One token of an answer, as it comes."""
+
+    index: int
+    """Which request it belongs to: its place among those of a run, else the id that ``add`` returned."""
+    token_id: int
+    finish_reason: FinishReason | None = None
+    """Set on the answer's last token: "stop" at an end token, "length" when the room is used up."""
+    times: RequestTimes | None = None
+    """Set on the answer's last token."""
+
+
+Outcome = NewToken | Exception
+"""What a step brings a request: a token, or the error that ended the request."""
+Outbox = SimpleQueue[Outcome | None]
+"""Where a caller gets the outcomes of its requests; None wakes it up."""
+
+
+class RequestState:
+    """A request on its way through the engine."""
+
+    def __init__(self, request_id: int, request: Request, *, index: int, outbox: Outbox | None, ctx_len: int):
+        """
+        Args:
+            request_id: the engine's name for it.
+            request: what is asked.
+            index: the caller's name for it, which its tokens bear.
+            outbox: where its outcomes go.
+            ctx_len: tokens at which the room is used up.
+        """
+        self.request_id = request_id
+        self.request = request
+        self.index = index
+        self.outbox = outbox
+        self.times = RequestTimes()
+        self.sampler = Sampler(request.sampling)
+        self.sequence = Sequence(request_id, list(request.prompt_ids), request.max_len(ctx_len), inputs=request.inputs)
+
+    @property
+    def forced_id(self) -> int | None:
+        """The next token, where it does not depend on the model."""
+        return self.request.forced_ids.get(len(self.sequence.tokens) - self.sequence.prompt_len)
+
+    def accept(self, token_id: int) -> NewToken:
+        """Append a token to the answer."""
+        sequence = self.sequence
+        sequence.tokens.append(token_id)
+        reason: FinishReason | None = None
+        if token_id in self.request.eos_token_ids:
+            reason = "stop"
+        elif len(sequence.tokens) >= sequence.max_len:
+            reason = "length"
+        return NewToken(self.index, token_id, reason, self.times if reason else None)
+
+    def send(self, outcome: Outcome) -> None:
+        """Tell the caller."""
+        if self.outbox is not None:
+            self.outbox.put(outcome)
+
+
+def check_request(request: Request, info: SessionInfo, index: int) -> None:
+    """
+    Args:
+        request: what would be run.
+        info: what the session can take.
+        index: the request's place among the caller's, for the message.
+
+    Raises:
+        CapacityError: the prompt is empty, does not leave room for one new token, or needs more blocks than there are.
+        OptionError: a token of the prompt is none that the model knows.
+    """
+    length = len(request.prompt_ids)
+    if not length:
+        raise CapacityError(f"Prompt {index} is empty: it has no token to predict from.")
+    if length >= info.ctx_len:
+        raise CapacityError(
+            f"Prompt {index} has {length} tokens and the model was compiled for ctx_len={info.ctx_len}, prompt and "
+            f"answer together. Compile with ctx_len of at least {length + max(1, request.max_new_tokens)}, or "
+            "shorten the prompt."
+        )
+    unknown = [token for token in request.prompt_ids if not 0 <= token < info.vocab_size]
+    if unknown:
+        raise OptionError(
+            f"Prompt {index} has the token id {unknown[0]}, and the model's go from 0 to {info.vocab_size - 1}. "
+            "Was it encoded with another model's tokenizer?"
+        )
+    if info.num_blocks and info.block_len:
+        capacity, total = info.num_blocks * info.block_len, request.max_len(info.ctx_len)
+        if total > capacity:
+            raise CapacityError(
+                f"Prompt {index} and its answer come to {total} tokens, and the session's {info.num_blocks} KV blocks "
+                f"hold {capacity}. Ask for at most {capacity - length} new tokens, or open the model with more blocks."
+            )
+
+
+def choose(logits: np.ndarray, states: list[RequestState]) -> list[int]:
+    """The next token of each request, given its row of the logits ``[n, vocab]``."""
+    if all(state.sampler.is_plain_greedy for state in states):
+        tokens: list[int] = logits.argmax(axis=-1).tolist()
+    else:
+        rows = zip(states, logits, strict=True)
+        tokens = [state.sampler.choose(row, state.sequence.tokens) for state, row in rows]
+    forced = [state.forced_id for state in states]
+    return [token if forced_id is None else forced_id for token, forced_id in zip(tokens, forced, strict=True)]
