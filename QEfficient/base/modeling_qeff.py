@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from QEfficient.base.compilation import Compilation, first_graph
@@ -50,6 +51,8 @@ logger = logging.getLogger(__name__)
 PathLike = str | os.PathLike[str]
 PlanT = TypeVar("PlanT", bound=Plan)
 OptionsT = TypeVar("OptionsT", bound=CompileOptions)
+_OPENING = RLock()
+"""One package is opened at a time: threads that make a model's first call share what it opens."""
 
 
 class _Transform:
@@ -84,6 +87,7 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         self.onnx_path: Path | None = None
         self.qpc_path: Path | None = None
         self._compiled: CompiledModel | None = None
+        self._settings: dict[str, Any] = {}
         self._source: WeightSource | None = None
 
     # What a task adds.
@@ -176,21 +180,27 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         return cls(model, tokenizer=tokenizer, **arguments)
 
     @classmethod
-    def from_package(cls, path: PathLike) -> Self:
+    def from_package(cls, path: PathLike, **settings: Any) -> Self:
         """Open what ``compile`` made, here or elsewhere, without the checkpoint it came from.
+
+        Args:
+            path: the package's folder.
+            settings: what to open it with instead of what it was compiled for, as of
+                :func:`QEfficient.generation.package.from_package`.
 
         Raises:
             ArtifactNotFound: no package there.
             ArtifactError: it holds another task.
+            OptionError: a setting is unknown, or was settled when the package was compiled.
         """
         from QEfficient.generation.package import from_package
 
-        compiled = from_package(path)
+        compiled = from_package(path, **settings)
         if compiled.task != cls.task:
             raise ArtifactError(f"{path} holds a '{compiled.task}' package, {cls.__name__} runs '{cls.task}'.")
         model = cls.__new__(cls)
         QEFFBaseModel.__init__(model, None)
-        model._compiled, model.qpc_path = compiled, compiled.path
+        model._compiled, model.qpc_path, model._settings = compiled, compiled.path, settings
         return model
 
     @property
@@ -281,7 +291,7 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
             return compilation.dry_run(compile_dir)
         artifact = self.store_or_folder(PACKAGE, compilation.ingredients, compilation.package, compile_dir)
         self.close()
-        self.qpc_path = artifact.path
+        self.qpc_path, self._settings = artifact.path, {}
         return artifact.path
 
     def package_ingredients(self, **options: Any) -> dict[str, Any]:
@@ -439,18 +449,19 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
 
     def _open(self, device_ids: Sequence[int] | None = None) -> Any:
         """The compiled package, opened once; anew where other devices are asked for."""
-        if self._compiled is not None and device_ids is not None and device_ids != self._compiled.device_ids:
-            self.close()
-        if self._compiled is None:
-            if self.qpc_path is None:
-                raise LifecycleError(
-                    "There is nothing to run yet: call compile() first, or open a package with from_package()."
-                )
-            from QEfficient.generation.package import from_package
+        with _OPENING:
+            if self._compiled is not None and device_ids is not None and device_ids != self._compiled.device_ids:
+                self.close()
+            if self._compiled is None:
+                if self.qpc_path is None:
+                    raise LifecycleError(
+                        "There is nothing to run yet: call compile() first, or open a package with from_package()."
+                    )
+                from QEfficient.generation.package import from_package
 
-            with stage("Opening", self.qpc_path.name[:12]):
-                self._compiled = from_package(self.qpc_path, device_ids)
-        return self._compiled
+                with stage("Opening", self.qpc_path.name[:12]):
+                    self._compiled = from_package(self.qpc_path, device_ids, **self._settings)
+            return self._compiled
 
     def _target(self) -> Target:
         """The target of the open package."""

@@ -180,8 +180,13 @@ class QaicProgram:
         """
         with self._refusals("run"):
             self._check(self._exec_obj.setData(buffers, self.runtime.BufferDimensionsVecRef(dims)), "run")
-            self._check(self._queue.enqueue(self._exec_obj), "run")
-            self._check(self._exec_obj.waitForCompletion(), "run")
+            try:
+                self._check(self._queue.enqueue(self._exec_obj), "run")
+                self._check(self._exec_obj.waitForCompletion(), "run")
+            except (KeyboardInterrupt, SystemExit):
+                # The card goes on, and would refuse the next run until it is done.
+                self._exec_obj.waitForCompletion()
+                raise
             status, results = self._exec_obj.getData()
             self._check(status, "run")
         return results

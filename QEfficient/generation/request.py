@@ -109,10 +109,11 @@ class RequestState:
         self.sampler = Sampler(request.sampling)
         self.sequence = Sequence(request_id, list(request.prompt_ids), request.max_len(ctx_len), inputs=request.inputs)
 
-    @property
-    def forced_id(self) -> int | None:
-        """The next token, where it does not depend on the model."""
-        return self.request.forced_ids.get(len(self.sequence.tokens) - self.sequence.prompt_len)
+    def forced(self, token_id: int) -> int:
+        """The next token, given the one that the model predicts."""
+        if not self.request.forced_ids:
+            return token_id
+        return self.request.forced_ids.get(len(self.sequence.tokens) - self.sequence.prompt_len, token_id)
 
     def accept(self, token_id: int) -> NewToken:
         """Append a token to the answer."""
@@ -173,5 +174,4 @@ def choose(logits: np.ndarray, states: list[RequestState]) -> list[int]:
     else:
         rows = zip(states, logits, strict=True)
         tokens = [state.sampler.choose(row, state.sequence.tokens) for state, row in rows]
-    forced = [state.forced_id for state in states]
-    return [token if forced_id is None else forced_id for token, forced_id in zip(tokens, forced, strict=True)]
+    return [state.forced(token) for state, token in zip(states, tokens, strict=True)]

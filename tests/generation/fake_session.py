@@ -55,14 +55,12 @@ class FakeSession:
         self._running = Lock()
 
     def step(self, chunks: Sequence[Chunk]) -> np.ndarray:
-        assert self._running.acquire(blocking=False), "two steps at once"
-        try:
+        assert not self._running.locked(), "two steps at once"
+        with self._running:
             assert not self.is_closed
             self.before(chunks)
             self.steps.append(list(chunks))
             return self._run(chunks)
-        finally:
-            self._running.release()
 
     def before(self, chunks: Sequence[Chunk]) -> None:
         """What a test does within a step."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -586,6 +587,26 @@ def test_a_run_that_takes_too_long(opened: Open, plain: Path, monkeypatch: pytes
     session.deactivate()
     session.activate()
     assert session.run(prompt_of_4(TOKENS[:4]))["logits"].shape == (1, 1, VOCAB)
+
+
+def test_an_interrupted_run_is_over_when_the_next_one_comes(
+    session: QAICInferenceSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Executable.run
+
+    def slowly(self: Executable, feeds: Any, outputs: Any) -> Any:
+        threading.Event().wait(0.3)
+        return run(self, feeds, outputs)
+
+    monkeypatch.setattr(Executable, "run", slowly)
+    for delay in (0.05, 0.1, 0.2):
+        timer = threading.Timer(delay, signal.pthread_kill, [threading.get_ident(), signal.SIGINT])
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            session.run(prompt_of_4(TOKENS[:4]))
+        timer.join()
+        logits = session.run(prompt_of_4(TOKENS[:4]))["logits"][0, 0]
+        np.testing.assert_allclose(logits, reference(TOKENS[:4]), atol=1e-5)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, True, 1.5])

@@ -13,7 +13,7 @@ from QEfficient.contract import MODEL_GRAPH, Json, Plan, Specialization
 from QEfficient.errors import CapacityError, ExportError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.causal_lm import DecoderRecord
-from QEfficient.generation.tasks.seq2seq_lm import Seq2SeqRecord
+from QEfficient.generation.tasks.seq2seq_lm import DECODER, ENCODER, Seq2SeqRecord
 from QEfficient.options import Seq2SeqLMCompileOptions
 from QEfficient.targets import Target
 from QEfficient.transformers.models.causal_lm import Stream
@@ -42,6 +42,8 @@ class Seq2SeqPlan(Plan):
     """Whether ``batch_index`` picks the rows of the state; else row i of a batch is row i of the state."""
     rope_len: int | None = None
     """The output length that rotary scalings settle for, where they depend on it."""
+    is_split: bool = False
+    """Whether encoder and decoder are graphs of their own."""
     text_len: int | None = None
     """Tokens of the encoder input to trace with, where the model's code looks at its length; then the maximum."""
 
@@ -104,6 +106,7 @@ class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptio
             # Where any shape runs, one graph serves any number of slots.
             has_batch_index=options.full_batch_size is not None or not target.has_static_shapes,
             rope_len=options.ctx_len if rope_depends_on_length(self.model) else None,
+            is_split=not target.has_static_shapes,
         )
 
     def _max_lens(self) -> dict[str, int]:
@@ -125,14 +128,20 @@ class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptio
         return self.resolve_by_export(plan, {"encoder_ctx_len": options.encoder_ctx_len}, next_plan)
 
     def _graphs(self, plan: Seq2SeqPlan) -> dict[str, TaskGraph]:
-        from QEfficient.transformers.tasks.seq2seq_lm import seq2seq_graph
+        from QEfficient.transformers.tasks import seq2seq_lm
 
-        graph = seq2seq_graph(
+        is_blank, text_len = plan.padding.is_blank, plan.text_len
+        if plan.is_split:
+            return {
+                ENCODER: seq2seq_lm.encoder_graph(self.model, is_blank, text_len),
+                DECODER: seq2seq_lm.decoder_graph(self.model, plan.rope_len, plan.has_batch_index),
+            }
+        graph = seq2seq_lm.seq2seq_graph(
             self.model,
             plan.rope_len,
             continuous_batching=plan.has_batch_index,
-            is_blank=plan.padding.is_blank,
-            text_len=plan.text_len,
+            is_blank=is_blank,
+            text_len=text_len,
         )
         return {MODEL_GRAPH: graph}
 
@@ -146,7 +155,8 @@ class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptio
         sizes[ENCODER_CTX_LEN] = options.encoder_ctx_len
         if plan.has_batch_index:
             sizes["full_batch_size"] = options.num_slots
-        return {MODEL_GRAPH: specializations(options.num_slots, sizes, continuous_batching=plan.has_batch_index)}
+        shapes = specializations(options.num_slots, sizes, continuous_batching=plan.has_batch_index)
+        return {ENCODER: shapes, DECODER: shapes} if plan.is_split else {MODEL_GRAPH: shapes}
 
     def _decoder_specs(self) -> list[StateSpec]:
         from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_specs

@@ -1,8 +1,9 @@
-"""The graph of a sequence-to-sequence model: encoder and decoder in one, over the state of the decoder.
+"""The graphs of a sequence-to-sequence model, over the state of the decoder.
 
-A step runs the encoder over the input sequences of the rows that start, stores the keys and values of the decoder's
-cross-attention, and runs the decoder over the step's tokens. In decode steps the encoder runs over one token whose
-output is dropped: one program serves both, as upstream's Whisper does.
+The encoder turns input sequences into hidden states; the decoder stores the keys and values of its cross-attention in
+the step that brings them, and runs over the step's tokens. Where any shape runs, the two are graphs of their own. A
+card has one program for both, as upstream's Whisper does: in decode steps its encoder runs over one token, whose
+output is dropped.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import MoEModelOutput
 
 from QEfficient.contract import RETAINED, Specialization
-from QEfficient.transformers.lowering.apply import lower
+from QEfficient.transformers.lowering.apply import LoweredModel, lower
 from QEfficient.transformers.lowering.cache_layers import RetainedEncoderDecoderCache, retained_cache
 from QEfficient.transformers.lowering.cache_spec import CTX_LEN, ENCODER_CTX_LEN, StateSpec
 from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_specs
@@ -48,31 +50,48 @@ def encoder_of(model: Any) -> Any:
     return encoder
 
 
-def _whole_output(model: nn.Module, arguments: dict[str, Any], attention_mask: torch.Tensor) -> Any:
-    return model(**arguments)
+class SequenceEncoder(nn.Module):
+    """``encoder_input_ids [B, T]``, padded on the right, and ``encoder_lens [B, 1]`` to hidden states ``[B, T, D]``.
+
+    Args:
+        model: a lowered model.
+        is_blank: see :class:`QEfficient.transformers.tasks.sequence_inputs.Padding`.
+    """
+
+    def __init__(self, model: nn.Module, is_blank: bool):
+        super().__init__()
+        self.model = model
+        self.is_blank = is_blank
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        encoder_input_ids, encoder_lens = inputs
+        num_tokens = encoder_input_ids.shape[1]
+        is_token = (torch.arange(num_tokens)[None] < encoder_lens).to(torch.int64)
+        with traceable_sizes(), functions_replaced(self.model, replaced_functions(self.model)):
+            encoder = SequenceModel(encoder_of(self.model), hidden_states, self.is_blank)
+            # An encoder that pads to whole blocks may return more states than it got tokens.
+            return encoder(encoder_input_ids, is_token)[:, :num_tokens]
 
 
-class RetainedSeq2SeqLM(nn.Module):
+class RetainedDecoder(nn.Module):
     """One step: logits of each row's newest token, and the new state.
 
     Args:
         model: a lowered model.
         self_specs: self-attention state of each layer.
         cross_specs: cross-attention state of each layer.
-        is_blank: see :class:`QEfficient.transformers.tasks.sequence_inputs.Padding`.
     """
 
-    def __init__(self, model: nn.Module, self_specs: list[StateSpec], cross_specs: list[StateSpec], is_blank: bool):
+    def __init__(self, model: nn.Module, self_specs: list[StateSpec], cross_specs: list[StateSpec]):
         super().__init__()
         self.model = model
         self.self_specs, self.cross_specs = self_specs, cross_specs
-        self.is_blank = is_blank
 
     def forward(
         self,
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
-        encoder_input_ids: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
         encoder_lens: torch.Tensor,
         state: Sequence[torch.Tensor],
         batch_index: torch.Tensor | None = None,
@@ -81,7 +100,7 @@ class RetainedSeq2SeqLM(nn.Module):
         Args:
             input_ids: ``[B, S]``, tokens of the decoder.
             position_ids: ``[B, S]``, padding −1 on the right. A row with position 0 stores its encoder's states.
-            encoder_input_ids: ``[B, T]``, input sequences, padded on the right.
+            encoder_hidden_states: ``[B, T, D]``; only those of rows with position 0 are looked at.
             encoder_lens: ``[B, 1]``, length of each row's input sequence, in every step.
             state: the tensors of all layers in order, in each layer self-attention before cross-attention.
             batch_index: ``[B, 1]``, the state row of each batch row (continuous batching).
@@ -90,25 +109,21 @@ class RetainedSeq2SeqLM(nn.Module):
             Logits ``[B, 1, vocab]`` and the new state.
         """
         with traceable_sizes(), functions_replaced(self.model, replaced_functions(self.model)):
-            return self._run(input_ids, RetainedStep(position_ids, batch_index), encoder_input_ids, encoder_lens, state)
+            step = RetainedStep(position_ids, batch_index)
+            return self._run(input_ids, step, encoder_hidden_states, encoder_lens, state)
 
     def _run(
         self,
         input_ids: torch.Tensor,
         step: RetainedStep,
-        encoder_input_ids: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
         encoder_lens: torch.Tensor,
         state: Sequence[torch.Tensor],
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         model: Any = self.model
-        places = torch.arange(encoder_input_ids.shape[1])[None]
-        is_token = places < encoder_lens
-        encoded = SequenceModel(encoder_of(model), _whole_output, self.is_blank)(
-            encoder_input_ids, is_token.to(torch.int64)
-        )
-        # An encoder that pads to whole blocks may return more states than it got tokens.
-        encoded.last_hidden_state = encoded.last_hidden_state[:, : places.shape[1]]
-        encoder_step = RetainedStep(torch.where(is_token & (step.first_position == 0), places, -1), step.batch_index)
+        places = torch.arange(encoder_hidden_states.shape[1])[None]
+        is_stored = (places < encoder_lens) & (step.first_position == 0)
+        encoder_step = RetainedStep(torch.where(is_stored, places, -1), step.batch_index)
         cache = self._cache(state, step, encoder_step)
         slots = torch.arange(cache.cross_attention_cache.layers[0].keys.shape[2])[None]
         # Only as a named parameter: in **kwargs some models pass it on to a forward that rejects it.
@@ -117,7 +132,7 @@ class RetainedSeq2SeqLM(nn.Module):
         has_head = isinstance(model.get_output_embeddings(), nn.Linear)
         with select_before_head(model, newest) if has_head else nullcontext(), running(step):
             output = model(
-                encoder_outputs=encoded,
+                encoder_outputs=MoEModelOutput(last_hidden_state=encoder_hidden_states),
                 attention_mask=(slots < encoder_lens).to(torch.int64),
                 decoder_input_ids=input_ids,
                 past_key_values=cache,
@@ -140,10 +155,31 @@ class RetainedSeq2SeqLM(nn.Module):
         return RetainedEncoderDecoderCache(self_cache, cross_cache)
 
 
+class RetainedSeq2SeqLM(nn.Module):
+    """Encoder and decoder as one: ``encoder_input_ids [B, T]`` take the place of the decoder's hidden states."""
+
+    def __init__(self, encoder: SequenceEncoder, decoder: RetainedDecoder):
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        encoder_input_ids: torch.Tensor,
+        encoder_lens: torch.Tensor,
+        state: Sequence[torch.Tensor],
+        batch_index: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Arguments and result as of :class:`RetainedDecoder`."""
+        hidden = self.encoder(encoder_input_ids, encoder_lens)
+        return self.decoder(input_ids, position_ids, hidden, encoder_lens, state, batch_index)
+
+
 class _Flat(nn.Module):
     """The graph with its state as a flat list of inputs and outputs."""
 
-    def __init__(self, inner: RetainedSeq2SeqLM, num_states: int):
+    def __init__(self, inner: nn.Module, num_states: int):
         super().__init__()
         self.inner = inner
         self.num_states = num_states
@@ -208,25 +244,71 @@ def seq2seq_graph(
     is_blank: bool = False,
     text_len: int | None = None,
 ) -> TaskGraph:
-    """The ``retained`` graph of a sequence-to-sequence model.
+    """The one graph of encoder and decoder.
 
     Axes: ``batch_size``, ``seq_len`` (decoder tokens of a step), ``encoder_seq_len``, ``ctx_len``,
     ``encoder_ctx_len``, ``sliding_window``, and ``full_batch_size`` for the state's rows under continuous batching.
     ``is_blank``: see :class:`QEfficient.transformers.tasks.sequence_inputs.Padding`. ``text_len``:
     traced encoder length, for models whose code depends on it.
     """
-    self_specs, cross_specs = encoder_decoder_specs(model)
+    lowered = _lowered(model, ctx_len)
+    decoder = RetainedDecoder(lowered.module, *encoder_decoder_specs(model))
+    inner = RetainedSeq2SeqLM(SequenceEncoder(lowered.module, is_blank), decoder)
+    graph = _decoder_graph(model, lowered, inner, _encoder_ids(text_len), continuous_batching)
+    return graph if text_len is None else replace(graph, axis_minimums={"encoder_seq_len": text_len})
+
+
+def encoder_graph(model: nn.Module, is_blank: bool = False, text_len: int | None = None) -> TaskGraph:
+    """The encoder's graph; axes ``batch_size`` and ``encoder_seq_len``. Arguments as of :func:`seq2seq_graph`."""
+    lowered = _lowered(model, None)
+    limit = max_lens(model).get(ENCODER_CTX_LEN)
+    axes = {**_ROWS, 1: "encoder_seq_len"}
+    return TaskGraph(
+        module=SequenceEncoder(lowered.module, is_blank).eval(),
+        lowered=lowered,
+        lowering="encoder",
+        num_layers=0,
+        inputs=[_encoder_ids(text_len), GraphInput("encoder_lens", torch.tensor([[11], [13], [5]]), _ROWS)],
+        output_names=["encoder_hidden_states"],
+        output_axes={"encoder_hidden_states": axes},
+        axis_minimums={} if text_len is None else {"encoder_seq_len": text_len},
+        axis_limits={} if limit is None else {"encoder_seq_len": limit},
+    )
+
+
+def decoder_graph(model: nn.Module, ctx_len: int | None, continuous_batching: bool = False) -> TaskGraph:
+    """The decoder's graph, which takes ``encoder_hidden_states``. Arguments and axes as of :func:`seq2seq_graph`."""
+    lowered = _lowered(model, ctx_len)
+    width = getattr(model.get_encoder(), "config", model.config).get_text_config().hidden_size
+    sample = torch.zeros(3, _ENCODER_SAMPLE_LEN, width)
+    hidden = GraphInput("encoder_hidden_states", sample, {**_ROWS, 1: "encoder_seq_len"})
+    inner = RetainedDecoder(lowered.module, *encoder_decoder_specs(model))
+    return _decoder_graph(model, lowered, inner, hidden, continuous_batching)
+
+
+def _lowered(model: nn.Module, ctx_len: int | None) -> LoweredModel:
     lowered = lower(model, "retained", ctx_len)
     biases_from_step(lowered.module)
+    return lowered
+
+
+def _encoder_ids(text_len: int | None) -> GraphInput:
+    ids = torch.zeros(3, text_len or _ENCODER_SAMPLE_LEN, dtype=torch.int64)
+    return GraphInput("encoder_input_ids", ids, {**_ROWS, 1: "encoder_seq_len"})
+
+
+def _decoder_graph(
+    model: nn.Module, lowered: LoweredModel, inner: nn.Module, source: GraphInput, continuous_batching: bool
+) -> TaskGraph:
+    """A graph with the decoder's inputs and outputs; ``source``: what it takes of the encoder's side."""
     batch, seq, rows = 3, 7, 5 if continuous_batching else 3
     ids, axes = torch.zeros(batch, seq, dtype=torch.int64), {**_ROWS, 1: "seq_len"}
-    encoder_ids = torch.zeros(batch, text_len or _ENCODER_SAMPLE_LEN, dtype=torch.int64)
-    row_axis = "full_batch_size" if continuous_batching else "batch_size"
-    state = _state_inputs(self_specs, cross_specs, row_axis, rows)
+    self_specs, cross_specs = encoder_decoder_specs(model)
+    state = _state_inputs(self_specs, cross_specs, "full_batch_size" if continuous_batching else "batch_size", rows)
     inputs = [
         GraphInput("input_ids", ids, axes),
         GraphInput("position_ids", torch.arange(seq).repeat(batch, 1), axes),
-        GraphInput("encoder_input_ids", encoder_ids, {**_ROWS, 1: "encoder_seq_len"}),
+        source,
         GraphInput("encoder_lens", torch.tensor([[11], [13], [5]]), _ROWS),
         *state,
     ]
@@ -235,14 +317,13 @@ def seq2seq_graph(
     state_axes = {f"{tensor.name}{RETAINED}": tensor.axes for tensor in state}
     limits, steps = max_lens(model), {ENCODER_CTX_LEN: "encoder_seq_len", CTX_LEN: "seq_len"}
     return TaskGraph(
-        module=_Flat(RetainedSeq2SeqLM(lowered.module, self_specs, cross_specs, is_blank), len(state)).eval(),
+        module=_Flat(inner, len(state)).eval(),
         lowered=lowered,
         lowering="retained",
         num_layers=len(self_specs),
         inputs=inputs,
         output_names=["logits", *state_axes],
         output_axes={"logits": _ROWS, **state_axes},
-        axis_minimums={} if text_len is None else {"encoder_seq_len": text_len},
         axis_limits=limits | {steps[axis]: limit for axis, limit in limits.items()},
     )
 

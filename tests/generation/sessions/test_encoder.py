@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from typing import Any
 
@@ -14,6 +16,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from QEfficient import QEFFAutoModel
 from QEfficient.errors import CapacityError, LifecycleError, OptionError
+from QEfficient.generation.package import from_package
+from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
 
 pytestmark = pytest.mark.xdist_group("encoder")
 
@@ -213,3 +217,44 @@ def test_decoder_gives_its_hidden_states() -> None:
         assert abs(row[: len(ids)] - expected).max() < 1e-4
     with pytest.raises(LifecycleError, match="tokenizer"):
         model.generate("text")
+
+
+class SharedBuffer:
+    """A program that answers out of one buffer: two runs at once would mix their sequences up."""
+
+    name = "buffer"
+    inputs = frozenset({"input_ids", "attention_mask"})
+    outputs = frozenset({"embeddings"})
+    shapes = None
+
+    def __init__(self) -> None:
+        self._buffer = np.zeros((4, 1))
+
+    def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        ids = inputs["input_ids"]
+        self._buffer[: len(ids), 0] = ids.sum(1)
+        time.sleep(1e-4)
+        return {"embeddings": self._buffer[: len(ids)]}
+
+    def close(self) -> None:
+        pass
+
+
+def test_threads_get_the_vectors_of_their_texts() -> None:
+    session = EncoderSession(SharedBuffer(), InputContract(seq_lens=(8,), batch_size=4), "embeddings")
+
+    def count_wrong(seed: int) -> int:
+        texts = [[seed, index] for index in range(6)]
+        return sum(session.run(texts)[:, 0].tolist() != [seed + index for index in range(6)] for _ in range(30))
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(count_wrong, range(6))) == [0] * 6
+
+
+def test_a_closed_session_says_so() -> None:
+    package = from_package(QEFFAutoModel.from_pretrained(MINILM).compile(**COMPILE))
+    package.generate([[101, 102]])
+    package.close()
+    package.close()
+    with pytest.raises(LifecycleError, match="closed: open"):
+        package.generate([[101, 102]])

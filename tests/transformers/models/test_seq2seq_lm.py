@@ -10,11 +10,11 @@ import pytest
 import torch
 from architectures.reference import prompts, reference
 from architectures.tiny import tiny_model
-from QEfficient.transformers.functional import _class_for
 
 import QEfficient
 from QEfficient import QEFFAutoModelForSeq2SeqLM
 from QEfficient.errors import CapacityError, OptionError
+from QEfficient.tasks import auto_class_for_config
 from QEfficient.transformers.tasks.seq2seq_lm import seq2seq_graph
 
 NAMES = ("bart", "t5")
@@ -110,4 +110,4 @@ def test_cards_and_models_of_the_kind_are_found(tmp_path: Path) -> None:
     assert isinstance(QEfficient.transform(load("t5")), QEfficient.QEffAutoModelForSeq2SeqLM)
     config = load("bart").config
     config_of_a_classifier = type(config)(architectures=["BartForSequenceClassification"])
-    assert _class_for(config_of_a_classifier) is not QEFFAutoModelForSeq2SeqLM
+    assert auto_class_for_config(config_of_a_classifier) is not QEFFAutoModelForSeq2SeqLM
