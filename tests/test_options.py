@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from QEfficient import options
 from QEfficient.errors import OptionError
 from QEfficient.options import (
+    BACKENDS,
+    HONOURED,
+    IGNORED,
     CausalLMCompileOptions,
     CompileOptions,
     EncoderCompileOptions,
@@ -18,6 +22,12 @@ from QEfficient.options import (
 )
 
 CLASSES = [CompileOptions, CausalLMCompileOptions, EncoderCompileOptions, SamplingOptions]
+
+
+def compile_options() -> list[type[CompileOptions]]:
+    """The options of every task."""
+    kinds = [item for item in vars(options).values() if isinstance(item, type)]
+    return [kind for kind in kinds if issubclass(kind, CompileOptions)]
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -163,3 +173,18 @@ def test_slots() -> None:
 def test_options_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         SamplingOptions().top_k = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kind", compile_options())
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_each_option_says_who_honours_it(kind: type[CompileOptions], backend: str) -> None:
+    silent = [field.name for field in fields(kind) if not kind.support(field.name, backend)]
+    assert silent == [], f"declare these with option(), everywhere() or on_cards(): {silent}"
+
+
+@pytest.mark.parametrize("kind", compile_options())
+def test_a_refusal_says_why(kind: type[CompileOptions]) -> None:
+    for field in fields(kind):
+        for backend in BACKENDS:
+            support = kind.support(field.name, backend)
+            assert support in (HONOURED, IGNORED) or " " in str(support), (field.name, backend, support)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from QEfficient.contract import MODEL_GRAPH, OpenOptions, PackageBody
-from QEfficient.errors import ArtifactError, OptionError, nearest
+from QEfficient.errors import ArtifactError, OptionError
 from QEfficient.generation.programs.program import Opening, Program
 from QEfficient.generation.tokenizer import FOLDER, ForeignTokenizer, PackageTokenizer
+from QEfficient.options import CompileOptions
 from QEfficient.store.manifest import Artifact
 from QEfficient.store.records import read_record
 from QEfficient.targets import TARGETS, Target
@@ -33,6 +34,8 @@ class CompiledModel(Generic[RecordT]):
     task: ClassVar[str]
     record_class: ClassVar[type[Any]]
     """The dataclass of ``body.session``."""
+    options_class: ClassVar[type[CompileOptions]]
+    """What knows the names and ranges of settings."""
     takes_chat: ClassVar[bool] = False
     """Whether it takes conversations, a length and sampling."""
 
@@ -73,6 +76,7 @@ class CompiledModel(Generic[RecordT]):
                 f"{sorted(settings)[0]} was settled when {self.path} was compiled for '{self.target.name}': compile "
                 "another package."
             )
+        self.options_class.parse(settings)
         options = replace(self.body.open, **{name: settings.pop(name) for name in _AT_OPEN if name in settings})
         return self.resized(record, **settings), options
 
@@ -85,7 +89,9 @@ class CompiledModel(Generic[RecordT]):
         """
         if sizes:
             name = sorted(sizes)[0]
-            raise OptionError(f"'{name}' is nothing that a package of {self.task} opens with.{nearest(name, _AT_OPEN)}")
+            raise OptionError(
+                f"{name} cannot be set when a package is opened: compile another one with {name}={sizes[name]!r}."
+            )
         return record
 
     def open_program(

@@ -30,6 +30,7 @@ from QEfficient.errors import (
     CompileError,
     CorruptArtifact,
     NewerFormat,
+    OlderFormat,
     StorageError,
 )
 from QEfficient.store import digests, locks, publish
@@ -48,6 +49,7 @@ from QEfficient.store.artifacts import (
     write_artifact,
 )
 from QEfficient.store.digests import digest
+from QEfficient.store.entries import stored_bytes
 
 REPOSITORY = Path(__file__).parents[2]
 MODULES = ("artifacts", "digests", "entries", "files", "housekeeping", "locks", "manifest", "publish")
@@ -557,6 +559,15 @@ def test_newer_format_names_both_versions_and_is_a_miss(store: ArtifactStore, ca
     assert len(caplog.records) == 1
     (aside,) = (entry.path for entry in store.entries() if entry.state == "quarantine")
     assert json.loads((aside / MANIFEST_NAME).read_text())["format_version"] == 999
+
+
+def test_older_format_says_to_compile_again_and_is_a_miss(store: ArtifactStore) -> None:
+    folder = make(store).path
+    rewrite(folder, lambda m: m.update(format_version=FORMAT_VERSION - 1), seal=False)
+    with pytest.raises(OlderFormat, match=rf"format version {FORMAT_VERSION - 1}.*reads {FORMAT_VERSION}\. Compile"):
+        open_artifact(folder)
+    assert store.get("package", INGREDIENTS) is None
+    assert make(store).manifest.format_version == FORMAT_VERSION
 
 
 @pytest.mark.parametrize("where", ["missing", "empty", "file"])
@@ -1148,6 +1159,64 @@ def test_prune_by_size_removes_what_was_used_longest_ago(store: ArtifactStore) -
     assert [entry.key for entry in store.prune(max_bytes=0)] == [digest({"v": 1}), digest({"v": 2})]
     assert store.entries() == []
     assert not list(store.root.rglob(".*.used"))
+
+
+def make_program_and_packages(store: ArtifactStore, *values: int) -> tuple[Artifact, list[Artifact]]:
+    """A program, and packages that share its files and add one of their own."""
+    program, _ = store.get_or_build("program", {"v": 0}, build)
+
+    def build_package(folder: Path) -> dict[str, Any]:
+        program.link_into(folder)
+        (folder / "config.json").write_text("{}")
+        return {}
+
+    return program, [store.get_or_build("package", {"v": value}, build_package)[0] for value in values]
+
+
+def test_linked_files_are_stored_once(store: ArtifactStore) -> None:
+    program, packages = make_program_and_packages(store, 1, 2)
+    name = "qpcs/programqpc.bin"
+    assert {os.stat(artifact.path / name).st_ino for artifact in (program, *packages)} == {
+        os.stat(program.path / name).st_ino
+    }
+    entries = store.entries()
+    assert stored_bytes(entries) < sum(entry.size_bytes for entry in entries) / 2
+    disk = {file.stat().st_ino: file.stat().st_size for entry in entries for file in entry.path.rglob("*.*")}
+    assert stored_bytes(entries) == sum(disk.values())
+
+
+def test_linked_files_are_not_read_again(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, (package,) = make_program_and_packages(store, 1)
+    monkeypatch.setattr(digests, "hash_file", lambda path: pytest.fail(f"{path} was read again"))
+    assert store.get("package", {"v": 1}) == package
+
+
+def test_what_leaves_the_store_shares_no_bytes(store: ArtifactStore, tmp_path: Path) -> None:
+    program, _ = make_program_and_packages(store)
+    (tmp_path / "elsewhere").mkdir()
+    program.link_into(tmp_path / "elsewhere")
+    _flip(tmp_path / "elsewhere" / "qpcs" / "programqpc.bin")
+    assert store.get("program", {"v": 0}) is not None
+
+
+def test_damage_of_a_linked_file_is_seen_in_every_artifact(store: ArtifactStore) -> None:
+    _, packages = make_program_and_packages(store, 1, 2)
+    _flip(packages[0].path / "qpcs" / "programqpc.bin")
+    assert store.get("package", {"v": 2}) is None
+    assert store.get("package", {"v": 1}) is None
+    assert store.get("program", {"v": 0}) is None
+    make_program_and_packages(store, 1, 2)
+    assert store.get("package", {"v": 2}) is not None
+
+
+def test_prune_counts_a_linked_file_once(store: ArtifactStore) -> None:
+    _, packages = make_program_and_packages(store, 1, 2)
+    size = stored_bytes(store.entries())
+    assert store.prune(max_bytes=size) == []
+    age(store, {"v": 1}, 50)
+    assert [entry.key for entry in store.prune(max_bytes=size - 1)] == [digest({"v": 1})]
+    assert packages[1].file("qpcs/programqpc.bin").exists()
+    assert stored(store) == {0, 2}
 
 
 def test_prune_by_age(store: ArtifactStore) -> None:

@@ -23,6 +23,7 @@ from QEfficient.generation.sessions.retained import RetainedSession
 from QEfficient.generation.sessions.session import Chunk, Session, SessionInfo
 from QEfficient.generation.streaming import AnswerPrinter
 from QEfficient.generation.tokenizer import FOLDER
+from QEfficient.options import CausalLMCompileOptions
 from QEfficient.store.manifest import Artifact
 
 
@@ -184,6 +185,7 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
 
     task = "causal_lm"
     record_class = DecoderRecord
+    options_class = CausalLMCompileOptions
 
     def resized(self, record: DecoderRecord, **sizes: Any) -> DecoderRecord:
         ctx_len, full_batch_size = sizes.pop("ctx_len", None), sizes.pop("full_batch_size", None)

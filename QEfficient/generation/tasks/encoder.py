@@ -13,6 +13,7 @@ from QEfficient.errors import CapacityError
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
 from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
 from QEfficient.generation.texts import encode_texts
+from QEfficient.options import EncoderCompileOptions
 from QEfficient.store.manifest import Artifact
 
 
@@ -96,6 +97,7 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
 
     task, output = "encoder", "output"
     record_class = EncoderRecord
+    options_class = EncoderCompileOptions
 
     def _input_contract(self) -> InputContract:
         return self.record.inputs

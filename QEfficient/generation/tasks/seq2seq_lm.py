@@ -14,6 +14,7 @@ from QEfficient.generation.request import Request
 from QEfficient.generation.sessions.seq2seq import TEXT, Seq2SeqSession
 from QEfficient.generation.sessions.session import SessionInfo
 from QEfficient.generation.tasks.causal_lm import CompiledDecoder, DecoderRecord
+from QEfficient.options import Seq2SeqLMCompileOptions
 
 ENCODER, DECODER = "encoder", "decoder"
 """Names of the graphs, where the encoder is one of its own."""
@@ -44,6 +45,7 @@ class CompiledSeq2SeqLM(CompiledDecoder[Seq2SeqRecord]):
 
     task = "seq2seq_lm"
     record_class = Seq2SeqRecord
+    options_class = Seq2SeqLMCompileOptions
     session: Seq2SeqSession
 
     def resized(self, record: Seq2SeqRecord, **sizes: Any) -> Seq2SeqRecord:

@@ -11,6 +11,7 @@ import numpy as np
 from QEfficient.errors import OptionError
 from QEfficient.generation.sessions.encoder import InputContract
 from QEfficient.generation.tasks.encoder import CompiledSequenceModel, EncoderRecord
+from QEfficient.options import EncoderCompileOptions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,7 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
 
     task, output = "sequence_classification", "logits"
     record_class = ClassifierRecord
+    options_class = EncoderCompileOptions
 
     def _input_contract(self) -> InputContract:
         return self.record.encoder.inputs
