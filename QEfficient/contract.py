@@ -1,6 +1,6 @@
-"""Words that cross from stage to stage: tensor names, specializations, plans, compile jobs, what a package says.
+"""Types that the stages share: tensor names, specializations, plans, compile jobs, package descriptions.
 
-Needs neither torch nor numpy. Knows no model, no task and no target.
+Needs neither torch nor numpy. Independent of models, tasks and targets.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from QEfficient.targets import Target
 
 RETAINED = "_RetainedState"
-"""Ends the name of an output that becomes the input of the same name without it."""
+"""Suffix of an output that becomes the input of the same name without the suffix."""
 COMMAND_FILE = "command.txt"
-"""What a dry run leaves beside the compiler's files: its command."""
+"""The file in which a dry run leaves the compiler's command."""
 PACKAGE, PROGRAM, ONNX, SIDE_FILES = "package", "program", "onnx", "side-files"
 """Kinds of artifacts."""
 MODEL_GRAPH = "model"
 """The graph of a task that has one; its compiled files lie at the package's root."""
 
 LoweringName = Literal["retained", "paged", "encoder"]
-"""How a model's attention and state become a graph. "encoder": nothing is kept from one run to the next."""
+"""How a model's attention and state become a graph. "encoder": no state between runs."""
 Json = Any
 """A value that JSON has a form for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that decides a model's graphs beside the model itself. Each task has a subclass."""
+    """Everything that decides a model's graphs besides the model. Each task has a subclass."""
 
     VERSION: ClassVar[int] = 1
     """Changes with the meaning of a field."""
@@ -99,19 +99,19 @@ class Binding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompiledGraph:
-    """What a compiler says of the graph that it compiled."""
+    """A compiler's description of the graph that it compiled."""
 
     inputs: dict[str, Binding]
     outputs: dict[str, Binding]
     command: str | None = None
-    """Of a dry run: what would have been run."""
+    """Of a dry run: the command that it did not run."""
 
 
 class Compiler(Protocol):
     """Compiles graphs for one target, with one SDK."""
 
     def check(self, job: CompileJob) -> None:
-        """Find what is wrong before anything is exported.
+        """Report errors before anything is exported.
 
         Raises:
             OptionError: an option is impossible, or contradicts another.
@@ -128,7 +128,7 @@ class Compiler(Protocol):
         """Write the compiled graph into ``folder``, which exists.
 
         Raises:
-            CompileError: the compiler failed; says what it said.
+            CompileError: the compiler failed; has its output.
         """
         ...
 
@@ -150,7 +150,7 @@ class GraphRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenOptions:
-    """How a package is opened: settled when a session starts, so that the compiled files do not depend on it."""
+    """Options that apply when a session starts, so that the compiled files do not depend on them."""
 
     precision: str | None = None
     num_threads: int | None = None
@@ -160,7 +160,7 @@ class OpenOptions:
 
     @classmethod
     def of(cls, options: CompileOptions, target: Target) -> Self:
-        """Those of ``compile``'s options that are settled at open."""
+        """The options of ``compile`` that apply when a package opens."""
         return cls(
             precision=options.precision,
             num_threads=options.num_threads,
@@ -171,7 +171,7 @@ class OpenOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackageBody:
-    """What a compiled package says of itself beside its files. Read strictly: see :mod:`QEfficient.store.records`."""
+    """A compiled package's description of itself. Read strictly: see :mod:`QEfficient.store.records`."""
 
     task: str
     target: str
@@ -179,10 +179,10 @@ class PackageBody:
     lowering: LoweringName
     graphs: dict[str, GraphRecord]
     session: dict[str, Json]
-    """What the task's session needs; the task's runtime half has its type."""
+    """The record of the task's session; the task's runtime half has its type."""
     open: OpenOptions
     options: dict[str, Json]
-    """Those that ``compile`` was called with."""
+    """The options of ``compile``."""
     parity: dict[str, Json] | None = None
     """The newest report of ``verify``."""
 

@@ -2,14 +2,14 @@
 
     QEffError
     ├── OptionError            an argument is misspelt, out of range or contradicts another   (also ValueError)
-    ├── LifecycleError         a stage was asked for before the one it needs                  (also RuntimeError)
+    ├── LifecycleError         a stage was called before one that it needs                    (also RuntimeError)
     ├── CheckpointError        a checkpoint cannot be used as it is
-    │   ├── CheckpointNotFound     no such folder or card, or no config in it                 (also FileNotFoundError)
-    │   ├── UnsafeCheckpoint       pickled weights, or remote code nobody allowed
+    │   ├── CheckpointNotFound     no such folder or model id, or no config in it             (also FileNotFoundError)
+    │   ├── UnsafeCheckpoint       pickled weights, or remote code that is not allowed
     │   └── CorruptCheckpoint      truncated, missing, misshapen or non-finite weights
     ├── UnsupportedModel       the architecture needs something that the target does not have
     ├── ExportError            PyTorch to ONNX failed
-    │   └── SizeDependence         the model's code depends on the size of an input, so that no graph is for all sizes
+    │   └── SizeDependence         the model's code depends on the size of an input: no graph is for all sizes
     ├── CompileError           the compiler failed
     ├── TargetUnavailable      the target's SDK or runtime is not on this machine
     ├── DeviceError            a card failed, or did not answer in time                       (also RuntimeError)
@@ -21,7 +21,7 @@
     │   └── OlderFormat            written by an older library: compile again
     └── StorageError           the disk is full or not writable                               (also OSError)
 
-A message says what happened, where, what was expected against what was found, and what to do.
+A message says what happened, where, the expected and the actual value, and what to do.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class OptionError(QEffError, ValueError):
 
 
 class LifecycleError(QEffError, RuntimeError):
-    """A stage was asked for before the one it needs."""
+    """A stage was called before one that it needs."""
 
 
 class CheckpointError(QEffError):
@@ -47,11 +47,11 @@ class CheckpointError(QEffError):
 
 
 class CheckpointNotFound(CheckpointError, FileNotFoundError):
-    """No such folder or Hub card, or no config in it."""
+    """No such folder or model id on the Hub, or no config in it."""
 
 
 class UnsafeCheckpoint(CheckpointError):
-    """Loading would run code: pickled weights, or remote code that was not allowed."""
+    """Loading would run code: pickled weights, or remote code that is not allowed."""
 
 
 class CorruptCheckpoint(CheckpointError):
@@ -69,7 +69,7 @@ class ExportError(QEffError):
 class SizeDependence(ExportError):
     """The model's code depends on the size of an input, so that no graph is for all sizes.
 
-    ``ranges``: for the names of axes, the least and the greatest size that one graph could be for, where it is known.
+    ``ranges``: for names of axes, the minimum and maximum size that one graph could support, if known.
     """
 
     def __init__(self, message: str, ranges: dict[str, tuple[int, int]] | None = None):
@@ -119,5 +119,5 @@ class StorageError(QEffError, OSError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
-    found = get_close_matches(name, list(known), n=1)
-    return f" Did you mean '{found[0]}'?" if found else ""
+    matches = get_close_matches(name, list(known), n=1)
+    return f" Did you mean '{matches[0]}'?" if matches else ""

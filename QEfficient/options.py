@@ -1,4 +1,4 @@
-"""What a user may ask for, as frozen values. Field docs are the command line's help and the docs' tables.
+"""The options of the library, as frozen values. Field docs are the command line's help and the docs' tables.
 
 Each option of ``compile`` says beside its definition which compilers honour, ignore or refuse it. An unknown name is
 an error that says which known one is nearest.
@@ -12,9 +12,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
-from typing import Any, Final, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, cast, get_args
 
 from QEfficient.errors import OptionError, nearest
+
+if TYPE_CHECKING:
+    import dataclasses
+
+    Missing = dataclasses._MISSING_TYPE
+
+Value = TypeVar("Value")
 
 WeightFormat = Literal["int8", "int4"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -26,7 +33,14 @@ IGNORED: Final = "ignored"
 """Accepted, reported once as having no effect."""
 
 
-def option(default: Any = MISSING, *, factory: Any = MISSING, qaic: str, qnn: str, openvino: str) -> Any:
+def option(
+    default: Value | Missing = MISSING,
+    *,
+    factory: Callable[[], Value] | Missing = MISSING,
+    qaic: str,
+    qnn: str,
+    openvino: str,
+) -> Value:
     """A field of :class:`CompileOptions`.
 
     Args:
@@ -39,44 +53,44 @@ def option(default: Any = MISSING, *, factory: Any = MISSING, qaic: str, qnn: st
     support = {"qaic": qaic, "qnn": qnn, "openvino": openvino}
     if factory is not MISSING:
         return field(default_factory=factory, metadata=support)
-    return field(default=default, metadata=support)
+    return cast("Value", field(default=default, metadata=support))
 
 
-def everywhere(default: Any) -> Any:
+def everywhere(default: Value) -> Value:
     """An option that every compiler honours."""
     return option(default, qaic=HONOURED, qnn=HONOURED, openvino=HONOURED)
 
 
-def on_cards(default: Any, openvino: str = IGNORED) -> Any:
+def on_cards(default: Value, openvino: str = IGNORED) -> Value:
     """An option that both compilers of a card honour."""
     return option(default, qaic=HONOURED, qnn=HONOURED, openvino=openvino)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """Base: built from keyword arguments, with errors that teach."""
+    """Base: built from keyword arguments, with errors that say what to use."""
 
     @classmethod
-    def parse(cls, given: Mapping[str, Any], beside: Iterable[str] = ()) -> Self:
+    def parse(cls, values: Mapping[str, Any], beside: Iterable[str] = ()) -> Self:
         """Options from keyword arguments.
 
         Args:
-            given: values by name.
-            beside: what else the caller takes, which a misspelt name may have meant.
+            values: values by name.
+            beside: other arguments of the caller, for suggestions on a misspelt name.
 
         Raises:
-            OptionError: an unknown name (says the nearest known one), or a value that makes no sense.
+            OptionError: an unknown name (says the nearest known one), or a value that is out of range.
         """
         known = [f.name for f in fields(cls)]
-        for name in given:
+        for name in values:
             if name not in known:
                 raw = " Raw compiler flags go through compiler_options={...}." if "compiler_options" in known else ""
                 raise OptionError(f"Unknown option '{name}'.{nearest(name, [*known, *beside])}{raw}")
-        return cls(**given)
+        return cls(**values)
 
     @classmethod
     def support(cls, name: str, backend: str) -> str | None:
-        """HONOURED, IGNORED, or why ``backend`` refuses option ``name``; None where the option does not say."""
+        """HONOURED, IGNORED, or why ``backend`` refuses option ``name``; None if the option does not declare it."""
         return next((item.metadata.get(backend) for item in fields(cls) if item.name == name), None)
 
     @classmethod
@@ -87,7 +101,7 @@ class Options:
 
 @cache
 def _field_docs(cls: type[Options]) -> dict[str, str]:
-    """The string under each field of a dataclass and its bases."""
+    """The docstring of each field of a dataclass and its bases."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
         body = ast.parse(inspect.getsource(base)).body[0]
@@ -123,7 +137,7 @@ def _require_choice(options: Options, name: str, choices: tuple[Any, ...]) -> No
         raise OptionError(f"{name} must be one of {', '.join(map(repr, choices))} or None, got {value!r}.")
 
 
-_FOR_QAIC = "it is for qaic-compile; QNN takes its own settings through qnn_config"
+_FOR_QAIC = "it is for qaic-compile; QNN takes its settings through qnn_config"
 _OPENVINO = "QNN compiles for a card; cpu compiles with OpenVINO"
 _CARD_WEIGHTS = "the card's weights are fp16, or MXFP6 with mxfp6_matmul=True"
 _CPU_KV_CACHE = (
@@ -140,7 +154,7 @@ class CompileOptions(Options):
     """Where to run: 'cloud-ai-100', its simulator 'cloud-ai-100-sim', or 'cpu'. Default: the QEFF_TARGET environment
     variable, else the card if its SDK is on this machine, else 'cpu'."""
     batch_size: int = everywhere(1)
-    """Rows that run side by side."""
+    """Rows per run."""
     num_devices: int = on_cards(1)
     """Cards to slice the model over (card only)."""
     num_cores: int = on_cards(16)
@@ -154,9 +168,9 @@ class CompileOptions(Options):
     allow_mxint8_mdp_io: bool = on_cards(False)
     """Send what one card passes to the next in MXINT8 (card only)."""
     mdp_num_partitions: int = on_cards(1)
-    """Stages of a pipeline, each on its own cards (card only)."""
+    """Stages of a pipeline, each on separate cards (card only)."""
     mdp_load_partition_config: str | None = on_cards(None)
-    """A partition file of your own instead of the one that num_devices and mdp_num_partitions make (card only)."""
+    """A partition file to use instead of the one from num_devices and mdp_num_partitions (card only)."""
     node_precision_info: str | None = option(None, qaic=HONOURED, qnn=_FOR_QAIC, openvino=IGNORED)
     """A file that names the nodes to keep in fp32 or fp16, as `qefficient verify` writes it (card only)."""
     aic_hw_version: str | None = on_cards(None)
@@ -168,14 +182,14 @@ class CompileOptions(Options):
     qnn_config: str | None = on_cards(None, openvino=_OPENVINO)
     """A JSON file with extra settings for QNN (card only; needs enable_qnn)."""
     dry_run: bool = on_cards(False, openvino="cpu's compiler is a library, so there is no command to show")
-    """Write every file that the compiler takes and say the command, without running it (card only)."""
+    """Write every file that the compiler reads and show the command, without running it (card only)."""
     weight_format: WeightFormat | None = option(None, qaic=_CARD_WEIGHTS, qnn=_CARD_WEIGHTS, openvino=HONOURED)
     """'int8' or 'int4' weights on cpu; None keeps the checkpoint's dtype."""
     precision: Precision | None = everywhere(None)
-    """What is computed in: 'fp32' for exact work. None: on a card fp16; on cpu bf16 where the processor has it
-    natively, else fp32."""
+    """Number format of the computation: 'fp32' for exact results. None: on a card fp16; on cpu bf16 where the processor
+    has it natively, else fp32."""
     num_threads: int | None = option(None, qaic=IGNORED, qnn=IGNORED, openvino=HONOURED)
-    """Threads on cpu; None: one a physical core."""
+    """Threads on cpu; None: one per physical core."""
     compiler_options: Mapping[str, Any] = option(factory=dict, qaic=HONOURED, qnn=_FOR_QAIC, openvino=HONOURED)
     """Raw options for the target's compiler, passed on as they are."""
 
@@ -197,21 +211,21 @@ class CausalLMCompileOptions(CompileOptions):
     ctx_len: int = everywhere(128)
     """Longest context, prompt and answer together, in tokens."""
     full_batch_size: int | None = everywhere(None)
-    """Slots for continuous batching: sequences that run at once, each at its own position."""
+    """Slots for continuous batching: sequences that run at once, at independent positions."""
     kv_cache_batch_size: int | None = on_cards(
         None, openvino="cpu keeps as many rows as it has slots; use full_batch_size"
     )
-    """Rows of state, where more than full_batch_size are to be kept (prefix caching; card only)."""
+    """Rows of state, to keep more than full_batch_size (prefix caching; card only)."""
     mxint8_kv_cache: bool = on_cards(False, openvino=_CPU_KV_CACHE)
     """Keep the KV cache in MXINT8 (card only)."""
     prefill_only: bool | None = on_cards(None, openvino="cpu runs prompts and answers through one graph")
-    """True: only the step that takes prompts; False: only the one that takes one token; None: both (card only)."""
+    """True: only the prefill step; False: only the decode step; None: both (card only)."""
     comp_ctx_lengths_prefill: tuple[int, ...] | None = on_cards(None)
-    """Context lengths to compute over while the prompt is short, ascending, a specialization each (card only)."""
+    """Context lengths to compute over while the prompt is short, ascending, one specialization each (card only)."""
     comp_ctx_lengths_decode: tuple[int, ...] | None = on_cards(None)
-    """The same for the steps of one token (card only)."""
+    """The same for decode steps (card only)."""
     num_speculative_tokens: int | None = on_cards(None, openvino="cpu has no graph for speculative decoding yet")
-    """Tokens that a draft proposes for each step to check; the logits of all come out (card only)."""
+    """Draft tokens that each step checks; it returns the logits of all of them (card only)."""
     lowering: Literal["retained", "paged"] | None = everywhere(None)
     """Force one of the target's lowerings; None: the fastest that can express the model."""
 
@@ -266,17 +280,17 @@ class EncoderCompileOptions(CompileOptions):
 
     def __post_init__(self) -> None:
         CompileOptions.__post_init__(self)
-        lengths = self._given_lens
+        lengths = self._lens_as_tuple
         if not lengths or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in lengths):
             raise OptionError(f"seq_len must be one or several whole numbers of at least 1, got {self.seq_len!r}.")
 
     @property
     def seq_lens(self) -> tuple[int, ...]:
         """The compiled lengths, ascending, each once."""
-        return tuple(sorted(set(self._given_lens)))
+        return tuple(sorted(set(self._lens_as_tuple)))
 
     @property
-    def _given_lens(self) -> tuple[int, ...]:
+    def _lens_as_tuple(self) -> tuple[int, ...]:
         return tuple(self.seq_len) if isinstance(self.seq_len, Iterable) else (self.seq_len,)
 
 
@@ -287,18 +301,18 @@ class Seq2SeqLMCompileOptions(CompileOptions):
     encoder_ctx_len: int = everywhere(128)
     """Longest text that the encoder reads, in tokens."""
     ctx_len: int = everywhere(128)
-    """Longest answer in tokens, that which it starts with included."""
+    """Longest answer in tokens, including its start token."""
     full_batch_size: int | None = everywhere(None)
-    """Slots for continuous batching: answers that run at once, each at its own position; their texts are read one by
-    one."""
+    """Slots for continuous batching: answers that run at once, at independent positions. The encoder reads one text at
+    a time."""
     mxint8_kv_cache: bool = on_cards(False, openvino=_CPU_KV_CACHE)
-    """Keep keys and values, those of the text too, in MXINT8 (card only)."""
+    """Keep keys and values, including those of the text, in MXINT8 (card only)."""
 
     def __post_init__(self) -> None:
         CompileOptions.__post_init__(self)
         _require_positive(self, "encoder_ctx_len", "ctx_len", "full_batch_size")
         if self.encoder_ctx_len < 2:
-            raise OptionError("encoder_ctx_len must be at least 2: a run of one token is that which reads no text.")
+            raise OptionError("encoder_ctx_len must be at least 2: a run of one token is a decode step.")
         _check_batch_sizes(self.batch_size, self.full_batch_size)
 
     @property
@@ -312,7 +326,7 @@ class SamplingOptions(Options):
     """How the next token is chosen. transformers' names and meanings."""
 
     do_sample: bool | None = None
-    """Sample instead of taking the likeliest token. Default: on if temperature, top_k, top_p or min_p is given."""
+    """Sample instead of taking the likeliest token. Default: on if temperature, top_k, top_p or min_p is set."""
     temperature: float | None = None
     """Divides the logits; above 1 flatter, below 1 sharper."""
     top_k: int | None = None
@@ -324,7 +338,7 @@ class SamplingOptions(Options):
     repetition_penalty: float | None = None
     """Above 1 makes tokens that occurred before less likely."""
     seed: int | None = None
-    """Makes sampling repeatable."""
+    """Seed of the random generator, for repeatable sampling."""
 
     def __post_init__(self) -> None:
         self._require("temperature", "a finite number of at least 0", lambda value: 0 <= value < float("inf"))

@@ -1,4 +1,4 @@
-"""Says what long work is doing: a spinner with elapsed time on a terminal, nothing where the output is piped."""
+"""Shows the progress of long stages: a spinner with elapsed time on a terminal, nothing in piped output."""
 
 from __future__ import annotations
 

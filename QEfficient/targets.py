@@ -30,13 +30,13 @@ class Target:
     name: str
     description: str
     backend: str
-    """Whose word counts in an option's support: "qaic" or "openvino", or a name of your own."""
+    """The compiler whose support of options applies: "qaic" or "openvino", or another name."""
     lowerings: tuple[LoweringName, ...]
     """Fastest first."""
     ignored_options: frozenset[str] = frozenset()
-    """Options without effect here, beside those that say so themselves."""
+    """Options without effect here, besides those that declare it."""
     refused_options: dict[str, str] = field(default_factory=dict)
-    """Options that cannot be honoured here, and what to use instead, beside those that say so themselves."""
+    """Options that cannot be honoured here, and what to use instead, besides those that declare it."""
     prefill_seq_len: int
     """Default size of a prompt chunk."""
     has_static_shapes: bool
@@ -52,24 +52,24 @@ class Target:
     program: str
     """Opens a compiled graph: :class:`QEfficient.generation.programs.program.OpenProgram`."""
     why_unavailable: Callable[[], str | None]
-    """What is missing on this machine to compile for it, or None."""
+    """Says what this machine lacks to compile for it, or None."""
     graph_transforms: tuple[str, ...] = ()
     """Rewrites of the ONNX graph, by their module's name in ``exporter/transforms``, in this order."""
     sdk_root: Callable[[], Path] | None = None
     """Where its SDK is; None: where the SDK is usually installed."""
 
     def load_compiler(self, options: CompileOptions) -> Compiler:
-        """The compiler that these options ask for, with the SDK that it takes; chosen once for a job."""
+        """The compiler for these options, with its SDK; chosen once per job."""
         compiler: Compiler = load(self.compiler)(self, options)
         return compiler
 
     def load_program(self) -> OpenProgram:
-        """What opens a compiled graph on this target."""
+        """The function that opens a compiled graph on this target."""
         opener: OpenProgram = load(self.program)
         return opener
 
     def transforms(self, options: CompileOptions) -> tuple[str, ...]:
-        """The rewrites of the ONNX graph that these options ask for, in order."""
+        """The rewrites of the ONNX graph for these options, in order."""
         functions = options.use_onnx_subfunctions and self.takes_layer_functions
         return (*self.graph_transforms, *(("layer_functions",) if functions else ()))
 
@@ -87,7 +87,7 @@ class Target:
 
         Args:
             options: parsed.
-            passed: names of those that the caller gave.
+            passed: names of those that the caller passed.
 
         Returns:
             Names of passed options that have no effect here.
@@ -104,7 +104,7 @@ class Target:
 
 
 def load(entry: str) -> Any:
-    """What ``module:attribute`` names."""
+    """The object that ``module:attribute`` names."""
     module, _, attribute = entry.partition(":")
     return getattr(import_module(module), attribute)
 

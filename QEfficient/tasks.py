@@ -31,9 +31,9 @@ class Task:
 
     name: str
     kind: str
-    """What such a model is called in messages: "an encoder"."""
+    """Name of such a model in messages: "an encoder"."""
     options: type[CompileOptions]
-    """Those of ``compile``."""
+    """The options of ``compile``."""
     auto_class: str
     """The torch half, as ``module:class``. The class's name is public."""
     compiled: str

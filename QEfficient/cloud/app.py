@@ -1,4 +1,4 @@
-"""The ``qefficient`` command. A subcommand is imported when it runs, so that help and errors come at once."""
+"""The ``qefficient`` command. A subcommand is imported when it runs, so that help and errors are instant."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ COMMANDS = {
     "export": "Write a model as an ONNX graph.",
     "compile": "Make a package for a target.",
     "execute": "Answer prompts with a compiled package.",
-    "inspect": "Say what a model is made of and how each target would run it.",
+    "inspect": "Describe a model and how each target would run it.",
     "verify": "Compare a compiled model with Hugging Face, token by token.",
     "doctor": "Say what works on this machine and what is missing.",
-    "cache": "Look after the store of exported graphs and packages.",
+    "cache": "Manage the store of exported graphs and packages.",
 }
 """Name -> first line of its help. Each is a module beside this one, with its ``command``."""
 
@@ -53,7 +53,7 @@ class LazyGroup(click.Group):
 def app() -> None:
     """Hugging Face transformers on Qualcomm Cloud AI 100, and on this machine's processor.
 
-    A CARD is a Hub card, such as Qwen/Qwen2.5-0.5B-Instruct, or a folder.
+    MODEL is a model id on the Hugging Face Hub, such as Qwen/Qwen2.5-0.5B-Instruct, or a folder.
     """
 
 

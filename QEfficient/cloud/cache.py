@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
-from QEfficient.cloud.model_args import Card, card_flags, check_options, compile_flags, required
+from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, note, run
 from QEfficient.contract import PACKAGE
 from QEfficient.store.artifacts import ArtifactStore, Entry
@@ -24,7 +24,7 @@ _AGES = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days
 
 @click.group("cache", context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 def command() -> None:
-    """Look after the store of exported graphs and packages."""
+    """Manage the store of exported graphs and packages."""
 
 
 @command.command("ls", cls=Command)
@@ -39,16 +39,16 @@ def list_entries(out: Output, /, *, as_json: bool) -> None:
 
 
 @command.command("why", cls=Command)
-@card_flags
+@model_flags
 @flags(JSON, VERBOSE)
 @compile_flags
 @click.pass_obj
-def why(out: Output, /, *, card: Card | None, as_json: bool, compile_options: dict[str, Any]) -> None:
-    """Say why compiling CARD with these options would (or would not) take a package from the store.
+def why(out: Output, /, *, source: ModelSource | None, as_json: bool, compile_options: dict[str, Any]) -> None:
+    """Say why compiling MODEL with these options would (or would not) take a package from the store.
 
-    Shows what of all that decides a package differs from the nearest one that is there.
+    Shows which inputs of the package differ from those of the nearest stored one.
     """
-    model = required(card).load()
+    model = required(source).load()
     check_options(model, compile_options)
     differences = ArtifactStore().why(PACKAGE, model.package_ingredients(**compile_options))
     if as_json:
@@ -73,7 +73,7 @@ def _short(value: object) -> str:
 def verify(out: Output, /, *, as_json: bool) -> int:
     """Read every byte of every entry; damaged ones go to quarantine and are made again when they are needed.
 
-    The exit code is 1 where something was damaged.
+    The exit code is 1 if an entry is damaged.
     """
     store = ArtifactStore()
     entries = store.verify_all()
@@ -97,7 +97,7 @@ class _Size(click.ParamType):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", value.upper())
         if match is None:
-            self.fail(f"{value!r} is no size such as 500MB or 20GB", param, ctx)
+            self.fail(f"{value!r} is not a size such as 500MB or 20GB", param, ctx)
         unit = match[2] if match[2].endswith("B") else f"{match[2]}B"
         return int(float(match[1]) * _UNITS[unit])
 
@@ -112,15 +112,15 @@ class _Age(click.ParamType):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", value.lower())
         if match is None:
-            self.fail(f"{value!r} is no age such as 12h, 30d or 4w", param, ctx)
+            self.fail(f"{value!r} is not an age such as 12h, 30d or 4w", param, ctx)
         return float(match[1]) * _AGES[match[2]]
 
 
 _PRUNE_FLAGS = (
-    Flag(["--max-size"], type=_Size(), metavar="SIZE", help="Remove what was used longest ago until the rest fits."),
-    Flag(["--older-than"], type=_Age(), metavar="AGE", help="Remove what was last used longer ago, as 30d."),
-    Flag(["--keep-damaged"], is_flag=True, help="Leave damaged entries and the quarantine for a closer look."),
-    Flag(["--dry-run"], is_flag=True, help="Only say what would go."),
+    Flag(["--max-size"], type=_Size(), metavar="SIZE", help="Remove the least recently used until the rest fits."),
+    Flag(["--older-than"], type=_Age(), metavar="AGE", help="Remove what was not used for this long, such as 30d."),
+    Flag(["--keep-damaged"], is_flag=True, help="Keep damaged entries and the quarantine for inspection."),
+    Flag(["--dry-run"], is_flag=True, help="Only list what would be removed."),
 )
 
 
@@ -137,9 +137,9 @@ def prune(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Make room.
+    """Free disk space.
 
-    Without flags only what is of no use goes: damaged entries, the quarantine and what killed builds left.
+    Without flags this removes only unusable files: damaged entries, the quarantine and leftovers of killed builds.
     """
     store = ArtifactStore()
     removed = store.prune(max_bytes=max_size, older_than=older_than, damaged=not keep_damaged, dry_run=dry_run)

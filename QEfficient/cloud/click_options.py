@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from functools import wraps
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, get_origin, get_type_hints
 
 import click
 
@@ -23,23 +23,39 @@ _UPSTREAM_SPELLINGS = {
 }
 
 
+class _FlagSettings(TypedDict, total=False):
+    """Arguments of :class:`click.Option`."""
+
+    type: click.ParamType | type[Any]
+    default: Any
+    show_default: bool
+    multiple: bool
+    is_flag: bool
+    is_eager: bool
+    expose_value: bool
+    hidden: bool
+    metavar: str
+    help: str
+    callback: Callable[[click.Context, click.Parameter, Any], Any]
+
+
 class Flag(click.Option):
     """An option that has a section in the help."""
 
-    def __init__(self, *args: Any, section: str = OTHER, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, param_decls: list[str], *, section: str = OTHER, **kwargs: Unpack[_FlagSettings]):
+        super().__init__(param_decls, **kwargs)
         self.section = section
 
 
 class _FieldFlag(Flag):
-    """An option of a dataclass; None when it was not given."""
+    """An option of a dataclass; None when it is not set."""
 
     def __init__(self, declarations: list[str], *, source: tuple[type[Options], Field[Any]], **kwargs: Any):
         super().__init__(declarations, default=None, **kwargs)
         self.source = source
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        cls, field = self.source  # read here: finding the documentation takes time that only the help needs
+        cls, field = self.source  # read here: extracting the documentation takes time that only the help needs
         self.help = " ".join(cls.help(field.name).split())
         if field.default not in (None, False, MISSING):
             self.help += f" [default: {field.default}]"
@@ -50,9 +66,9 @@ def flags(*options: click.Option) -> Callable[[Function], Function]:
     """Give a command these options, in this order."""
 
     def decorate(function: Function) -> Function:
-        # click keeps what decorators add in the reverse order
-        held: list[click.Parameter] = function.__dict__.setdefault("__click_params__", [])
-        held.extend(reversed(options))
+        # click keeps the parameters of decorators in reverse order
+        parameters: list[click.Parameter] = function.__dict__.setdefault("__click_params__", [])
+        parameters.extend(reversed(options))
         return function
 
     return decorate
@@ -64,9 +80,9 @@ def option_flags(
     """Give a command a flag for each field of ``classes``.
 
     Args:
-        into: the argument that gets a dict of the options that were given.
+        into: the argument that gets a dict of the options that are set.
         section: title in the help.
-        only: leave out all other fields.
+        only: names of the fields to include; empty: all.
     """
     sources: dict[str, tuple[type[Options], Field[Any]]] = {}
     for cls in classes:
@@ -161,7 +177,7 @@ class _Lengths(click.ParamType):
         try:
             lengths = tuple(int(part) for part in value.split(","))
         except ValueError:
-            self.fail(f"{value!r} is no whole number, nor several with commas between them", param, ctx)
+            self.fail(f"{value!r} is neither a whole number nor a comma-separated list of them", param, ctx)
         return lengths if self.is_list or len(lengths) > 1 else lengths[0]
 
 
@@ -170,7 +186,7 @@ class DeviceGroup(click.ParamType):
 
     name = "device group"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: str | list[int], param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, list):
             return value
         try:
@@ -178,24 +194,24 @@ class DeviceGroup(click.ParamType):
         except (ValueError, SyntaxError):
             devices = None
         if not devices or not all(type(device) is int and device >= 0 for device in devices):
-            self.fail(f"{value!r} is no list of devices such as [0] or [0,1]", param, ctx)
+            self.fail(f"{value!r} is not a list of devices such as [0] or [0,1]", param, ctx)
         return devices
 
 
-def with_device_group(given: dict[str, Any], device_group: list[int] | None) -> dict[str, Any]:
+def with_device_group(compile_options: dict[str, Any], device_group: list[int] | None) -> dict[str, Any]:
     """Compile options in which ``--device-group`` has become ``num_devices``.
 
     Raises:
-        OptionError: both were given and differ.
+        OptionError: both are set and differ.
     """
     if device_group is None:
-        return given
+        return compile_options
     count = len(device_group)
-    if given.get("num_devices", count) != count:
+    if compile_options.get("num_devices", count) != count:
         raise OptionError(
-            f"--num-devices {given['num_devices']} and --device-group {device_group} contradict each other."
+            f"--num-devices {compile_options['num_devices']} and --device-group {device_group} contradict each other."
         )
-    return {**given, "num_devices": count}
+    return {**compile_options, "num_devices": count}
 
 
 def _start_logging(ctx: click.Context, param: click.Parameter, verbose: bool) -> None:
@@ -209,6 +225,6 @@ VERBOSE = Flag(
     is_eager=True,
     expose_value=False,
     callback=_start_logging,
-    help="Say what is being done and how long it took; tracebacks for errors.",
+    help="Log each stage with its duration; show tracebacks of errors.",
 )
 JSON = Flag(["as_json", "--json"], is_flag=True, help="Print one JSON document.")

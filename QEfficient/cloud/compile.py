@@ -1,4 +1,4 @@
-"""``qefficient compile``: from a card to a package."""
+"""``qefficient compile``: from a model to a package."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
-from QEfficient.cloud.model_args import Card, card_flags, check_options, compile_flags, required
+from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.contract import COMMAND_FILE
 from QEfficient.errors import OptionError
 
 _FLAGS = (
     Flag(
-        ["compile_dir", "--compile-dir", "--qpc-path"], metavar="DIR", help="A folder of your own instead of the store."
+        ["compile_dir", "--compile-dir", "--qpc-path"], metavar="DIR", help="A folder to write to instead of the store."
     ),
     Flag(["--onnx-path"], hidden=True),
     JSON,
@@ -25,7 +25,7 @@ _FLAGS = (
 
 
 @click.command("compile", cls=Command)
-@card_flags
+@model_flags
 @flags(*_FLAGS)
 @compile_flags
 @click.pass_obj
@@ -33,7 +33,7 @@ def command(
     out: Output,
     /,
     *,
-    card: Card | None,
+    source: ModelSource | None,
     compile_dir: str | None,
     onnx_path: str | None,
     as_json: bool,
@@ -42,11 +42,11 @@ def command(
     """Make a package for a target.
 
     Prints the package's folder. A graph that was exported before is taken from the store. With --dry-run nothing is
-    compiled: prints the folder with what the compiler would read, then its command.
+    compiled: prints the folder with the compiler's input files, then its command.
     """
     if onnx_path is not None:
         raise OptionError(_no_graphs(Path(onnx_path)))
-    model = required(card).load()
+    model = required(source).load()
     check_options(model, compile_options)
     package = model.compile(compile_dir, **compile_options)
     if compile_options.get("dry_run"):
@@ -59,8 +59,8 @@ def command(
 def _no_graphs(onnx_path: Path) -> str:
     return (
         f"--onnx-path {onnx_path}: a graph alone has neither the tokenizer nor the generation config that a package "
-        "needs. Give the card: 'qefficient compile CARD' takes the graph that 'qefficient export CARD' made from the "
-        "store, and exports nothing again."
+        "needs. Give the model: 'qefficient compile MODEL' takes the graph of 'qefficient export MODEL' from the store "
+        "and does not export again."
     )
 
 

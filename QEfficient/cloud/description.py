@@ -1,4 +1,4 @@
-"""What a model is made of, worked out from a model without weights."""
+"""Describes a model, from an instance without weights."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _TOKEN_BYTES = 8
 
 @contextmanager
 def _without_collecting() -> Iterator[None]:
-    """Importing makes many objects and no garbage: to look for it, now and when the process ends, takes a third of the
-    time. A process that has had its imports is left alone."""
+    """Pause garbage collection while importing: it takes a third of the time and frees nothing. No effect once torch
+    is imported."""
     if "torch" in sys.modules or not gc.isenabled():
         yield
         return
@@ -40,7 +40,7 @@ def _without_collecting() -> Iterator[None]:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Which kernels are not installed is of no interest where nothing is computed."""
+    """Silence transformers' warnings about missing kernels: nothing is computed here."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -52,7 +52,7 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def describe(opened: OpenedCard, load_options: Mapping[str, Any], lens: Mapping[str, int]) -> dict[str, Any]:
-    """What a card is made of, less what depends on this machine and on files of weights."""
+    """Describe a model, except for what depends on this machine and on weight files."""
     with _without_collecting(), _quiet_transformers():
         model = _outline(opened, load_options)
         return _described(model, lens)
@@ -73,7 +73,7 @@ def _outline(opened: OpenedCard, load_options: Mapping[str, Any]) -> QEFFBaseMod
         raise UnsupportedModel(f"transformers cannot read the config of {opened.folder}: {error}") from error
     chosen = auto_class_for_config(config)
     if "pooling" in load_options and "pooling" not in chosen.load_arguments:
-        raise OptionError(f"{as_flag('pooling')} is for encoders, and {opened.folder} is none.")
+        raise OptionError(f"{as_flag('pooling')} is for encoders, and {opened.folder} is not one.")
     auto_class = text_encoder_class(config) if chosen.task == "encoder" else chosen.hf_auto_class()
     return chosen(outline(auto_class, config, opened.folder, trust))
 
@@ -117,7 +117,7 @@ def _why_recomputed(model: Any, specs: list[StateSpec]) -> str | None:
 
 
 def _state(specs: list[StateSpec], lens: Mapping[str, int]) -> dict[str, Any]:
-    """Bytes of state; a recurrent layer's are a slot's, whatever its length."""
+    """Bytes of state; those of a recurrent layer are per slot and do not depend on its length."""
     from QEfficient.transformers.lowering.cache_spec import ENCODER_CTX_LEN, ROWS, axis_sizes
 
     sizes = {**axis_sizes(specs, lens["ctx_len"]), ENCODER_CTX_LEN: lens["encoder_ctx_len"]}

@@ -1,4 +1,4 @@
-"""``qefficient doctor``: what works on this machine and what is missing. Needs none of what it looks for."""
+"""``qefficient doctor``: what works on this machine and what is missing. Runs without what it checks for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from QEfficient.version import __version__
 
 PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "onnxscript", "openvino", "nncf", "tokenizers")
 NODES, NODE_CLASS = Path("/dev/accel"), Path("/sys/class/accel")
-"""Where Linux has accelerators, and what it knows of them."""
+"""Device nodes of accelerators on Linux, and their entries in sysfs."""
 _DRIVER = "qaic"
 _PLATFORM = "install the Cloud AI 100 Platform SDK from Qualcomm"
 
@@ -35,24 +35,24 @@ def command(out: Output, /, *, as_json: bool) -> int:
 
     The exit code is 1 where no target works or the library's folder cannot be written.
     """
-    found = examine()
+    report = examine()
     if as_json:
-        out.json(found)
+        out.json(report)
     else:
-        out.pairs(_lines(found))
-        if found["cloud_ai_100"]["devices"]:
+        out.pairs(_lines(report))
+        if report["cloud_ai_100"]["devices"]:
             out.write()
-            out.table(["QID", "Status", "SKU", "Free cores", "Free memory", "Firmware"], _device_rows(found))
+            out.table(["QID", "Status", "SKU", "Free cores", "Free memory", "Firmware"], _device_rows(report))
         out.write()
         rows = [
-            [n, "yes" if t["works"] else "no", t["problem"] or t["description"]] for n, t in found["targets"].items()
+            [n, "yes" if t["works"] else "no", t["problem"] or t["description"]] for n, t in report["targets"].items()
         ]
         out.table(["Target", "Compiles", ""], rows)
-    return 0 if found["home"]["is_writable"] and any(t["works"] for t in found["targets"].values()) else 1
+    return 0 if report["home"]["is_writable"] and any(t["works"] for t in report["targets"].values()) else 1
 
 
 def examine() -> dict[str, Any]:
-    """What ``--json`` prints."""
+    """The report that ``--json`` prints."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -80,7 +80,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> dict[str, Any]:
-    found: dict[str, Any] = {
+    cpu: dict[str, Any] = {
         "name": platform.processor() or platform.machine(),
         "num_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": _memory_bytes(),
@@ -89,11 +89,11 @@ def _cpu() -> dict[str, Any]:
         import openvino as ov
 
         core = ov.Core()
-        found["name"] = str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
-        found["capabilities"] = sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        cpu["name"] = str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
+        cpu["capabilities"] = sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     except (ImportError, OSError, RuntimeError) as error:
-        found |= {"capabilities": None, "problem": f"OpenVINO does not start: {error}"}
-    return found
+        cpu |= {"capabilities": None, "problem": f"OpenVINO does not start: {error}"}
+    return cpu
 
 
 def _memory_bytes() -> int | None:
@@ -128,7 +128,7 @@ def _cloud_ai_100() -> dict[str, Any]:
 
 
 def _sdk(sdk: QaicSDK | None) -> dict[str, Any]:
-    """What compiles."""
+    """The SDK that compiles."""
     return {
         "root": str(sdk.root) if sdk else None,
         "is_set": bool(os.environ.get(qaic_sdk.ENVIRONMENT)),
@@ -141,7 +141,7 @@ def _sdk(sdk: QaicSDK | None) -> dict[str, Any]:
 
 
 def _is_simulated(compiler: Path | None) -> bool:
-    """Whether a compiler is a launcher of our simulator's."""
+    """Whether a compiler is a launcher of the simulator."""
     if compiler is None:
         return False
     try:
@@ -152,13 +152,15 @@ def _is_simulated(compiler: Path | None) -> bool:
 
 
 def _driver() -> dict[str, Any]:
-    """The device nodes that the kernel's driver makes, one a SoC."""
+    """The device nodes of the kernel driver, one per SoC."""
     nodes = [_node(path) for path in sorted(NODES.glob("accel*"))]
-    ours = [node for node in nodes if node["driver"] in (None, _DRIVER)]  # other makers' accelerators are there too
+    ours = [
+        node for node in nodes if node["driver"] in (None, _DRIVER)
+    ]  # the folder also has other vendors' accelerators
     closed = [node for node in ours if not node["is_usable"]]
     problem = None
     if not ours:
-        problem = f"no {NODES}/accel* of a card: {_PLATFORM}, which brings the driver '{_DRIVER}'"
+        problem = f"no {NODES}/accel* of a card: {_PLATFORM}, which includes the driver '{_DRIVER}'"
     elif closed:
         group = closed[0]["group"] or _DRIVER
         problem = (
@@ -183,15 +185,15 @@ def _node(path: Path) -> dict[str, Any]:
 
 
 def _devices(sdk: QaicSDK | None) -> dict[str, Any]:
-    """What runs: the tool that asks the cards, what it answers, and the runtime."""
+    """What runs programs: the query tool, the devices that it lists, and the runtime."""
     tool = sdk.root / "tools" / "qaic-util" if sdk else None
     has_tool = tool is not None and tool.is_file()
-    found: dict[str, Any] = {"query_tool": str(tool) if has_tool else None, "devices": []}
+    runtime: dict[str, Any] = {"query_tool": str(tool) if has_tool else None, "devices": []}
     try:
-        found["devices"] = [asdict(device) for device in sdk.devices()] if sdk else []
+        runtime["devices"] = [asdict(device) for device in sdk.devices()] if sdk else []
     except TargetUnavailable as error:
-        return {**found, "why_not_run": str(error)}
-    return {**found, "why_not_run": qaic_sdk.why_cannot_run()}
+        return {**runtime, "why_not_run": str(error)}
+    return {**runtime, "why_not_run": qaic_sdk.why_cannot_run()}
 
 
 def _qnn() -> dict[str, Any]:
@@ -202,25 +204,25 @@ def _qnn() -> dict[str, Any]:
     return {"root": str(root), "version": qnn_compiler.toolchain()["qnn_sdk"], "problem": None}
 
 
-def _lines(found: dict[str, Any]) -> dict[str, str]:
+def _lines(report: dict[str, Any]) -> dict[str, str]:
     from QEfficient.store.files import readable_bytes
 
-    cpu, home = found["cpu"], found["home"]
+    cpu, home = report["cpu"], report["home"]
     memory = f", {readable_bytes(cpu['memory_bytes'])} of memory" if cpu["memory_bytes"] else ""
     packages = {
         name: version if version is not None else f"not installed: pip install {name}"
-        for name, version in found["packages"].items()
+        for name, version in report["packages"].items()
     }
     origin = "" if home["is_set"] else " (the default)"
     writable = "" if home["is_writable"] else ", NOT WRITABLE"
     return {
-        "QEfficient": found["qefficient"],
-        "Python": f"{found['python']} on {found['platform']}",
+        "QEfficient": report["qefficient"],
+        "Python": f"{report['python']} on {report['platform']}",
         **packages,
         "Processor": f"{cpu['name']}, {cpu['num_cores']} cores{memory}",
         "OpenVINO on it": " ".join(cpu["capabilities"]) if cpu["capabilities"] else cpu["problem"],
         "QEFF_HOME": f"{home['path']}{origin}, {readable_bytes(home['free_bytes'])} free{writable}",
-        **_card_lines(found["cloud_ai_100"]),
+        **_card_lines(report["cloud_ai_100"]),
     }
 
 
@@ -239,7 +241,7 @@ def _card_lines(card: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _device_rows(found: dict[str, Any]) -> list[list[str]]:
+def _device_rows(report: dict[str, Any]) -> list[list[str]]:
     def share(device: dict[str, Any], name: str, unit: str = "") -> str:
         free, total = device[f"{name}_free{unit}"], device[f"{name}_total{unit}"]
         return "?" if total is None else f"{'?' if free is None else free} of {total}{unit.replace('_mb', ' MB')}"
@@ -253,7 +255,7 @@ def _device_rows(found: dict[str, Any]) -> list[list[str]]:
             share(device, "dram", "_mb"),
             device["fw_image_variant"] or "?",
         ]
-        for device in found["cloud_ai_100"]["devices"]
+        for device in report["cloud_ai_100"]["devices"]
     ]
 
 

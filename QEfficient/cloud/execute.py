@@ -12,18 +12,18 @@ from QEfficient.cloud.generate_args import Question, answer, question_flags
 from QEfficient.cloud.terminal import Command, Output, note, run
 from QEfficient.errors import OptionError
 
-_UPSTREAM = "Where upstream needs it"
+_UPSTREAM = "Flags of upstream"
 _FLAGS = (
     Flag(["--qpc-path"], section=_UPSTREAM, metavar="DIR", help="The same as PACKAGE."),
     Flag(
         ["--model-name"],
         section=_UPSTREAM,
-        metavar="CARD",
-        help="Whose tokenizer to use with a package that has none.",
+        metavar="MODEL",
+        help="A model id on the Hub: its tokenizer is for a package that has none.",
     ),
-    Flag(["--local-model-dir"], section=_UPSTREAM, metavar="DIR", help="A folder to take instead of that card."),
-    Flag(["--cache-dir"], section=_UPSTREAM, metavar="DIR", help="Where the Hub's files are kept."),
-    Flag(["token", "--token", "--hf-token"], section=_UPSTREAM, metavar="TOKEN", help="For gated cards."),
+    Flag(["--local-model-dir"], section=_UPSTREAM, metavar="DIR", help="A folder to take the tokenizer from instead."),
+    Flag(["--cache-dir"], section=_UPSTREAM, metavar="DIR", help="Where files of the Hub are cached."),
+    Flag(["token", "--token", "--hf-token"], section=_UPSTREAM, metavar="TOKEN", help="For gated models."),
     Flag(["--full-batch-size"], section=_UPSTREAM, type=int, metavar="N", help="Checked against the package."),
     Flag(["--device-group"], section=_UPSTREAM, type=DeviceGroup(), metavar="[N,N]", help="Cards to run on."),
     VERBOSE,
@@ -80,12 +80,12 @@ def _tokenizer(
 ) -> Any | None:
     from QEfficient.generation.tokenizer import FOLDER
 
-    card = local_model_dir or model_name
-    if card is None or (folder / FOLDER / "tokenizer.json").is_file():
+    source = local_model_dir or model_name
+    if source is None or (folder / FOLDER / "tokenizer.json").is_file():
         return None
     from QEfficient.transformers.checkpoint.load import load_tokenizer, resolve
 
-    return load_tokenizer(resolve(card, cache_dir=cache_dir, token=token))
+    return load_tokenizer(resolve(source, cache_dir=cache_dir, token=token))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``qefficient export``: from a card to an ONNX graph."""
+"""``qefficient export``: from a model to an ONNX graph."""
 
 from __future__ import annotations
 
@@ -8,23 +8,29 @@ from typing import Any
 import click
 
 from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
-from QEfficient.cloud.model_args import Card, card_flags, check_options, compile_flags, required
+from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
 
 
 @click.command("export", cls=Command)
-@card_flags
-@flags(Flag(["--export-dir"], metavar="DIR", help="A folder of your own instead of the store."), JSON, VERBOSE)
+@model_flags
+@flags(Flag(["--export-dir"], metavar="DIR", help="A folder to write to instead of the store."), JSON, VERBOSE)
 @compile_flags
 @click.pass_obj
 def command(
-    out: Output, /, *, card: Card | None, export_dir: str | None, as_json: bool, compile_options: dict[str, Any]
+    out: Output,
+    /,
+    *,
+    source: ModelSource | None,
+    export_dir: str | None,
+    as_json: bool,
+    compile_options: dict[str, Any],
 ) -> None:
     """Write a model as an ONNX graph.
 
-    Prints the path of model.onnx. The graph depends on the target and on few of the compile options.
+    Prints the path of model.onnx. The graph depends on the target and on some of the compile options.
     """
-    model = required(card).load()
+    model = required(source).load()
     check_options(model, compile_options)
     path = model.export(export_dir, **compile_options)
     if as_json:

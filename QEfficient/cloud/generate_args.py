@@ -21,6 +21,8 @@ from QEfficient.progress import stage
 from QEfficient.tasks import TASKS
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from QEfficient.generation.compiled_model import CompiledModel
     from QEfficient.generation.results import CloudAI100ExecInfo
     from QEfficient.generation.tasks.causal_lm import CompiledDecoder
@@ -31,7 +33,7 @@ _CHAT_HELP = "Chat with the model. /clear forgets the conversation, /exit or Ctr
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What to ask, and how to answer."""
+    """Prompts, and how to answer them."""
 
     prompts: list[str]
     """Empty only in a chat, which then reads them from stdin."""
@@ -43,7 +45,7 @@ class Question:
     sampling: dict[str, Any]
 
     def __post_init__(self) -> None:
-        """Find what is wrong before a model is loaded for it."""
+        """Check the flags before a model is loaded."""
         if self.system is not None and not self.chat:
             raise OptionError("--system is for a chat: give --chat too.")
         if self.generation_len is not None and self.generation_len < 1:
@@ -53,7 +55,7 @@ class Question:
     def check_task(self, task: str) -> None:
         """
         Raises:
-            OptionError: something was asked that models of this task do not have.
+            OptionError: a flag is not for models of this task.
         """
         asks_for_text = self.chat or self.generation_len is not None or bool(self.sampling)
         if asks_for_text and task in TASKS and not TASKS[task].load_compiled().takes_chat:
@@ -70,22 +72,22 @@ def question_flags(function: Function) -> Callable[..., Any]:
 
     @wraps(function)
     def command(*args: Any, prompt: tuple[str, ...], prompts_txt_file_path: str | None, **params: Any) -> Any:
-        own = {name: params.pop(name) for name in Question.__dataclass_fields__ if name in params}
-        prompts = _prompts(prompt, prompts_txt_file_path, own["chat"])
-        return function(*args, question=Question(prompts=prompts, **own), **params)
+        answers = {name: params.pop(name) for name in Question.__dataclass_fields__ if name in params}
+        prompts = _prompts(prompt, prompts_txt_file_path, answers["chat"])
+        return function(*args, question=Question(prompts=prompts, **answers), **params)
 
     return flags(*_FLAGS)(option_flags("sampling", "Sampling", SamplingOptions)(command))
 
 
-def _prompts(given: tuple[str, ...], file: str | None, chat: bool) -> list[str]:
-    if not given and file is None:
+def _prompts(texts: tuple[str, ...], file: str | None, chat: bool) -> list[str]:
+    if not texts and file is None:
         if chat:
             return []
         raise click.UsageError(
             "What to answer? Give --prompt, --prompts-txt-file-path or --chat.", click.get_current_context()
         )
-    is_one = len(given) == 1 and not chat  # which may be several, as upstream writes them
-    return read_prompts((given[0] if is_one else list(given)) if given else None, file)
+    is_one = len(texts) == 1 and not chat  # may hold several, as upstream writes them
+    return read_prompts((texts[0] if is_one else list(texts)) if texts else None, file)
 
 
 _FLAGS = (
@@ -94,9 +96,9 @@ _FLAGS = (
         section=_SECTION,
         multiple=True,
         metavar="TEXT",
-        help="A prompt. Give it several times for several; given once, it is split at |, except in a chat.",
+        help="A prompt; repeat it for several. A single one is split at |, except in a chat.",
     ),
-    Flag(["--prompts-txt-file-path"], section=_SECTION, metavar="FILE", help="A file with a prompt a line."),
+    Flag(["--prompts-txt-file-path"], section=_SECTION, metavar="FILE", help="A file with one prompt per line."),
     Flag(["--chat"], section=_SECTION, is_flag=True, help=_CHAT_HELP),
     Flag(["--system"], section=_SECTION, metavar="TEXT", help="What a chat tells the model before the first turn."),
     Flag(
@@ -104,22 +106,25 @@ _FLAGS = (
         section=_SECTION,
         type=int,
         metavar="N",
-        help="Most new tokens a prompt. Default: the checkpoint's max_new_tokens, else what fits the context.",
+        help="Maximum new tokens per prompt. Default: the checkpoint's max_new_tokens, else what fits the context.",
     ),
     Flag(
         ["stream", "--stream/--no-stream"],
         section=_SECTION,
         default=True,
-        help="Show the answer as it comes (where there is one). [default: yes]",
+        help="Show the answer while it is generated (for a single prompt). [default: yes]",
     ),
     JSON,
 )
 
 
-def answer(out: Output, package: Path, question: Question, tokenizer: Any | None = None) -> None:
+def answer(out: Output, package: Path, question: Question, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
     """Open a package and answer.
 
     Args:
+        out: where the answers go.
+        package: the package's folder.
+        question: the prompts, and how to answer them.
         tokenizer: for a package that has none.
     """
     from QEfficient.generation.package import from_package
@@ -137,14 +142,18 @@ def answer(out: Output, package: Path, question: Question, tokenizer: Any | None
             _complete(out, compiled, question, tokenizer)
 
 
-def _describe(out: Output, compiled: CompiledModel[Any], question: Question, tokenizer: Any | None) -> None:
+def _describe(
+    out: Output, compiled: CompiledModel[Any], question: Question, tokenizer: PreTrainedTokenizerBase | None
+) -> None:
     rows, text = compiled.describe(question.prompts, tokenizer)
     if question.as_json:
         return out.json({"package": str(compiled.path), "answers": rows})
     return out.write(text)
 
 
-def _complete(out: Output, compiled: CompiledDecoder[Any], question: Question, tokenizer: Any | None) -> None:
+def _complete(
+    out: Output, compiled: CompiledDecoder[Any], question: Question, tokenizer: PreTrainedTokenizerBase | None
+) -> None:
     prompts = question.prompts
     if question.stream and not question.as_json and len(prompts) == 1:
         info = compiled.generate(prompts, tokenizer=tokenizer, stream=_writer(out), **question.options)
@@ -187,9 +196,11 @@ def _report_speed(info: CloudAI100ExecInfo) -> None:
 
 
 class _Chat:
-    """A conversation that is kept over its turns."""
+    """A conversation with its history."""
 
-    def __init__(self, out: Output, compiled: CompiledDecoder[Any], question: Question, tokenizer: Any | None):
+    def __init__(
+        self, out: Output, compiled: CompiledDecoder[Any], question: Question, tokenizer: PreTrainedTokenizerBase | None
+    ):
         self._out = out
         self._compiled = compiled
         self._question = question
@@ -202,7 +213,7 @@ class _Chat:
         self._messages = [{"role": "system", "content": system}] if system is not None else []
 
     def run(self) -> None:
-        """Take turns until there are no more."""
+        """Answer turns until the conversation ends."""
         if self._is_interactive:
             note("Ctrl-D or /exit ends the chat, /clear forgets it.")
         for text in self._question.prompts or self._read_turns():

@@ -1,4 +1,4 @@
-"""The model that a command works on, and what is compiled of it."""
+"""The model that a command works on, and how to compile it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _OPTION_CLASSES = tuple(dict.fromkeys(task.options for task in sorted(TASKS.valu
 
 
 @dataclass(frozen=True)
-class Card:
-    """A Hub card or a local folder, and how to load it."""
+class ModelSource:
+    """A model id on the Hugging Face Hub or a local folder, and how to load it."""
 
     name: str
     load_options: dict[str, Any] = field(default_factory=dict)
 
     def load(self) -> QEFFBaseModel:
-        """The model, of the class that its config asks for. Raises as ``from_pretrained``."""
+        """The model, in the class that its config selects. Raises as ``from_pretrained``."""
         with stage("Importing", "PyTorch and transformers"):
             from transformers.utils import logging
 
@@ -40,67 +40,67 @@ class Card:
         return QEFFCommonLoader.from_pretrained(self.name, **self.load_options)
 
 
-def check_options(model: QEFFBaseModel, given: Mapping[str, Any]) -> None:
+def check_options(model: QEFFBaseModel, compile_options: Mapping[str, Any]) -> None:
     """
     Raises:
         OptionError: an option belongs to models of another task.
     """
     known = {option.name for option in fields(model.options_class)}
-    for name in given:
+    for name in compile_options:
         if name not in known:
             raise OptionError(f"{as_flag(name)} is not for {model.model_name}, which is {TASKS[model.task].kind}.")
 
 
-def card_flags(function: Function) -> Callable[..., Any]:
-    """Give a command ``CARD`` and the flags that say how to load it, as its argument ``card``."""
+def model_flags(function: Function) -> Callable[..., Any]:
+    """Give a command ``MODEL`` and the flags that say how to load it, as its argument ``source``."""
 
     @wraps(function)
     def command(
-        *args: Any, card: str | None, model_name: str | None, local_model_dir: str | None, **params: Any
+        *args: Any, model: str | None, model_name: str | None, local_model_dir: str | None, **params: Any
     ) -> Any:
-        load_options = {name: params.pop(name) for name in _LOAD_FLAGS}
-        given = {name: value for name, value in load_options.items() if value not in (None, False)}
-        return function(*args, card=_card(card, model_name, local_model_dir, given), **params)
+        flag_values = {name: params.pop(name) for name in _LOAD_FLAGS}
+        load_options = {name: value for name, value in flag_values.items() if value not in (None, False)}
+        return function(*args, source=_source(model, model_name, local_model_dir, load_options), **params)
 
-    return click.argument("card", required=False)(flags(*_NAME_FLAGS, *_LOAD_FLAGS.values())(command))
-
-
-def _card(
-    card: str | None, model_name: str | None, local_model_dir: str | None, options: dict[str, Any]
-) -> Card | None:
-    if card is not None and model_name is not None and card != model_name:
-        raise click.UsageError(f"Two models: '{card}' and --model-name '{model_name}'.", click.get_current_context())
-    name = local_model_dir or model_name or card
-    return Card(name, options) if name is not None else None
+    return click.argument("model", required=False)(flags(*_NAME_FLAGS, *_LOAD_FLAGS.values())(command))
 
 
-def required(card: Card | None) -> Card:
+def _source(
+    model: str | None, model_name: str | None, local_model_dir: str | None, load_options: dict[str, Any]
+) -> ModelSource | None:
+    if model is not None and model_name is not None and model != model_name:
+        raise click.UsageError(f"Two models: '{model}' and --model-name '{model_name}'.", click.get_current_context())
+    name = local_model_dir or model_name or model
+    return ModelSource(name, load_options) if name is not None else None
+
+
+def required(source: ModelSource | None) -> ModelSource:
     """
     Raises:
-        click.UsageError: no model was given.
+        click.UsageError: the command line names no model.
     """
-    if card is None:
-        raise click.UsageError("Which model? Give a Hub card or a folder.", click.get_current_context())
-    return card
+    if source is None:
+        raise click.UsageError("Which model? Give a model id of the Hub, or a folder.", click.get_current_context())
+    return source
 
 
 _NAME_FLAGS = (
-    Flag(["--model-name"], section=_SECTION, metavar="CARD", help="The same as CARD."),
-    Flag(["--local-model-dir"], section=_SECTION, metavar="DIR", help="A folder to take instead of the card."),
+    Flag(["--model-name"], section=_SECTION, metavar="MODEL", help="The same as MODEL."),
+    Flag(["--local-model-dir"], section=_SECTION, metavar="DIR", help="A folder to load instead of MODEL."),
 )
 _LOAD_FLAGS = {
-    "revision": Flag(["--revision"], section=_SECTION, metavar="NAME", help="Branch, tag or commit of the card."),
-    "cache_dir": Flag(["--cache-dir"], section=_SECTION, metavar="DIR", help="Where the Hub's files are kept."),
-    "token": Flag(["token", "--token", "--hf-token"], section=_SECTION, metavar="TOKEN", help="For gated cards."),
+    "revision": Flag(["--revision"], section=_SECTION, metavar="NAME", help="Branch, tag or commit of the repository."),
+    "cache_dir": Flag(["--cache-dir"], section=_SECTION, metavar="DIR", help="Where files of the Hub are cached."),
+    "token": Flag(["token", "--token", "--hf-token"], section=_SECTION, metavar="TOKEN", help="For gated models."),
     "local_files_only": Flag(["--local-files-only"], section=_SECTION, is_flag=True, help="Download nothing."),
     "trust_remote_code": Flag(
-        ["--trust-remote-code"], section=_SECTION, is_flag=True, help="Allow the card's own Python files to run."
+        ["--trust-remote-code"], section=_SECTION, is_flag=True, help="Allow the repository's Python files to run."
     ),
     "pooling": Flag(
         ["--pooling"],
         section=_SECTION,
         type=click.Choice(["mean", "max", "cls"]),
-        help="One vector a text instead of hidden states (encoders).",
+        help="One vector per text instead of hidden states (encoders).",
     ),
 }
 _DEVICE_GROUP = Flag(
@@ -116,7 +116,7 @@ _NO_EFFECT = {
     "dynamo": Flag(["--dynamo"], is_flag=True, hidden=True),
     "custom_io_file_path": Flag(["--custom-io-file-path"], hidden=True),
 }
-"""Upstream's flags about its way of exporting."""
+"""Upstream's flags for its exporter."""
 
 
 def compile_flags(function: Function) -> Callable[..., Any]:
@@ -126,25 +126,25 @@ def compile_flags(function: Function) -> Callable[..., Any]:
     def command(*args: Any, device_group: list[int] | None, compile_options: dict[str, Any], **params: Any) -> Any:
         for name in _NO_EFFECT:
             if params.pop(name):
-                note(f"warning: {as_flag(name)}: no effect, the export here has nothing like it.")
-        given = with_device_group(compile_options, device_group)
-        _check_early(given)
-        return function(*args, compile_options=given, **params)
+                note(f"warning: {as_flag(name)}: no effect, this library exports in another way.")
+        options = with_device_group(compile_options, device_group)
+        _check_early(options)
+        return function(*args, compile_options=options, **params)
 
     return flags(_DEVICE_GROUP, *_NO_EFFECT.values())(
         option_flags("compile_options", "Compile options", *_OPTION_CLASSES)(command)
     )
 
 
-def _check_early(given: Mapping[str, Any]) -> None:
-    """Find what is wrong whatever the model is, before it is downloaded and loaded."""
+def _check_early(values: Mapping[str, Any]) -> None:
+    """Report errors that do not depend on the model, before it is downloaded and loaded."""
     parsed = [
-        cls.parse({option.name: given[option.name] for option in fields(cls) if option.name in given})
+        cls.parse({option.name: values[option.name] for option in fields(cls) if option.name in values})
         for cls in _OPTION_CLASSES
     ]
-    target = choose_target(given.get("target"), is_dry_run=bool(given.get("dry_run")))
+    target = choose_target(values.get("target"), is_dry_run=bool(values.get("dry_run")))
     for options in parsed:
         known = {option.name for option in fields(options)}
-        for name in sorted(known & given.keys()):
+        for name in sorted(known & values.keys()):
             if (why := target.refusal(type(options), name)) is not None:
                 raise OptionError(f"{as_flag(name)}: {why}.")

@@ -1,4 +1,4 @@
-"""A model's description, kept by its config's digest: importing PyTorch takes longer than everything else."""
+"""A cache of model descriptions by the config's digest: importing PyTorch takes longer than everything else."""
 
 from __future__ import annotations
 
@@ -13,52 +13,52 @@ from QEfficient.store.source_version import source_version
 from QEfficient.targets import TARGETS
 
 if TYPE_CHECKING:
-    from QEfficient.cloud.model_args import Card
+    from QEfficient.cloud.model_args import ModelSource
 
 _KIND = "descriptions"
 _FORMAT = 1
 """Of a stored description."""
 
 
-def describe_card(card: Card, lens: Mapping[str, int]) -> dict[str, Any]:
-    """What a card is made of. What depends on this machine is found out each time, the rest once.
+def describe_model(source: ModelSource, lens: Mapping[str, int]) -> dict[str, Any]:
+    """Describe a model. What depends on this machine is determined each time, the rest is cached.
 
     Args:
-        card: a Hub card or a folder, of which config and code are read, and the sizes of weights that are here.
+        source: the model. Its config and code are read, and the sizes of weights that are on this machine.
         lens: ``ctx_len`` and ``encoder_ctx_len``, for the size of a slot.
 
     Raises:
-        CheckpointNotFound: no such card or folder.
-        UnsafeCheckpoint: it brings code that nobody allowed.
-        UnsupportedModel: transformers or this library has nothing for it.
+        CheckpointNotFound: no such model id or folder.
+        UnsafeCheckpoint: it needs code of its repository, which is not allowed.
+        UnsupportedModel: transformers or this library does not support it.
     """
     from QEfficient.transformers.checkpoint.files import open_card, quantization, weights_size
 
-    opened = open_card(card.name, **card.load_options)
-    ingredients = _ingredients(opened.folder, opened.config, card, lens)
-    found = read_note(_KIND, ingredients) if opened.is_self_contained else None
-    if found is None or "targets" not in found:
+    opened = open_card(source.name, **source.load_options)
+    ingredients = _ingredients(opened.folder, opened.config, source, lens)
+    description = read_note(_KIND, ingredients) if opened.is_self_contained else None
+    if description is None or "targets" not in description:
         from QEfficient.cloud.description import describe
 
-        found = describe(opened, card.load_options, lens)
+        description = describe(opened, source.load_options, lens)
         if opened.is_self_contained:
-            write_note(_KIND, ingredients, found)
-    found["quantization"] = quantization(opened.config)
+            write_note(_KIND, ingredients, description)
+    description["quantization"] = quantization(opened.config)
     if (size := weights_size(opened.folder)) is not None:
-        found["weights_bytes"], found["dtypes"] = size
-    elif found["quantization"] is not None:
-        found["weights_bytes"] = None  # the config does not say which weights are quantised
-    for name, target in found["targets"].items():
+        description["weights_bytes"], description["dtypes"] = size
+    elif description["quantization"] is not None:
+        description["weights_bytes"] = None  # the config does not say which weights are quantised
+    for name, target in description["targets"].items():
         target["unavailable"] = TARGETS[name].why_unavailable()
-    return found
+    return description
 
 
-def _ingredients(folder: Path, config: dict[str, Any], card: Card, lens: Mapping[str, int]) -> dict[str, Any]:
+def _ingredients(folder: Path, config: dict[str, Any], source: ModelSource, lens: Mapping[str, int]) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "config": config,
         "code": {path.name: file_digest(path) for path in sorted(folder.glob("*.py"))} if "auto_map" in config else {},
-        "pooling": card.load_options.get("pooling"),
+        "pooling": source.load_options.get("pooling"),
         "lens": dict(lens),
         "targets": {name: list(target.lowerings) for name, target in TARGETS.items()},
         "library": source_version(),

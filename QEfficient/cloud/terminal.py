@@ -1,4 +1,4 @@
-"""How a command talks: results to stdout, everything else to stderr, one line for an error, an exit code."""
+"""Output of commands: results to stdout, everything else to stderr, one line per error, an exit code."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, TypedDict, Unpack
 
 import click
 
@@ -34,19 +34,19 @@ class Output:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person is reading."""
+        """Whether the output is a terminal."""
         return self.stream.isatty()
 
     def write(self, text: str = "", end: str = "\n") -> None:
-        """Print text as it is, at once."""
+        """Print text unchanged, and flush it."""
         print(text, end=end, file=self.stream, flush=True)
 
-    def json(self, value: Any) -> None:
-        """Print one JSON document: for a program on one line, for a person on several."""
+    def json(self, value: object) -> None:
+        """Print one JSON document: on several lines on a terminal, on one line elsewhere."""
         self.write(json.dumps(value, indent=2 if self.is_terminal else None, ensure_ascii=False))
 
     def pairs(self, values: Mapping[str, str]) -> None:
-        """Print names and values, one a line."""
+        """Print names and values, one pair per line."""
         if not self.is_terminal:
             width = max(map(len, values))
             return self.write("\n".join(f"{name:<{width}}  {value}" for name, value in values.items()))
@@ -59,7 +59,7 @@ class Output:
         return self._rich(grid)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table; where the output is piped, in columns without lines and never cut."""
+        """Print a table; piped output has plain columns, which are never cut."""
         if not self.is_terminal:
             widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
             lines = [[f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)] for row in [columns, *rows]]
@@ -79,16 +79,28 @@ class Output:
 
 
 def note(text: str) -> None:
-    """Tell the person something that is no result."""
+    """Print a message that is not a result, to stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+class _CommandSettings(TypedDict, total=False):
+    """Arguments of :class:`click.Command`."""
+
+    callback: Callable[..., Any] | None
+    params: list[click.Parameter] | None
+    help: str | None
 
 
 class Command(click.Command):
     """A command whose function gets an :class:`Output` first; what libraries print goes to stderr."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        kwargs["context_settings"] = {**_CONTEXT, **kwargs.get("context_settings", {})}
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        name: str | None,
+        context_settings: Mapping[str, Any] | None = None,
+        **kwargs: Unpack[_CommandSettings],
+    ):
+        super().__init__(name, {**_CONTEXT, **(context_settings or {})}, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         ctx.obj = Output(sys.stdout)
@@ -107,28 +119,29 @@ class Command(click.Command):
 
 
 def log_to_stderr(verbose: bool) -> None:
-    """Show the library's log: warnings, with ``verbose`` also what it does. Other libraries stay as they are."""
+    """Show the library's log: warnings, with ``verbose`` also its stages. Logs of other libraries do not change."""
     logger = logging.getLogger("QEfficient")
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
     logger.propagate = False
     logger.handlers = [_StderrHandler()]
     if not verbose and not sys.warnoptions:
-        # What libraries have to tell each other's developers.
+        # Warnings of libraries for developers of other libraries.
         for category in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to the sys.stderr of the moment, which a progress display replaces while it is on."""
+    """Writes to the current sys.stderr, which a progress display replaces while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         note(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 def run(command: click.Command, args: Sequence[str] | None = None, prog_name: str | None = None) -> NoReturn:
-    """Run a command and exit: 0, 1 where something failed, 2 for bad usage or options, 130 after Ctrl-C.
+    """Run a command and exit: 0, 1 for a failure, 2 for bad usage or options, 130 after Ctrl-C.
 
     Args:
+        command: the command.
         args: default: those of the process.
         prog_name: how the command is called in messages; default: as the process was started.
     """
@@ -149,7 +162,7 @@ def run(command: click.Command, args: Sequence[str] | None = None, prog_name: st
     except (KeyboardInterrupt, click.Abort):
         note("Interrupted.")
         code = _INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has seen enough; Python must not flush into it when it ends
+    except BrokenPipeError:  # the reader closed the pipe; Python must not flush into it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code or 0)

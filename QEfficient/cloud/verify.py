@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
-from QEfficient.cloud.model_args import Card, card_flags, check_options, compile_flags, required
+from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
 from QEfficient.generation.prompts import read_prompts
@@ -21,17 +21,17 @@ PROMPTS = (
     "Once upon a time there was an engineer who",
     "1 2 3 4 5 6 7 8",
 )
-"""What is asked where the user gives nothing: of several lengths, so that they move on at different steps."""
+"""Default prompts, of several lengths, so that they start to decode at different steps."""
 _FLAGS = (
-    Flag(["prompt", "-p", "--prompt"], multiple=True, metavar="TEXT", help="A prompt; several times for several."),
-    Flag(["--prompts-txt-file-path"], metavar="FILE", help="A file with a prompt a line."),
+    Flag(["prompt", "-p", "--prompt"], multiple=True, metavar="TEXT", help="A prompt; repeat it for several."),
+    Flag(["--prompts-txt-file-path"], metavar="FILE", help="A file with one prompt per line."),
     Flag(
         ["--generation-len"],
         type=int,
         default=32,
         show_default=True,
         metavar="N",
-        help="Tokens to compare a prompt.",
+        help="Tokens to compare per prompt.",
     ),
     Flag(
         ["--node-precision-info-out"],
@@ -44,7 +44,7 @@ _FLAGS = (
 
 
 @click.command("verify", cls=Command)
-@card_flags
+@model_flags
 @flags(*_FLAGS)
 @compile_flags
 @click.pass_obj
@@ -52,7 +52,7 @@ def command(
     out: Output,
     /,
     *,
-    card: Card | None,
+    source: ModelSource | None,
     prompt: tuple[str, ...],
     prompts_txt_file_path: str | None,
     generation_len: int,
@@ -62,17 +62,17 @@ def command(
 ) -> int:
     """Compare a compiled model with Hugging Face, token by token.
 
-    Both decode greedily. The report is printed and kept beside the package; the exit code is 1 where they differ
-    by more than the noise of fp16. For a card it also says where fp16 overflows, and what to do. For exact
-    arithmetic give --precision fp32.
+    Both decode greedily. The report is printed and stored with the package; the exit code is 1 if they differ by
+    more than the noise of fp16. For a card it also says where fp16 overflows, and what to do. For exact arithmetic
+    set --precision fp32.
     """
     _check_output(node_precision_info_out, compile_options.get("target"))
-    model = required(card).load()
+    model = required(source).load()
     check_options(model, compile_options)
     if not hasattr(model, "verify"):
         raise OptionError(f"{model.model_name} is not a causal language model, so there are no tokens to compare.")
-    given = list(prompt) or (None if prompts_txt_file_path is not None else list(PROMPTS))
-    prompts = read_prompts(given, prompts_txt_file_path)
+    texts = list(prompt) or (None if prompts_txt_file_path is not None else list(PROMPTS))
+    prompts = read_prompts(texts, prompts_txt_file_path)
     package = model.compile(**compile_options)
     with stage("Comparing", f"{len(prompts)} prompts with Hugging Face"):
         report = model.verify(prompts, generation_len=generation_len, node_precision_out=node_precision_info_out)

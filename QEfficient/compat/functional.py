@@ -1,10 +1,11 @@
-"""Upstream's functional interface: the same lifecycle, one call a stage."""
+"""Upstream's functional interface: the same lifecycle, one function per stage."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from QEfficient.base.modeling_qeff import PathLike, QEFFBaseModel
 from QEfficient.errors import OptionError
@@ -12,12 +13,20 @@ from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.transformers.models.common_loader import QEFFCommonLoader
 from QEfficient.transformers.transform import transform
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from QEfficient.generation.request_builder import SamplingValue
+
+CompileValue = bool | float | str | Sequence[int] | Mapping[str, Any] | None
+"""An option of ``compile``."""
+
 
 def qualcomm_efficient_converter(
     model_name: str,
     model_kv: QEFFBaseModel | None = None,
     local_model_dir: str | None = None,
-    tokenizer: Any | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     cache_dir: str | None = None,
     onnx_dir_path: PathLike | None = None,
     hf_token: str | None = None,
@@ -29,10 +38,10 @@ def qualcomm_efficient_converter(
     """Export a model to ONNX.
 
     Args:
-        model_name: a model on the Hub, used unless ``model_kv`` or ``local_model_dir`` is given.
+        model_name: a model id on the Hub, used unless ``model_kv`` or ``local_model_dir`` is set.
         model_kv: a model that is loaded already.
-        onnx_dir_path: a folder of your own instead of the store.
-        kv: upstream's switch for graphs that keep state; True, the only kind there is.
+        onnx_dir_path: a folder to write to instead of the store.
+        kv: upstream's switch for graphs that keep state; only True is supported.
         full_batch_size: export for continuous batching.
 
     Returns:
@@ -57,8 +66,10 @@ def qualcomm_efficient_converter(
 export = qualcomm_efficient_converter
 
 
-def compile(model: Any, compile_dir: PathLike | None = None, **options: Any) -> Path:
-    """Compile a model of this library, a Hugging Face model or a checkpoint.
+def compile(
+    model: QEFFBaseModel | PreTrainedModel | PathLike, compile_dir: PathLike | None = None, **options: CompileValue
+) -> Path:
+    """Compile a model of this library, a Hugging Face model, or a checkpoint by model id or folder.
 
     Options are those of the model's ``compile`` method.
 
@@ -71,23 +82,23 @@ def compile(model: Any, compile_dir: PathLike | None = None, **options: Any) -> 
 
 
 def cloud_ai_100_exec_kv(
-    tokenizer: Any | None,
+    tokenizer: PreTrainedTokenizerBase | None,
     qpc_path: PathLike,
     prompt: str | list[str] | None = None,
     prompts_txt_file_path: PathLike | None = None,
     generation_len: int | None = None,
     stream: bool = True,
-    **sampling: Any,
+    **sampling: SamplingValue,
 ) -> CloudAI100ExecInfo:
     """Run a compiled package.
 
     Args:
-        tokenizer: a transformers tokenizer, or None for the package's own.
+        tokenizer: a transformers tokenizer; None: that of the package.
         qpc_path: the folder that ``compile`` returned.
-        prompt: one prompt or several; several may also be given as one text, split at ``|``.
-        prompts_txt_file_path: a file with a prompt a line, instead.
+        prompt: one prompt or several; a single text is split at ``|``.
+        prompts_txt_file_path: a file with one prompt per line, instead.
         generation_len: maximum number of new tokens per prompt.
-        stream: print the text as it comes.
+        stream: print the text while it is generated.
     """
     from QEfficient.generation.package import from_package
     from QEfficient.generation.prompts import read_prompts

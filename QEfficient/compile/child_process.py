@@ -1,4 +1,4 @@
-"""Runs a compiler: its output goes to a log as it comes, it dies with us, and a failure says what to do."""
+"""Runs a compiler: its output is logged live, it ends with this process, and an error says what to do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 LOG_FILE = "compile.log"
 Advice = tuple[str, str]
-"""A pattern of what a compiler says, and what to do about it."""
+"""A pattern of a compiler's message, and what to do about it."""
 
 _TAIL_LINES = 20
 _KEPT_LOGS = 20
@@ -41,14 +41,14 @@ _GENERAL_ADVICE: tuple[Advice, ...] = (
 def run_compiler(command: Sequence[str], *, log: Path, output: Path, advice: Sequence[Advice] = ()) -> None:
     """Run ``command``, without a shell, until it has written ``output``.
 
-    Its process group is killed when anything goes wrong here, Ctrl-C included, and whatever it left behind when it
-    ended is killed too. Each line is logged with the seconds since the start.
+    Its process group is killed on any error here, Ctrl-C included, and so are child processes that outlive it. Each
+    line is logged with the seconds since the start.
 
     Args:
         command: program and arguments.
-        log: gets the command and everything that it prints.
-        output: the file that it is to write.
-        advice: what its known messages mean; the first that fits is told.
+        log: the file for the command and its output.
+        output: the file that it must write.
+        advice: what to do for its known messages; the first match is reported.
 
     Raises:
         CompileError: it cannot be started, fails, or leaves no ``output``.
@@ -66,7 +66,7 @@ def run_compiler(command: Sequence[str], *, log: Path, output: Path, advice: Seq
 def _run(command: Sequence[str], sink: BinaryIO, source: BinaryIO) -> int:
     began = time.perf_counter()
     try:
-        # Into a file and not a pipe: the log is whole even if we are killed, and nobody who keeps it open blocks us.
+        # To a file, not a pipe: the log is complete even if this process is killed, and no reader can block it.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -88,7 +88,7 @@ def _run(command: Sequence[str], sink: BinaryIO, source: BinaryIO) -> int:
 
 
 def _follow(source: BinaryIO, unfinished: bytes, began: float) -> bytes:
-    """Report the lines that came since; what is behind the last line break is returned."""
+    """Log the new lines; returns the text after the last line break."""
     *lines, unfinished = (unfinished + source.read()).split(b"\n")
     for line in lines:
         logger.info("%7.1f s  %s", time.perf_counter() - began, line.decode(errors="replace").rstrip())
@@ -104,10 +104,10 @@ def _ending(status: int) -> str:
 def _advice(status: int, log: Path, advice: Sequence[Advice]) -> str:
     text = log.read_text(encoding="utf-8", errors="replace").partition("\n")[2]
     for pattern, what_to_do in (*advice, *_GENERAL_ADVICE):
-        if found := re.search(pattern, text):
-            return found.expand(what_to_do)
+        if match := re.search(pattern, text):
+            return match.expand(what_to_do)
     # 137 is what a shell script says of a child that signal 9 ended.
-    return f"Nobody but the kernel sends signal 9 as a rule. {_MEMORY}" if status in (-signal.SIGKILL, 137) else ""
+    return f"Signal 9 usually comes from the kernel. {_MEMORY}" if status in (-signal.SIGKILL, 137) else ""
 
 
 def _report(command: Sequence[str], problem: str, log: Path, what_to_do: str) -> str:

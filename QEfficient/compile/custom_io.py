@@ -1,5 +1,5 @@
-"""What crosses the card's boundary: a graph's inputs and outputs, the pairs among them that are state, and in which
-format the card keeps each."""
+"""A graph's inputs and outputs on the card: which pairs of them are state, and the format in which the card keeps
+each."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class GraphIO:
         inputs = {value.name: value for value in self.inputs}
         outputs = {value.name.removesuffix(RETAINED): value for value in self.outputs if value.name.endswith(RETAINED)}
         for name, output in outputs.items():
-            given = inputs.get(name)
-            if given is None:
-                raise CompileError(f"The output '{output.name}' is state, and there is no input '{name}' to be it.")
-            if (given.dtype, given.shape) != (output.dtype, output.shape):
+            state_input = inputs.get(name)
+            if state_input is None:
+                raise CompileError(f"The output '{output.name}' is state, but there is no input '{name}'.")
+            if (state_input.dtype, state_input.shape) != (output.dtype, output.shape):
                 raise CompileError(
-                    f"The state '{name}' goes in as {given.dtype} {list(given.shape)} and comes out as {output.dtype} "
-                    f"{list(output.shape)}: the card keeps one buffer for both, so they must agree."
+                    f"The state '{name}' goes in as {state_input.dtype} {list(state_input.shape)} and comes out as "
+                    f"{output.dtype} {list(output.shape)}: the card keeps one buffer for both, so they must agree."
                 )
         return [(value, outputs[name]) for name, value in inputs.items() if name in outputs]
 
@@ -123,7 +123,7 @@ def write_custom_io(folder: Path, io: GraphIO, job: CompileJob) -> Path | None:
 def bindings(io: GraphIO, job: CompileJob) -> CompiledGraph:
     """Inputs and outputs as the compiled program has them; sizes are -1 where specializations differ.
 
-    As asked of the compiler. It may give logits as float16, so that a session takes the dtypes from the program.
+    As requested from the compiler, which may return logits as float16: a session takes the dtypes from the program.
     """
     precisions = state_precisions(io, job)
 
@@ -159,8 +159,8 @@ def read_node_precision_info(path: Path) -> dict[str, list[str]]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise OptionError(f"node_precision_info={str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, dict) or not content or not content.keys() <= {*PRECISION_KEYS}:
-        found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise OptionError(f"node_precision_info={str(path)!r}: {form}, got {found or 'nothing'}.")
+        keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise OptionError(f"node_precision_info={str(path)!r}: {form}, got {keys or 'nothing'}.")
     for key, names in content.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise OptionError(f"node_precision_info={str(path)!r}: {form}, got {names!r} under {key}.")

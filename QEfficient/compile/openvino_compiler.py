@@ -1,8 +1,8 @@
 """ONNX to an OpenVINO IR with compressed weights, for the ``cpu`` target. It runs nothing.
 
-OpenVINO compiles to machine code when a program opens, for the processor that it finds there. What takes long, and is
-stored, is reading and compressing the weights. Sizes of the state, threads and precision are settled at open, so that
-one IR serves every context length and any number of slots.
+OpenVINO compiles to machine code when a program opens, for the processor of that machine. The IR stores the result of
+the slow part: reading and compressing the weights. Sizes of the state, threads and precision are set when a program
+opens, so that one IR serves every context length and any number of slots.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MODEL_FILE = "model.xml"
 
 
 def load_compiler(target: Target, options: CompileOptions) -> OpenVINOCompiler:
-    """OpenVINO's compiler, which is a library of this process."""
+    """OpenVINO's compiler, which runs in this process."""
     return OpenVINOCompiler()
 
 
@@ -36,7 +36,7 @@ class OpenVINOCompiler:
     """See :class:`QEfficient.contract.Compiler`."""
 
     def check(self, job: CompileJob) -> None:
-        """Nothing is wrong that the options have not refused."""
+        """The options have checked everything."""
 
     def key(self, job: CompileJob) -> dict[str, Any]:
         from importlib.metadata import version
@@ -97,7 +97,7 @@ def compress_weights(model: ov.Model, weight_format: str | None) -> ov.Model:
 
 @contextmanager
 def _quiet(logger_name: str) -> Iterator[None]:
-    """Keep a library's tables and progress bars off the terminal: ours says what is going on."""
+    """Keep a library's tables and progress bars off the terminal, which shows the progress of this library."""
     logger = logging.getLogger(logger_name)
     level = logger.level
     logger.setLevel(logging.WARNING)

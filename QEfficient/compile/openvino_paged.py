@@ -1,12 +1,12 @@
 """The paged attention node on its way through OpenVINO.
 
-In ONNX and in a package's IR it is an operator of ours, because OpenVINO can run its own PagedAttentionExtension but
-not read it back from a file; just before compilation ours is replaced by OpenVINO's.
+In ONNX and in a package's IR it is a custom operator, because OpenVINO can run its PagedAttentionExtension but not
+read it back from a file. Just before compilation OpenVINO's operator replaces the custom one.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openvino as ov
@@ -14,6 +14,9 @@ import openvino.opset13 as ops
 from openvino import Op
 from openvino.frontend.onnx import ConversionExtension
 from openvino.op import _PagedAttentionExtension
+
+if TYPE_CHECKING:
+    from openvino._pyopenvino import AttributeVisitor
 
 BLOCK_LEN = 32
 """Tokens in a block of OpenVINO's CPU cache."""
@@ -32,9 +35,9 @@ _SINK = 10
 
 
 class PagedAttention(Op):
-    """``qeff::PagedAttention`` as an OpenVINO operator that only knows its shape."""
+    """``qeff::PagedAttention`` as an OpenVINO operator that only infers shapes."""
 
-    def __init__(self, inputs: list[Any] | None = None, **attributes: Any):
+    def __init__(self, inputs: list[Any] | None = None, **attributes: float):
         super().__init__(self)
         self.attributes = {**_ATTRIBUTES, **attributes}
         if inputs is not None:
@@ -49,13 +52,13 @@ class PagedAttention(Op):
     def clone_with_new_inputs(self, new_inputs: list[Any]) -> PagedAttention:
         return PagedAttention(new_inputs, **self.attributes)
 
-    def visit_attributes(self, visitor: Any) -> bool:
+    def visit_attributes(self, visitor: AttributeVisitor) -> bool:
         visitor.on_attributes(self.attributes)
         return True
 
 
 def add_extensions(core: ov.Core) -> None:
-    """Let ``core`` read our operator from ONNX and from IR."""
+    """Let ``core`` read the custom operator from ONNX and from IR."""
     core.add_extension(PagedAttention)
     core.add_extension(ConversionExtension("PagedAttention", "qeff", _from_onnx))
 
@@ -67,12 +70,12 @@ def _from_onnx(node: Any) -> list[Any]:
 
 
 def is_paged(model: ov.Model) -> bool:
-    """Whether ``model`` holds paged attention nodes of ours."""
+    """Whether ``model`` has custom paged attention nodes."""
     return any(node.get_type_name() == "PagedAttention" for node in model.get_ops())
 
 
 def to_plugin_form(model: ov.Model) -> None:
-    """Replace our operator by OpenVINO's and leave the caches' dtype and layout to the plugin. In place."""
+    """Replace the custom operator with OpenVINO's, in place; the plugin chooses the caches' dtype and layout."""
     for node in list(model.get_ops()):
         if node.get_type_name() == "PagedAttention":
             node.output(0).replace(_plugin_node(node).output(0))
@@ -85,15 +88,15 @@ def to_plugin_form(model: ov.Model) -> None:
 
 def _plugin_node(node: Any) -> Any:
     attributes = node.get_attributes()
-    given = [node.input(i).get_source_output() for i in range(node.get_input_size())]
-    sinks = given[_SINK] if attributes["has_sink"] else _empty(np.float32)
+    sources = [node.input(i).get_source_output() for i in range(node.get_input_size())]
+    sinks = sources[_SINK] if attributes["has_sink"] else _empty(np.float32)
     # The 28 inputs of OpenVINO 2026.4; those that turn on a feature we do not use are empty.
     inputs = [
-        *given[:9],  # query, key, value, caches, past_lens, subsequence_begins, block_indices, block_indices_begins
+        *sources[:9],  # query, key, value, caches, past_lens, subsequence_begins, block_indices, block_indices_begins
         _constant(attributes["scale"], np.float32),
         _constant(attributes["window"], np.int32),
         _empty(np.float32),  # alibi_slopes
-        given[9],  # max_context_len
+        sources[9],  # max_context_len
         _empty(np.int32),  # score_aggregation_window
         _empty(np.int32),  # rotated_block_indices
         _empty(np.int32),  # rotation_deltas

@@ -1,7 +1,7 @@
 """How a model is spread over several devices, as the file that the card's compiler reads.
 
-One partition over several devices slices each tensor; several partitions make a pipeline, each with its own nodes and
-devices. Device numbers are logical: a session maps them to cards.
+One partition over several devices slices each tensor; several partitions make a pipeline, each with separate nodes
+and devices. Device numbers are logical: a session maps them to cards.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LAYER_STATE = re.compile(rf"\.(\d+)(?:_\w+)?{RETAINED}$")
 
 
 def partition_file(folder: Path, job: CompileJob) -> Path | None:
-    """Where the partition file of a job is or will be: the user's own, or in ``folder``; None for one device."""
+    """The path of a job's partition file: the user's, or one in ``folder``; None for one device."""
     options = job.options
     if options.mdp_load_partition_config:
         return Path(options.mdp_load_partition_config)
@@ -37,7 +37,7 @@ def check_partition_options(job: CompileJob) -> None:
     """Check what can be checked without the graph.
 
     Raises:
-        OptionError: the options contradict each other, or the user's own file does not fit them.
+        OptionError: the options contradict each other, or the user's partition file does not fit them.
     """
     options = job.options
     if options.mos is not None and options.mos > options.num_cores:
@@ -77,16 +77,16 @@ def check_partitions(config: Any, num_cores: int, where: str) -> int:
     """
     try:
         devices = [device for partition in config["partitions"] for device in partition["devices"]]
-        found = [(device["deviceId"], device["numCores"]) for device in devices]
+        cores = [(device["deviceId"], device["numCores"]) for device in devices]
     except (KeyError, TypeError) as error:
         raise OptionError(
             f'{where}: expected {{"partitions": [{{"name", "devices": [{{"deviceId", "numCores"}}]}}]}}, but '
             f"{type(error).__name__}: {error}."
         ) from error
-    ids = [number for number, _ in found]
+    ids = [number for number, _ in cores]
     if not ids or len({*ids}) < len(ids):
         raise OptionError(f"{where}: every device may be in one partition only, once; got {ids}.")
-    if wrong := next(((number, cores) for number, cores in found if cores != num_cores), None):
+    if wrong := next(((number, count) for number, count in cores if count != num_cores), None):
         raise OptionError(
             f"{where}: device {wrong[0]} has numCores={wrong[1]}, num_cores={num_cores}: they must agree."
         )
@@ -94,7 +94,7 @@ def check_partitions(config: Any, num_cores: int, where: str) -> int:
 
 
 def write_partitions(folder: Path, onnx_path: Path, job: CompileJob) -> Path | None:
-    """Write the partition file that the options ask for; returns its path, the user's own one untouched.
+    """Write the partition file that the options ask for; returns its path. A file of the user is not changed.
 
     Raises:
         OptionError: see :func:`check_partition_options`; or there are fewer layers than stages.
@@ -119,7 +119,7 @@ def tensor_slices(num_devices: int, num_cores: int) -> dict[str, Any]:
 
 
 def pipeline(onnx_path: Path, num_devices: int, num_partitions: int, num_cores: int) -> dict[str, Any]:
-    """Each stage has its own layers and an equal share of the devices."""
+    """Each stage runs different layers, on an equal share of the devices."""
     each = num_devices // num_partitions
     partitions = [
         {"name": f"Partition{stage}", "nodeList": nodes, "devices": _devices(ids, num_cores)}
@@ -146,10 +146,10 @@ def layers_of_stages(num_layers: int, num_partitions: int) -> list[int]:
     """
     if num_layers < num_partitions:
         raise OptionError(
-            f"mdp_num_partitions={num_partitions}: the model has {num_layers} layers, at least one a stage."
+            f"mdp_num_partitions={num_partitions}: the model has {num_layers} layers, at least one per stage."
         )
     sizes = [num_layers // num_partitions] * num_partitions
-    middle = (num_partitions - 1) // 2 + 0.25  # the quarter decides between two equally far
+    middle = (num_partitions - 1) // 2 + 0.25  # the quarter breaks ties
     order = [*sorted(range(1, num_partitions - 1), key=lambda stage: abs(stage - middle)), 0]
     for stage in order[: num_layers % num_partitions]:
         sizes[stage] += 1
@@ -159,8 +159,8 @@ def layers_of_stages(num_layers: int, num_partitions: int) -> list[int]:
 def split_nodes(onnx_path: Path, num_partitions: int) -> list[list[str]]:
     """The names of each stage's nodes, in the graph's order.
 
-    A stage computes everything that its layers need and no stage before has: so no node waits for a later stage, which
-    the card would run after it. The compiler ignores names that it has folded away.
+    A stage computes everything that its layers need and no earlier stage has computed. So no node waits for a later
+    stage, which the card would run after it. The compiler ignores names that it has folded away.
 
     Raises:
         CompileError: the graph does not say where its layers are, or has a node without a name or a name twice.
@@ -172,13 +172,13 @@ def split_nodes(onnx_path: Path, num_partitions: int) -> list[list[str]]:
     names = [node.name for node in nodes]
     if "" in names or len({*names}) < len(names):
         wrong = next(name for name in names if not name or names.count(name) > 1)
-        raise CompileError(f"{onnx_path.name}: a pipeline needs nodes with names of their own; '{wrong}' is not one.")
+        raise CompileError(f"{onnx_path.name}: a pipeline needs nodes with unique names; '{wrong}' is not one.")
     layer_of = _layers(nodes)
     last = max(layer_of, default=-1)
     if last not in layer_of or len(layer_of) != last + 1:
         raise CompileError(
-            f"{onnx_path.name}: found the layers {sorted(layer_of) or 'none'} by the names of values, state and "
-            "weights; a pipeline needs all from 0 on."
+            f"{onnx_path.name}: the names of values, state and weights tell the layers "
+            f"{sorted(layer_of) or 'none'}; a pipeline needs all from 0 on."
         )
     ends = list(accumulate(layers_of_stages(last + 1, num_partitions)))
     stages = _stages(nodes, layer_of, ends)
@@ -190,24 +190,24 @@ def split_nodes(onnx_path: Path, num_partitions: int) -> list[list[str]]:
 
 
 def _layers(nodes: list[Any]) -> dict[int, list[int]]:
-    """The nodes (by place) that belong to each layer for certain: that end it or write its state; where the exporter
-    has not marked the ends, also those that are named after a layer or use a weight that is."""
+    """The nodes (by index) that certainly belong to each layer: they end it or write its state. If the exporter has not
+    marked the ends, also nodes that are named after a layer or use a weight of it."""
     num_uses = Counter(name for node in nodes for name in node.input)
     is_marked = any(_LAYER_END.match(name) for node in nodes for name in node.output)
-    found: dict[int, list[int]] = {}
+    places: dict[int, list[int]] = {}
     for place, node in enumerate(nodes):
         marks = [_LAYER_END.match(name) or _LAYER_STATE.search(name) for name in node.output]
         if not is_marked:
             # Equal weights of two layers are stored once, under the name of one.
-            own = [name for name in node.input if num_uses[name] == 1]
-            marks += [_LAYER_IN_NAME.search(name) for name in (node.name, *own)]
+            unshared = [name for name in node.input if num_uses[name] == 1]
+            marks += [_LAYER_IN_NAME.search(name) for name in (node.name, *unshared)]
         if layer := next((mark for mark in marks if mark), None):
-            found.setdefault(int(layer[1]), []).append(place)
-    return found
+            places.setdefault(int(layer[1]), []).append(place)
+    return places
 
 
 def _stages(nodes: list[Any], layer_of: dict[int, list[int]], ends: list[int]) -> list[int]:
-    """The stage of each node: the first that needs it, the last one for what no layer needs."""
+    """The stage of each node: the first that needs it; the last stage if no layer needs it."""
     makers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
     stages = [len(ends) - 1] * len(nodes)
     seen = [False] * len(nodes)

@@ -24,7 +24,7 @@ from QEfficient.store.digests import hash_file
 logger = logging.getLogger(__name__)
 
 OWN_KEYS = frozenset({specializations.FORM_KEY, VERIFY_KEY})
-"""Keys of ``compiler_options`` that are for this driver and not for the compiler."""
+"""Keys of ``compiler_options`` that this module reads; the compiler does not get them."""
 _AI100_NAMED_SINCE = (1, 20)
 
 _OWNERS = {
@@ -47,7 +47,7 @@ _OWNERS = {
     "compile-only": None,
     "aic-binary-dir": None,
 }
-"""The compiler's options that are ours to give, with the option of ``compile`` that decides each, if one does."""
+"""The compiler's options that the library sets, each with the option of ``compile`` that decides it, if any."""
 
 ADVICE: tuple[Advice, ...] = (
     (
@@ -88,14 +88,14 @@ class QaicCompiler:
 
 
 def toolchain(sdk: QaicSDK | None) -> dict[str, str]:
-    """Versions that decide what comes out."""
+    """Versions that decide the result."""
     return {"compiler": _compiler(sdk).name, "qaic_sdk": (sdk.version if sdk else None) or "unknown"}
 
 
 def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob, sdk: QaicSDK | None) -> CompiledGraph:
     """Compile ``onnx_path`` into ``folder/qpc``, beside the files that the compiler read and its log.
 
-    With ``dry_run`` the compiler is not run, needs not be there, and its command is in the result as ``command``.
+    With ``dry_run`` the compiler is not run and need not be installed; the result has its command as ``command``.
 
     Raises:
         OptionError: the options contradict each other or the graph.
@@ -117,7 +117,7 @@ def prepare(onnx_path: Path, folder: Path, job: CompileJob, sdk: QaicSDK | None)
     """Write what the compiler reads into ``folder``, checked against the graph, and return its command.
 
     Raises:
-        OptionError: two specializations are one, a partition file does not fit, or a raw option repeats one of ours.
+        OptionError: two specializations are equal, a partition file does not fit, or the library sets a raw option.
         CompileError: the graph and the job do not fit together.
     """
     io = custom_io.read_graph_io(onnx_path)
@@ -137,7 +137,7 @@ def command(
     has_state: bool = True,
     has_formats: bool = True,
 ) -> list[str]:
-    """The compiler's command. Reads and writes no file; asks the cards for the chip unless ``aic_hw_version`` says it.
+    """The compiler's command. Reads and writes no file; asks the cards for the chip unless ``aic_hw_version`` is set.
 
     Args:
         onnx_path: the graph.
@@ -172,7 +172,7 @@ def _compiler(sdk: QaicSDK | None) -> Path:
 
 
 def hw_version(job: CompileJob, sdk: QaicSDK | None) -> str:
-    """The chip as this SDK spells it: what was asked, else that of the cards here; AI 100 is "2.0" before 1.20."""
+    """The chip as this SDK spells it: ``aic_hw_version``, else that of the cards here; AI 100 is "2.0" before 1.20."""
     if job.options.aic_hw_version is not None:
         return job.options.aic_hw_version
     chip = sdk.hw_version() if sdk else "ai100"
@@ -184,7 +184,7 @@ def compiler_flags(job: CompileJob, *, has_state: bool = True) -> dict[str, Any]
     """The options between the model and the files, in upstream's order, then the raw ones of ``compiler_options``.
 
     Raises:
-        OptionError: a raw one repeats one of ours, or has a value that no command line can hold.
+        OptionError: a raw one repeats one that the library sets, or has a value that no command line can hold.
     """
     options = job.options
     return {
@@ -200,18 +200,18 @@ def compiler_flags(job: CompileJob, *, has_state: bool = True) -> dict[str, Any]
     }
 
 
-def _raw_flags(given: Mapping[str, Any]) -> dict[str, Any]:
+def _raw_flags(compiler_options: Mapping[str, Any]) -> dict[str, Any]:
     flags: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in compiler_options.items():
         name = str(key).lstrip("-_").replace("_", "-")
         if key in OWN_KEYS:
             continue
         if name.lower() in _OWNERS:
             owner = _OWNERS[name.lower()]
-            instead = f"use {owner}" if owner else "compile() gives it itself"
-            raise OptionError(f"compiler_options: '{key}' is one of the library's own options: {instead}.")
+            instead = f"use {owner}" if owner else "leave it out"
+            raise OptionError(f"compiler_options: '{key}' is set by the library: {instead}.")
         if name in flags:
-            raise OptionError(f"compiler_options: '{key}' is given twice, in two spellings.")
+            raise OptionError(f"compiler_options: '{key}' is set twice, in two spellings.")
         if isinstance(value, list | tuple):
             value = ",".join(map(str, value))
         if value is not None and not isinstance(value, bool | int | float | str | Path):
@@ -222,21 +222,21 @@ def _raw_flags(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def as_arguments(flags: Mapping[str, Any]) -> list[str]:
     """``-key=value``; ``-key`` for True; nothing for False and None."""
-    return [f"-{key}" if value is True else f"-{key}={value}" for key, value in flags.items() if _is_given(value)]
+    return [f"-{key}" if value is True else f"-{key}={value}" for key, value in flags.items() if _is_set(value)]
 
 
-def _is_given(value: Any) -> bool:
+def _is_set(value: Any) -> bool:
     return value is not False and value is not None
 
 
 def check(job: CompileJob, sdk: QaicSDK | None) -> None:
-    """Everything that can be checked before there is a graph.
+    """Check everything that does not need the graph.
 
     Raises:
         OptionError: an option is impossible, contradicts another, or names a file that is not as it should be.
         TargetUnavailable: there is no compiler (which ``dry_run`` does without).
     """
-    problem = why_unavailable(sdk.root) if sdk else why_unavailable() or "no SDK was given"
+    problem = why_unavailable(sdk.root) if sdk else why_unavailable() or "no SDK was passed"
     if problem and not job.options.dry_run:
         raise TargetUnavailable(f"Nothing can be compiled for Cloud AI 100: {problem}.")
     flags = compiler_flags(job)
@@ -268,18 +268,18 @@ def _check_cores(job: CompileJob, sdk: QaicSDK) -> None:
 
 
 def key_ingredients(job: CompileJob, sdk: QaicSDK | None) -> dict[str, Any]:
-    """All that decides what a job's compilation makes of a graph, without paths: files are there by their content."""
+    """All that decides what a job's compilation makes of a graph, without paths: files take part by their content."""
     options = job.options
-    own = options.mdp_load_partition_config
+    partition_file = options.mdp_load_partition_config
     return {
         **toolchain(sdk),
         "hw_version": hw_version(job, sdk),
-        "flags": {key: _content(value) for key, value in compiler_flags(job).items() if _is_given(value)},
+        "flags": {key: _content(value) for key, value in compiler_flags(job).items() if _is_set(value)},
         "sub_functions": options.use_onnx_subfunctions,
         "specializations": [[name, dict(entry.symbols)] for name, entry in _named(job)],
         "specialization_form": specializations.specialization_form(job, sdk.version if sdk else None),
         "mxint8_kv_cache": bool(job.option("mxint8_kv_cache")),
-        "partitions": _content(own) if own else [options.num_devices, options.mdp_num_partitions],
+        "partitions": _content(partition_file) if partition_file else [options.num_devices, options.mdp_num_partitions],
         "dry_run": options.dry_run,
     }
 

@@ -1,4 +1,4 @@
-"""The SDK of Cloud AI 100 on this machine: where it is, which version, what cards it sees, and its runtime's modules.
+"""The SDK of Cloud AI 100 on this machine: its folder, its version, the detected cards, and its runtime's modules.
 
 The Apps SDK compiles and needs no card; the Platform SDK runs. Both install into one folder.
 """
@@ -37,7 +37,8 @@ _OWN_PREFIX = "_qeff_sdk_"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
-    """One SoC as ``qaic-util -q`` describes it; None where it does not say (a card that is not ready says little)."""
+    """One SoC as ``qaic-util -q`` describes it; None for what it does not report. Little is reported of a card that is
+    not ready."""
 
     qid: int
     status: str
@@ -60,7 +61,7 @@ class QaicSDK:
     compiler: Path | None = None
     """None where only the Platform SDK is installed."""
     version: str | None = None
-    """Of the Apps SDK, such as "1.22.0.41"; None if it does not say."""
+    """Of the Apps SDK, such as "1.22.0.41"; None if unknown."""
 
     @classmethod
     def find(cls, root: Path | None = None) -> QaicSDK | None:
@@ -78,10 +79,10 @@ class QaicSDK:
         return (self.root / "dev" / "lib" / platform.machine(), self.root / "dev" / "python")
 
     def devices(self, timeout_s: float = _QUERY_TIMEOUT_S) -> list[Device]:
-        """The cards' SoCs; none where the Platform SDK, which brings the tool that asks them, is not installed.
+        """The cards' SoCs; none without the Platform SDK, which includes the query tool.
 
         Raises:
-            TargetUnavailable: the tool is there and fails.
+            TargetUnavailable: the tool exists and fails.
         """
         tool = self.root / "tools" / "qaic-util"
         if not tool.is_file():
@@ -111,8 +112,8 @@ class QaicSDK:
         return "ai200" if any("AIC200" in (device.fw_image_variant or "") for device in devices) else "ai100"
 
 
-def _root(given: Path | None) -> Path:
-    return (given or Path(os.environ.get(ENVIRONMENT) or DEFAULT_ROOT).expanduser()).absolute()
+def _root(root: Path | None) -> Path:
+    return (root or Path(os.environ.get(ENVIRONMENT) or DEFAULT_ROOT).expanduser()).absolute()
 
 
 def why_unavailable(root: Path | None = None) -> str | None:
@@ -145,13 +146,13 @@ def why_cannot_run(root: Path | None = None) -> str | None:
     except TargetUnavailable as problem:
         return str(problem)
     if not any(device.status == "Ready" for device in devices):
-        found = ", ".join(f"QID {device.qid}: {device.status}" for device in devices) or "none found"
-        return f"no card is ready ({found}): {install}, and check `{sdk.root}/tools/qaic-util -q`"
+        statuses = ", ".join(f"QID {device.qid}: {device.status}" for device in devices) or "none detected"
+        return f"no card is ready ({statuses}): {install}, and check `{sdk.root}/tools/qaic-util -q`"
     return None
 
 
 def read_version(path: Path) -> str | None:
-    """The version in a file of the SDK's ``versions`` folder; None where it cannot be made out."""
+    """The version in a file of the SDK's ``versions`` folder; None where it cannot be parsed."""
     try:
         elements = list(ElementTree.parse(path).iter())
     except (OSError, ElementTree.ParseError):
@@ -165,16 +166,16 @@ def read_version(path: Path) -> str | None:
 
 def version_pair(version: str | None) -> tuple[int, int] | None:
     """Major and minor of a version; None if it is unknown."""
-    found = re.match(r"(\d+)\.(\d+)", version or "")
-    return (int(found[1]), int(found[2])) if found else None
+    match = re.match(r"(\d+)\.(\d+)", version or "")
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def parse_devices(text: str) -> list[Device]:
     """The devices in what ``qaic-util -q`` prints: "QID n", then lines of "Key:Value"."""
     blocks: list[dict[str, str]] = []
     for line in text.splitlines():
-        if found := re.match(r"\s*QID\s+(\d+)", line):
-            blocks.append({"QID": found[1]})
+        if match := re.match(r"\s*QID\s+(\d+)", line):
+            blocks.append({"QID": match[1]})
         elif blocks and ":" in line:
             key, _, value = line.partition(":")
             blocks[-1].setdefault(key.strip(), value.strip())
@@ -183,8 +184,8 @@ def parse_devices(text: str) -> list[Device]:
 
 def _device(fields: dict[str, str]) -> Device:
     def number(key: str) -> int | None:
-        found = re.match(r"\d+", fields.get(key, ""))
-        return int(found[0]) if found else None
+        match = re.match(r"\d+", fields.get(key, ""))
+        return int(match[0]) if match else None
 
     return Device(
         qid=int(fields["QID"]),
@@ -200,9 +201,9 @@ def _device(fields: dict[str, str]) -> Device:
 
 
 def import_runtime(sdk: QaicSDK) -> tuple[ModuleType, ModuleType]:
-    """The runtime's modules ``(qaicrt, QAicApi_pb2)`` of this very SDK. For sessions, when they open.
+    """The runtime's modules ``(qaicrt, QAicApi_pb2)`` of this SDK. Sessions call it when they open.
 
-    A process may use two SDKs (the simulator's and a card's), so that each is loaded under a name of its own.
+    A process may use two SDKs (the simulator's and a card's), so that each is loaded under a unique name.
 
     Raises:
         TargetUnavailable: they are not there, are for another Python, or do not load; says which.
@@ -218,7 +219,7 @@ def import_runtime(sdk: QaicSDK) -> tuple[ModuleType, ModuleType]:
 
 @contextmanager
 def _importable(folders: Sequence[Path]) -> Iterator[None]:
-    """The folders on the path, with the modules of other SDKs out of sight, and afterwards those of this one too."""
+    """Put the folders on the path and hide the modules of other SDKs; afterwards also remove those of this one."""
     path_before, names_before = list(sys.path), {*sys.modules}
     others = _other_sdks(folders)
     hidden = {name: module for name, module in sys.modules.items() if _is_in(module, others)}
@@ -236,7 +237,7 @@ def _importable(folders: Sequence[Path]) -> Iterator[None]:
 
 
 def _other_sdks(folders: Sequence[Path]) -> set[Path]:
-    """Where runtimes that are loaded already came from."""
+    """The folders of the runtimes that are already loaded."""
     loaded = [module for name, module in sys.modules.items() if name in RUNTIME_MODULES or name.startswith(_OWN_PREFIX)]
     origins = [Path(_origin(module)) for module in loaded if _origin(module)]
     return {path.parents[path.stem == "__init__"] for path in origins} - {*folders}
@@ -256,15 +257,15 @@ def _find(sdk: QaicSDK, name: str) -> ModuleSpec | None:
 
 
 def _load(sdk: QaicSDK, name: str) -> ModuleType:
-    found = _find(sdk, name)
-    if found is None or found.origin is None:
+    module_spec = _find(sdk, name)
+    if module_spec is None or module_spec.origin is None:
         raise TargetUnavailable(f"The card's runtime cannot be used: {_no_module(sdk, name)}.")
-    own_name = f"{_OWN_PREFIX}{hashlib.sha256(found.origin.encode()).hexdigest()[:12]}.{name}"
+    own_name = f"{_OWN_PREFIX}{hashlib.sha256(module_spec.origin.encode()).hexdigest()[:12]}.{name}"
     for known in (sys.modules.get(own_name), sys.modules.get(name)):
-        if known is not None and getattr(known, "__file__", None) == found.origin:
+        if known is not None and getattr(known, "__file__", None) == module_spec.origin:
             return known
     spec = importlib.util.spec_from_file_location(
-        own_name, found.origin, submodule_search_locations=found.submodule_search_locations
+        own_name, module_spec.origin, submodule_search_locations=module_spec.submodule_search_locations
     )
     assert spec is not None
     assert spec.loader is not None
@@ -275,8 +276,8 @@ def _load(sdk: QaicSDK, name: str) -> ModuleType:
     except (ImportError, TypeError) as error:  # TypeError: generated code that this protobuf does not take
         sys.modules.pop(own_name, None)
         raise TargetUnavailable(
-            f"{found.origin} does not load in Python {platform.python_version()}: {error}. Use the Python and the "
-            "protobuf that the SDK's release notes name."
+            f"{module_spec.origin} does not load in Python {platform.python_version()}: {error}. Use the Python and "
+            "the protobuf that the SDK's release notes name."
         ) from error
     return module
 
@@ -288,7 +289,7 @@ def _no_module(sdk: QaicSDK, name: str) -> str:
     if others:
         here = f"Python {sys.version_info.major}.{sys.version_info.minor} ({EXTENSION_SUFFIXES[0]})"
         return (
-            f"the SDK's {name} is built for another Python: found {', '.join(others)}, this is {here}. Use the "
+            f"the SDK's {name} is built for another Python: the SDK has {', '.join(others)}, this is {here}. Use the "
             "Python that the SDK was built for, or an SDK for this one"
         )
     return f"there is no module {name} in {' or '.join(map(str, folders))}: install the Platform SDK"

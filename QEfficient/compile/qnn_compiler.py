@@ -60,8 +60,8 @@ def sdk_root() -> Path:
     Raises:
         TargetUnavailable: QNN_SDK_ROOT is not set, or has no converter under it.
     """
-    given = os.environ.get(ENVIRONMENT)
-    if not given:
+    variable = os.environ.get(ENVIRONMENT)
+    if not variable:
         raise TargetUnavailable(
             f"enable_qnn=True needs the QNN SDK (Qualcomm AI Engine Direct): install it, and set {ENVIRONMENT} to its "
             "folder."
@@ -69,7 +69,7 @@ def sdk_root() -> Path:
     root = _root()
     if not _tool(root, "qairt-converter").is_file():
         raise TargetUnavailable(
-            f"{ENVIRONMENT}={given} holds no bin/{_HOST}/qairt-converter: set it to the folder of an SDK that has one."
+            f"{ENVIRONMENT}={variable} holds no bin/{_HOST}/qairt-converter: set it to the folder of an SDK with one."
         )
     return root
 
@@ -84,19 +84,19 @@ def _tool(root: Path, name: str) -> Path:
 
 
 def toolchain() -> dict[str, str]:
-    """Versions that decide what comes out."""
+    """Versions that decide the result."""
     import yaml
 
     try:
         content = yaml.safe_load((_root() / "sdk.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         content = None
-    found = content.get("version") if isinstance(content, dict) else None
-    return {"compiler": "qnn", "qnn_sdk": str(found or "unknown")}
+    version = content.get("version") if isinstance(content, dict) else None
+    return {"compiler": "qnn", "qnn_sdk": str(version or "unknown")}
 
 
 def check(job: CompileJob, config: Mapping[str, Any]) -> None:
-    """Everything that can be checked before there is a graph.
+    """Check everything that does not need the graph.
 
     Args:
         job: what to make.
@@ -114,7 +114,7 @@ def check(job: CompileJob, config: Mapping[str, Any]) -> None:
             raise OptionError(f"{name} cannot be honoured by QNN: {support}.")
     if job.options.mdp_num_partitions > 1:
         raise OptionError(
-            "mdp_num_partitions: a pipeline through QNN needs mdp_load_partition_config, a file of yours."
+            "mdp_num_partitions: a pipeline through QNN needs a partition file in mdp_load_partition_config."
         )
     if not 1 <= len(job.specializations) <= 2:
         names = ", ".join(specializations.unique_names(job.specializations))
@@ -199,7 +199,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 def converter_command(
     onnx_path: Path, folder: Path, job: CompileJob, root: Path, extra: Sequence[str] = ()
 ) -> list[str]:
-    """ONNX to DLC; ``extra``: the user's own arguments."""
+    """ONNX to DLC; ``extra``: arguments of the user."""
     return [
         *(str(_tool(root, "qairt-converter")), "--input_network", str(onnx_path)),
         *("--output_path", str(folder / _DLC), "--config", str(folder / qnn_files.IO_FILE)),
@@ -210,7 +210,7 @@ def converter_command(
 
 
 def generator_command(folder: Path, root: Path, extra: Sequence[str] = (), *, is_mx: bool) -> list[str]:
-    """DLC to program; ``extra``: the user's own arguments; ``is_mx``: some state is in MXINT8."""
+    """DLC to program; ``extra``: arguments of the user; ``is_mx``: some state is in MXINT8."""
     has_level = any(word.partition("=")[0] == "--log_level" for word in extra)
     return [
         *(str(_tool(root, "qnn-context-binary-generator")), "--binary_file", "qnngraph.serialized"),
@@ -224,11 +224,11 @@ def generator_command(folder: Path, root: Path, extra: Sequence[str] = (), *, is
 
 
 def key_ingredients(job: CompileJob, config: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides what a job's compilation makes of a graph, without paths: files are there by their content."""
+    """All that decides what a job's compilation makes of a graph, without paths: files take part by their content."""
     from QEfficient.store.digests import hash_file
 
     options = job.options
-    own = options.mdp_load_partition_config
+    partition_file = options.mdp_load_partition_config
     named = zip(specializations.unique_names(job.specializations), job.specializations, strict=True)
     return {
         **toolchain(),
@@ -237,7 +237,7 @@ def key_ingredients(job: CompileJob, config: Mapping[str, Any]) -> dict[str, Any
         "precision": options.precision,
         "mxint8_kv_cache": bool(job.option("mxint8_kv_cache")),
         "specializations": [[name, dict(entry.symbols)] for name, entry in named],
-        "partitions": {"sha256": hash_file(own)[0]} if own else options.num_devices,
+        "partitions": {"sha256": hash_file(partition_file)[0]} if partition_file else options.num_devices,
         "dry_run": options.dry_run,
     }
 
@@ -265,9 +265,9 @@ def compile(
 
     Args:
         onnx_path: the graph.
-        qpc_path: the folder to write into; made if it is not there.
+        qpc_path: the folder to write into; created if it does not exist.
         num_cores: and the rest: as in :class:`QEfficient.options.CausalLMCompileOptions`, ``mos=-1`` for None.
-        device_group: only how many there are counts.
+        device_group: only its length matters.
         symbols: sizes of further axes of the graph.
 
     Returns:

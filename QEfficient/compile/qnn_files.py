@@ -45,7 +45,7 @@ def read_qnn_config(path: str | None) -> dict[str, Any]:
     """The settings in the file that the option ``qnn_config`` names; empty without one.
 
     Raises:
-        OptionError: it cannot be read, has an unknown key, or gives an argument that is not its to give.
+        OptionError: it cannot be read, has an unknown key, or sets an argument that the library sets.
     """
     if path is None:
         return {}
@@ -63,14 +63,14 @@ def read_qnn_config(path: str | None) -> dict[str, Any]:
     for key, immutable in _IMMUTABLE.items():
         if not isinstance(config.get(key, ""), str):
             raise OptionError(f"{where}: {key} must be one text of arguments, got {config[key]!r}.")
-        given = {word.partition("=")[0] for word in shlex.split(config.get(key, ""))}
-        if wrong := [argument for argument in immutable if argument in given]:
+        arguments = {word.partition("=")[0] for word in shlex.split(config.get(key, ""))}
+        if wrong := [argument for argument in immutable if argument in arguments]:
             raise OptionError(f"{where}: {key} may not set {', '.join(wrong)}: the library does. Remove it there.")
     return config
 
 
 def io_config(io: GraphIO, job: CompileJob) -> dict[str, Any]:
-    """Dtype of every binding, and each input's shapes: one, or one for each specialization where they differ."""
+    """Dtype of every binding, and each input's shapes: one, or one per specialization where they differ."""
     precisions = custom_io.state_precisions(io, job)
 
     def entry(value: GraphValue, **shape: str) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _shapes(value: GraphValue, job: CompileJob) -> str:
 
 
 def graph_names(job: CompileJob) -> list[str]:
-    """What QNN calls the graph of each specialization."""
+    """QNN's name for the graph of each specialization."""
     if len(job.specializations) == 1:
         return [_MODEL]
     return [f"{_MODEL}_configuration_{number}" for number in range(1, len(job.specializations) + 1)]

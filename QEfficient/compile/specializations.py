@@ -1,4 +1,4 @@
-"""The shapes that the card's compiler makes a model for, as the file that it reads.
+"""The shapes that the card's compiler compiles a model for, as the file that it reads.
 
 Two forms: since 1.22 the SDK takes named entries, ``{"name": "Prefill", "symbols": {…}}``; older ones take the symbols
 alone and fail on a name with a JSON type error (quic/efficient-transformers#1129).
@@ -19,7 +19,7 @@ from QEfficient.errors import CompileError, OptionError
 
 FILE = "specializations.json"
 FORM_KEY = "specialization_format"
-"""The key of ``compiler_options`` that chooses the form where the SDK's version does not tell it right."""
+"""The key of ``compiler_options`` that chooses the form where the SDK's version implies the wrong one."""
 Form = Literal["named", "flat"]
 _NAMED_SINCE = (1, 22)
 
@@ -43,7 +43,7 @@ def write_specializations(folder: Path, job: CompileJob, sdk_version: str | None
     """Write ``specializations.json``, with all values as text, which every SDK takes.
 
     Raises:
-        OptionError: there is none, or a size is not a whole number of at least 1.
+        OptionError: there is no specialization, or a size is not a whole number of at least 1.
     """
     _check_sizes(job.specializations)
     named = specialization_form(job, sdk_version) == "named"
@@ -64,7 +64,7 @@ def unique_names(specializations: Sequence[Specialization]) -> list[str]:
         names.append(f"{entry.name}_{seen[entry.name]}" if total[entry.name] > 1 else entry.name)
         seen[entry.name] += 1
     if len({*names}) < len(names):
-        raise OptionError(f"Two specializations have one name once they are numbered: {', '.join(names)}. Rename one.")
+        raise OptionError(f"Two specializations have the same name after numbering: {', '.join(names)}. Rename one.")
     return names
 
 
@@ -80,9 +80,9 @@ def _check_sizes(specializations: Sequence[Specialization]) -> None:
 
 
 def check_specializations(job: CompileJob, inputs: Iterable[GraphValue]) -> None:
-    """Check against the graph that each specialization gives every axis a size, and shapes that no other has.
+    """Check against the graph that each specialization sizes every axis and has unique input shapes.
 
-    The card chooses one by the inputs' shapes alone; which of two equal ones it would take is not defined.
+    The card chooses one by the inputs' shapes alone; its choice between two equal ones is undefined.
 
     Raises:
         CompileError: an axis has no size in a specialization.

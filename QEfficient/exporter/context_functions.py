@@ -1,7 +1,7 @@
 """The ONNX forms of :mod:`QEfficient.transformers.lowering.kv_cache_ops`.
 
-Reading and writing state become calls of model-local functions in the domain and with the signatures that the card's
-compiler and existing clients know; the rest becomes plain operators.
+Reads and writes of state become calls of model-local functions, with the domain and signatures that the card's compiler
+and existing clients expect; the rest becomes plain operators.
 
 Shape legend: B rows of this step, S tokens, R rows of the state, C slots of a row, H heads, L slots to read, D size.
 """
@@ -65,7 +65,7 @@ def CtxGather(data, ctx_indices, comp_ctx_len):  # type: ignore[no-untyped-def]
 def CtxGatherCB(data, batch_index, ctx_indices, comp_ctx_len):  # type: ignore[no-untyped-def]
     """data [R, H, C, D], batch_index [B, 1], ctx_indices [1 or B, 1 or H, L], comp_ctx_len -> [B, H, L, D]
 
-    The length is taken from the indices; a comp_ctx_len of 0 tells that they are all slots in their order.
+    The length is taken from the indices; comp_ctx_len 0: all slots in order.
     """
     heads = op.Range(op.Constant(value_int=0), op.Shape(data, start=1, end=2)[0], op.Constant(value_int=1))
     batch = op.Shape(batch_index, start=0, end=1)
@@ -88,7 +88,7 @@ def _functions() -> dict[ir.OperatorIdentifier, ir.Function]:
 
 
 def add_functions(model: ir.Model) -> None:
-    """Give ``model`` the bodies of the functions that its nodes call."""
+    """Add the functions that its nodes call to ``model``."""
     for identifier, function in _functions().items():
         if any(node.op_identifier() == identifier for node in model.graph):
             model.functions[identifier] = function.clone()
@@ -140,10 +140,10 @@ def _ctx_gather_cb(data: Any, batch_index: Any, ctx_indices: Any, is_whole: bool
     return _GATHER_CB(data, batch_index, ctx_indices, length)
 
 
-def _settled_updates(updates: Any, held: Any, keep: Any, last_token: Any, is_idle: Any) -> Any:
+def _settled_updates(updates: Any, first_slot: Any, keep: Any, last_token: Any, is_idle: Any) -> Any:
     by_token = op.Transpose(updates, perm=[0, 2, 1, 3])
     newest = op.Unsqueeze(op.GatherND(by_token, last_token, batch_dims=1), _ints(2))
-    newest = op.Where(op.Unsqueeze(is_idle, _ints(2, 3)), held, newest)
+    newest = op.Where(op.Unsqueeze(is_idle, _ints(2, 3)), first_slot, newest)
     return op.Where(op.Unsqueeze(keep, _ints(1, 3)), updates, newest)
 
 
@@ -178,7 +178,7 @@ def _in_groups(mask: Any, num_heads: int, group: int, num_keys: Any) -> Any:
 
 
 def _softmax_with_sink(scores: Any, sink: Any, num_heads: int, group: int) -> Any:
-    """The sink as one more key, whose share is dropped."""
+    """The sink as one more key, whose attention weight is dropped."""
     heads = (num_heads, group) if group > 1 else (num_heads,)
     column = op.Reshape(sink, _ints(1, *heads, 1, 1))
     rank = len(heads) + 3
@@ -192,7 +192,7 @@ def _scalar(value: float) -> Any:
 
 
 def _squeeze(value: Any) -> Any:
-    """Only the axes that are known to be 1: without them an axis that varies would go where it happens to be 1."""
+    """Only axes known to be 1: a plain Squeeze would also remove dynamic axes of size 1."""
     axes = [axis for axis, size in enumerate(value.shape) if size == 1]
     return op.Squeeze(value, _ints(*axes)) if axes else op.Identity(value)
 
@@ -206,4 +206,4 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.qeff.settled_updates.default: _settled_updates,
     torch.ops.qeff.attention.default: _attention,
 }
-"""How torch.onnx writes each operator."""
+"""Translation of each operator for torch.onnx."""

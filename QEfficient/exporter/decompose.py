@@ -1,8 +1,8 @@
 """Brings a traced program to the operators that torch.onnx writes, running again only the nodes that need it.
 
-torch.export's own way, ``run_decompositions``, traces the whole graph twice more. Of a transformer's nodes one in five
-decomposes or writes in place: here those run again, under torch's own functionalization and decompositions, and the
-others are copied.
+``run_decompositions`` of torch.export traces the whole graph twice more. One in five nodes of a transformer decomposes
+or writes in place: only those run again here, under torch's functionalization and decompositions, and the others are
+copied.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def decompose(program: torch.export.ExportedProgram, registry: ONNXRegistry) -> 
     """Decompose ``program`` in place.
 
     Args:
-        program: as torch.export made it.
-        registry: the operators that are written as they are.
+        program: from torch.export.
+        registry: operators with an ONNX translation, which need no decomposition.
 
     Returns:
-        False, with nothing changed, where ``run_decompositions`` has to do it: the graph has graphs inside, or writes
-        to its inputs or its buffers.
+        False, without changes, where ``run_decompositions`` is needed: the graph has subgraphs, or writes to its inputs
+        or buffers.
     """
     module = program.graph_module
     if any(_is_beyond(node) for node in module.graph.nodes):
@@ -70,7 +70,7 @@ def _is_beyond(node: fx.Node) -> bool:
 
 @dataclass(frozen=True)
 class _Rules:
-    """What becomes of each operator."""
+    """The decomposition of each operator."""
 
     table: Mapping[Any, Callable[..., Any]]
     kept_composites: Mapping[Any, Callable[..., Any]]
@@ -92,7 +92,7 @@ def _rules(written_as_they_are: frozenset[Any]) -> _Rules:
 
 
 def _written(graph: fx.Graph) -> set[fx.Node]:
-    """Every node that may share memory with one that is written in place."""
+    """Every node that may share memory with a node written in place."""
     above: dict[fx.Node, fx.Node] = {}
 
     def root(node: fx.Node) -> fx.Node:
@@ -127,12 +127,12 @@ def _writes_to(node: fx.Node) -> list[fx.Node]:
 
 
 def _arguments(node: fx.Node, chosen: Callable[[Any], bool]) -> Iterator[fx.Node]:
-    """The node's inputs whose memory its schema speaks of, where ``chosen``."""
+    """The node's inputs with alias information in its schema, where ``chosen``."""
     for position, argument in enumerate(node.target._schema.arguments):
         if argument.alias_info is not None and chosen(argument.alias_info):
             value = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
             values = value if isinstance(value, list | tuple) else [value]
-            yield from (found for found in values if isinstance(found, fx.Node))
+            yield from (item for item in values if isinstance(item, fx.Node))
 
 
 class _Retrace:
@@ -142,7 +142,7 @@ class _Retrace:
         self.old, self.rules, self.written = old, rules, written
         self.graph = fx.Graph()
         self._copies: dict[fx.Node, Any] = {}
-        """What stands for a node in the new graph."""
+        """Each old node's replacement in the new graph."""
         self._values: dict[fx.Node, Any] = {}
         """Values to run with; of ``written`` nodes those in functionalization, which change."""
         self._tracer = _GraphAppendingTracerEx(self.graph)
@@ -162,12 +162,12 @@ class _Retrace:
         self.graph.eliminate_dead_code()  # sizes that turned out to be numbers
 
     def renamed(self) -> dict[str, str]:
-        """New names of the values that the graph returns."""
+        """New names of the graph's outputs."""
         old, new = self.old.output_node().all_input_nodes, self.graph.output_node().all_input_nodes
         return {before.name: after.name for before, after in zip(old, new, strict=True)}
 
     def writes_to_inputs(self) -> bool:
-        """Whether an input holds something else after the graph."""
+        """Whether the graph changes an input."""
         inputs = (node for node in self.written if node.op == "placeholder")
         return any(has_data_mutation(self._values[node]) for node in inputs)
 

@@ -1,4 +1,4 @@
-"""Writes a task's graphs as ONNX: traced, given their weights, simplified, saved with the weights beside them."""
+"""Writes a task's graphs as ONNX: trace, attach weights, simplify, save with the weights in separate files."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from QEfficient.transformers.tasks.graph_spec import TaskGraph
 MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
 WEIGHTS_FILE_BYTES = 10 << 30
-"""Weights go over several files of at most this size: some file systems and tools stop at larger ones."""
+"""Maximum size of a weight file: some file systems and tools fail on larger files."""
 
 
 def toolchain() -> dict[str, str]:
-    """Versions that decide what comes out."""
+    """Versions that affect the exported graph."""
     packages = ("torch", "transformers", "onnxscript", "onnx-ir")
     return {name: version(name) for name in packages} | {"opset": str(OPSET)}
 
 
 @dataclass(frozen=True)
 class Export:
-    """What :func:`export_onnx` wrote."""
+    """The files that :func:`export_onnx` wrote."""
 
     graphs: dict[str, dict[str, object]]
     """For each graph: its file, inputs and outputs with their shapes, the number of nodes, the values that leave the
@@ -50,7 +50,7 @@ def export_onnx(
     in_checkpoint_dtype: bool = True,
     transforms: Sequence[str] = (),
 ) -> Export:
-    """Write graphs into ``folder``, with one set of weights for all of them: a weight that several use is there once.
+    """Write graphs into ``folder``, with shared weight files: a weight that several graphs use is stored once.
 
     Args:
         graphs: the graphs of one model by name. A single one becomes ``model.onnx``, several ``NAME.onnx`` each.
@@ -60,7 +60,7 @@ def export_onnx(
         transforms: names of rewrites, see :mod:`QEfficient.exporter.transforms`.
 
     Raises:
-        SizeDependence: a model's code takes other ways for other sizes of a dynamic axis.
+        SizeDependence: a model's code branches on the size of a dynamic axis.
         ExportError: PyTorch could not trace a model or write it as ONNX.
     """
     records = {}
@@ -76,7 +76,7 @@ def export_onnx(
 def _build(
     graph: TaskGraph, source: WeightSource, in_checkpoint_dtype: bool, transforms: Sequence[str]
 ) -> tuple[ir.Model, dict[str, object]]:
-    """A graph in ONNX with its weights still to be read, and what there is to know of it."""
+    """A graph in ONNX whose weights are not read yet, and its description."""
     model = trace(graph)
     weights = attach(model, graph.lowered, source, in_checkpoint_dtype)
     with rules_by_operator():
@@ -95,7 +95,7 @@ def _build(
 
 
 def _touches(node: ir.Node, weights: set[ir.Value]) -> bool | None:
-    """False keeps a node: a weight stays as it is in the checkpoint, whatever its size. None leaves the choice."""
+    """False keeps a node: weights stay as in the checkpoint, whatever their size. None: the pass decides."""
     return False if any(value in weights for value in node.inputs) else None
 
 

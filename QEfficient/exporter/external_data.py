@@ -1,4 +1,4 @@
-"""Writes the tensors of graphs into files beside them, in pieces, and hashes what it writes."""
+"""Writes the tensors of graphs into external data files, in pieces, and hashes the files."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from QEfficient.transformers.checkpoint.source import as_bytes
 _SMALL_BYTES = 256
 """Tensors of up to this size stay in the graph."""
 _ALIGNMENT = 64
-"""Bytes: what maps a file finds its tensors where vector instructions want them."""
+"""Bytes: tensors of a mapped file are aligned for vector instructions."""
 
 
 class ExternalData:
-    """The files with the tensors of the graphs in one folder. What several graphs share is there once.
+    """The files with the tensors of the graphs in one folder. Tensors that graphs share are stored once.
 
     Args:
         folder: an existing folder.
-        name: of the first file; the others have a number behind it.
-        max_bytes: of a file; a tensor that is larger has one of its own.
+        name: of the first file; the others have a number as suffix.
+        max_bytes: of a file; a larger tensor gets a separate file.
     """
 
     def __init__(self, folder: Path, name: str, max_bytes: int):
@@ -46,7 +46,7 @@ class ExternalData:
         self._close_file()
 
     def move_out(self, model: ir.Model) -> None:
-        """Write the initializers of ``model`` that are not small, and let it refer to them."""
+        """Write the large initializers of ``model``, and replace them with references to the files."""
         for graph in model.graphs():
             for value in graph.initializers.values():
                 tensor = value.const_value
@@ -58,7 +58,7 @@ class ExternalData:
         return ir.ExternalTensor(*self._place(tensor), tensor.dtype, shape=shape, name=name, base_dir=self._folder)
 
     def _place(self, tensor: ir.TensorProtocol) -> tuple[str, int, int]:
-        """File, offset and length of a tensor, which is written unless it was before."""
+        """File, offset and length of a tensor; writes it unless it is already stored."""
         if not isinstance(tensor, Weight):
             return self._write(tensor)
         if tensor.content not in self._known:
@@ -93,7 +93,7 @@ def _contents(tensor: ir.TensorProtocol) -> Iterator[memoryview | bytes]:
 
 
 class _HashedFile:
-    """A new file whose digest is taken beside the writing."""
+    """A new file that is hashed while it is written."""
 
     def __init__(self, path: Path):
         self.path, self.num_bytes = path, 0
@@ -103,7 +103,7 @@ class _HashedFile:
         self._hashing: Future[None] | None = None
 
     def align(self) -> int:
-        """Fill up to where the next tensor may begin; where that is."""
+        """Pad to the alignment of the next tensor, and return its offset."""
         if gap := -self.num_bytes % _ALIGNMENT:
             self.write(bytes(gap))
         return self.num_bytes

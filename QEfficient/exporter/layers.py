@@ -1,4 +1,4 @@
-"""Where a model's layers end in its graph, so that a difference can be traced to the first layer that has it."""
+"""Names the outputs of a model's layers in its graph, to trace a difference to the first layer that has it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx_ir as ir
 from torch import nn
 
 LAYER = "qeff.layer"
-"""Under this name a node's metadata has the number of the layer that it was traced in."""
+"""Metadata key of a node: the number of the layer in which it was traced."""
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -30,7 +30,7 @@ def name_layers(model: ir.Model, traced: nn.Module, layers: Iterable[nn.Module])
         layers: the layers in order, somewhere in that module.
 
     Returns:
-        The names of those that were found, in order.
+        The new names, in order; layers without an output value in the graph have none.
     """
     paths = {module: path for path, module in traced.named_modules()}
     numbers = {paths[layer]: index for index, layer in enumerate(layers) if layer in paths}
@@ -42,10 +42,10 @@ def name_layers(model: ir.Model, traced: nn.Module, layers: Iterable[nn.Module])
             node.metadata_props[LAYER] = str(number)
             if node.outputs[0].uses():
                 ends[number] = node
-    found = [number for number, node in sorted(ends.items()) if not node.outputs[0].is_graph_output()]
-    for number in found:
+    named = [number for number, node in sorted(ends.items()) if not node.outputs[0].is_graph_output()]
+    for number in named:
         ends[number].outputs[0].name = f"layer.{number}"
-    return [f"layer.{number}" for number in found]
+    return [f"layer.{number}" for number in named]
 
 
 def _layer_of(node: ir.Node, numbers: dict[str, int]) -> int | None:

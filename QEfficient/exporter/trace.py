@@ -1,6 +1,6 @@
-"""Task graph to ONNX: torch.export, then torch.onnx, under the patches that they need.
+"""Task graph to ONNX: torch.export, then torch.onnx, with the necessary patches.
 
-The only module that touches ``transformers.exporters``, which is experimental there.
+The only module that imports ``transformers.exporters``, which is experimental.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from QEfficient.transformers.patches import (
 from QEfficient.transformers.tasks.graph_spec import TaskGraph
 
 OPSET = 18
-"""The newest that the card's compiler is known to take."""
+"""The newest opset that the card's compiler is known to accept."""
 
 _LONGEST_AXIS = 1 << 24
 
 
 def trace(graph: TaskGraph) -> ir.Model:
-    """The ONNX model of ``graph``, its weights still fake: :func:`weights.attach` gives them bytes.
+    """The ONNX model of ``graph``, its weights still fake: :func:`weights.attach` replaces them.
 
     Raises:
-        SizeDependence: the model's code takes other ways for other sizes of a dynamic axis.
+        SizeDependence: the model's code branches on the size of a dynamic axis.
         ExportError: PyTorch could not trace the model or write it as ONNX.
     """
     try:
@@ -73,7 +73,7 @@ _RANGE = re.compile(r"(\w+) = Dim\('\w+'(?:, min=(\d+))?(?:, max=(\d+))?\)")
 
 def _ranges(message: str) -> dict[str, tuple[int, int]]:
     """The ranges of axes that torch.export suggests."""
-    return {name: (int(least or 1), int(most or _LONGEST_AXIS)) for name, least, most in _RANGE.findall(message)}
+    return {name: (int(low or 1), int(high or _LONGEST_AXIS)) for name, low, high in _RANGE.findall(message)}
 
 
 def _to_onnx(program: torch.export.ExportedProgram) -> ir.Model:
@@ -91,12 +91,12 @@ def _to_onnx(program: torch.export.ExportedProgram) -> ir.Model:
 
 
 def _decompose(program: torch.export.ExportedProgram, registry: Any) -> bool:
-    """As :func:`decompose`. Transformers' fixes take operators that write in place for ones that do not, so they come
-    after functionalization, which knows what else sees the change."""
+    """As :func:`decompose`. Transformers' fixes treat in-place operators as functional, so they come after
+    functionalization, which tracks aliases."""
     done = decompose(program, registry)
     apply_fx_node_fixes("onnx", program.graph_module)
     if done and any("val" not in node.meta for node in program.graph.nodes if node.op == "call_function"):
-        return decompose(program, registry)  # what the fixes put in has no values yet
+        return decompose(program, registry)  # nodes that the fixes added have no values yet
     return done
 
 
@@ -114,9 +114,9 @@ def _patches() -> Iterator[None]:
 
 
 def _needed_patches(backend: str) -> Iterator[tuple[Any, str, Any]]:
-    """Those of transformers' patches that can matter: a model's module that nobody imported is left alone.
+    """The patches of transformers for imported modules; patches of other modeling files have no effect.
 
-    ``apply_patches`` would import some sixty of them, and read the source of each.
+    ``apply_patches`` would import some sixty of those, and read the source of each.
     """
     for path, attribute, factory in _PATCHES.get(backend, []):
         module = ".".join(path.split(".")[:4])
@@ -128,16 +128,16 @@ def _needed_patches(backend: str) -> Iterator[tuple[Any, str, Any]]:
 
 
 def _dynamic_shapes(graph: TaskGraph) -> Any:
-    # Named, not AUTO: an axis that the model fixes is then an error and not a silent constant, and tracing is faster.
+    # Named, not AUTO: then an axis that the model fixes is an error, not a silent constant, and tracing is faster.
     names = {name for graph_input in graph.inputs for name in graph_input.axes.values()}
-    least, most = graph.axis_minimums, graph.axis_limits
-    dims = {n: torch.export.Dim(n, min=least.get(n, 1), max=most.get(n, _LONGEST_AXIS)) for n in names}
+    minimums, limits = graph.axis_minimums, graph.axis_limits
+    dims = {n: torch.export.Dim(n, min=minimums.get(n, 1), max=limits.get(n, _LONGEST_AXIS)) for n in names}
     shapes = tuple({axis: dims[name] for axis, name in graph_input.axes.items()} for graph_input in graph.inputs)
     return (shapes,)  # the modules take their inputs as *args, which is one argument to torch.export
 
 
 def _name(model: ir.Model, graph: TaskGraph) -> None:
-    """Give inputs, outputs and their axes the names that the task promises."""
+    """Name inputs, outputs and their axes as the task defines."""
     values = model.graph.inputs
     if len(values) != len(graph.inputs) or len(model.graph.outputs) != len(graph.output_names):
         raise ExportError(

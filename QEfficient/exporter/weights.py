@@ -1,6 +1,6 @@
-"""Weights on their way from a source to a file: named, and read in pieces.
+"""Lazy weights of a graph: named, and read from a source in pieces.
 
-A graph never holds a weight's bytes: its initializers are lazy, and what writes the file pulls them through.
+A graph never stores the bytes of a weight: its initializers are lazy, and are read when the file is written.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from QEfficient.transformers.checkpoint.source import Dense, Packed, WeightSourc
 from QEfficient.transformers.lowering.apply import LoweredModel
 
 Step = Callable[[str, Iterator[torch.Tensor]], Iterator[torch.Tensor]]
-"""Changes a weight on its way, piece by piece: ``(name, pieces) -> pieces`` of the same sizes and dtype."""
+"""Changes a weight piece by piece while it is read: ``(name, pieces) -> pieces`` of the same sizes and dtype."""
 
 
 class Weight(ir.LazyTensor):
     """A weight of a source as a graph's initializer.
 
     Args:
-        source: where it is read.
-        name: its name there.
-        dtype: what it is stored in.
-        steps: what happens to it after the cast.
+        source: reads the weight.
+        name: its name in the source.
+        dtype: stored dtype.
+        steps: applied in order after the cast.
     """
 
     __slots__ = ("_source", "_source_name", "_steps", "_torch_dtype")
@@ -42,7 +42,7 @@ class Weight(ir.LazyTensor):
         return self._source_name, self._torch_dtype, self._steps
 
     def followed_by(self, step: Step) -> Weight:
-        """The same with one more step at the end."""
+        """This weight with one more step at the end."""
         weight = Weight(self._source, self._source_name, self._torch_dtype, (*self._steps, step))
         weight.name = self.name
         return weight
@@ -68,14 +68,14 @@ def _fakes(model: ir.Model) -> Iterator[tuple[ir.Value, torch.Tensor]]:
 def attach(
     model: ir.Model, lowered: LoweredModel, source: WeightSource, in_checkpoint_dtype: bool = True
 ) -> set[ir.Value]:
-    """Back every fake initializer by the weight that it stands for.
+    """Back every fake initializer with its weight.
 
     Args:
         model: the traced graph; changed in place.
-        lowered: what was traced.
-        source: where the weights are.
-        in_checkpoint_dtype: keep half-precision weights as they are, each behind a ``Cast`` to float32, so that the
-            file is as large as the checkpoint; else store float32.
+        lowered: the traced model.
+        source: reads the weights.
+        in_checkpoint_dtype: store half-precision weights unchanged, each followed by a ``Cast`` to float32, so that
+            the file is as large as the checkpoint; else store float32.
 
     Returns:
         The initializers that are weights.
@@ -110,7 +110,7 @@ def _dense(source: WeightSource, name: str) -> Dense:
 
 
 def _behind_cast(model: ir.Model, value: ir.Value, dtype: torch.dtype) -> ir.Value:
-    """Put an initializer of ``dtype`` and a cast to float32 in the place of ``value``."""
+    """Replace ``value`` with an initializer of ``dtype`` and a cast to float32."""
     graph, name = model.graph, str(value.name)
     stored = ir.Value(name=name, type=ir.TensorType(from_torch_dtype(dtype)), shape=value.shape)
     cast = ir.node("Cast", [stored], attributes={"to": ir.DataType.FLOAT}, name=f"{name}.float")

@@ -1,4 +1,4 @@
-"""The KV blocks of a session that pages, and which of them are free. It touches no tensors, only counts."""
+"""The KV blocks of a session that pages, and which of them are free. Handles counts only, no tensors."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class BlockPool:
 
     @property
     def num_free(self) -> int:
-        """Blocks that no sequence has."""
+        """Blocks that no sequence uses."""
         return len(self._free)
 
     def count(self, num_tokens: int) -> int:
-        """Blocks that so many tokens take."""
+        """Blocks for ``num_tokens`` tokens."""
         return -(-num_tokens // self.block_len)
 
     def allocate(self, count: int) -> Sequence[int]:
-        """Take ``count`` blocks, those that were freed last first.
+        """Take ``count`` blocks, the most recently freed first.
 
         Raises:
             CapacityError: fewer are free.
@@ -43,9 +43,9 @@ class BlockPool:
         return taken
 
     def free(self, block_ids: Sequence[int]) -> None:
-        """Give blocks back."""
+        """Free blocks."""
         self._free += block_ids[::-1]
 
     def reset(self, used: Iterable[int]) -> None:
-        """Make all blocks free but those in ``used``."""
+        """Free all blocks except those in ``used``."""
         self._free = sorted({*range(self.num_blocks)} - {*used}, reverse=True)

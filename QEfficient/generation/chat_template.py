@@ -1,6 +1,6 @@
 """Renders a checkpoint's chat template as transformers does, without transformers.
 
-The template is the checkpoint's code: it runs in jinja2's sandbox, with nothing beside that reaches out of it.
+The template is the checkpoint's code: it runs in jinja2's sandbox, with nothing that reaches outside of it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ def render_chat(template: str, messages: list[Mapping[str, Any]], special_tokens
     Raises:
         OptionError: the template is not valid, or refuses the conversation.
     """
-    # Templates test whether a key is there and are not prepared for None.
-    given = [{key: value for key, value in message.items() if value is not None} for message in messages]
+    # Templates test whether a key exists and do not expect None.
+    plain_messages = [{key: value for key, value in message.items() if value is not None} for message in messages]
     try:
         compiled = _environment().from_string(template)
-        return compiled.render(messages=given, tools=None, documents=None, add_generation_prompt=True, **special_tokens)
+        return compiled.render(
+            messages=plain_messages, tools=None, documents=None, add_generation_prompt=True, **special_tokens
+        )
     except jinja2.TemplateError as error:
         raise refusal(error) from error
 
 
 def refusal(error: Exception) -> OptionError:
-    """What to raise for an error of a template."""
+    """The error to raise for an error of a template."""
     return OptionError(f"The checkpoint's chat template refuses this conversation: {error}")
 
 
@@ -75,7 +77,7 @@ class _PlainDict:
 
 
 class _PlainNamespace(Namespace):
-    """jinja2's, without names that mean something to Python."""
+    """jinja2's namespace, without names that are special in Python."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
@@ -86,7 +88,7 @@ class _PlainNamespace(Namespace):
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    # jinja2's own filter escapes HTML.
+    # The filter of jinja2 escapes HTML.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

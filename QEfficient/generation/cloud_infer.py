@@ -1,7 +1,7 @@
-"""A compiled program on Cloud AI 100, under the name and the verbs that existing clients use.
+"""A compiled program on Cloud AI 100, with the class name and methods that existing clients use.
 
-What is wrong with a buffer is found here, before the card sees it: the card itself takes any buffer and fails later
-with one status for everything.
+Buffers are checked here, before the card gets them: the card accepts any buffer and fails later, with one status for
+all errors.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ class QAICInferenceSession:
         self._prepare_buffers()
 
     def _prepare_buffers(self) -> None:
-        own = [tuple(binding.dims) for binding in self.bindings]
-        self._specs = [[tuple(dims) for _, dims in allowed] for allowed in self.allowed_shapes] or [own]
+        binding_dims = [tuple(binding.dims) for binding in self.bindings]
+        self._specs = [[tuple(dims) for _, dims in allowed] for allowed in self.allowed_shapes] or [binding_dims]
         self._choices = [{spec[index] for spec in self._specs} for index in range(len(self.bindings))]
         self._varying = [index for index, shapes in enumerate(self._choices) if len(shapes) > 1]
         self._state = {self.binding_index_map[name] for name in self.state_names}
@@ -142,7 +142,7 @@ class QAICInferenceSession:
         return names
 
     def activate(self) -> None:
-        """Take the card's cores and memory; the retained state begins anew. Nothing if it has them.
+        """Take the card's cores and memory; the retained state is cleared. Does nothing if the session is active.
 
         Raises:
             CapacityError: they are not free.
@@ -151,11 +151,11 @@ class QAICInferenceSession:
         self._program.activate()
 
     def deactivate(self) -> None:
-        """Give cores and memory back; the retained state is lost, buffers stay set. Nothing if it has none."""
+        """Release cores and memory; the retained state is lost, buffers stay set. Does nothing if it is not active."""
         self._program.deactivate()
 
     def close(self) -> None:
-        """Deactivate and forget the program. The session cannot be used after it; a second call does nothing."""
+        """Deactivate and unload the program. The session cannot be used afterwards; a second call does nothing."""
         self._program.close()
 
     def __enter__(self) -> Self:
@@ -181,7 +181,7 @@ class QAICInferenceSession:
             self._contents[index] = self._program.runtime.QBuffer(arrays[index].tobytes()) if is_content else None
 
     def skip_buffers(self, skipped_buffer_names: Iterable[str]) -> None:
-        """Leave buffers to the card from now on: retained state, and outputs that nobody reads."""
+        """Leave buffers to the card from now on: retained state, and outputs that are not read."""
         self.set_buffers({name: np.array([]) for name in skipped_buffer_names})
 
     def reset_buffers(self, names: Iterable[str]) -> None:
@@ -203,7 +203,9 @@ class QAICInferenceSession:
         self._program.check_ready()
         self.set_buffers(inputs)
         shapes = self._match()
-        buffers = [self._blank(i, shapes[i]) if own is None else own for i, own in enumerate(self._contents)]
+        buffers = [
+            self._blank(i, shapes[i]) if content is None else content for i, content in enumerate(self._contents)
+        ]
         dims = [(dtype.itemsize, list(shape)) for dtype, shape in zip(self._dtypes, shapes, strict=True)]
         results = self._program.run(buffers, dims)
         wanted = [index for index in self._outputs if shapes[index] != _SKIPPED]
@@ -214,12 +216,12 @@ class QAICInferenceSession:
         if len(data) != expected:
             raise TargetUnavailable(
                 f"The card gave {len(data)} bytes for '{self.bindings[index].name}', expected {expected} for {shape} "
-                f"{self._dtypes[index]}. The program does not keep to its description: compile it again."
+                f"{self._dtypes[index]}. The program does not match its description: compile it again."
             )
         return np.frombuffer(data, self._dtypes[index]).reshape(shape)
 
     def _blank(self, index: int, shape: Shape) -> Any:
-        """A buffer of zeros; each binding has its own, since the runtime may write into those of outputs."""
+        """A buffer of zeros, one per binding, since the runtime may write into those of outputs."""
         key = (index, self._dtypes[index].itemsize * prod(shape))
         if key not in self._blanks:
             self._blanks[key] = self._program.runtime.QBuffer(bytes(key[1]))
@@ -256,23 +258,22 @@ class QAICInferenceSession:
         """The shape of each buffer in this run: as it is set, else as in the first compiled shapes that agree."""
         key = tuple(self._shapes[index] for index in self._varying)
         if key not in self._matches:
-            own = self._shapes
-            fitting = [s for s in self._specs if all(own[i] in (None, _SKIPPED, s[i]) for i in self._varying)]
+            fitting = [s for s in self._specs if all(self._shapes[i] in (None, _SKIPPED, s[i]) for i in self._varying)]
             if not fitting:
                 self._refuse_shapes()
             self._matches[key] = fitting[0]
         spec = self._matches[key]
-        return [chosen if own is None else own for own, chosen in zip(self._shapes, spec, strict=True)]
+        return [compiled if shape is None else shape for shape, compiled in zip(self._shapes, spec, strict=True)]
 
     def _refuse_shapes(self) -> NoReturn:
         def listed(shapes: Sequence[Shape | None]) -> str:
-            given = [index for index in self._varying if self._shapes[index] not in (None, _SKIPPED)]
-            return ", ".join(f"{self.bindings[index].name} {shapes[index]}" for index in given)
+            passed = [index for index in self._varying if self._shapes[index] not in (None, _SKIPPED)]
+            return ", ".join(f"{self.bindings[index].name} {shapes[index]}" for index in passed)
 
         allowed = "".join(f"\n  {number}: {listed(spec)}" for number, spec in enumerate(self._specs))
         raise OptionError(
             f"No specialization has these shapes together.\nAllowed:{allowed}\nPassed:\n     {listed(self._shapes)}\n"
-            "Outputs count too: set_buffers() them anew where their shape changes, or reset_buffers() lets it follow."
+            "Outputs count too: call set_buffers() again when their shape changes, or reset_buffers() to infer it."
         )
 
 
@@ -292,4 +293,4 @@ def _index(names: Iterable[str]) -> dict[str, int]:
     short: dict[str, list[int]] = {}
     for name, number in index.items():
         short.setdefault(name.rpartition("/")[2].replace(_INTERNAL, RETAINED), []).append(number)
-    return index | {name: own[0] for name, own in short.items() if len(own) == 1 and name not in index}
+    return index | {name: numbers[0] for name, numbers in short.items() if len(numbers) == 1 and name not in index}

@@ -1,4 +1,4 @@
-"""What the compiled packages of all tasks have in common. Neither torch nor transformers is imported here."""
+"""The base of the compiled packages of all tasks. Neither torch nor transformers is imported here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from QEfficient.contract import MODEL_GRAPH, OpenOptions, PackageBody
 from QEfficient.errors import ArtifactError, OptionError
@@ -17,6 +17,9 @@ from QEfficient.store.manifest import Artifact
 from QEfficient.store.records import read_record
 from QEfficient.targets import TARGETS, Target
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 RecordT = TypeVar("RecordT")
 _AT_OPEN = ("precision", "num_threads", "compiler_options")
 
@@ -26,9 +29,9 @@ class CompiledModel(Generic[RecordT]):
 
     Attributes:
         artifact: the package's folder and manifest.
-        body: what the manifest says of it.
+        body: the manifest's description of the package.
         record: what the task's session needs.
-        device_ids: those that it runs on; None: those that come first.
+        device_ids: the devices to run on; None: the first ones.
     """
 
     task: ClassVar[str]
@@ -51,7 +54,7 @@ class CompiledModel(Generic[RecordT]):
             artifact: verified.
             body: its manifest's.
             device_ids: see the class.
-            settings: what to open it with instead of what it was compiled for: ``precision``, ``num_threads``,
+            settings: values that override those of the compilation: ``precision``, ``num_threads``,
                 ``compiler_options``, and the sizes that the task's record takes.
 
         Raises:
@@ -81,11 +84,11 @@ class CompiledModel(Generic[RecordT]):
         return self.resized(record, **settings), options
 
     def resized(self, record: RecordT, **sizes: Any) -> RecordT:
-        """The record for other sizes, where the target settles them at open.
+        """The record for other sizes, which each task names, if the target sets them when a package opens.
 
         Raises:
-            OptionError: it has no such size.
-            CapacityError: the graph does not hold for it.
+            OptionError: the package has no such size.
+            CapacityError: the graph does not support the size.
         """
         if sizes:
             name = sorted(sizes)[0]
@@ -112,20 +115,22 @@ class CompiledModel(Generic[RecordT]):
         """The package's folder."""
         return self.artifact.path
 
-    def tokenizer(self, tokenizer: Any | None = None) -> Any:
-        """The package's tokenizer, or the caller's under the same verbs."""
+    def tokenizer(self, tokenizer: PreTrainedTokenizerBase | None = None) -> Any:
+        """The package's tokenizer, or ``tokenizer`` with the same methods."""
         return ForeignTokenizer(tokenizer) if tokenizer is not None else self._package_tokenizer
 
     @cached_property
     def _package_tokenizer(self) -> PackageTokenizer:
         return PackageTokenizer(self.path / FOLDER)
 
-    def describe(self, prompts: Sequence[str], tokenizer: Any | None = None) -> tuple[list[dict[str, Any]], str]:
-        """Run prompts for a person or a program: what ``--json`` lists of each, and the text to print."""
+    def describe(
+        self, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> tuple[list[dict[str, Any]], str]:
+        """Run prompts for the command line: an entry per prompt for ``--json``, and the text to print."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Give memory and devices back."""
+        """Release memory and devices."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:

@@ -1,8 +1,8 @@
-"""The loop that turns requests into tokens, the same over every target.
+"""The loop that turns requests into tokens, the same on every target.
 
-Any number of threads may run requests over one engine. Whichever of them needs a token while no step is on runs the
-next step, for the requests of all; the others sleep until the outcome is in their queue, or the step has ended without
-one for them. One caller alone never changes threads.
+Any number of threads may run requests over one engine. A thread that needs a token while no step is running runs the
+next step, for all requests; the others sleep until an outcome is in their queue, or the step has ended without one for
+them. A single caller never changes threads.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from QEfficient.generation.turns import Turns
 
 
 class Engine:
-    """Runs requests over a session, as many at once as it has slots and blocks for."""
+    """Runs requests over a session, as many at once as its slots and blocks allow."""
 
     def __init__(self, session: Session):
         self.session = session
         self._scheduler = Scheduler(session.info)
         self._states: dict[int, RequestState] = {}
         self._ids = count()
-        # A generator may be finalised at any moment, also inside of the lock: what it does must not take the lock.
+        # A generator may be finalised at any moment, even inside the lock: its finaliser must not take the lock.
         self._cancelled: deque[RequestState] = deque()
-        # Guards all of this. The session runs outside of it, for the one caller that has the turn.
+        # Guards the attributes above. The session runs outside the lock, for the one caller that has the turn.
         self._lock = Lock()
         self._turns = Turns()
         self._is_closed = False
@@ -55,13 +55,13 @@ class Engine:
         return request_id
 
     def cancel(self, request_id: int) -> None:
-        """Drop a request; its slot and its blocks are free for the next step. One that is done stays as it is."""
+        """Drop a request; its slot and blocks are free for the next step. No effect on a finished one."""
         state = self._states.get(request_id)
         if state is not None:
             self._cancelled.append(state)
 
     def step(self) -> dict[int, Outcome]:
-        """Run one step; where another thread is in the middle of one, after it.
+        """Run one step, after that of another thread if one is running.
 
         Returns:
             By request id, the new token, or the error that ended the request.
@@ -78,9 +78,9 @@ class Engine:
             self._turns.end(caller)
 
     def run(self, requests: Iterable[Request]) -> Generator[NewToken, None, None]:
-        """Tokens of these requests as they come; each request's are in order.
+        """Tokens of these requests as they are generated; those of each request are in order.
 
-        The requests start when the first token is asked for. Closing or dropping the iterator cancels what is left.
+        The requests start when the first token is asked for. Closing or dropping the iterator cancels the rest.
 
         Raises:
             CapacityError, OptionError: see :func:`check_request`; before anything runs.
@@ -208,7 +208,7 @@ class Engine:
         return token
 
     def _fail(self, step: Step, error: BaseException) -> dict[int, Outcome]:
-        """End the requests of a step that failed. The next step finds everything else as it was."""
+        """End the requests of a step that failed. Other requests are not affected."""
         outcome = error if isinstance(error, Exception) else _interrupted(error)
         with self._lock:
             states = [self._states[s.request_id] for s, _ in step if s.request_id in self._states]
@@ -221,7 +221,7 @@ class Engine:
 
 
 def _interrupted(error: BaseException) -> LifecycleError:
-    """What callers get whose step another thread ran when the interrupt came."""
+    """The error for callers whose step was interrupted in another thread."""
     interrupted = LifecycleError(
         f"The step was interrupted ({type(error).__name__}) in the thread that ran it for all callers: send the "
         "request again."

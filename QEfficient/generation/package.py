@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from QEfficient.contract import PACKAGE, PackageBody
@@ -14,21 +14,24 @@ from QEfficient.store.manifest import Artifact
 from QEfficient.store.records import read_record
 from QEfficient.tasks import TASKS
 
+Setting = str | int | Sequence[int] | Mapping[str, Any] | None
+"""A setting of :func:`from_package`: a precision, a size, several sizes, or ``compiler_options``."""
+
 
 def from_package(
-    path: str | os.PathLike[str], device_ids: Sequence[int] | None = None, **settings: Any
+    path: str | os.PathLike[str], device_ids: Sequence[int] | None = None, **settings: Setting
 ) -> CompiledModel[Any]:
     """Open a compiled package and load it.
 
     Args:
         path: the folder that ``compile`` returned, or a copy of it.
-        device_ids: the cards to load it on; None: those that come first. No effect on ``cpu``.
-        settings: on ``cpu``, what to open it with instead of what it was compiled for: ``ctx_len``,
+        device_ids: the cards to load it on; None: the first ones. No effect on ``cpu``.
+        settings: on ``cpu``, values that override those of the compilation: ``ctx_len``,
             ``full_batch_size``, ``precision``, ``num_threads``, ``compiler_options``.
 
     Raises:
         ArtifactNotFound: no package there.
-        CorruptArtifact: its files are not what was written.
+        CorruptArtifact: its files are damaged.
         NewerFormat, OlderFormat: another version of the library wrote it.
         OptionError: a setting is unknown, or was settled when the package was compiled.
     """
@@ -40,11 +43,11 @@ def from_package(
 
 
 def read_body(artifact: Artifact) -> PackageBody:
-    """What a package says of itself.
+    """A package's description of itself.
 
     Raises:
         ArtifactError: it is another kind of artifact.
-        CorruptArtifact: it does not say what a package says.
+        CorruptArtifact: the description is incomplete or has wrong fields.
     """
     if artifact.manifest.kind != PACKAGE:
         raise ArtifactError(

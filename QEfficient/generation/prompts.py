@@ -1,47 +1,64 @@
-"""Prompts, in the forms that people and programs give them."""
+"""Prompts in all accepted forms."""
 
 from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, SupportsIndex
 
 from QEfficient.errors import OptionError
 
 
+class Encoding(Protocol):
+    """A tokenizer's output with attributes: ``input_ids``, and ``attention_mask`` if it is padded."""
+
+    @property
+    def input_ids(self) -> Iterable[Any]:
+        """Token ids, one row per text or a single row."""
+        ...
+
+
+TokenIds = Iterable[SupportsIndex]
+"""Token ids in a list, an array or a tensor."""
+Chat = Sequence[Mapping[str, str]]
+"""A list of messages with ``role`` and ``content``."""
+Prompt = str | TokenIds | Chat
+Prompts = Prompt | Iterable[Prompt] | Mapping[str, Any] | Encoding
+"""One prompt, several, or a tokenizer's output, as a mapping or as an object with attributes."""
+
+
 def read_prompts(prompt: str | list[str] | None, file: str | os.PathLike[str] | None) -> list[str]:
-    """Prompts from a list, from one text split at ``|``, or from a file with one a line.
+    """Prompts from a list, from one text split at ``|``, or from a file with one per line.
 
     Raises:
-        OptionError: none is given, or both are.
+        OptionError: both or neither of the arguments are set.
     """
     if (prompt is None) == (file is None):
-        raise OptionError("Give either a prompt or a file of prompts (one a line).")
+        raise OptionError("Give either a prompt or a file of prompts (one per line).")
     if file is not None:
         try:
             text = Path(file).read_text(encoding="utf-8")
         except OSError as error:
             raise OptionError(f"The file of prompts cannot be read: {error}") from error
-        found = [line for line in text.splitlines() if line.strip()]
+        prompts = [line for line in text.splitlines() if line.strip()]
     else:
-        found = list(prompt) if isinstance(prompt, list) else str(prompt).split("|")
-    if not found:
+        prompts = list(prompt) if isinstance(prompt, list) else str(prompt).split("|")
+    if not prompts:
         raise OptionError(f"{file} has no prompt in it.")
-    return found
+    return prompts
 
 
-def encode_prompts(prompts: Any, tokenizer: Callable[[], Any]) -> list[list[int]]:
+def encode_prompts(prompts: Prompts, tokenizer: Callable[[], Any]) -> list[list[int]]:
     """Token ids of one prompt or several.
 
     Args:
-        prompts: text, token ids (in a list, an array or a tensor), a chat (a list of messages), several of these, or
-            a tokenizer's output, whose padding is dropped.
-        tokenizer: gives what encodes text and chats; called only if there are any.
+        prompts: one or several; the padding of a tokenizer's output is dropped.
+        tokenizer: returns the tokenizer; called only if there is text or a chat to encode.
 
     Raises:
-        OptionError: it is none of these.
+        OptionError: ``prompts`` has another form.
     """
     if isinstance(prompts, Mapping) or hasattr(prompts, "input_ids"):
         return _unpadded(prompts)
@@ -49,15 +66,15 @@ def encode_prompts(prompts: Any, tokenizer: Callable[[], Any]) -> list[list[int]
 
 
 def _listed(prompts: Any) -> list[Any]:
-    """``prompts`` as a list of prompts, also if it is one."""
+    """``prompts`` as a list of prompts; a single one becomes a list of one."""
     if prompts is None:
         return []
     if isinstance(prompts, str) or _is_chat(prompts):
         return [prompts]
     if isinstance(prompts, bytes) or not isinstance(prompts, Iterable):
         raise _no_prompt(prompts)
-    found = list(prompts)
-    return [found] if found and _token_ids(found) is not None else found
+    items = list(prompts)
+    return [items] if items and _token_ids(items) is not None else items
 
 
 def _encode(prompt: Any, tokenizer: Callable[[], Any]) -> list[int]:
@@ -76,7 +93,7 @@ def _is_chat(prompt: Any) -> bool:
 
 
 def _token_ids(prompt: Any) -> list[int] | None:
-    """``prompt`` as whole numbers, or None if it does not hold such."""
+    """``prompt`` as whole numbers, or None if it contains anything else."""
     if isinstance(prompt, bytes):
         return None
     try:
@@ -86,7 +103,7 @@ def _token_ids(prompt: Any) -> list[int] | None:
 
 
 def _whole_number(token: Any) -> int:
-    if getattr(token, "ndim", 0):  # a tensor of one element passes for its element
+    if getattr(token, "ndim", 0):  # operator.index accepts a tensor of one element
         raise TypeError
     return operator.index(token)
 
@@ -114,8 +131,8 @@ def _rows(values: Any) -> list[list[int]]:
     return rows  # type: ignore[return-value]
 
 
-def _no_prompt(given: Any) -> OptionError:
+def _no_prompt(value: object) -> OptionError:
     return OptionError(
-        f"A {type(given).__name__} is no prompt: give text, a list of texts, lists of token ids, a tokenizer's output, "
+        f"A {type(value).__name__} is no prompt: give text, a list of texts, lists of token ids, a tokenizer's output, "
         "or a chat (a list of messages with 'role' and 'content')."
     )

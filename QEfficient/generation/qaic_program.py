@@ -1,6 +1,6 @@
-"""A program on the card's runtime: found, loaded, activated, run, and given back. Every refusal is an error of ours.
+"""The life of a program in the card's runtime: load, activate, run, unload. Every failure raises a ``QEffError``.
 
-The runtime is imported when a program is opened, and not before.
+The runtime is imported when a program is opened, not earlier.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ class QaicProgram:
         self.qids = self._choose_devices(device_ids)
         self._load(self._read(), enable_debug_logs)
 
-    def _choose_devices(self, given: Sequence[int] | None) -> list[int]:
-        if given is None:
+    def _choose_devices(self, device_ids: Sequence[int] | None) -> list[int]:
+        if device_ids is None:
             if not self._known_devices():
-                raise TargetUnavailable("No card was found: see `qaic-util -q`.")
+                raise TargetUnavailable("The runtime detects no card: see `qaic-util -q`.")
             return self._known_devices()[:1]
-        ids = list(given)
+        ids = list(device_ids)
         if not ids or len({*ids}) < len(ids) or any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
-            raise OptionError(f"device_ids must be QIDs, each once, such as [0] or [0, 1]; got {given!r}.")
+            raise OptionError(f"device_ids must be QIDs, each once, such as [0] or [0, 1]; got {device_ids!r}.")
         return ids
 
     def _known_devices(self) -> list[int]:
@@ -123,7 +123,7 @@ class QaicProgram:
         self._program = program
 
     def activate(self) -> None:
-        """Take cores and memory; nothing if it has them.
+        """Take cores and memory; does nothing if the program is active.
 
         Raises:
             CapacityError: they are not free.
@@ -142,8 +142,8 @@ class QaicProgram:
                 raise
 
     def deactivate(self) -> None:
-        """Give cores and memory back; nothing if it has none."""
-        self._exec_obj = None  # it uses the program, so that it goes first
+        """Release cores and memory; does nothing if the program is not active."""
+        self._exec_obj = None  # released first, since it uses the program
         if self.is_active:
             self.is_active = False
             self._check(self._program.deactivate(), "deactivate")
@@ -159,7 +159,7 @@ class QaicProgram:
                 logger.warning("%s was not unloaded: status %s.", self.path, status)
 
     def check_ready(self) -> None:
-        """Raises LifecycleError where nothing can run now."""
+        """Raises LifecycleError if the program cannot run now."""
         self._check_open()
         if self._exec_obj is None:
             raise LifecycleError(f"{self.path} is not active: call activate() first.")
@@ -193,7 +193,7 @@ class QaicProgram:
 
     @contextmanager
     def _refusals(self, doing: str) -> Iterator[None]:
-        """The runtime also refuses with exceptions of its own."""
+        """Turn the runtime's exceptions into errors of this library."""
         try:
             yield
         except (RuntimeError, MemoryError) as error:
@@ -230,7 +230,7 @@ class QaicProgram:
         )
 
     def _capacity_advice(self) -> str:
-        """What the devices have left, as far as they say, and what to do."""
+        """The free cores and memory of the devices, as far as they report them, and what to do."""
         free = ""
         for qid in self.qids:
             status, info = self.runtime.Util().getResourceInfo(qid)
@@ -252,8 +252,8 @@ def find_qpc(path: str | os.PathLike[str]) -> Path:
         ArtifactNotFound: there is none.
         CorruptArtifact: the file has fewer bytes than it says.
     """
-    given = Path(path)
-    folders = [given.parent] if given.name == QPC_FILE else [given, given / QPC_FOLDER]
+    root = Path(path)
+    folders = [root.parent] if root.name == QPC_FILE else [root, root / QPC_FOLDER]
     folder = next((folder for folder in folders if (folder / QPC_FILE).is_file()), None)
     if folder is None:
         raise ArtifactNotFound(f"There is no {QPC_FILE} in {' or '.join(map(str, folders))}: compile the model first.")
@@ -263,7 +263,7 @@ def find_qpc(path: str | os.PathLike[str]) -> Path:
     size, expected = program.stat().st_size, HEADER.size
     if len(header) == HEADER.size:
         magic, _, _, _, length, _ = HEADER.unpack(header)
-        # How the program of several devices begins is not public: another magic is left to the runtime.
+        # The header of a program for several devices is not public: the runtime checks other magic numbers.
         expected = length if magic == MAGIC else expected
     if size < expected:
         raise CorruptArtifact(f"{program} is cut short: expected {expected} bytes, got {size}. Compile it again.")
@@ -271,7 +271,7 @@ def find_qpc(path: str | os.PathLike[str]) -> Path:
 
 
 def _installed(sdk: QaicSDK | None) -> QaicSDK:
-    found = sdk or QaicSDK.find()
-    if found is None:
+    installed = sdk or QaicSDK.find()
+    if installed is None:
         raise TargetUnavailable(f"The card's runtime cannot be used: {why_cannot_run()}.")
-    return found
+    return installed

@@ -33,15 +33,15 @@ class Request:
     """Tokens that the answer has at these places, 0 the first, whatever the model predicts."""
 
     def max_len(self, ctx_len: int) -> int:
-        """Most tokens that prompt and answer come to."""
+        """Maximum number of tokens of prompt and answer together."""
         return min(ctx_len, len(self.prompt_ids) + max(1, self.max_new_tokens))
 
 
 @dataclass(slots=True)
 class RequestTimes:
-    """Where the time went, in seconds, and how many tokens came of it.
+    """Seconds of a request's steps, and the tokens of those that decode.
 
-    A step's time is shared equally by the requests in it, so that those of several requests add up.
+    A step's time is shared equally by the requests in it, so that the times of several requests add up.
     """
 
     prefill: float = 0.0
@@ -52,7 +52,7 @@ class RequestTimes:
     """New tokens of the other steps."""
 
     def note(self, seconds: float, *, is_prefill: bool, num_tokens: int) -> None:
-        """Count a request's share of a step, and the new tokens that it brought."""
+        """Add a request's share of a step, and its new tokens."""
         if is_prefill:
             self.prefill += seconds
         else:
@@ -72,7 +72,7 @@ class RequestTimes:
 
 @dataclass(frozen=True, slots=True)
 class NewToken:
-    """One token of an answer, as it comes."""
+    """One token of an answer, as it is generated."""
 
     index: int
     """Which request it belongs to: its place among those of a run, else the id that ``add`` returned."""
@@ -84,20 +84,20 @@ class NewToken:
 
 
 Outcome = NewToken | Exception
-"""What a step brings a request: a token, or the error that ended the request."""
+"""The result of a step for a request: a token, or the error that ended the request."""
 Outbox = SimpleQueue[Outcome | None]
 """Where a caller gets the outcomes of its requests; None wakes it up."""
 
 
 class RequestState:
-    """A request on its way through the engine."""
+    """The state of a request in the engine."""
 
     def __init__(self, request_id: int, request: Request, *, index: int, outbox: Outbox | None, ctx_len: int):
         """
         Args:
-            request_id: the engine's name for it.
-            request: what is asked.
-            index: the caller's name for it, which its tokens bear.
+            request_id: the engine's number for it.
+            request: the request.
+            index: the caller's number for it, which its tokens carry.
             outbox: where its outcomes go.
             ctx_len: tokens at which the room is used up.
         """
@@ -110,7 +110,7 @@ class RequestState:
         self.sequence = Sequence(request_id, list(request.prompt_ids), request.max_len(ctx_len), inputs=request.inputs)
 
     def forced(self, token_id: int) -> int:
-        """The next token, given the one that the model predicts."""
+        """The next token: a forced one, else ``token_id``, which the model predicts."""
         if not self.request.forced_ids:
             return token_id
         return self.request.forced_ids.get(len(self.sequence.tokens) - self.sequence.prompt_len, token_id)
@@ -127,7 +127,7 @@ class RequestState:
         return NewToken(self.index, token_id, reason, self.times if reason else None)
 
     def send(self, outcome: Outcome) -> None:
-        """Tell the caller."""
+        """Put an outcome into the caller's queue."""
         if self.outbox is not None:
             self.outbox.put(outcome)
 
@@ -141,7 +141,7 @@ def check_request(request: Request, info: SessionInfo, index: int) -> None:
 
     Raises:
         CapacityError: the prompt is empty, does not leave room for one new token, or needs more blocks than there are.
-        OptionError: a token of the prompt is none that the model knows.
+        OptionError: a token of the prompt is not in the vocabulary.
     """
     length = len(request.prompt_ids)
     if not length:
@@ -168,7 +168,7 @@ def check_request(request: Request, info: SessionInfo, index: int) -> None:
 
 
 def choose(logits: np.ndarray, states: list[RequestState]) -> list[int]:
-    """The next token of each request, given its row of the logits ``[n, vocab]``."""
+    """The next token of each request, from its row of the logits ``[n, vocab]``."""
     if all(state.sampler.is_plain_greedy for state in states):
         tokens: list[int] = logits.argmax(axis=-1).tolist()
     else:

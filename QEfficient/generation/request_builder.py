@@ -1,4 +1,4 @@
-"""From what a caller gives (prompts in any form, options for all or for each) to the engine's requests."""
+"""Builds the engine's requests from a caller's options, which hold for all prompts or for each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from QEfficient.generation.request import Request
 from QEfficient.options import SamplingOptions
 
 _ARGUMENTS = ("prompts", "tokenizer", "generation_len", "stream")
-"""What ``generate`` takes beside the options of sampling."""
+"""Arguments of ``generate`` that are not sampling options."""
+SamplingValue = bool | float | Sequence[bool | float | None] | np.ndarray | None
+"""A sampling option of ``generate``: one value for all prompts, or one per prompt."""
 
 
 class RequestBuilder:
@@ -30,17 +32,17 @@ class RequestBuilder:
     def build(
         self,
         prompt_ids: list[int],
-        generation_len: Any,
+        generation_len: int | None,
         sampling: Mapping[str, Any],
         inputs: Mapping[str, np.ndarray] | None = None,
     ) -> Request:
         """One request.
 
         Args:
-            prompt_ids: what the output continues.
+            prompt_ids: the tokens that the output continues.
             generation_len: maximum number of new tokens; None: the config's, else what fits.
             sampling: options by name; None is the default.
-            inputs: what the first step takes beside the tokens.
+            inputs: inputs of the first step besides the tokens.
 
         Raises:
             OptionError: an unknown or impossible option.
@@ -54,7 +56,7 @@ class RequestBuilder:
             inputs=dict(inputs or {}),
         )
 
-    def _max_new_tokens(self, prompt_ids: list[int], generation_len: Any) -> int:
+    def _max_new_tokens(self, prompt_ids: list[int], generation_len: int | None) -> int:
         if generation_len is None:
             room = self.ctx_len - len(prompt_ids)
             return min(room, self.generation_config.get("max_new_tokens") or room)
@@ -63,7 +65,7 @@ class RequestBuilder:
         return int(generation_len)
 
     def _sampling(self, options: Mapping[str, Any]) -> SamplingOptions:
-        """The caller's options over the checkpoint's, which decide how to sample but not whether."""
+        """The caller's options, with the checkpoint's as defaults. The checkpoint does not decide whether to sample."""
         passed = {name: value for name, value in options.items() if value is not None}
         asked = SamplingOptions.parse(passed, beside=_ARGUMENTS)
         config = self.generation_config
@@ -72,8 +74,8 @@ class RequestBuilder:
         return SamplingOptions.parse({**defaults, **passed, "do_sample": asked.samples})
 
 
-def for_each(name: str, value: Any, count: int) -> list[Any]:
-    """The value of an option for each prompt: a list gives one each, anything else is for all.
+def for_each(name: str, value: object, count: int) -> list[Any]:
+    """An option's value for each prompt: a list has one per prompt, any other value is for all.
 
     Raises:
         OptionError: a list of another length.

@@ -1,4 +1,4 @@
-"""What a run gives back. Field names are upstream's."""
+"""The result of a run. Field names are upstream's."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class PerfMetrics:
     prefill_time: float
     """Seconds in steps that took prompt tokens."""
     decode_perf: float
-    """New tokens a second in the other steps, over all sequences together."""
+    """New tokens per second in the other steps, over all sequences."""
     total_perf: float
-    """New tokens a second over the whole run."""
+    """New tokens per second over the whole run."""
     total_time: float
     """Seconds of the whole run."""
 
@@ -26,11 +26,11 @@ class CloudAI100ExecInfo:
     """The answers to a batch of prompts, in the prompts' order."""
 
     batch_size: int
-    """Sequences that ran side by side."""
+    """Sequences that ran at once."""
     generated_texts: list[str]
-    """Empty where no tokenizer is in the package and none was given."""
+    """Empty if the package has no tokenizer and none was passed."""
     generated_ids: list[np.ndarray]
-    """One row a prompt: the new tokens only, the end token included if one came."""
+    """One row per prompt: the new tokens, including the end token if there is one."""
     perf_metrics: PerfMetrics
 
     def __str__(self) -> str:

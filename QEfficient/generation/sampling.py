@@ -32,7 +32,7 @@ _NEUTRAL: dict[str, Any] = {
 
 
 def entries_without_effect(generation_config: Mapping[str, Any]) -> list[str]:
-    """Entries that would change an answer in transformers and that the engine does not follow, as ``name=value``."""
+    """Entries that change answers in transformers but are ignored by the engine, as ``name=value``."""
     return [
         f"{name}={generation_config[name]!r}"
         for name, neutral in _NEUTRAL.items()
@@ -49,18 +49,18 @@ class Sampler:
 
     @property
     def is_plain_greedy(self) -> bool:
-        """Whether the likeliest token is taken as it stands, so that rows can be done together."""
+        """Whether the next token is the argmax of the logits, so that one argmax serves all rows."""
         return self._random is None and self.options.repetition_penalty in (None, 1.0)
 
     def choose(self, logits: np.ndarray, tokens: list[int]) -> int:
-        """The next token after ``tokens`` (prompt included) given its logits ``[vocab]``."""
+        """The token after ``tokens`` (prompt included), from its logits ``[vocab]``."""
         if self._random is None:
             return int(self._scores(logits, tokens).argmax())
         probabilities = self.probabilities(logits, tokens)
         return int(self._random.choice(len(probabilities), p=probabilities))
 
     def probabilities(self, logits: np.ndarray, tokens: list[int]) -> np.ndarray:
-        """What :meth:`choose` draws from: each token's probability ``[vocab]``."""
+        """Each token's probability ``[vocab]``, from which :meth:`choose` draws."""
         return _filtered(self._scores(logits, tokens), self.options)
 
     def _scores(self, logits: np.ndarray, tokens: list[int]) -> np.ndarray:
@@ -71,8 +71,8 @@ class Sampler:
 
 def _penalise(scores: np.ndarray, tokens: list[int], penalty: float) -> np.ndarray:
     seen = np.unique(tokens)
-    held = scores[seen]
-    scores[seen] = np.where(held < 0, held * penalty, held / penalty)
+    seen_scores = scores[seen]
+    scores[seen] = np.where(seen_scores < 0, seen_scores * penalty, seen_scores / penalty)
     return scores
 
 

@@ -1,4 +1,4 @@
-"""Which tokens go into the next step. It touches no tensors, only counts."""
+"""Chooses the tokens of the next step. Handles counts only, no tensors."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from QEfficient.generation.sessions.session import Chunk, SessionInfo
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """The tokens of a request on its way."""
+    """The tokens of a request, and how far it has run."""
 
     request_id: int
     tokens: list[int]
     """Prompt and answer so far."""
     max_len: int
-    """Most tokens that it comes to, prompt and answer: what blocks are reserved for."""
+    """Maximum tokens of prompt and answer; blocks are reserved for as many."""
     num_cached: int = 0
     """Tokens that the session's state already holds."""
     slot: int = -1
@@ -46,8 +46,8 @@ Step = list[tuple[Sequence, Chunk]]
 class Scheduler:
     """Sequences wait for a slot and for blocks, keep them until they are done, and share every step.
 
-    They are admitted in the order in which they came: a large one is not overtaken. A sequence gets the blocks of its
-    longest answer at once, so that it never runs out of them later.
+    They are admitted in order of arrival: a large one is not overtaken. A sequence gets the blocks for its longest
+    answer at once, so that it never runs out of them later.
 
     A ragged session takes one token of each running answer first and fills the step with prompt tokens, for which a
     part of it is always left. Otherwise steps of prompts and steps of answers alternate, as long as there are both.
@@ -75,7 +75,7 @@ class Scheduler:
     def schedule(self) -> Step:
         """The next step. At least one token goes into it unless everything is done."""
         while self.waiting and self._free_slots and self._reserve(self.waiting[0]):
-            # It is always in one of the two, so that an interrupt does not lose it.
+            # It is in at least one of the two at any time, so that an interrupt does not lose it.
             self.running.append(self.waiting[0])
             self.waiting.popleft()
         return self._ragged() if self.info.is_ragged else self._uniform()
@@ -85,21 +85,21 @@ class Scheduler:
         sequence.num_cached += len(chunk.tokens)
 
     def release(self, sequence: Sequence) -> None:
-        """Give slot and blocks of a finished sequence to whoever is next."""
+        """Free the slot and blocks of a finished sequence."""
         self.running.remove(sequence)
         self._free_slots.append(sequence.slot)
         if self.blocks is not None:
             self.blocks.free(sequence.block_ids)
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence, whether it waits, runs, or is done."""
+        """Drop a sequence, whether it waits, runs, or is done."""
         if sequence in self.running:
             self.release(sequence)
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
     def repair(self) -> None:
-        """Work out anew what is free, from what runs: after an interrupt in the middle of a change."""
+        """Recompute what is free from the running sequences, after an interrupt in the middle of a change."""
         for sequence in self.running:
             if sequence in self.waiting:
                 self.waiting.remove(sequence)

@@ -1,4 +1,4 @@
-"""An answer's text while its tokens come."""
+"""The text of an answer while it is generated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
 class TextStream:
-    """Turns tokens into pieces of text, whole characters each, that together are the text of all tokens.
+    """Turns tokens into pieces of complete characters; together they are the text of all tokens.
 
     Args:
         decode: token ids to their text.
@@ -17,7 +17,7 @@ class TextStream:
     def __init__(self, decode: Callable[[list[int]], str]):
         self._decode = decode
         self._ids: list[int] = []
-        # Decoders treat a text's beginning in their own way, so new tokens are decoded behind those of the last piece.
+        # Decoders treat the beginning of a text differently, so new tokens are decoded after those of the last piece.
         self._begin = 0
         self._num_shown = 0
 
@@ -31,7 +31,7 @@ class TextStream:
         return piece
 
     def finish(self) -> str:
-        """What was held back and will not be completed."""
+        """The pending text, which no further token completes."""
         piece = self._pending()
         self._begin = self._num_shown = len(self._ids)
         return piece
@@ -42,7 +42,7 @@ class TextStream:
 
 
 def stream_text(decode: Callable[[list[int]], str], ids: Iterable[int]) -> Iterator[str]:
-    """Pieces of the text of ``ids``, as they come; none is empty."""
+    """Pieces of the text of ``ids``, as they arrive; none is empty."""
     text = TextStream(decode)
     for token_id in ids:
         if piece := text.add(token_id):
@@ -52,11 +52,11 @@ def stream_text(decode: Callable[[list[int]], str], ids: Iterable[int]) -> Itera
 
 
 class AnswerPrinter:
-    """Shows the answers to several prompts one after the other, while they are made side by side.
+    """Shows the answers to several prompts one after the other, while they are generated in parallel.
 
     Args:
         decode: token ids to their text.
-        num_answers: how many there will be.
+        num_answers: the number of answers.
         show: called with each piece of text.
         end: shown after each answer.
     """

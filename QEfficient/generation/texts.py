@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from QEfficient.generation.prompts import encode_prompts
+from QEfficient.generation.prompts import Prompts, encode_prompts
+
+Texts = Prompts | Sequence[tuple[str, str] | list[str]]
+"""Texts or token ids as :data:`Prompts`, without chats; in a list also pairs of texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class EncodedText:
     """As long as ``ids``; None: the input had none."""
 
 
-def encode_texts(inputs: Any, tokenizer: Callable[[], Any], takes_token_type_ids: bool) -> list[EncodedText]:
+def encode_texts(inputs: Texts, tokenizer: Callable[[], Any], takes_token_type_ids: bool) -> list[EncodedText]:
     """Tokens of one text or several.
 
     Args:
@@ -35,7 +38,7 @@ def encode_texts(inputs: Any, tokenizer: Callable[[], Any], takes_token_type_ids
     if isinstance(inputs, str):
         inputs = [inputs]
     if not isinstance(inputs, list | tuple) or not any(isinstance(item, str) or _is_pair(item) for item in inputs):
-        return [EncodedText(ids) for ids in encode_prompts(inputs, tokenizer)]
+        return [EncodedText(ids) for ids in encode_prompts(cast("Prompts", inputs), tokenizer)]  # there are no pairs
     return [text for item in inputs for text in _encode(item, tokenizer, takes_token_type_ids)]
 
 

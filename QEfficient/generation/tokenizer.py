@@ -1,16 +1,19 @@
-"""The tokenizer that travels in a package, without transformers: text to ids, ids to text, chats to prompts."""
+"""The tokenizer of a package, without transformers: text to ids, ids to text, chats to prompts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
 from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.streaming import stream_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FOLDER = "tokenizer"
 _NO_TEMPLATE = "This checkpoint has no chat template: give the prompt as text, not as messages."
@@ -49,7 +52,7 @@ class PackageTokenizer:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """Text as the ids come, each piece whole characters only."""
+        """Text as the ids arrive, in pieces of complete characters."""
         return stream_text(self.decode, ids)
 
     def encode_chat(self, messages: list[Mapping[str, str]]) -> list[int]:
@@ -72,11 +75,11 @@ class PackageTokenizer:
         return render_chat(self.chat_template, messages, self._special_tokens())
 
     def _special_tokens(self) -> dict[str, str]:
-        found = {}
+        special_tokens = {}
         for name, value in self._config.items():
             if name.endswith("_token") and value:
-                found[name] = value["content"] if isinstance(value, dict) else value
-        return found
+                special_tokens[name] = value["content"] if isinstance(value, dict) else value
+        return special_tokens
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -84,9 +87,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 class ForeignTokenizer:
-    """A transformers tokenizer that the caller brought, under the same verbs."""
+    """A transformers tokenizer of the caller, with the methods of :class:`PackageTokenizer`."""
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:

@@ -1,4 +1,4 @@
-"""Which of several threads works for all of them, and how the others sleep meanwhile."""
+"""Lets one of several threads work for all of them, while the others sleep."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 class Turns:
     """One caller at a time has the turn. A caller is the queue on which it sleeps; None in it wakes the caller up.
 
-    An interrupt may hit between :meth:`take` and the ``try`` that follows: callers end their turn once more where they
+    An interrupt may arrive between :meth:`take` and the ``try`` that follows, so callers end their turn again when they
     are done.
     """
 
@@ -35,13 +35,13 @@ class Turns:
             return False
 
     def end(self, caller: SimpleQueue[Any]) -> None:
-        """Give the turn back, if ``caller`` has it."""
-        # Its finaliser may come here while this thread is inside of the lock, which it must then not take.
+        """End the turn, if ``caller`` has it."""
+        # A finaliser may call this while the same thread is inside the lock, which it must not take then.
         if self._holder is not caller:
             return
         with self._lock:
             self._holder = None
-            # All, since one alone could be busy with what it got meanwhile, and not take the turn for long.
+            # All, since a single one may be busy with its last outcome and not take the turn for long.
             for sleeper in self._sleeping:
                 sleeper.put(None)
             self._sleeping.clear()

@@ -42,7 +42,7 @@ class Segment:
 
 
 def write_container(path: Path, segments: Mapping[str, bytes | Writer]) -> None:
-    """Write the segments in their order, and have them on the disk on return."""
+    """Write the segments in order, and sync them to disk."""
     names = _names(segments)
     with path.open("xb") as file:
         file.write(bytes(_aligned(max(names.values()) + len(list(segments)[-1].encode()) + 1, ALIGNMENT)))
@@ -88,7 +88,7 @@ def read_container(path: Path) -> dict[str, Segment]:
     """The segments of a file by name.
 
     Raises:
-        CorruptArtifact: not a QPC, or shorter than it says.
+        CorruptArtifact: not a QPC, or truncated.
     """
     with path.open("rb") as file:
         total = os.fstat(file.fileno()).st_size

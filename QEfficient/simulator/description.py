@@ -1,4 +1,4 @@
-"""What the compiler tells the runtime about a program beside its graph."""
+"""Description of a program for the runtime, stored with its graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONS = "sim_options.json"
 """The segments of a container."""
 
 UNDEFINED = "sim/undefined"
-"""The scalar that a float GatherND gives for an index out of range; the runtime may set it (poison)."""
+"""The scalar that a float GatherND returns for an index out of range; the runtime may set it (poison)."""
 
 _NUMBERS = {
     "float": 0,
@@ -32,7 +32,7 @@ _NUMBERS = {
     "int64": 7,
     "bool": 8,
 }
-"""The type that the descriptors give; an mxint8 binding counts one byte a value, its scales are the card's own."""
+"""Type numbers of the descriptors; an mxint8 binding counts one byte per value, its scales are internal to the card."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,7 @@ class Binding:
     name: str
     is_input: bool
     precision: str
-    """Of the host's buffer: one of the custom IO's precisions, or an integer type."""
+    """Type of the host's buffer: one of the custom IO's precisions, or an integer type."""
     shapes: tuple[Shape, ...]
     """One per specialization."""
     is_state: bool = False
@@ -69,7 +69,7 @@ class Binding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProgramOptions:
-    """What the runtime has to know beside the graph; stored as JSON."""
+    """Metadata that the runtime needs with the graph; stored as JSON."""
 
     sdk_version: str
     num_cores: int
@@ -81,15 +81,15 @@ class ProgramOptions:
     state_bytes: int = 0
     io_bytes: int = 0
     retained: Mapping[str, str] = field(default_factory=dict)
-    """State outputs to the inputs that they become."""
+    """State output -> the input that it becomes."""
 
     @property
     def bytes_per_device(self) -> int:
-        """Weights and state are spread over the devices; each has the IO."""
+        """Weights and state are distributed over the devices; each device has all IO buffers."""
         return -(-(self.weight_bytes + self.state_bytes) // self.num_devices) + self.io_bytes
 
     def to_json(self) -> str:
-        """With sorted keys, so that equal programs are equal bytes."""
+        """With sorted keys, so that equal programs have equal bytes."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod

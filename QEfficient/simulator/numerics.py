@@ -1,4 +1,4 @@
-"""The card's number formats, as what a value becomes when it passes through them.
+"""The card's number formats: rounding of float values to them.
 
 All functions take and return float32. The block formats keep one power-of-two scale for 32 values along an axis.
 """
@@ -15,7 +15,7 @@ FP16_MAX = 65504.0
 MX_VARIANTS = ("aic", "ocp")
 
 MXFP6_BITS = 6.25
-"""Bits a weight takes, its share of the scale included."""
+"""Bits per weight, its share of the scale included."""
 
 _SCALE_MIN, _SCALE_MAX = -127, 127
 # E2M3: two exponent bits with bias 1, three mantissa bits, no codes for inf or NaN.
@@ -24,13 +24,13 @@ _INT8_MAX, _INT8_FRACTION = 127, 64
 
 
 def round_fp16(values: NDArray) -> Array:
-    """What is left of float values after fp16: nearest, ties to even; beyond ±65504 infinite, below 2⁻²⁵ zero."""
+    """Float values rounded to fp16: nearest, ties to even; beyond ±65504 infinite, below 2⁻²⁵ zero."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(values, np.float32).astype(np.float16).astype(np.float32)
 
 
 def round_bf16(values: NDArray) -> Array:
-    """What is left of float values after bfloat16."""
+    """Float values rounded to bfloat16."""
     return from_bf16_bits(to_bf16_bits(values))
 
 
@@ -49,10 +49,10 @@ def from_bf16_bits(bits: NDArray[np.uint16]) -> Array:
 
 
 def round_mxfp6(values: NDArray, axis: int, variant: str = "aic") -> Array:
-    """What is left of a matmul's constant after MXFP6 (E2M3) in blocks of 32 along ``axis``.
+    """A matmul's constant rounded to MXFP6 (E2M3) in blocks of 32 along ``axis``.
 
     Args:
-        values: weights of any shape; a last block that is not full shares its scale among fewer.
+        values: weights of any shape; the last block may be shorter.
         axis: the axis that the matmul contracts.
         variant: "aic" scales as the published error figures of the card imply: the largest value of a block uses
             half of E2M3's range. "ocp" is the OCP MX 1.0 rule, one bit finer.
@@ -72,7 +72,7 @@ def round_mxfp6(values: NDArray, axis: int, variant: str = "aic") -> Array:
 
 
 def round_mxint8(values: NDArray, axis: int = -1) -> Array:
-    """What is left of float values after MXINT8 (int8 × 2⁻⁶ × scale) in blocks of 32 along ``axis``."""
+    """Float values rounded to MXINT8 (int8 × 2⁻⁶ × scale) in blocks of 32 along ``axis``."""
     blocks, restore = _blocks(values, axis)
     scale = _scale(blocks, 0)
     return restore(np.clip(np.rint(blocks / scale * _INT8_FRACTION), -_INT8_MAX, _INT8_MAX) / _INT8_FRACTION * scale)

@@ -1,4 +1,4 @@
-"""Why the simulated compiler refuses a command line or a graph."""
+"""Errors of the simulated compiler for a command line or a graph."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ JSON_TYPE_ERROR = 255
 
 
 class Rejected(CompileError):
-    """The compiler would refuse this; the message is what it prints."""
+    """The compiler would reject this; the message is what it prints."""
 
     def __init__(self, message: str, exit_code: int = 1):
         super().__init__(message)

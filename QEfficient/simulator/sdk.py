@@ -1,4 +1,4 @@
-"""Lays out a folder like the SDK's, so that what drives a card drives the simulator without knowing.
+"""Creates a folder like the SDK's, so that software for the card runs on the simulator unchanged.
 
 exec/qaic-compile            the compiler
 tools/qaic-util              the query tool
@@ -48,10 +48,10 @@ _VERSIONS = """<?xml version="1.0" encoding="UTF-8"?>
 
 
 def install(root: Path, version: str = DEFAULT_VERSION) -> Path:
-    """Write the tree at ``root``; one that is there already and equal stays as it is.
+    """Write the tree at ``root``; an existing equal tree is left unchanged.
 
     Args:
-        root: the folder to make, what ``/opt/qti-aic`` is for the real SDK. Its parents are made too.
+        root: the folder to create, as ``/opt/qti-aic`` of the real SDK; parents are created too.
         version: of the SDK; before 1.22 the compiler does not know named specializations.
 
     Returns:
@@ -59,7 +59,7 @@ def install(root: Path, version: str = DEFAULT_VERSION) -> Path:
 
     Raises:
         OptionError: not a version.
-        StorageError: ``root`` is something else, or cannot be written.
+        StorageError: ``root`` has other content, or cannot be written.
     """
     parse_version(version)
     root = Path(root).absolute()
@@ -111,7 +111,7 @@ def _is_equal(root: Path, files: dict[str, str]) -> bool:
 
 
 def _replace(temporary: Path, root: Path) -> None:
-    """Rename into place; an older tree goes. Of two that install at once the later one wins."""
+    """Rename into place, replacing an older tree. Of two concurrent installations the later one wins."""
     old = root.with_name(f".{root.name}.{secrets.token_hex(6)}")
     with suppress(FileNotFoundError):
         os.rename(root, old)

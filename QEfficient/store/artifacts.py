@@ -57,7 +57,7 @@ class ArtifactStore:
     """Artifacts by kind and ingredients. Any number of processes may use one at a time.
 
     Attributes:
-        root: Its folder; ``home()/"artifacts"`` unless given.
+        root: Its folder; default: ``home()/"artifacts"``.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -65,7 +65,7 @@ class ArtifactStore:
         warn_if_shared(self.root)
 
     def get(self, kind: str, ingredients: Mapping[str, Any]) -> Artifact | None:
-        """The artifact that these ingredients make, if it is here and whole.
+        """The stored artifact of these ingredients, if it is intact.
 
         An entry that is damaged, or of a newer format, goes to quarantine with one warning and is a miss.
         """
@@ -80,7 +80,7 @@ class ArtifactStore:
         return artifact
 
     def get_by_key(self, kind: str, key: str) -> Artifact | None:
-        """The artifact of this key, if it is here and whole; else None."""
+        """The stored artifact of this key, if it is intact; else None."""
         folder = folder_of(self.root, kind, key)
         try:
             return open_entry(folder) if is_sha256(key) else None
@@ -104,13 +104,13 @@ class ArtifactStore:
         label: str = "",
         versions: Mapping[str, str] | None = None,
     ) -> tuple[Artifact, bool]:
-        """The artifact that these ingredients make; built here if nobody has, and by one process only.
+        """The artifact of these ingredients; built if the store lacks it, by one process only.
 
         Args:
             kind: A short word: ``onnx``, ``package``.
             ingredients: Everything that decides the result.
-            build: Writes files into the folder it is given and returns the manifest's body.
-            label: What people call it.
+            build: Writes files into the folder passed to it and returns the manifest's body.
+            label: Its name for people.
             versions: Toolchain versions for the manifest, beside those of this library and Python.
 
         Returns:
@@ -120,8 +120,8 @@ class ArtifactStore:
             ArtifactError: The build left nothing, an empty file or a link.
             StorageError: The disk is full, or the store cannot be written.
         """
-        if (found := self.get(kind, ingredients)) is not None:
-            return found, False
+        if (stored := self.get(kind, ingredients)) is not None:
+            return stored, False
         recipe = Recipe.of(kind, ingredients, label, versions)
         folder = folder_of(self.root, kind, recipe.key)
         with storage_errors(self.root):
@@ -130,10 +130,10 @@ class ArtifactStore:
         with hold(folder, recipe.title):
             with storage_errors(folder):
                 recover(folder)
-                found = open_or_quarantine(folder)
-            artifact = found or publish(folder, recipe, build)
+                stored = open_or_quarantine(folder)
+            artifact = stored or publish(folder, recipe, build)
             touch(folder)
-            return artifact, found is None
+            return artifact, stored is None
 
     def entries(self) -> list[Entry]:
         """Everything in the store, also what is damaged, quarantined or being built. Reads no content."""
@@ -171,8 +171,8 @@ def write_artifact(
 ) -> tuple[Artifact, bool]:
     """Publish into a folder that the user chose. Arguments and result as :meth:`ArtifactStore.get_or_build`.
 
-    An artifact of ours that is there is replaced when the new one is complete; the same one, if whole, is kept and
-    nothing is built.
+    An artifact of this library in that folder is replaced when the new one is complete. If it is the same one and
+    intact, it stays and nothing is built.
 
     Raises:
         ArtifactError: The folder holds something that we did not write, or is a mount point.
@@ -186,9 +186,9 @@ def write_artifact(
     with hold(path, f"{recipe.title} in {path}"):
         with storage_errors(path):
             recover(path)
-        held = _replaceable(path)
-        if held is not None and _is_whole(held, recipe):
-            return held, False
+        existing = _replaceable(path)
+        if existing is not None and _is_whole(existing, recipe):
+            return existing, False
         return publish(path, recipe, build), True
 
 
@@ -196,7 +196,7 @@ def _replaceable(folder: Path) -> Artifact | None:
     if os.path.ismount(folder):
         raise ArtifactError(f"{folder} is a mount point, which cannot be replaced as a whole: give a folder inside it")
     try:
-        held = read_artifact(folder)
+        existing = read_artifact(folder)
     except ArtifactNotFound as error:
         if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
             return None
@@ -204,20 +204,20 @@ def _replaceable(folder: Path) -> Artifact | None:
             f"{folder} is there and was not written by this library, so it stays as it is. Give another folder."
         ) from error
     except CorruptArtifact as error:
-        raise ArtifactError(f"{error} It was not replaced, since nobody can tell whose it is.") from error
-    if extra := held.extra_files():
+        raise ArtifactError(f"{error} It was not replaced, since it may not be of this library.") from error
+    if extra := existing.extra_files():
         raise ArtifactError(
             f"{folder} holds {extra[0]}, which this library did not write and would delete. "
             "Move it, or give another folder."
         )
-    return held
+    return existing
 
 
-def _is_whole(held: Artifact, recipe: Recipe) -> bool:
-    if (held.manifest.kind, held.manifest.key) != (recipe.kind, recipe.key):
+def _is_whole(existing: Artifact, recipe: Recipe) -> bool:
+    if (existing.manifest.kind, existing.manifest.key) != (recipe.kind, recipe.key):
         return False
     try:
-        held.verify()
+        existing.verify()
     except CorruptArtifact:
         return False
     return True

@@ -1,7 +1,7 @@
 """Names by content: the digest of a set of ingredients, and of a file.
 
-Two spellings of one thing have one digest: dicts in any order, tuples and lists, ``1`` and ``1.0``, an enum member
-and its value. What a thing is called or where it lies has no part in it, so paths are refused.
+Equal values have equal digests: dicts in any order, tuples and lists, ``1`` and ``1.0``, an enum member and its value.
+Names and locations do not take part, so paths are refused.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _WHOLE_SECOND_TICK_NS = 2_000_000_000
 def canonical(value: object) -> Any:
     """The one JSON form of ``value``; ``canonical(canonical(x)) == canonical(x)``.
 
-    A dataclass keeps its class name under ``$type``: two classes with equal fields are two things. Numbers that JSON
-    does not have are ``{"$float": "inf"}`` and the like.
+    A dataclass keeps its class name under ``$type``: two classes with equal fields differ. Numbers that JSON does not
+    have are ``{"$float": "inf"}`` and the like.
 
     Raises:
-        TypeError: Something in it has no content to speak of (a path, an arbitrary object); says where.
-        ValueError: Two keys of a dict have one spelling.
+        TypeError: Part of it has no canonical form (a path, an arbitrary object); says where.
+        ValueError: Two keys of a dict are spelt the same.
     """
     return _canonical(value, "")
 
@@ -99,12 +99,12 @@ def digest(ingredients: object) -> str:
 def file_digest(path: str | os.PathLike[str], *, fresh: bool = False) -> str:
     """sha256, in hex, of a file's content.
 
-    The answer is remembered under :func:`home` with the file's real path, size, times and inode, so that asking again
-    about unchanged gigabytes takes no time.
+    The digest is cached under :func:`home` with the file's real path, size, times and inode, so that an unchanged file
+    is not read again.
 
     Args:
         path: The file; links are followed.
-        fresh: Read the file in any case. Finds the damage that leaves size and times alone.
+        fresh: Read the file even if its digest is cached. Detects damage that leaves size and times unchanged.
 
     Raises:
         ArtifactError: The file does not stop changing.
@@ -119,7 +119,7 @@ def file_digest(path: str | os.PathLike[str], *, fresh: bool = False) -> str:
 
 
 def hash_file(path: str | os.PathLike[str]) -> tuple[str, os.stat_result]:
-    """Read a file: its sha256 and the stat that this digest is true of."""
+    """Read a file; returns its sha256 and the stat for which this digest holds."""
     for _ in range(3):
         with open(path, "rb") as file:
             before = os.fstat(file.fileno())
@@ -138,7 +138,7 @@ def settled_stat(path: str | os.PathLike[str]) -> os.stat_result:
 
 
 def remember(path: str | os.PathLike[str], sha256: str, seen: os.stat_result) -> None:
-    """Note a digest for :func:`file_digest`. A note that cannot be written is no error."""
+    """Cache a digest for :func:`file_digest`. Failing to write the note is not an error."""
     real = os.path.realpath(path)
     note = _note(real, seen)
     temporary = new_sibling(note, "tmp")
@@ -153,7 +153,7 @@ def remember(path: str | os.PathLike[str], sha256: str, seen: os.stat_result) ->
 
 
 def forget_missing() -> int:
-    """Delete the notes about files that are gone; how many there were."""
+    """Delete the notes about files that no longer exist; returns how many."""
     num_forgotten = 0
     for note in _notes():
         path = _read_note(note).get("path")
@@ -165,7 +165,7 @@ def forget_missing() -> int:
 
 
 def recall(path: str | os.PathLike[str]) -> tuple[str, os.stat_result] | None:
-    """The digest of a file that has not changed since it was noted, and the stat that it is true of; else None."""
+    """The cached digest of an unchanged file, with the stat for which it holds; None if the file changed."""
     real = os.path.realpath(path)
     status = os.stat(real)
     note = _read_note(_note(real, status))
@@ -180,25 +180,25 @@ def is_sha256(value: object) -> bool:
     return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 
-def _identity(found: os.stat_result) -> dict[str, int]:
+def _identity(status: os.stat_result) -> dict[str, int]:
     # No device number: network and container filesystems get a new one with every mount.
     return {
-        "size": found.st_size,
-        "mtime_ns": found.st_mtime_ns,
-        "ctime_ns": found.st_ctime_ns,
-        "inode": found.st_ino,
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "ctime_ns": status.st_ctime_ns,
+        "inode": status.st_ino,
     }
 
 
-def _let_tick_pass(found: os.stat_result) -> None:
-    tick = _TICK_NS if found.st_ctime_ns % 1_000_000_000 else _WHOLE_SECOND_TICK_NS
-    remaining = found.st_ctime_ns + tick - time.time_ns()
+def _let_tick_pass(status: os.stat_result) -> None:
+    tick = _TICK_NS if status.st_ctime_ns % 1_000_000_000 else _WHOLE_SECOND_TICK_NS
+    remaining = status.st_ctime_ns + tick - time.time_ns()
     if 0 < remaining <= tick:
         time.sleep(remaining / 1e9)
 
 
 def _note(real: str, status: os.stat_result) -> Path:
-    """Of a file's path; of one with several hard links, whose times change together, of the inode."""
+    """The note's path: by the file's path, or by inode where it has several hard links, whose times change together."""
     what = f"inode {status.st_ino} {status.st_size}".encode() if status.st_nlink > 1 else os.fsencode(real)
     name = hashlib.sha256(what).hexdigest()
     return home() / "digests" / name[:2] / f"{name}.json"
@@ -216,8 +216,8 @@ def _read_note(note: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def json_safe(value: Any, *, finite: bool = False) -> Any:
-    """``value`` with text for what JSON has no form for; if ``finite``, with None for infinity and NaN."""
+def json_safe(value: object, *, finite: bool = False) -> Any:
+    """``value`` with text in place of what JSON cannot express; if ``finite``, None in place of infinity and NaN."""
     if isinstance(value, Mapping):
         return {str(key): json_safe(item, finite=finite) for key, item in value.items()}
     if isinstance(value, set | frozenset):

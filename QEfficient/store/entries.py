@@ -1,6 +1,6 @@
-"""What lies under a store's root: ``<kind>/<first 2 of key>/<key>/`` and, beside each entry, what belongs to it.
+"""The layout of a store: ``<kind>/<first 2 of key>/<key>/`` and, beside each entry, its side files.
 
-Beside an entry lie its lock, its last-used marker, temporary folders (of a build that runs or was killed) and
+Beside an entry are its lock, its last-used marker, temporary folders (of a build that runs or was killed) and
 quarantined copies, named as :mod:`QEfficient.store.files` says.
 """
 
@@ -28,7 +28,7 @@ _SIBLING = re.compile(r"\.([0-9a-f]{64})\.(tmp|old|damaged)-.+")
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing in a store, whole or not.
+    """One entry of a store, intact or not.
 
     Attributes:
         path: Its folder.
@@ -60,26 +60,26 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """What people call it, or the beginning of its key."""
+        """Its label for people, or the beginning of its key."""
         return (self.artifact.manifest.label if self.artifact else "") or self.key[:12]
 
 
 def stored_bytes(entries: Iterable[Entry]) -> int:
-    """What entries take on the disk: a file that several have counts once."""
+    """Disk space of entries: a file that several share counts once."""
     return sum({inode: size for entry in entries for inode, size in entry.inodes}.values())
 
 
 def folder_of(root: Path, kind: str, key: str) -> Path:
-    """Where an entry lies."""
+    """The folder of an entry."""
     return root / kind / key[:2] / key
 
 
 def open_entry(folder: Path, *, fresh: bool = False) -> Artifact:
     """:func:`open_artifact`, and it must be the artifact that its place promises."""
     artifact = open_artifact(folder, fresh=fresh)
-    found, expected = (artifact.manifest.kind, artifact.manifest.key), (folder.parent.parent.name, folder.name)
-    if found != expected:
-        raise CorruptArtifact(f"{folder} holds {'/'.join(found)}, which belongs elsewhere")
+    recorded, expected = (artifact.manifest.kind, artifact.manifest.key), (folder.parent.parent.name, folder.name)
+    if recorded != expected:
+        raise CorruptArtifact(f"{folder} holds {'/'.join(recorded)}, which belongs elsewhere")
     return artifact
 
 
@@ -116,7 +116,7 @@ def scan(root: Path) -> Iterator[Entry]:
 
 
 def is_unused_since_scan(entry: Entry) -> bool:
-    """Whether the entry is still there and nobody has used it meanwhile. For the holder of its lock."""
+    """Whether the entry still exists and has not been used since the scan. For the holder of its lock."""
     try:
         return _last_used(entry.path, entry.path.lstat()) <= entry.last_used
     except FileNotFoundError:
@@ -124,7 +124,7 @@ def is_unused_since_scan(entry: Entry) -> bool:
 
 
 def forget(folder: Path) -> None:
-    """Delete the last-used marker of an entry that is gone. For the holder of the lock, whose file stays."""
+    """Delete the last-used marker of a removed entry. For the holder of the lock, whose file stays."""
     if not os.path.lexists(folder) and not siblings(folder, "damaged"):
         with suppress(OSError):
             sibling(folder, "used").unlink()
@@ -143,7 +143,7 @@ def _entry(path: Path, key: str, state: State, artifact: Artifact | None = None,
     try:
         status = path.lstat()
         files = list_files(path).values() if path.is_dir() else [status]
-    except OSError:  # removed or renamed by someone else meanwhile
+    except OSError:  # removed or renamed by another process meanwhile
         return None
     inodes = tuple((file.st_ino, file.st_size) for file in files)
     size = sum(bytes_ for _, bytes_ in inodes)

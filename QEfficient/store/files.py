@@ -1,8 +1,8 @@
 """Where the library keeps its files, and the few disk operations that have to survive a crash.
 
 Everything that belongs to a published folder ``F`` but is not its content (lock, last-used marker, temporary and
-quarantined copies) lies beside it as ``.F.<role>``: the same filesystem, so a rename publishes, and out of the way of
-whoever lists the folder.
+quarantined copies) is beside it as ``.F.<role>``: on the same filesystem, so that a rename publishes, and outside of
+the folder's listing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 def home() -> Path:
-    """The library's own folder: ``$QEFF_HOME``, else the user's cache folder. Read at every call."""
+    """The library's folder: ``$QEFF_HOME``, else the user's cache folder. Read at every call."""
     if chosen := os.environ.get("QEFF_HOME"):
         return Path(chosen).expanduser()
     from platformdirs import user_cache_path  # 40 ms that a process with $QEFF_HOME does not need
@@ -41,12 +41,12 @@ def sibling(folder: Path, role: str) -> Path:
 
 
 def new_sibling(folder: Path, role: str) -> Path:
-    """A sibling name that nobody else uses."""
+    """A sibling name that is unique."""
     return sibling(folder, f"{role}-{secrets.token_hex(6)}")
 
 
 def siblings(folder: Path, role: str) -> list[Path]:
-    """What :func:`new_sibling` named, as far as it exists."""
+    """The existing files and folders that :func:`new_sibling` named."""
     prefix = f".{folder.name}.{role}-"
     try:
         return sorted(folder.parent / name for name in os.listdir(folder.parent) if name.startswith(prefix))
@@ -61,13 +61,13 @@ def make_private(folder: Path) -> None:
 
 @cache
 def warn_if_shared(folder: Path) -> None:
-    """Say once per process that somebody else could change what lies in ``folder``."""
+    """Warn once per process that other users could change the content of ``folder``."""
     if os.name != "posix" or not folder.is_dir():
         return
-    found = folder.stat()
-    if found.st_uid != os.getuid():
-        logger.warning("%s belongs to another user (uid %d), who can change what it holds", folder, found.st_uid)
-    elif found.st_mode & stat.S_IWOTH:
+    status = folder.stat()
+    if status.st_uid != os.getuid():
+        logger.warning("%s belongs to another user (uid %d), who can change its content", folder, status.st_uid)
+    elif status.st_mode & stat.S_IWOTH:
         logger.warning("%s can be written by every user of this machine: run chmod 700 on it", folder)
 
 
@@ -76,7 +76,7 @@ def list_files(folder: Path) -> dict[str, os.stat_result]:
 
     NFS keeps a file that was deleted while open as ``.nfs…``; such leftovers are not content and are left out.
     """
-    found: dict[str, os.stat_result] = {}
+    statuses: dict[str, os.stat_result] = {}
     pending = [(folder, "")]
     while pending:
         here, prefix = pending.pop()
@@ -85,8 +85,8 @@ def list_files(folder: Path) -> dict[str, os.stat_result]:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append((here / entry.name, f"{prefix}{entry.name}/"))
                 elif not entry.name.startswith(".nfs"):
-                    found[prefix + entry.name] = entry.stat(follow_symlinks=False)
-    return dict(sorted(found.items()))
+                    statuses[prefix + entry.name] = entry.stat(follow_symlinks=False)
+    return dict(sorted(statuses.items()))
 
 
 def sync_file(path: Path) -> None:
@@ -131,7 +131,7 @@ def write_atomic(path: Path, text: str, *, temporary: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder as far as possible; what stays is swept another time."""
+    """Delete a file or a folder as far as possible; a later sweep removes the rest."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

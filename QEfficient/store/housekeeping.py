@@ -1,4 +1,4 @@
-"""What a person asks of a store: why was this a miss, is everything whole, make room."""
+"""Maintenance of a store: explain a miss, verify all entries, free space."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from QEfficient.store.files import new_sibling, remove, siblings, storage_errors
 from QEfficient.store.locks import hold, hold_if_free
 
 ABSENT = "(absent)"
-"""Stands in :func:`why` for an ingredient that one side does not have."""
+"""In :func:`why`, the value of an ingredient that one side lacks."""
 
 
 def why(root: Path, kind: str, ingredients: Mapping[str, Any]) -> dict[str, tuple[Any, Any]] | None:
@@ -33,7 +33,7 @@ def why(root: Path, kind: str, ingredients: Mapping[str, Any]) -> dict[str, tupl
 
     Returns:
         Dotted name -> (value in the entry, value asked for), empty when the entry is there, None when there is no
-        entry of this kind. Of equally near entries the one used last counts.
+        entry of this kind. Among equally near entries, the one used last.
     """
     asked = _flat(canonical(ingredients))
     latest_first = sorted(scan(root), key=lambda entry: entry.last_used, reverse=True)
@@ -61,7 +61,7 @@ def verify_all(root: Path, *, fresh: bool = True) -> list[Entry]:
 
     Args:
         root: The store.
-        fresh: Read every byte, also of files that have not changed since they were read before.
+        fresh: Read every byte, even of files that have not changed since they were last read.
 
     Returns:
         All entries as they are now. Those that are not ``stored`` have a ``problem``.
@@ -74,16 +74,16 @@ def _verified(entry: Entry, fresh: bool) -> Entry:
         open_entry(entry.path, fresh=fresh)
         return entry
     except ArtifactError as error:
-        found = replace(entry, state="damaged", artifact=None, problem=str(error))
+        damaged = replace(entry, state="damaged", artifact=None, problem=str(error))
     before = set(siblings(entry.path, "damaged"))
     try:
         with hold(entry.path), storage_errors(entry.path):
             if (artifact := open_or_quarantine(entry.path, fresh=fresh)) is not None:
                 return replace(entry, state="stored", artifact=artifact, problem="")
-    except StorageError:  # a store that cannot be written keeps it where it is
-        return found
+    except StorageError:  # the store is not writable: the entry stays where it is
+        return damaged
     moved = set(siblings(entry.path, "damaged")) - before
-    return replace(found, path=moved.pop(), state="quarantine") if moved else found
+    return replace(damaged, path=moved.pop(), state="quarantine") if moved else damaged
 
 
 def prune(
@@ -94,17 +94,17 @@ def prune(
     damaged: bool = True,
     dry_run: bool = False,
 ) -> list[Entry]:
-    """Make room. What somebody holds the lock of stays; what a process has open stays readable for it (POSIX).
+    """Free space. Locked entries stay; files that a process has open stay readable for it (POSIX).
 
     Args:
         root: The store.
         max_bytes: Remove the entries used longest ago until the others fit.
         older_than: Remove entries that were last used longer ago than this.
-        damaged: Remove damaged entries and the quarantine too. What killed builds left always goes.
+        damaged: Remove damaged entries and the quarantine too. Leftovers of killed builds are always removed.
         dry_run: Remove nothing.
 
     Returns:
-        What was removed, or would be.
+        The removed entries, or those that would be removed.
     """
     entries = list(scan(root))
     whole = _longest_unused_first([entry for entry in entries if entry.state == "stored"])
@@ -122,7 +122,7 @@ def prune(
 
 
 def _longest_unused_first(entries: list[Entry]) -> list[Entry]:
-    """A program was used when one of its packages was."""
+    """A program counts as used when one of its packages was."""
     used: dict[int, float] = {}
     for entry in entries:
         for inode, _ in entry.inodes:
@@ -150,11 +150,11 @@ def _remove_all(entries: Iterable[Entry], dry_run: bool) -> list[Entry]:
 
 
 def _remove(entry: Entry, dry_run: bool) -> bool:
-    with hold_if_free(entry.folder) as held, storage_errors(entry.path):
-        if not held or not is_unused_since_scan(entry):
+    with hold_if_free(entry.folder) as is_locked, storage_errors(entry.path):
+        if not is_locked or not is_unused_since_scan(entry):
             return False
         if not dry_run:
-            doomed = new_sibling(entry.folder, "tmp")  # renamed first: nobody may see half of an entry
+            doomed = new_sibling(entry.folder, "tmp")  # renamed first, so that no reader sees half of an entry
             entry.path.rename(doomed)
             remove(doomed)
             forget(entry.folder)

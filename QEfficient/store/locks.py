@@ -1,7 +1,7 @@
-"""One lock per published folder, held by whoever builds, replaces, quarantines or removes it.
+"""One lock per published folder: whoever builds, replaces, quarantines or removes the folder takes it.
 
-The lock is the kernel's (flock): it goes when its holder does, however that ends. Readers take none; what they read
-is complete or absent.
+The lock is the kernel's (flock): it is released when its holder ends, however that happens. Readers take no lock; what
+they read is complete or absent.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ REPORT_EVERY_S = 10.0
 
 @contextmanager
 def hold(folder: Path, what: str = "") -> Iterator[None]:
-    """Hold the lock of ``folder``, waiting for it as long as its holder works.
+    """Hold the lock of ``folder``, waiting until its holder releases it.
 
     Args:
         folder: The published folder; it need not exist, its parent must.
-        what: What is being waited for, in words, for the log.
+        what: Describes the lock's purpose in the log.
 
     Raises:
         StorageError: The lock file cannot be created.
@@ -47,7 +47,7 @@ def hold(folder: Path, what: str = "") -> Iterator[None]:
 
 @contextmanager
 def hold_if_free(folder: Path) -> Iterator[bool]:
-    """Hold the lock of ``folder`` if nobody else does; yields whether it is held."""
+    """Take the lock of ``folder`` if it is free; yields whether it was."""
     from filelock import Timeout
 
     lock = _lock(folder)
@@ -64,14 +64,14 @@ def hold_if_free(folder: Path) -> Iterator[bool]:
 
 
 def _tidy(folder: Path) -> None:
-    # Waiters notice a deleted lock file, but over NFS they may not: a store's entry, named by its key, keeps its own.
+    # Waiters notice a deleted lock file, but over NFS they may not: a store's entry, named by its key, keeps its lock.
     if not is_sha256(folder.name):
         with suppress(OSError):
             sibling(folder, "lock").unlink()
 
 
 def _lock(folder: Path) -> BaseFileLock:
-    from filelock import FileLock  # imports asyncio; a process that only finds hits never needs it
+    from filelock import FileLock  # imports asyncio, which a process with store hits only never needs
 
     return FileLock(sibling(folder, "lock"))
 

@@ -1,4 +1,4 @@
-"""What lies in a published folder: its content and a ``manifest.json`` that says what the content should be.
+"""A published folder: its content, and a ``manifest.json`` that says what the content should be.
 
 The manifest is JSON and nothing in it is ever executed. It is read as if a stranger had written it: unknown fields,
 wrong types, names that leave the folder and a wrong seal are all :class:`CorruptArtifact`.
@@ -52,7 +52,7 @@ class Manifest:
         kind: What it is, in a short word: ``onnx``, ``package``.
         key: Digest of ``ingredients``; its name.
         ingredients: Canonical form of everything that made it.
-        body: What the caller wants to find again: target, options, bindings, parity report.
+        body: Values for the caller: target, options, bindings, parity report.
         files: Relative POSIX name of each file -> what it should be.
         label: For people; no part of the key.
         created: UTC, ISO 8601.
@@ -143,18 +143,18 @@ def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_format(content: Mapping[str, Any], where: str) -> None:
-    found = content.get("format_version")
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise ValueError(f"its format_version is {found!r}")
-    if found == FORMAT_VERSION:
+    version = content.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ValueError(f"its format_version is {version!r}")
+    if version == FORMAT_VERSION:
         return
     versions = content.get("versions")
     writer = versions.get("qefficient", "unknown") if isinstance(versions, dict) else "unknown"
     about = (
-        f"{where} has format version {found}, written by QEfficient {writer}; this is QEfficient "
+        f"{where} has format version {version}, written by QEfficient {writer}; this is QEfficient "
         f"{writer_versions()['qefficient']}, which reads "
     )
-    if found > FORMAT_VERSION:
+    if version > FORMAT_VERSION:
         raise NewerFormat(f"{about}up to {FORMAT_VERSION}. Upgrade the library, or compile again into another folder.")
     raise OlderFormat(f"{about}{FORMAT_VERSION}. Compile again.")
 
@@ -241,35 +241,35 @@ class Artifact:
         """Compare the folder with its manifest.
 
         Args:
-            fresh: Read every file, also those that have not changed since they were read before.
+            fresh: Read every file, even those that have not changed since they were last read.
 
         Raises:
-            CorruptArtifact: Names the first file that is missing, truncated, changed or too many.
+            CorruptArtifact: Names the first file that is missing, truncated, changed or not in the manifest.
         """
         try:
             self.verify_sizes()
             for name, expected in self.manifest.files.items():
-                found = file_digest(self.path / name, fresh=fresh)
-                if found != expected.sha256:
-                    self._damaged(name, f"has sha256 {found}, expected {expected.sha256}")
+                sha256 = file_digest(self.path / name, fresh=fresh)
+                if sha256 != expected.sha256:
+                    self._damaged(name, f"has sha256 {sha256}, expected {expected.sha256}")
         except OSError as error:
             raise CorruptArtifact(f"{self.path} cannot be read: {error}") from error
 
     def verify_sizes(self) -> None:
         """The part of :meth:`verify` that reads no content."""
-        found = list_files(self.path)
+        statuses = list_files(self.path)
         for name, expected in self.manifest.files.items():
-            if name not in found:
+            if name not in statuses:
                 self._damaged(name, f"is missing, expected {expected.size} bytes")
-            if not stat.S_ISREG(found[name].st_mode):
+            if not stat.S_ISREG(statuses[name].st_mode):
                 self._damaged(name, "is a link or a device, expected a file")
-            if found[name].st_size != expected.size:
-                self._damaged(name, f"has {found[name].st_size} bytes, expected {expected.size}")
-        if extra := self.extra_files(found):
+            if statuses[name].st_size != expected.size:
+                self._damaged(name, f"has {statuses[name].st_size} bytes, expected {expected.size}")
+        if extra := self.extra_files(statuses):
             self._damaged(extra[0], "is not in the manifest")
 
     def copy_into(self, folder: Path) -> dict[str, Any]:
-        """Copy its files into an existing folder: a build that makes nothing anew.
+        """Copy its files into an existing folder, as a build that only copies.
 
         Returns:
             The manifest's body.
@@ -283,7 +283,7 @@ class Artifact:
         """Put its files into an existing folder: hard links inside one store, copies elsewhere.
 
         Args:
-            folder: where an artifact is being built. A user's own folder never shares bytes with the store.
+            folder: where an artifact is being built. A folder outside the store never shares bytes with it.
         """
         root = self.path.parents[2]
         for name, record in self.manifest.files.items():
@@ -298,22 +298,22 @@ class Artifact:
             else:
                 remember(link, record.sha256, link.stat())
 
-    def extra_files(self, found: Iterable[str] | None = None) -> list[str]:
-        """Names of files in the folder that the manifest does not have."""
-        found = list_files(self.path) if found is None else found
-        return sorted(set(found) - self.manifest.files.keys() - {MANIFEST_NAME})
+    def extra_files(self, names: Iterable[str] | None = None) -> list[str]:
+        """Files that the manifest does not list, of ``names`` or of the whole folder."""
+        names = list_files(self.path) if names is None else names
+        return sorted(set(names) - self.manifest.files.keys() - {MANIFEST_NAME})
 
     def _damaged(self, name: str, what: str) -> NoReturn:
         raise CorruptArtifact(f"{self.path / name} {what}. {_ADVICE}")
 
 
 def read_artifact(path: str | os.PathLike[str]) -> Artifact:
-    """Open a folder by its manifest alone, without a look at its files. Raises as :func:`open_artifact`."""
+    """Open a folder by its manifest, without checking its files. Raises as :func:`open_artifact`."""
     folder = Path(path).expanduser().absolute()
     manifest = folder / MANIFEST_NAME
     try:
-        found = manifest.stat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _MAX_MANIFEST_BYTES:
+        status = manifest.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_MANIFEST_BYTES:
             raise CorruptArtifact(f"{manifest} is no file of at most {_MAX_MANIFEST_BYTES} bytes. {_ADVICE}")
         return Artifact(folder, Manifest.from_json(manifest.read_bytes(), str(manifest)))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -326,7 +326,7 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
 
 
 def open_artifact(path: str | os.PathLike[str], *, fresh: bool = False) -> Artifact:
-    """Open and verify a published folder, wherever it lies.
+    """Open and verify a published folder anywhere.
 
     Args:
         path: The folder.
@@ -334,7 +334,7 @@ def open_artifact(path: str | os.PathLike[str], *, fresh: bool = False) -> Artif
 
     Raises:
         ArtifactNotFound: No manifest there.
-        CorruptArtifact: The manifest, or a file, is not what was written.
+        CorruptArtifact: The manifest or a file is damaged.
         NewerFormat: A newer library wrote it.
     """
     artifact = read_artifact(path)

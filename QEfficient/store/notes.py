@@ -1,4 +1,4 @@
-"""Small JSON values that are found out once and looked up by what they depend on. Losing one costs time alone."""
+"""A cache of small JSON values, keyed by what they depend on. Losing one only costs time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from QEfficient.store.files import home, make_private, new_sibling, write_atomic
 
 
 def read_note(kind: str, ingredients: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What :func:`write_note` kept for these ingredients, or None; a damaged note is none."""
+    """The value that :func:`write_note` stored for these ingredients; None where there is none or it is damaged."""
     try:
         value = json.loads(_path(kind, ingredients).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -22,7 +22,7 @@ def read_note(kind: str, ingredients: Mapping[str, Any]) -> dict[str, Any] | Non
 
 
 def write_note(kind: str, ingredients: Mapping[str, Any], value: Mapping[str, Any]) -> None:
-    """Keep ``value``. Where it cannot be written, it is found out again the next time."""
+    """Store ``value``. Where it cannot be written, it is computed again the next time."""
     path = _path(kind, ingredients)
     with suppress(OSError):
         make_private(path.parent)

@@ -1,4 +1,4 @@
-"""Making a folder appear complete or not at all.
+"""Publishes a folder complete or not at all.
 
 A build writes into a temporary folder beside the final one; its files are checked, hashed and synced to the disk; a
 rename publishes it. Everything here except :class:`Recipe` is for the holder of the folder's lock.
@@ -42,7 +42,7 @@ from QEfficient.store.manifest import (
 
 @dataclass(frozen=True)
 class Built:
-    """What a build made, where it knows more than the manifest's body."""
+    """The result of a build that knows more than the manifest's body."""
 
     body: Mapping[str, Any]
     files: Mapping[str, FileRecord] = field(default_factory=dict)
@@ -50,12 +50,12 @@ class Built:
 
 
 Build = Callable[[Path], Mapping[str, Any] | Built]
-"""Writes files into the folder it is given and returns the manifest's body, or a :class:`Built`."""
+"""Writes files into the folder passed to it and returns the manifest's body, or a :class:`Built`."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is to be made: the part of a manifest that is known before the build."""
+    """The part of a manifest that is known before the build."""
 
     kind: str
     key: str
@@ -109,11 +109,11 @@ def publish(folder: Path, recipe: Recipe, build: Build) -> Artifact:
 
 def _finish(folder: Path, recipe: Recipe, built: Built) -> tuple[Manifest, dict[str, os.stat_result]]:
     plain_body = json.loads(json.dumps(dict(built.body), allow_nan=False))
-    found = list_files(folder)
-    _check_built(found, recipe)
+    statuses = list_files(folder)
+    _check_built(statuses, recipe)
     files: dict[str, FileRecord] = {}
     seen: dict[str, os.stat_result] = {}
-    for name in found:
+    for name in statuses:
         sync_file(folder / name)
         files[name], seen[name] = _record(folder / name, built.files.get(name))
     versions = {**writer_versions(), **recipe.versions}
@@ -125,7 +125,7 @@ def _finish(folder: Path, recipe: Recipe, built: Built) -> tuple[Manifest, dict[
 
 
 def _record(path: Path, written: FileRecord | None) -> tuple[FileRecord, os.stat_result]:
-    """What a file is, and the stat that this is true of; ``written``: what its writer says that it is."""
+    """A file's record, and the stat for which it holds; ``written``: the record that its writer reports, if any."""
     if written is None:
         linked = path.stat().st_nlink > 1  # from an artifact that was verified
         sha256, status = (recall(path) if linked else None) or hash_file(path)
@@ -136,10 +136,10 @@ def _record(path: Path, written: FileRecord | None) -> tuple[FileRecord, os.stat
     return written, status
 
 
-def _check_built(found: Mapping[str, os.stat_result], recipe: Recipe) -> None:
-    if not found:
+def _check_built(statuses: Mapping[str, os.stat_result], recipe: Recipe) -> None:
+    if not statuses:
         raise ArtifactError(f"The build of {recipe.title} left no files")
-    for name, status in found.items():
+    for name, status in statuses.items():
         if not stat.S_ISREG(status.st_mode):
             raise ArtifactError(f"The build of {recipe.title} left {name}, which is a link or a device: copy the file")
         if status.st_size == 0:
@@ -151,7 +151,7 @@ def _check_built(found: Mapping[str, os.stat_result], recipe: Recipe) -> None:
 def _swap(temporary: Path, folder: Path) -> None:
     if not os.path.lexists(folder):
         os.rename(temporary, folder)
-    else:  # POSIX has no exchange of two folders; whoever comes next puts the old one back if we die in between
+    else:  # POSIX cannot exchange two folders; after a crash in between, recover() restores the old one
         old = new_sibling(folder, "old")
         os.rename(folder, old)
         try:
@@ -164,7 +164,7 @@ def _swap(temporary: Path, folder: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Clear away what a killed writer of ``folder`` left beside it."""
+    """Remove what a killed writer of ``folder`` left beside it."""
     for old in siblings(folder, "old"):
         if os.path.lexists(folder):
             remove(old)

@@ -19,8 +19,8 @@ def read_record(cls: type[Record], value: object, where: str) -> Record:
 
     Args:
         cls: fields may be plain values, None, literals, lists, tuples, dicts of strings, and dataclasses of these.
-        value: what JSON gave.
-        where: its place, for messages: ``package.session``.
+        value: the parsed JSON.
+        where: its path, for messages: ``package.session``.
 
     Raises:
         CorruptArtifact: it is no such object; says which field, what was expected and what is there.

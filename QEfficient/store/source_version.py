@@ -13,8 +13,8 @@ _DECISIVE = ("transformers", "exporter", "compile", "simulator")
 
 @cache
 def source_version() -> str:
-    """``version+digest``; the digest changes with any line of the stages, so that a source checkout never takes an
-    artifact of its own past for a current one."""
+    """``version+digest``; the digest changes with any line of the stages, so that a source checkout never
+    reuses an artifact of an earlier state of the code."""
     root = Path(__file__).parents[1]
     content = hashlib.sha256()
     for path in sorted(path for stage in _DECISIVE for path in (root / stage).rglob("*.py")):

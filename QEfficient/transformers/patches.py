@@ -1,4 +1,4 @@
-"""Every patch of third-party code: a context manager, why it is there, and since which version it is not needed."""
+"""Every patch of third-party code: a context manager, its reason, and the version that makes it obsolete."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from transformers import masking_utils
 
 @contextmanager
 def reused_onnx_registry() -> Iterator[None]:
-    """Build torch.onnx's operator registry once a process, not once an export (about 1 s each).
+    """Build torch.onnx's operator registry once per process, not once per export (about 1 s each).
 
-    torch 2.13; goes when ``torch.onnx.export`` keeps it. Safe because an export copies what it adds to.
+    torch 2.13; goes when ``torch.onnx.export`` caches it. Safe because an export gets a copy to add to.
     """
     original = vars(_registration.ONNXRegistry)["from_torchlib"]
     build = _registration.ONNXRegistry.from_torchlib
@@ -36,7 +36,7 @@ def reused_onnx_registry() -> Iterator[None]:
         built = _torchlib(build, opset_version)
         copied = _registration.ONNXRegistry()
         copied._opset_version = built._opset_version
-        copied.functions = {target: list(found) for target, found in built.functions.items()}
+        copied.functions = {target: list(overloads) for target, overloads in built.functions.items()}
         return copied
 
     setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(reused))  # noqa: B010
@@ -61,10 +61,10 @@ def _unsqueeze_complex(self: Any, dim: int) -> Any:
 
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Keep torch.onnx from warning, at each export, about things that are not the user's.
+    """Keep torch.onnx from warning, at each export, about things that users cannot change.
 
     torch 2.13: that torchvision is not installed (goes when a missing optional package is no longer a warning
-    there), and that pytree's own copies use a deprecated check (goes when they do not).
+    there), and that copies inside pytree use a deprecated check (goes when they do not).
     """
     noisy = logging.getLogger(_registration.__name__)
     level = noisy.level
@@ -79,10 +79,10 @@ def quiet_exporter() -> Iterator[None]:
 
 @contextmanager
 def own_decomposition(decompose: Callable[[ExportedProgram, _registration.ONNXRegistry], bool]) -> Iterator[None]:
-    """Let ``decompose`` bring a program to ONNX's operators in place; where it returns False, torch.onnx does it.
+    """Decompose a program with ``decompose``, in place; where it returns False, torch.onnx decomposes it.
 
-    torch 2.13, whose own way traces the whole graph twice more: half of an export. Goes when
-    ``ExportedProgram.run_decompositions`` leaves alone what does not decompose.
+    torch 2.13, which traces the whole graph twice more for it: half of an export. Goes when
+    ``ExportedProgram.run_decompositions`` copies the nodes that do not decompose.
     """
     original = _fx_passes.decompose_with_registry
 
@@ -95,25 +95,25 @@ def own_decomposition(decompose: Callable[[ExportedProgram, _registration.ONNXRe
 
 @contextmanager
 def functions_replaced(model: nn.Module, functions: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """Let the modeling files of ``model``, and transformers' masks, call ``functions`` for theirs of these names.
+    """Let the modeling files of ``model``, and transformers' masks, call ``functions`` in place of their namesakes.
 
     transformers 5.23 has no registry for its kernels in plain PyTorch, as it has for attention, nor for the blocks of
     its masks; goes when it has.
     """
     files = {masking_utils} | {sys.modules[type(module).__module__] for module in model.modules()}
-    found = [(file, name) for file in files for name in functions if hasattr(file, name)]
-    originals = [getattr(file, name) for file, name in found]
-    for file, name in found:
+    targets = [(file, name) for file in files for name in functions if hasattr(file, name)]
+    originals = [getattr(file, name) for file, name in targets]
+    for file, name in targets:
         setattr(file, name, functions[name])
     try:
         yield
     finally:
-        for (file, name), original in zip(found, originals, strict=True):
+        for (file, name), original in zip(targets, originals, strict=True):
             setattr(file, name, original)
 
 
 class _Promotion(type_promotion._TypePromotionInterpreter):
-    """Takes every value from the trace and computes only those of the nodes that it changes."""
+    """Takes all values from the trace and computes only those of changed nodes."""
 
     def run_node(self, n: fx.Node) -> Any:
         rule = type_promotion.get_type_promotion_rule(n, self.type_promotion_table)
@@ -125,7 +125,7 @@ class _Promotion(type_promotion._TypePromotionInterpreter):
 
 @contextmanager
 def promotion_without_running() -> Iterator[None]:
-    """Let torch.onnx's type promotion take values from the trace, not run the graph once more for them.
+    """Make torch.onnx's type promotion take values from the trace, instead of running the graph again.
 
     torch 2.13; goes when ``_TypePromotionInterpreter.run_node`` does not call every operator.
     """
@@ -135,9 +135,9 @@ def promotion_without_running() -> Iterator[None]:
 
 @contextmanager
 def rules_by_operator() -> Iterator[None]:
-    """Try onnxscript's rewrite rules only at nodes of the operator that their pattern ends with.
+    """Try onnxscript's rewrite rules only at nodes with the last operator of their pattern.
 
-    onnxscript 0.7, which tries all 60 at each node, half of an optimization; goes when it looks at the operator first.
+    onnxscript 0.7, which tries all 60 at each node: half of an optimization; goes when it checks the operator first.
     """
     original = RewriteRule.try_rewrite
 
@@ -155,8 +155,8 @@ def _may_end(rule: RewriteRule, domain: str, op_type: str) -> bool:
 
 
 @contextmanager
-def patched(owner: Any, name: str, replacement: Any) -> Iterator[None]:
-    """``owner.name`` is ``replacement`` inside the block."""
+def patched(owner: object, name: str, replacement: object) -> Iterator[None]:
+    """Set ``owner.name`` to ``replacement`` inside the block."""
     original = vars(owner)[name]
     setattr(owner, name, replacement)
     try:
@@ -167,15 +167,15 @@ def patched(owner: Any, name: str, replacement: Any) -> Iterator[None]:
 
 @contextmanager
 def lean_tracing() -> Iterator[None]:
-    """Let torch.export note no line numbers at its nodes, and forget where a model switches gradients off.
+    """Make torch.export record no line numbers, and drop the model's switches of gradients.
 
-    torch 2.13. Line numbers are a fifth of a trace, and nobody reads them; goes when they are off by default. Around
-    each switch the graph is split and joined again, for gradients that an export without them does not have; goes when
-    ``replace_set_grad_with_hop_pass`` looks first whether a switch changes anything.
+    torch 2.13. Line numbers take a fifth of a trace and are not used; goes when they are off by default. Around
+    each switch the graph is split and joined again, although an export has no gradients; goes when
+    ``replace_set_grad_with_hop_pass`` first checks whether a switch changes anything.
     """
 
     def without_switches(module: fx.GraphModule, signature: Any) -> tuple[fx.GraphModule, Any]:
-        graphs = [found.graph for found in module.modules() if isinstance(found, fx.GraphModule)]
+        graphs = [part.graph for part in module.modules() if isinstance(part, fx.GraphModule)]
         for node in [node for graph in graphs for node in graph.nodes]:
             if node.target is torch._C._set_grad_enabled:
                 node.graph.erase_node(node)
@@ -195,10 +195,10 @@ def _divided(divide: Callable[..., Any], x: Any, y: Any, **options: Any) -> Any:
 
 @contextmanager
 def traceable_sizes() -> Iterator[None]:
-    """Let ``torch.div`` of a size be a size, and a module's ``to`` change nothing.
+    """Make ``torch.div`` of a size return a size, and a module's ``to`` do nothing.
 
     torch 2.13 makes the first a tensor, whose value tracing does not know; goes when it does not. The second swaps
-    parameters under tracing, which refuses; a traced copy is float32 throughout, so that there is nothing to move.
+    parameters, which fails under tracing; a traced copy is float32 throughout, so it is not needed.
     """
     with (
         patched(torch, "div", partial(_divided, torch.div)),

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_output(target: Target, out: Path | None) -> None:
-    """Check ``node_precision_out`` before anything runs.
+    """Check ``node_precision_out`` before running anything.
 
     Raises:
         OptionError: the target is not a card, or the file cannot be written.

@@ -17,6 +17,8 @@ from QEfficient.store.digests import json_safe
 from QEfficient.verify.numeric_report import NumericReport
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from QEfficient.generation.tasks.causal_lm import CompiledCausalLM
 
 LAYER_TOLERANCE = 0.01
@@ -112,7 +114,7 @@ def _describe(prompt: PromptParity) -> str:
     )
 
 
-def compare(model: Any, compiled: CompiledCausalLM, prompts: Any, generation_len: int) -> ParityReport:
+def compare(model: PreTrainedModel, compiled: CompiledCausalLM, prompts: object, generation_len: int) -> ParityReport:
     """Decode greedily with both and compare.
 
     Args:

@@ -136,7 +136,7 @@ def test_cards_that_are_not_ready(cli: Cli, simulated: Path, monkeypatch: pytest
     [
         ("#!/bin/sh\necho broken >&2\nexit 3\n", "failed with exit status 3: broken"),
         ("not a program", "does not start"),
-        ("#!/bin/sh\necho 'no such thing'\n", "no card is ready (none found)"),
+        ("#!/bin/sh\necho 'no such thing'\n", "no card is ready (none detected)"),
     ],
 )
 def test_query_tool_that_fails(cli: Cli, simulated: Path, content: str, problem: str) -> None:

@@ -149,7 +149,7 @@ def test_a_model_without_a_cache_recomputes(cli: Cli, tmp_path: Path) -> None:
     found = cli("inspect", card, "--json").json
     assert [layer["kind"] for layer in found["layers"]] == ["tokens"]
     assert found["state"]["bytes_per_token"] == 8
-    assert "behind the newest" in found["recomputes"]
+    assert "after the newest" in found["recomputes"]
     assert f"Layers        recompute every step: {found['recomputes']}\n" in cli("inspect", card).out
 
 
@@ -179,7 +179,7 @@ def test_text_to_text(cli: Cli, tmp_path: Path) -> None:
     assert (state["bytes_per_token"], state["bytes_per_encoder_token"]) == (a_token, a_token)
     assert state["bytes_per_slot"] == (10 + 100) * a_token
     assert found["targets"]["cpu"]["lowering"] == "retained"
-    assert "a slot of 128 tokens and a text of 128" in cli("inspect", card).out
+    assert "per slot of 128 tokens and a text of 128" in cli("inspect", card).out
 
 
 def test_quantised_weights_are_said(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:

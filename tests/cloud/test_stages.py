@@ -98,7 +98,7 @@ def test_lists_of_lengths(cli: Cli, checkpoint: Path) -> None:
 def test_compiling_a_graph_names_the_way_that_works(cli: Cli, tmp_path: Path) -> None:
     result = cli("compile", "--onnx-path", tmp_path / "model.onnx", "--qpc-path", tmp_path / "qpc", "--num-cores", "16")
     assert (result.code, result.out) == (2, "")
-    assert "'qefficient compile CARD'" in result.err
+    assert "'qefficient compile MODEL'" in result.err
 
 
 def test_context_beyond_the_model(cli: Cli, checkpoint: Path) -> None:

@@ -139,8 +139,8 @@ def test_fp32_is_not_converted_and_no_state_is_not_retained() -> None:
     [
         ("aic_num_cores", "use num_cores"),
         ("-mos", "use mos"),
-        ("custom-IO-list-file", "gives it itself"),
-        ("compile_only", "gives it itself"),
+        ("custom-IO-list-file", "leave it out"),
+        ("compile_only", "leave it out"),
         ("mxfp6_matmul", "use mxfp6_matmul"),
     ],
 )

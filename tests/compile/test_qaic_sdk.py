@@ -150,7 +150,7 @@ def test_why_cannot_run_names_what_is_missing(tmp_path: Path) -> None:
     fake_sdk.sdk_tree(tmp_path)
     assert "no module qaicrt" in (why_cannot_run(tmp_path) or "")
     runtime(tmp_path, "x")
-    assert "no card is ready (none found)" in (why_cannot_run(tmp_path) or "")
+    assert "no card is ready (none detected)" in (why_cannot_run(tmp_path) or "")
     cards(tmp_path, "print('QID 3\\n\\tStatus:Error')")
     assert "QID 3: Error" in (why_cannot_run(tmp_path) or "")
     cards(tmp_path, "import sys; sys.exit(3)")

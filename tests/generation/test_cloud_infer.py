@@ -531,7 +531,7 @@ def test_no_such_device(sdk: QaicSDK, plain: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(TargetUnavailable, match=r"on QID 9: QS_NODEV \(5\).*Devices here: 0, 1, 2, 3"):
         QAICInferenceSession(plain, [9], sdk=sdk)
     monkeypatch.setenv("QEFF_SIM_DEVICES", "0")
-    with pytest.raises(TargetUnavailable, match="No card was found"):
+    with pytest.raises(TargetUnavailable, match="The runtime detects no card"):
         QAICInferenceSession(plain, sdk=sdk)
 
 

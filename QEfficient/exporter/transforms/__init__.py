@@ -1,6 +1,6 @@
-"""Rewrites of an ONNX graph, one module each, with one function: ``apply(model) -> int``, how many places changed.
+"""Rewrites of an ONNX graph, one module each, with one function: ``apply(model) -> int``, the number of changes.
 
-A target's row names those that it wants, in order.
+A target lists its rewrites, in order.
 """
 
 from __future__ import annotations
@@ -15,6 +15,6 @@ def apply_transforms(model: ir.Model, names: Iterable[str]) -> dict[str, int]:
     """Apply the rewrites called ``names`` to ``model``, in place.
 
     Returns:
-        How many places each of them changed.
+        The number of changes by each of them.
     """
     return {name: import_module(f"{__name__}.{name}").apply(model) for name in names}

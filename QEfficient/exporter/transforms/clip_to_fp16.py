@@ -1,7 +1,7 @@
 """``c -> clip(c, -65504, 65504)`` for every float constant and weight, because the card computes in fp16.
 
-A constant beyond its range, such as float32's lowest number in a mask, would become infinite there, and a difference
-of two of them not a number. −inf itself stays: it says "never", and a graph that has it means it.
+A constant beyond its range, such as float32's lowest number in a mask, would become infinite, and the
+difference of two of them NaN. −inf stays: it means "never", and a graph that contains it relies on that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from QEfficient.exporter.weights import Weight
 
 logger = logging.getLogger(__name__)
 
-GREATEST = 65504.0
+FP16_MAX = 65504.0
 _WIDE = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 
 
@@ -30,27 +30,27 @@ def apply(model: ir.Model) -> int:
             continue
         if isinstance(tensor, Weight):
             value.const_value = tensor.followed_by(_clip_pieces)
-        elif _is_beyond(held := tensor.numpy()):
-            value.const_value = ir.tensor(_clipped(held), dtype=tensor.dtype, name=tensor.name)
+        elif _is_beyond(array := tensor.numpy()):
+            value.const_value = ir.tensor(_clipped(array), dtype=tensor.dtype, name=tensor.name)
             count += 1
     return count
 
 
 def _is_beyond(array: np.ndarray) -> bool:
-    return bool(np.any((np.abs(array) > GREATEST) & ~np.isneginf(array)))
+    return bool(np.any((np.abs(array) > FP16_MAX) & ~np.isneginf(array)))
 
 
 def _clipped(array: np.ndarray) -> np.ndarray:
-    return np.where(np.isneginf(array), array, np.clip(array, -GREATEST, GREATEST)).astype(array.dtype)
+    return np.where(np.isneginf(array), array, np.clip(array, -FP16_MAX, FP16_MAX)).astype(array.dtype)
 
 
 def _clip_pieces(name: str, pieces: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
     """A weight is read when the file is written, so it is clipped then."""
-    greatest = 0.0
+    maximum = 0.0
     for piece in pieces:
         low, high = torch.aminmax(piece) if piece.numel() else (piece.new_zeros(()), piece.new_zeros(()))
         reached = max(-float(low), float(high))
-        greatest = max(greatest, reached)
-        yield piece.clamp(-GREATEST, GREATEST) if reached > GREATEST else piece
-    if greatest > GREATEST:
-        logger.warning("Weight '%s' reaches %.3g, beyond fp16: it is clipped to %g.", name, greatest, GREATEST)
+        maximum = max(maximum, reached)
+        yield piece.clamp(-FP16_MAX, FP16_MAX) if reached > FP16_MAX else piece
+    if maximum > FP16_MAX:
+        logger.warning("Weight '%s' reaches %.3g, beyond fp16: it is clipped to %g.", name, maximum, FP16_MAX)

@@ -1,7 +1,7 @@
 """``w * (x / sqrt(mean(x * x) + eps)) -> CustomRMSNorm(x, w)``, in any architecture.
 
-x * x overflows fp16 from |x| = 256 on, which real activations reach. The card's compiler has a kernel of this name
-that does not square in fp16; elsewhere the function's body computes the same.
+x * x overflows fp16 from |x| = 256 on, which occurs in practice. The card's compiler has a kernel of this name that
+does not square in fp16; other runtimes run the function's body, with the same result.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def CustomRMSNorm(hidden_states, weight, epsilon: float):  # type: ignore[no-unt
 
 @dataclass(frozen=True)
 class _Norm:
-    """One place that computes a norm."""
+    """A subgraph that computes a norm."""
 
     states: ir.Value
     weight: ir.Value | None
@@ -42,15 +42,15 @@ class _Norm:
 
 def apply(model: ir.Model) -> int:
     """Rewrite in place."""
-    found = [norm for node in list(model.graph) if (norm := _match(node)) is not None]
-    for norm in found:
+    norms = [norm for node in list(model.graph) if (norm := _match(node)) is not None]
+    for norm in norms:
         _replace(model, norm)
-    if found:
+    if norms:
         function = ir.serde.deserialize_function(CustomRMSNorm.to_function_proto())
         model.functions[function.identifier()] = function
         model.opset_imports[DOMAIN] = 1
         RemoveUnusedNodesPass()(model)
-    return len(found)
+    return len(norms)
 
 
 def _match(mean: ir.Node) -> _Norm | None:
@@ -152,6 +152,6 @@ def _ones(model: ir.Model, states: ir.Value) -> ir.Value | None:
     name = f"ones.{size}"
     if name not in model.graph.initializers:
         ones = ir.tensor(np.ones(size, np.float32), name=name)
-        held = ir.Value(name=name, shape=ir.Shape([size]), type=ir.TensorType(ones.dtype), const_value=ones)
-        model.graph.initializers[name] = held
+        weight = ir.Value(name=name, shape=ir.Shape([size]), type=ir.TensorType(ones.dtype), const_value=ones)
+        model.graph.initializers[name] = weight
     return model.graph.initializers[name]

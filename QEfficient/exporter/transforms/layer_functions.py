@@ -1,7 +1,7 @@
-"""Repeated layers -> calls of one function for each form that they have, so that a compiler compiles a form once.
+"""Repeated layers -> calls of one function per form, so that a compiler compiles each form once.
 
-A layer's nodes are those that were traced inside it (:data:`LAYER`). What it shares with others stays outside, its
-weights become the function's inputs, and small constants go into the body, where a compiler wants shapes to be.
+A layer's nodes are those traced inside it (:data:`LAYER`). Nodes shared with other layers stay outside, weights become
+inputs of the function, and small constants go into the body, where compilers expect shapes.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from QEfficient.exporter.layers import LAYER
 
 DOMAIN = "qeff.layers"
 _SMALL = 64
-"""Elements up to which a constant goes into the body."""
+"""Maximum number of elements of a constant in the body."""
 
 
 def apply(model: ir.Model) -> int:
     """Rewrite in place.
 
     Returns:
-        How many layers became calls; 0 if no form occurs twice.
+        The number of layers that became calls; 0 if no form occurs twice.
     """
     forms: dict[str, list[_Layer]] = {}
     for nodes in _layers(model.graph):
@@ -53,7 +53,7 @@ def _layers(graph: ir.Graph) -> list[list[ir.Node]]:
 
 
 def _shared(nodes: Iterable[ir.Node]) -> set[ir.Node]:
-    """Nodes that do not depend on the layer's own input or state, but that another layer uses."""
+    """Nodes that another layer uses and that do not depend on this layer's input or state."""
     pending = [node for node in nodes if _is_used_elsewhere(node) and not _leaves_layer(node)]
     shared: set[ir.Node] = set()
     while pending:
@@ -78,34 +78,34 @@ def _leaves_layer(node: ir.Node) -> bool:
 
 @dataclass
 class _Layer:
-    """One layer's nodes and what goes in and out of them."""
+    """One layer's nodes, with their inputs and outputs."""
 
     nodes: list[ir.Node]
     inputs: list[ir.Value] = field(default_factory=list)
-    """One for each place that takes a weight; one for each other value from outside."""
+    """One per use of a weight; one per other value from outside."""
     outputs: list[ir.Value] = field(default_factory=list)
     places: dict[tuple[int, int], int] = field(default_factory=dict)
     """(node, input) -> which of ``inputs``."""
 
     @classmethod
     def of(cls, nodes: list[ir.Node]) -> _Layer:
-        layer, own = cls(nodes), set(nodes)
+        layer, inside = cls(nodes), set(nodes)
         seen: dict[ir.Value, int] = {}
         for i, node in enumerate(nodes):
             for j, value in enumerate(node.inputs):
-                if value is None or value.producer() in own or _is_small(value):
+                if value is None or value.producer() in inside or _is_small(value):
                     continue
                 if value.is_initializer() or value not in seen:
                     seen[value] = len(layer.inputs)
                     layer.inputs.append(value)
                 layer.places[i, j] = seen[value] if not value.is_initializer() else len(layer.inputs) - 1
             layer.outputs += [
-                v for v in node.outputs if v.is_graph_output() or any(u.node not in own for u in v.uses())
+                v for v in node.outputs if v.is_graph_output() or any(u.node not in inside for u in v.uses())
             ]
         return layer
 
     def form(self) -> str:
-        """Equal for layers that one function can stand for."""
+        """Equal for layers that one function can replace."""
         numbers = {value: (i, j) for i, node in enumerate(self.nodes) for j, value in enumerate(node.outputs)}
         described = []
         for i, node in enumerate(self.nodes):
@@ -156,7 +156,7 @@ class _Layer:
         copies: dict[ir.Value, ir.Value],
         body: list[ir.Node],
     ) -> ir.Value | None:
-        """What stands for an input of a node in the function's body."""
+        """The replacement of a node's input in the function's body."""
         if value is None or (i, j) in self.places:
             return None if value is None else formals[self.places[i, j]]
         if value not in copies:
@@ -167,7 +167,7 @@ class _Layer:
         return copies[value]
 
     def replace_by_call(self, graph: ir.Graph, name: str) -> None:
-        """Put one call in the place of the nodes."""
+        """Replace the nodes with one call."""
         call = ir.Node(DOMAIN, name, self.inputs, num_outputs=len(self.outputs), name=f"{name}.{self.outputs[-1].name}")
         call.metadata_props.update(self.nodes[0].metadata_props)
         graph.insert_after(self.nodes[-1], call)
@@ -179,7 +179,7 @@ class _Layer:
 
 
 def _is_small(value: ir.Value) -> bool:
-    """Whether this is a constant that belongs into the body; a weight is read late and never does."""
+    """Whether this is a constant that goes into the body; a weight is read late and never does."""
     tensor = value.const_value if value.is_initializer() else None
     return tensor is not None and not isinstance(tensor, ir.LazyTensor) and tensor.size <= _SMALL
 

@@ -26,12 +26,12 @@ def open_program(target: Target, package: Path, record: GraphRecord, opening: Op
 
 
 def native_precision() -> str:
-    """What this processor computes fastest without losing range: "bf16" where it is native, else "fp32"."""
+    """The fastest precision of this processor with the range of fp32: "bf16" if it is native, else "fp32"."""
     capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "bf16" if "BF16" in capabilities else "fp32"
 
 
-def compile_for_cpu(package: Path, record: GraphRecord, opening: Opening) -> Any:
+def compile_for_cpu(package: Path, record: GraphRecord, opening: Opening) -> ov.CompiledModel:
     """A graph's IR as an OpenVINO compiled model, its state bound to the sizes of ``opening`` and kept inside.
 
     Raises:
@@ -85,7 +85,7 @@ def _keep_state_inside(model: ov.Model, record: GraphRecord, sizes: Mapping[str,
 class OpenVINOProgram:
     """See :class:`QEfficient.generation.programs.program.Program`."""
 
-    def __init__(self, name: str, compiled: Any):
+    def __init__(self, name: str, compiled: ov.CompiledModel):
         self.name = name
         self.inputs = frozenset(port.get_any_name() for port in compiled.inputs)
         self.outputs = frozenset(port.get_any_name() for port in compiled.outputs)

@@ -1,4 +1,4 @@
-"""What runs one compiled graph, whatever it was compiled for. Sessions are written over it."""
+"""The interface of a loaded compiled graph, for all targets. Sessions build on it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Program(Protocol):
 
         Args:
             inputs: every name of ``inputs``, C-contiguous, in one of ``shapes``.
-            outputs: those to return, also values of the graph that were asked for at open; None: all of ``outputs``.
+            outputs: those to return, also the ``extra_outputs`` of :class:`Opening`; None: all of ``outputs``.
 
         Returns:
             Arrays by name. They are valid until the next run, and read only.
@@ -46,7 +46,7 @@ class Program(Protocol):
         ...
 
     def close(self) -> None:
-        """Give its memory and devices back. Closing again does nothing."""
+        """Release its memory and devices. Closing again does nothing."""
         ...
 
 
@@ -58,9 +58,9 @@ class Opening:
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Sizes of the state's named axes, for programs that settle them at open."""
     device_ids: Sequence[int] | None = None
-    """None: those that come first. No effect where there are no devices."""
+    """None: the first ones. No effect on targets without devices."""
     extra_outputs: Sequence[str] = ()
-    """Inner values to put out too, where the program can."""
+    """Inner values to output too, if the program can."""
 
 
 class OpenProgram(Protocol):
@@ -69,10 +69,10 @@ class OpenProgram(Protocol):
     def __call__(self, target: Target, package: Path, record: GraphRecord, opening: Opening) -> Program:
         """
         Args:
-            target: the row that the package was compiled for.
+            target: the target that the package was compiled for.
             package: the package's folder.
             record: the graph.
-            opening: how.
+            opening: how to open it.
 
         Raises:
             TargetUnavailable: the target's runtime or its devices are not here.

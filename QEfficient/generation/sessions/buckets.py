@@ -1,4 +1,4 @@
-"""Which compiled shape of a program takes which tokens of a step. It touches no tensors, only counts."""
+"""Assigns the tokens of a step to the compiled shapes of a program. Handles counts only, no tensors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one run takes of a chunk."""
+    """The part of a chunk that one run takes."""
 
     index: int
     """The chunk's place in the step."""
@@ -58,7 +58,7 @@ def plan(chunks: Sequence[Chunk], buckets: Sequence[Bucket], *, picks_rows: bool
     """
     runs: list[Run] = []
     done = [0] * len(chunks)
-    # Each chunk gives a piece a round: one that takes several has them in order, beside those of the others.
+    # Each chunk gives one piece per round: the pieces of a chunk run in order, together with those of other chunks.
     while waiting := [index for index, chunk in enumerate(chunks) if done[index] < len(chunk.tokens)]:
         groups: dict[Bucket, list[Piece]] = {}
         for index in waiting:
@@ -72,12 +72,12 @@ def plan(chunks: Sequence[Chunk], buckets: Sequence[Bucket], *, picks_rows: bool
 
 
 def _next_piece(index: int, chunk: Chunk, done: int, buckets: Sequence[Bucket]) -> tuple[Bucket, Piece]:
-    """What the bucket that takes most, the shortest of these, takes of a chunk."""
+    """The next piece of a chunk, and its bucket: the one that takes the most tokens, of several the shortest."""
     start, left = chunk.start + done, len(chunk.tokens) - done
     bucket = max(buckets, key=lambda bucket: (bucket.takes(start, left), -bucket.seq_len))
     count = bucket.takes(start, left)
     if not count:
-        reach = ", ".join(f"{bucket.ctx_lens[-1]} with {bucket.seq_len} token(s) a run" for bucket in buckets)
+        reach = ", ".join(f"{bucket.ctx_lens[-1]} with {bucket.seq_len} token(s) per run" for bucket in buckets)
         raise LifecycleError(
             f"Position {start} of slot {chunk.slot} is beyond the contexts that were compiled: {reach}. Compile with "
             "comp_ctx_lengths_prefill and comp_ctx_lengths_decode up to ctx_len, and without prefill_only."

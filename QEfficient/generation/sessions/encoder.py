@@ -25,14 +25,14 @@ class InputContract:
     seq_lens: tuple[int, ...]
     """Compiled lengths, ascending."""
     batch_size: int
-    """Sequences that run side by side."""
+    """Sequences per run."""
     min_len: int = 1
     """Tokens of the shortest sequence, where there is no padding."""
     padding_side: Literal["left", "right"] | None = "right"
     """None: a sequence runs at exactly its length."""
     why_not_padded: str = ""
     token_type_ids: Literal["none", "optional", "required"] = "none"
-    """Whether they are an input; "optional": zeros where the caller gives none."""
+    """Whether they are an input; "optional": zeros if the caller passes none."""
     end_token_id: int | None = None
     """A token that every sequence must have, because the model reads its result there."""
 
@@ -73,10 +73,10 @@ class EncoderSession:
 
         Raises:
             CapacityError: a sequence is empty, too long, or of a length that cannot run.
-            OptionError: a sequence lacks what the model needs.
+            OptionError: a sequence lacks an input or a token that the model needs.
         """
         if not texts:
-            raise CapacityError("No text was given.")
+            raise CapacityError("No text was passed.")
         sequences = [text if isinstance(text, EncodedText) else EncodedText(text) for text in texts]
         lengths = [self._run_len(index, text) for index, text in enumerate(sequences)]
         longest = max(len(text.ids) for text in sequences)
@@ -122,23 +122,23 @@ class EncoderSession:
             raise CapacityError(f"Text {index} is empty: it has no token.")
         if len(text.ids) > contract.seq_lens[-1]:
             raise CapacityError(
-                f"Text {index} has {len(text.ids)} tokens and the greatest compiled seq_len is "
+                f"Text {index} has {len(text.ids)} tokens and the longest compiled seq_len is "
                 f"{contract.seq_lens[-1]}. Compile with seq_len={len(text.ids)} or more, or shorten the text; nothing "
                 "is cut silently."
             )
         if contract.end_token_id is not None and contract.end_token_id not in text.ids:
             raise OptionError(f"Text {index} has no end token ({contract.end_token_id}), at which this model answers.")
         if contract.token_type_ids == "none" and text.token_type_ids is not None and any(text.token_type_ids):
-            raise OptionError(f"Text {index} brings token_type_ids, and the package's model was compiled without.")
+            raise OptionError(f"Text {index} has token_type_ids, but the package's model was compiled without.")
         if contract.token_type_ids == "required" and text.token_type_ids is None:
-            raise OptionError(f"Text {index} brings no token_type_ids, which this model needs: give text, or them too.")
+            raise OptionError(f"Text {index} has no token_type_ids, which this model needs: pass text, or add them.")
 
     def _run_group(self, texts: Sequence[EncodedText], length: int) -> np.ndarray:
         """``[n, ...]`` of at most ``batch_size`` sequences, padded to ``length``."""
         num_rows = self.contract.batch_size if self._program.shapes is not None else len(texts)
         ids, mask, token_types = np.zeros((3, num_rows, length), np.int64)
         for row in range(num_rows):
-            # Idle rows repeat the first sequence: one of no token has no mean and no softmax.
+            # Idle rows repeat the first sequence: an empty one has no mean and no softmax.
             text = texts[row] if row < len(texts) else texts[0]
             place = self._place(len(text.ids), length)
             ids[row, place] = text.ids
@@ -160,6 +160,6 @@ class EncoderSession:
         return np.pad(states[self._place(count, len(states))], ((0, longest - count), (0, 0)))
 
     def close(self) -> None:
-        """Give memory and devices back. Waits for a run to end; closing again does nothing."""
+        """Release memory and devices, after the current run. Closing again does nothing."""
         with self._lock:
             self._program.close()

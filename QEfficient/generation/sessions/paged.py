@@ -26,7 +26,7 @@ class PagedSession:
             package: its folder.
             record: its graph.
             opening: how to open it.
-            info: slots and lengths; nothing of them is compiled in.
+            info: slots and lengths; the compiled graph does not depend on them.
 
         Raises:
             CompileError: OpenVINO cannot load the graph.
@@ -84,7 +84,7 @@ class PagedSession:
         }
 
     def close(self) -> None:
-        """Give the memory back. Closing again does nothing."""
+        """Release the memory. Closing again does nothing."""
         self._request = None
         self._caches.clear()
 
@@ -94,7 +94,7 @@ def _block_indices(chunks: Sequence[Chunk], num_blocks: np.ndarray) -> np.ndarra
         if len(chunk.block_ids) < count:  # the plugin would write outside of its memory
             raise CapacityError(
                 f"Tokens {chunk.start} to {chunk.start + len(chunk.tokens) - 1} of a sequence need {count} KV blocks "
-                f"of {BLOCK_LEN}, it has {len(chunk.block_ids)}: shorten the prompt, or compile with a greater ctx_len."
+                f"of {BLOCK_LEN}, it has {len(chunk.block_ids)}: shorten the prompt, or compile with a larger ctx_len."
             )
     rows = [np.asarray(chunk.block_ids[:count], np.int32) for chunk, count in zip(chunks, num_blocks, strict=True)]
     return np.concatenate(rows)

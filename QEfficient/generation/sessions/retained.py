@@ -34,8 +34,8 @@ class RetainedSession:
         """
         Args:
             program: closed with the session.
-            info: what the package says that the program takes.
-            state_rows: rows of state, where the program does not say; None: ``info.num_slots``.
+            info: the sizes that the package declares.
+            state_rows: rows of state, if the program does not declare them; None: ``info.num_slots``.
 
         Raises:
             CorruptArtifact: the program's names or shapes are not those of ``info``.
@@ -49,7 +49,7 @@ class RetainedSession:
         self._has_warned = False
 
     def _read_buckets(self, shapes: Sequence[Mapping[str, Shape]]) -> list[Bucket]:
-        """The compiled shapes; of equal lengths that with the most rows first, so that it is taken."""
+        """The compiled shapes; those of one length with the most rows first, so that they are preferred."""
         rows = {shape[name][0] for shape in shapes for name in shape if name.startswith(_STATE_BY_POSITION)}
         self._num_rows = rows.pop() if len(rows) == 1 else self._num_rows
         for shape in shapes:
@@ -125,12 +125,12 @@ class RetainedSession:
             if not 0 <= chunk.slot < self._num_rows:
                 raise CapacityError(
                     f"There is no slot {chunk.slot}: the program keeps {self._num_rows}, 0 to {self._num_rows - 1}. "
-                    "Compile with a greater kv_cache_batch_size."
+                    "Compile with a larger kv_cache_batch_size."
                 )
             if not chunk.tokens or chunk.start < 0 or end > self.info.ctx_len:
                 raise CapacityError(
                     f"Slot {chunk.slot}: tokens {chunk.start} to {end - 1} do not fit ctx_len={self.info.ctx_len}. "
-                    "Compile with a greater ctx_len, or shorten the prompt."
+                    "Compile with a larger ctx_len, or shorten the prompt."
                 )
 
     def _warn_of_makeshift(self, chunks: Sequence[Chunk], buckets: Sequence[Bucket]) -> None:
@@ -144,8 +144,7 @@ class RetainedSession:
         if slow and self.info.chunk_len > 1 and not self._has_warned:
             self._has_warned = True
             logger.warning(
-                "The program takes %d token(s) a run and nothing else, so that %s are slow: compile without "
-                "prefill_only.",
+                "The program only takes %d token(s) per run, so that %s are slow: compile without prefill_only.",
                 max(lens),
                 slow,
             )
@@ -190,7 +189,7 @@ class RetainedSession:
         return np.array([*used, *idle[: bucket.batch_size - len(used)]], np.int64)[:, None]
 
     def close(self) -> None:
-        """Give memory and devices back; the session cannot run after it."""
+        """Release memory and devices; the session cannot run afterwards."""
         self._program.close()
 
 
@@ -208,7 +207,7 @@ def check_names(program: Program, required: frozenset[str], optional: frozenset[
 
 
 def not_as_described(program: Program, fault: str) -> CorruptArtifact:
-    """The error of a program that is not what its package says."""
+    """The error for a program that does not match its package."""
     return CorruptArtifact(
         f"The program in {program.name} is not what its package says: {fault}. Compile the model again."
     )

@@ -36,12 +36,12 @@ class Seq2SeqSession:
         """
         Args:
             decoder: writes the state of the encoder's output and runs the decoder; also reads the encoder's input,
-                where there is no program for that.
+                if there is no separate encoder.
             info: what the package says that it takes.
             encoder_ctx_len: maximum length of an encoder input, in tokens.
             encoder_vocab_size: tokens that the encoder knows.
             why_not_padded: why an encoder input cannot be padded; None: it can.
-            encoder: turns encoder inputs into hidden states, where that is a program of its own.
+            encoder: turns encoder inputs into hidden states, if that is a separate program.
             hidden_size: of its hidden states.
 
         Raises:
@@ -115,7 +115,7 @@ class Seq2SeqSession:
         return logits[wanted]
 
     def _groups(self, chunks: Sequence[Chunk]) -> list[list[int]]:
-        """Places of the chunks that run together: those that bring an encoder input, and the others."""
+        """Indices of the chunks that run together: those with an encoder input, and the others."""
         readers = [index for index, chunk in enumerate(chunks) if len(_text(chunk))]
         others = [index for index, chunk in enumerate(chunks) if not len(_text(chunk))]
         apart = [readers]
@@ -166,7 +166,7 @@ class Seq2SeqSession:
         return self.encoder_ctx_len if self._has_static_shapes else max(len(_text(chunk)) for chunk in chunks)
 
     def close(self) -> None:
-        """Give memory and devices back; the session cannot run after it."""
+        """Release memory and devices; the session cannot run afterwards."""
         self._decoder.close()
         if self._encoder is not None:
             self._encoder.close()

@@ -1,4 +1,4 @@
-"""What the engine needs of a compiled model, whatever it runs on."""
+"""The interface of compiled models to the engine, for all targets."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionInfo:
-    """What a session can take."""
+    """The sizes of a session."""
 
     num_slots: int
     """Sequences whose state it holds at once."""
     ctx_len: int
-    """Tokens a slot can hold."""
+    """Maximum tokens in a slot."""
     chunk_len: int
     """New tokens that one step takes, over all sequences if ``is_ragged``, else of each."""
     is_ragged: bool
@@ -58,5 +58,5 @@ class Session(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the memory back; the session cannot run after it."""
+        """Release the memory; the session cannot run afterwards."""
         ...

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 
@@ -15,9 +15,9 @@ from QEfficient.contract import PackageBody
 from QEfficient.errors import CapacityError, CorruptArtifact, LifecycleError, OptionError
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
 from QEfficient.generation.engine import Engine
-from QEfficient.generation.prompts import encode_prompts
+from QEfficient.generation.prompts import Prompts, encode_prompts
 from QEfficient.generation.request import Request, RequestTimes, check_request
-from QEfficient.generation.request_builder import RequestBuilder, for_each, options_of_each
+from QEfficient.generation.request_builder import RequestBuilder, SamplingValue, for_each, options_of_each
 from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
 from QEfficient.generation.sessions.retained import RetainedSession
 from QEfficient.generation.sessions.session import Chunk, Session, SessionInfo
@@ -26,15 +26,18 @@ from QEfficient.generation.tokenizer import FOLDER
 from QEfficient.options import CausalLMCompileOptions
 from QEfficient.store.manifest import Artifact
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderRecord:
-    """What the session of a decoder needs to know."""
+    """The values that the session of a decoder needs."""
 
     num_slots: int
     ctx_len: int
     chunk_len: int
-    """Prompt tokens of a step."""
+    """Prompt tokens per step."""
     vocab_size: int
     state_rows: int
     """Rows of state: at least ``num_slots``."""
@@ -44,7 +47,7 @@ class DecoderRecord:
     """Axes of rings -> the window; a ring has at most ``ctx_len`` slots."""
     min_ctx_len: int = 1
     max_ctx_len: int | None = None
-    """Lengths that the graph holds for; no maximum: None."""
+    """Lengths that the graph supports; None: no maximum."""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -56,7 +59,7 @@ class DecoderRecord:
         """This record for another context or number of slots.
 
         Raises:
-            CapacityError: the graph does not hold for the context.
+            CapacityError: the graph does not support the context.
         """
         length = self.ctx_len if ctx_len is None else ctx_len
         if not self.min_ctx_len <= length <= (self.max_ctx_len or length):
@@ -68,7 +71,7 @@ class DecoderRecord:
 
 
 class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
-    """What generates tokens from a package, as many sequences at once as there are slots."""
+    """A compiled package that generates tokens, for as many sequences at once as it has slots."""
 
     takes_chat = True
 
@@ -102,12 +105,12 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
 
     def generate(
         self,
-        prompts: Any,
+        prompts: Prompts,
         *,
-        tokenizer: Any | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         generation_len: int | Sequence[int] | None = None,
         stream: bool | Callable[[str], None] = False,
-        **sampling: Any,
+        **sampling: SamplingValue,
     ) -> CloudAI100ExecInfo:
         """Generate from prompts.
 
@@ -116,7 +119,8 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
             tokenizer: a transformers tokenizer; default: the one in the package.
             generation_len: maximum number of new tokens, for all or for each prompt; default: the checkpoint's
                 ``max_new_tokens``, else what fits in ``ctx_len``.
-            stream: True prints text as it comes; a function is called with each piece. Prompts stream in order.
+            stream: True prints text while it is generated; a function is called with each piece. Prompts stream in
+                order.
             sampling: :class:`SamplingOptions`, each one value or one for each prompt.
 
         Raises:
@@ -143,16 +147,18 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
             perf_metrics=_metrics(RequestTimes.sum(times), sum(map(len, answers)), seconds),
         )
 
-    def encode(self, prompts: Any, tokenizer: Any | None = None) -> list[list[int]]:
+    def encode(self, prompts: Prompts, tokenizer: PreTrainedTokenizerBase | None = None) -> list[list[int]]:
         """Token ids of prompts in any form that :meth:`generate` takes."""
         return encode_prompts(prompts, lambda: self.tokenizer(tokenizer))
 
     def layer_outputs(self, ids: list[int]) -> list[np.ndarray]:
-        """Hidden states ``[len(ids), hidden]`` after each layer; an empty list where the target cannot tell them."""
+        """Hidden states ``[len(ids), hidden]`` after each layer; an empty list if the target cannot output them."""
         return []
 
-    def stream(self, prompt: Any, *, tokenizer: Any | None = None, **options: Any) -> Iterator[str]:
-        """Yield the output for one prompt as text, as it comes. Closing the iterator cancels it.
+    def stream(
+        self, prompt: Prompts, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: SamplingValue
+    ) -> Iterator[str]:
+        """Yield the output for one prompt as text, while it is generated. Closing the iterator cancels it.
 
         Options are those of :meth:`generate`.
         """
@@ -165,12 +171,16 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         return decoder.stream(token.token_id for token in self.engine.run(requests))
 
     def _requests(
-        self, prompts: Any, tokenizer: Any | None, generation_len: Any, sampling: Mapping[str, Any]
+        self,
+        prompts: Prompts,
+        tokenizer: PreTrainedTokenizerBase | None,
+        generation_len: object,
+        sampling: Mapping[str, Any],
     ) -> tuple[list[Request], Any | None]:
-        """Requests, and what decodes their tokens, if there is a tokenizer."""
+        """Requests, and the tokenizer that decodes their tokens, if there is one."""
         ids = self.encode(prompts, tokenizer)
         if not ids:
-            raise CapacityError("No prompt was given.")
+            raise CapacityError("No prompt was passed.")
         lengths, options = for_each("generation_len", generation_len, len(ids)), options_of_each(sampling, len(ids))
         requests = [self._request(index, prompt, lengths[index], options[index]) for index, prompt in enumerate(ids)]
         can_decode = tokenizer is not None or (self.path / FOLDER / "tokenizer.json").is_file()
@@ -187,8 +197,14 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
     record_class = DecoderRecord
     options_class = CausalLMCompileOptions
 
-    def resized(self, record: DecoderRecord, **sizes: Any) -> DecoderRecord:
-        ctx_len, full_batch_size = sizes.pop("ctx_len", None), sizes.pop("full_batch_size", None)
+    def resized(
+        self,
+        record: DecoderRecord,
+        *,
+        ctx_len: int | None = None,
+        full_batch_size: int | None = None,
+        **sizes: object,
+    ) -> DecoderRecord:
         super().resized(record, **sizes)
         return record.resized(ctx_len, full_batch_size)
 
@@ -203,7 +219,7 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
         )
         self._check_vocab()
         if self.body.lowering == "paged":
-            from QEfficient.generation.sessions.paged import PagedSession  # OpenVINO's own
+            from QEfficient.generation.sessions.paged import PagedSession  # imports OpenVINO
 
             return PagedSession(self.path, self.body.graph, self.opening(extra_outputs=extra_outputs), info)
         program = self.open_program(sizes=record.sizes, extra_outputs=extra_outputs)

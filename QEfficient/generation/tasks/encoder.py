@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import numpy as np
 
@@ -12,25 +12,28 @@ from QEfficient.contract import PackageBody
 from QEfficient.errors import CapacityError
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
 from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
-from QEfficient.generation.texts import encode_texts
+from QEfficient.generation.texts import Texts, encode_texts
 from QEfficient.options import EncoderCompileOptions
 from QEfficient.store.manifest import Artifact
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderRecord:
-    """What the session of an encoder needs to know."""
+    """The values that the session of an encoder needs."""
 
     inputs: InputContract
     min_len: int = 1
     max_len: int | None = None
-    """Lengths to run at that the graph holds for; no maximum: None."""
+    """Lengths that the graph supports; None: no maximum."""
 
     def resized(self, seq_len: int | Sequence[int] | None, batch_size: int | None) -> EncoderRecord:
         """This record for other lengths or another batch.
 
         Raises:
-            CapacityError: the graph does not hold for a length.
+            CapacityError: the graph does not support a length.
         """
         inputs = self.inputs
         lengths = inputs.seq_lens if seq_len is None else _ascending(seq_len)
@@ -45,7 +48,7 @@ def _ascending(seq_len: int | Sequence[int]) -> tuple[int, ...]:
 
 
 class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
-    """What turns whole sequences into one tensor each."""
+    """A compiled package that turns each whole sequence into one tensor."""
 
     output: ClassVar[str]
     """Name of the result."""
@@ -73,7 +76,7 @@ class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
     def close(self) -> None:
         self.session.close()
 
-    def generate(self, inputs: Any, *, tokenizer: Any | None = None) -> dict[str, np.ndarray]:
+    def generate(self, inputs: Texts, *, tokenizer: PreTrainedTokenizerBase | None = None) -> dict[str, np.ndarray]:
         """Run sequences.
 
         Args:
@@ -102,12 +105,20 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
     def _input_contract(self) -> InputContract:
         return self.record.inputs
 
-    def resized(self, record: EncoderRecord, **sizes: Any) -> EncoderRecord:
-        seq_len, batch_size = sizes.pop("seq_len", None), sizes.pop("batch_size", None)
+    def resized(
+        self,
+        record: EncoderRecord,
+        *,
+        seq_len: int | Sequence[int] | None = None,
+        batch_size: int | None = None,
+        **sizes: object,
+    ) -> EncoderRecord:
         super().resized(record, **sizes)
         return record.resized(seq_len, batch_size)
 
-    def describe(self, prompts: Sequence[str], tokenizer: Any | None = None) -> tuple[list[dict[str, Any]], str]:
+    def describe(
+        self, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> tuple[list[dict[str, Any]], str]:
         outputs = self.generate(list(prompts), tokenizer=tokenizer)["output"]
         rows = [{"prompt": prompt, "output": row.tolist()} for prompt, row in zip(prompts, outputs, strict=True)]
         lines = []

@@ -17,12 +17,12 @@ from QEfficient.generation.tasks.causal_lm import CompiledDecoder, DecoderRecord
 from QEfficient.options import Seq2SeqLMCompileOptions
 
 ENCODER, DECODER = "encoder", "decoder"
-"""Names of the graphs, where the encoder is one of its own."""
+"""Names of the graphs, if the encoder is a separate one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seq2SeqRecord:
-    """What the session of a sequence-to-sequence model needs to know."""
+    """The values that the session of a sequence-to-sequence model needs."""
 
     decoder: DecoderRecord
     encoder_ctx_len: int
@@ -48,9 +48,16 @@ class CompiledSeq2SeqLM(CompiledDecoder[Seq2SeqRecord]):
     options_class = Seq2SeqLMCompileOptions
     session: Seq2SeqSession
 
-    def resized(self, record: Seq2SeqRecord, **sizes: Any) -> Seq2SeqRecord:
-        ctx_len, full_batch_size = sizes.pop("ctx_len", None), sizes.pop("full_batch_size", None)
-        encoder_ctx_len = sizes.pop("encoder_ctx_len", None) or record.encoder_ctx_len
+    def resized(
+        self,
+        record: Seq2SeqRecord,
+        *,
+        ctx_len: int | None = None,
+        full_batch_size: int | None = None,
+        encoder_ctx_len: int | None = None,
+        **sizes: object,
+    ) -> Seq2SeqRecord:
+        encoder_ctx_len = encoder_ctx_len or record.encoder_ctx_len
         super().resized(record, **sizes)
         if record.max_encoder_ctx_len is not None and encoder_ctx_len > record.max_encoder_ctx_len:
             raise CapacityError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,14 +13,17 @@ from QEfficient.generation.sessions.encoder import InputContract
 from QEfficient.generation.tasks.encoder import CompiledSequenceModel, EncoderRecord
 from QEfficient.options import EncoderCompileOptions
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierRecord:
-    """What the session of a classifier needs to know."""
+    """The values that the session of a classifier needs."""
 
     encoder: EncoderRecord
     labels: tuple[str, ...]
-    """What the logits stand for, in their order."""
+    """The label of each logit, in order."""
     problem_type: str | None
     """As in the checkpoint's config."""
 
@@ -35,18 +38,24 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
     def _input_contract(self) -> InputContract:
         return self.record.encoder.inputs
 
-    def resized(self, record: ClassifierRecord, **sizes: Any) -> ClassifierRecord:
-        seq_len, batch_size = sizes.pop("seq_len", None), sizes.pop("batch_size", None)
+    def resized(
+        self,
+        record: ClassifierRecord,
+        *,
+        seq_len: int | Sequence[int] | None = None,
+        batch_size: int | None = None,
+        **sizes: object,
+    ) -> ClassifierRecord:
         super().resized(record, **sizes)
         return replace(record, encoder=record.encoder.resized(seq_len, batch_size))
 
     @property
     def labels(self) -> list[str]:
-        """What the logits stand for, in their order."""
+        """The label of each logit, in order."""
         return list(self.record.labels)
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
-        """Logits ``[n, num_labels]`` as what the model was trained for: probabilities, or a regression as it is."""
+        """Scores of logits ``[n, num_labels]`` by the problem type: probabilities, or the values of a regression."""
         kind = self.record.problem_type
         if kind == "regression":
             return logits
@@ -55,7 +64,9 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
         shares = np.exp(logits - logits.max(1, keepdims=True))
         return shares / shares.sum(1, keepdims=True)
 
-    def rank(self, query: str, documents: Sequence[str], *, tokenizer: Any | None = None) -> list[tuple[int, float]]:
+    def rank(
+        self, query: str, documents: Sequence[str], *, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> list[tuple[int, float]]:
         """Indices and scores of ``documents``, the best first.
 
         Raises:
@@ -67,7 +78,9 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
         scores = 1 / (1 + np.exp(-logits[:, 0]))
         return [(int(index), float(scores[index])) for index in np.argsort(-logits[:, 0], kind="stable")]
 
-    def describe(self, prompts: Sequence[str], tokenizer: Any | None = None) -> tuple[list[dict[str, Any]], str]:
+    def describe(
+        self, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> tuple[list[dict[str, Any]], str]:
         logits = self.generate(list(prompts), tokenizer=tokenizer)["logits"]
         scores = [dict(zip(self.labels, row.tolist(), strict=True)) for row in self.scores(logits)]
         rows = [

@@ -1,4 +1,4 @@
-"""Inputs and outputs as the host sees them: type, shape in each specialization, and which of them are state."""
+"""Inputs and outputs as the host sees them: type, shape in each specialization, and whether they are state."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def bind(
     """All bindings, inputs first.
 
     Args:
-        model: the graph as it was exported, or flat but with the types it had.
+        model: the exported graph, or a flat graph with the original types.
         specializations: sizes of the named axes; at least one entry.
         custom: precisions by name.
         retained_state: whether ``X_RetainedState`` is kept on the device as the next ``X``.
-        hardware: "ai200" knows bfloat16.
+        hardware: "ai200" supports bfloat16.
 
     Raises:
-        Rejected: a symbol without a size, specializations that the inputs do not tell apart, state without its
-            other half, custom IO for something that is not there.
+        Rejected: a symbol without a size, specializations with equal input shapes, state without its input or
+            output, custom IO for an unknown name.
     """
     graph = model.graph
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
@@ -127,7 +127,7 @@ def _output_shapes(model: ir.Model, specializations: Sequence[Symbols]) -> list[
 
 
 def _inferred(model: ir.Model, symbols: Symbols) -> list[Shape]:
-    """Of the outputs, where an exporter left names that no specialization knows."""
+    """Shapes of the outputs, where the exporter left axis names without a size."""
     proto = ir.to_proto(model)
     for value in proto.graph.input:
         for dim in value.type.tensor_type.shape.dim:
@@ -144,12 +144,12 @@ def _binding(
     value: ir.Value, is_input: bool, shapes: tuple[Shape, ...], custom: CustomIO | None, is_state: bool, hardware: str
 ) -> Binding:
     name = str(value.name)
-    own = _OF_ONNX.get(value.dtype) if value.dtype is not None else None
-    if own is None:
+    graph_type = _OF_ONNX.get(value.dtype) if value.dtype is not None else None
+    if graph_type is None:
         raise Rejected(f"{name} is of type {value.dtype}, which no input or output can have.")
-    precision = (custom.precision if custom else None) or own
-    if precision != own and own not in _FLOATS:
-        raise Rejected(f"Custom IO asks for {precision} of {name}, which is {own}.")
+    precision = (custom.precision if custom else None) or graph_type
+    if precision != graph_type and graph_type not in _FLOATS:
+        raise Rejected(f"Custom IO asks for {precision} of {name}, which is {graph_type}.")
     if precision == "bfloat16" and hardware != "ai200":
         raise Rejected(f"{name} is bfloat16, which needs -aic-hw-version=ai200; got {hardware}.")
     if precision == "mxint8" and not is_state:
@@ -160,7 +160,7 @@ def _binding(
         precision=precision,
         shapes=shapes,
         is_state=is_state,
-        is_integer=own not in _FLOATS,
+        is_integer=graph_type not in _FLOATS,
         scale=custom.scale if custom else 1.0,
         offset=custom.offset if custom else 0,
     )

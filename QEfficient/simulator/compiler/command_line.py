@@ -1,8 +1,8 @@
 """The flags of ``qaic-compile``, and the rules between them.
 
-One dash, dashes between words, ``-name=value``; a switch may stand alone. The table says what a flag means to the
-simulator: PERFORMANCE flags are checked and change nothing that can be seen, UNSIMULATED ones are refused rather than
-ignored, since they change what the program computes.
+One dash, dashes between words, ``-name=value``; a switch may stand alone. The tables say what a flag means to the
+simulator: PERFORMANCE flags are checked and have no effect; UNSIMULATED flags are rejected, not ignored, since they
+change what the program computes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _DASH = re.compile(r"^--?")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CommandLine:
-    """What one call of the compiler asks for."""
+    """The options of one compiler run."""
 
     model: Path
     binary_dir: Path
@@ -65,44 +65,44 @@ class CommandLine:
 
 
 def parse(argv: Iterable[str]) -> CommandLine:
-    """The command that ``argv`` (without the program's name) spells.
+    """Parse ``argv``, without the program's name.
 
     Raises:
         Rejected: an unknown flag, a flag that is missing or has a bad value, or two that exclude each other.
     """
-    given = _read(argv)
+    flags = _read(argv)
     for name, why in (("aic-hw", "the target"), ("aic-binary-dir", "the output folder")):
-        if not given.get(name):
+        if not flags.get(name):
             raise Rejected(f"Missing option -{name}: it names {why}.")
-    _check_pairs(given)
-    _check_sizes(given)
+    _check_pairs(flags)
+    _check_sizes(flags)
     command = CommandLine(
-        model=_model(given),
-        binary_dir=Path(_text(given, "aic-binary-dir")),
-        hardware=_text(given, "aic-hw-version") or "2.0",
-        num_cores=int(_text(given, "aic-num-cores")) if "aic-num-cores" in given else None,
-        fp16=bool(given.get("convert-to-fp16")),
-        mxfp6=bool(given.get("mxfp6-matmul")),
-        retained_state=bool(given.get("retained-state")),
-        sub_functions=bool(given.get("sub-functions")),
-        symbols=_symbols(given.get("onnx-define-symbol", [])),
-        specializations=_path(given, "network-specialization-config"),
-        custom_io=_path(given, "custom-IO-list-file"),
-        custom_io_template=_path(given, "dump-custom-IO-config-template"),
-        node_precision=_path(given, "node-precision-info"),
-        partitions=_path(given, "mdp-load-partition-config"),
-        partitions_dump=_path(given, "mdp-dump-partition-config"),
+        model=_model(flags),
+        binary_dir=Path(_text(flags, "aic-binary-dir")),
+        hardware=_text(flags, "aic-hw-version") or "2.0",
+        num_cores=int(_text(flags, "aic-num-cores")) if "aic-num-cores" in flags else None,
+        fp16=bool(flags.get("convert-to-fp16")),
+        mxfp6=bool(flags.get("mxfp6-matmul")),
+        retained_state=bool(flags.get("retained-state")),
+        sub_functions=bool(flags.get("sub-functions")),
+        symbols=_symbols(flags.get("onnx-define-symbol", [])),
+        specializations=_path(flags, "network-specialization-config"),
+        custom_io=_path(flags, "custom-IO-list-file"),
+        custom_io_template=_path(flags, "dump-custom-IO-config-template"),
+        node_precision=_path(flags, "node-precision-info"),
+        partitions=_path(flags, "mdp-load-partition-config"),
+        partitions_dump=_path(flags, "mdp-dump-partition-config"),
     )
     if command.hardware not in HARDWARE:
         raise Rejected(f"-aic-hw-version={command.hardware} is unknown; expected one of {', '.join(HARDWARE)}.")
     return command
 
 
-_Given = dict[str, object]
+_Flags = dict[str, object]
 
 
-def _read(argv: Iterable[str]) -> _Given:
-    given: _Given = {}
+def _read(argv: Iterable[str]) -> _Flags:
+    flags: _Flags = {}
     for argument in argv:
         name, equals, text = _DASH.sub("", argument, count=1).partition("=")
         if not argument.startswith("-") or name not in SWITCHES | VALUES | UNSIMULATED:
@@ -113,35 +113,35 @@ def _read(argv: Iterable[str]) -> _Given:
         if name in SWITCHES:
             if equals and text not in _SWITCH_VALUES:
                 raise Rejected(f"-{name}={text}: expected true, false, 1 or 0.")
-            given[name] = _SWITCH_VALUES[text] if equals else True
+            flags[name] = _SWITCH_VALUES[text] if equals else True
         elif not equals or not text:
             raise Rejected(f"-{name} needs a value: -{name}=<value>.")
         elif name in _REPEATABLE:
-            given.setdefault(name, []).append(text)  # type: ignore[attr-defined]
+            flags.setdefault(name, []).append(text)  # type: ignore[attr-defined]
         else:
-            given[name] = text
-    return given
+            flags[name] = text
+    return flags
 
 
-def _check_pairs(given: _Given) -> None:
+def _check_pairs(flags: _Flags) -> None:
     excluded = (
         ("mdp-load-partition-config", "mdp-dump-partition-config"),
         ("network-specialization-config", "aic-preproc"),
         ("m", "model"),
     )
     for one, other in excluded:
-        if given.get(one) and given.get(other):
+        if flags.get(one) and flags.get(other):
             raise Rejected(f"-{one} and -{other} are mutually exclusive.")
-    if given.get("mxfp6-matmul") and not given.get("convert-to-fp16"):
+    if flags.get("mxfp6-matmul") and not flags.get("convert-to-fp16"):
         raise Rejected("-mxfp6-matmul decompresses to fp16 and needs -convert-to-fp16.")
 
 
-def _check_sizes(given: _Given) -> None:
-    cores = _number("aic-num-cores", _text(given, "aic-num-cores") or str(MAX_CORES), MAX_CORES)
+def _check_sizes(flags: _Flags) -> None:
+    cores = _number("aic-num-cores", _text(flags, "aic-num-cores") or str(MAX_CORES), MAX_CORES)
     for name in ("mos", "ols", "mdts-mos"):
-        for text in _text(given, name).split(",") if name in given else ():
+        for text in _text(flags, name).split(",") if name in flags else ():
             _number(name, text, cores)
-    clusters = _text(given, "sdp-cluster-sizes")
+    clusters = _text(flags, "sdp-cluster-sizes")
     if clusters:
         sizes = [_number("sdp-cluster-sizes", text, cores) for text in clusters.split(",")]
         if sum(sizes) != cores or len(sizes) > 4:
@@ -154,16 +154,16 @@ def _number(name: str, text: str, highest: int) -> int:
     return int(text)
 
 
-def _text(given: _Given, name: str) -> str:
-    return str(given.get(name, ""))
+def _text(flags: _Flags, name: str) -> str:
+    return str(flags.get(name, ""))
 
 
-def _path(given: _Given, name: str) -> Path | None:
-    return Path(_text(given, name)) if name in given else None
+def _path(flags: _Flags, name: str) -> Path | None:
+    return Path(_text(flags, name)) if name in flags else None
 
 
-def _model(given: _Given) -> Path:
-    text = _text(given, "m") or _text(given, "model")
+def _model(flags: _Flags) -> Path:
+    text = _text(flags, "m") or _text(flags, "model")
     if not text:
         raise Rejected("Missing option -m: it names the ONNX model.")
     return Path(text)

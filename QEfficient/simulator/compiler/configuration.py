@@ -18,7 +18,7 @@ Symbols = Mapping[str, int]
 
 PRECISIONS = ("float", "float16", "bfloat16", "int8", "mxint8")
 NAMED_SINCE = (1, 22)
-"""The first SDK that knows specializations with a name."""
+"""The first SDK that supports named specializations."""
 _IO_FIELDS = frozenset({"IOName", "Precision", "Layout", "Scale", "Offset"})
 
 
@@ -53,14 +53,14 @@ def _expect_string(value: Any) -> str:
 
 
 def read_specializations(path: Path, sdk_version: tuple[int, ...]) -> list[dict[str, int]]:
-    """The symbols' sizes of each specialization, in the file's order.
+    """Sizes of the symbols in each specialization, in the file's order.
 
     Args:
         path: ``{"specializations": [...]}``, each flat, or ``{"name", "symbols"}`` since SDK 1.22.
         sdk_version: the SDK that reads it.
 
     Raises:
-        Rejected: wrong types (exit code 255), sizes that are no positive numbers, a name that occurs twice.
+        Rejected: wrong types (exit code 255), sizes that are not positive numbers, a name that occurs twice.
     """
     content = _json(path)
     entries = content.get("specializations") if isinstance(content, dict) else None
@@ -106,13 +106,13 @@ def read_custom_io(path: Path) -> dict[str, CustomIO]:
     entries = _yaml(path) or []
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "IOName" in entry for entry in entries):
         raise Rejected(f"{path}: expected a list of entries with IOName and Precision.")
-    found: dict[str, CustomIO] = {}
+    by_name: dict[str, CustomIO] = {}
     for entry in entries:
         custom = _custom_io(path, entry)
-        if custom.name in found:
+        if custom.name in by_name:
             raise Rejected(f"{path}: {custom.name} is listed twice.")
-        found[custom.name] = custom
-    return found
+        by_name[custom.name] = custom
+    return by_name
 
 
 def _custom_io(path: Path, entry: Mapping[str, Any]) -> CustomIO:
@@ -131,7 +131,7 @@ def _custom_io(path: Path, entry: Mapping[str, Any]) -> CustomIO:
 
 @dataclass(frozen=True, slots=True)
 class NodePrecision:
-    """First output names of the nodes that are computed in another precision than the rest."""
+    """First output names of the nodes whose precision differs from the rest."""
 
     fp32: frozenset[str] = field(default=frozenset())
     fp16: frozenset[str] = field(default=frozenset())
@@ -151,7 +151,7 @@ def read_node_precision(path: Path) -> NodePrecision:
 
 @dataclass(frozen=True, slots=True)
 class Partitions:
-    """On how many devices a program runs, and with how many cores on each."""
+    """Number of devices of a program, and of cores per device."""
 
     num_devices: int = 1
     num_cores: int | None = None
@@ -203,7 +203,7 @@ def _check_connections(path: Path, connections: Any, devices: set[int]) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Configuration:
-    """What all the files of one call say."""
+    """Content of all configuration files of one run."""
 
     specializations: list[dict[str, int]]
     partitions: Partitions
@@ -212,7 +212,7 @@ class Configuration:
 
 
 def read_configuration(command: CommandLine, sdk_version: tuple[int, ...]) -> Configuration:
-    """Read the files that ``command`` names; symbols of the command line hold where a specialization has none.
+    """Read the files that ``command`` names; symbols of the command line are defaults for the specializations.
 
     Raises:
         Rejected: one of them cannot be read, or breaks a rule.

@@ -1,4 +1,4 @@
-"""``qaic-compile`` for the simulated card: the same command line, a container that only the simulator runs.
+"""``qaic-compile`` for the simulated card: the same command line, and a container that only the simulator runs.
 
 ``QEFF_SIM_MX`` chooses the MXFP6 variant of ``-mxfp6-matmul``: "aic" (default) or "ocp".
 """
@@ -34,7 +34,7 @@ def main(argv: Sequence[str], sdk_version: str = DEFAULT_VERSION) -> int:
 
     Args:
         argv: the arguments after the program's name.
-        sdk_version: which SDK it belongs to; named specializations are known since 1.22.
+        sdk_version: SDK version to behave as; named specializations need 1.22.
 
     Returns:
         The exit code; messages are on stderr.

@@ -1,4 +1,4 @@
-"""Constructs that the card's compiler is known to refuse, found in a flat graph."""
+"""Rejects constructs in a flat graph that the card's compiler is known to reject."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from QEfficient.simulator.rejection import Rejected
 _SHAPE_OPS = frozenset({"Shape", "Size"})
 _RANDOM_OPS = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli"})
 _VALUE_SIZED_OPS = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression", "StringSplit"})
-"""The size of what they give is in the values they get."""
+"""Operators whose output shape depends on input values."""
 
 _SHAPE_OPERANDS = {
     "Range": (0, 1, 2),
@@ -28,20 +28,20 @@ _SHAPE_OPERANDS = {
     "Unsqueeze": (1,),
     "Squeeze": (1,),
 }
-"""Operands that decide the shape of what comes out."""
+"""Operands that determine the output's shape."""
 
 _FOLDED_DOMAINS = frozenset({"com.qualcomm.cloud", "com.qti.aisw.onnx"})
 """Small functions that the compiler always inlines or knows."""
 
 
 def check_functions(model: ir.Model, sub_functions: bool) -> None:
-    """Refuse what breaks inside a function that is kept as a sub-function.
+    """Reject constructs that fail inside a function that stays a sub-function.
 
-    There an Expand or Tile whose repeats come from the values of the function's inputs is no constant any more.
+    There the repeats of an Expand or Tile are not constant if they come from values of the function's inputs.
 
     Args:
         model: as it was exported, its functions not inlined.
-        sub_functions: whether ``-sub-functions`` is given; without it all functions are inlined.
+        sub_functions: whether ``-sub-functions`` is set; otherwise all functions are inlined.
     """
     if not sub_functions:
         return
@@ -59,7 +59,7 @@ def check_functions(model: ir.Model, sub_functions: bool) -> None:
 
 
 def _note_call(function: ir.Function, node: ir.Node, outer: set[ir.Value]) -> None:
-    static = {own for own, given in zip(function.inputs, node.inputs, strict=False) if given in outer}
+    static = {parameter for parameter, value in zip(function.inputs, node.inputs, strict=False) if value in outer}
     for inner in function:
         if inner.op_type in ("Expand", "Tile") and inner.inputs[1] not in static:
             raise Rejected(_repeats(function, inner))
@@ -71,13 +71,13 @@ def _repeats(function: ir.Function, node: ir.Node) -> str:
 
 
 def check_graph(model: ir.Model) -> None:
-    """Refuse what the compiler cannot make static.
+    """Reject constructs that the compiler cannot make static.
 
     Args:
         model: flat, with types.
 
     Raises:
-        Rejected: with the compiler's own words where they are known.
+        Rejected: with the compiler's message, where it is known.
     """
     static = set(model.graph.initializers.values())
     for node in _in_order(model.graph):
@@ -86,7 +86,7 @@ def check_graph(model: ir.Model) -> None:
 
 
 def _in_order(graph: ir.Graph) -> Iterator[ir.Node]:
-    """Nodes after what they read; those inside a node before it."""
+    """Nodes in topological order; those inside a node before it."""
     for node in graph:
         for inner in _bodies(node):
             yield from _in_order(inner)

@@ -1,4 +1,4 @@
-"""What the compiler stores: a lowered graph, its weights, its description; and where the container keeps them."""
+"""The stored program: a lowered graph, its weights and its description, as segments of a container."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INLINE_BYTES = 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lowering:
-    """With which numerics a graph is computed."""
+    """The numerics of a graph."""
 
     policy: Policy
     mxfp6_variant: str | None = None
@@ -30,7 +30,7 @@ class Lowering:
 
 
 def lower(model: ir.Model, lowering: Lowering, exact_inputs: frozenset[str] = frozenset()) -> list[str]:
-    """Give a flat graph the card's numerics, in place.
+    """Apply the card's numerics to a flat graph, in place.
 
     Returns:
         A list that fills, while the weights are read, with the names of those that overflow fp16.
@@ -46,7 +46,7 @@ def lower(model: ir.Model, lowering: Lowering, exact_inputs: frozenset[str] = fr
 
 
 def _declare_outputs(model: ir.Model) -> None:
-    """Shapes inside are the runtime's to find; those declared for symbols would only be checked and warned about."""
+    """The runtime infers inner shapes; declared symbolic shapes would only cause warnings."""
     for graph in [model.graph, *model.graph.subgraphs()]:
         for node in graph:
             for output in node.outputs:
@@ -55,7 +55,7 @@ def _declare_outputs(model: ir.Model) -> None:
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """What the constants take on the card."""
+    """Size of the constants on the card."""
     bits = 0.0
     for value in model.graph.initializers.values():
         tensor = value.const_value

@@ -1,4 +1,4 @@
-"""Runs a model's graph on prompts with the card's numerics: what they lose, where, and which nodes need float32.
+"""Runs a model's graph on prompts with the card's numerics: measures errors per node, and selects nodes for float32.
 
 examine             one pass over the prompts, float32 and fp16 (and MX formats) side by side
   Tally             counts of a node
@@ -27,19 +27,19 @@ from QEfficient.simulator.examination.tallies import OVERFLOW, ErrorTally, Logit
 from QEfficient.simulator.passes.precision import Policy
 
 NUM_DECODED = 4
-"""Last tokens of a prompt that run one by one, as in decoding: they read the state as the card stores it."""
+"""Last tokens of a prompt, run one by one as in decoding: they read the state as the card stores it."""
 _MAX_ROUNDS = 8
 _KEYS_AND_VALUES = ("past_key.", "past_value.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """A graph, and how it is compiled."""
+    """A graph and its compile options."""
 
     model: Path
-    """The ONNX file that the compiler was given."""
+    """The compiler's ONNX file."""
     sizes: Mapping[str, int]
-    """Of the graph's named axes for a single sequence, other than ``seq_len``."""
+    """Sizes of the graph's named axes for a single sequence, other than ``seq_len``."""
     chunk_len: int
     """Prompt tokens per step."""
     layers: Sequence[str] = ()
@@ -57,8 +57,8 @@ def examine(subject: Subject, prompts: Sequence[Sequence[int]]) -> Examination:
         prompts: token ids of each, at least one and no more than the state holds.
 
     Raises:
-        Rejected: the simulated compiler would refuse an operator of the graph.
-        CompileError: the graph has an input that a prompt does not fill.
+        Rejected: the simulated compiler rejects an operator of the graph.
+        CompileError: the graph has an input that does not come from a prompt.
     """
     with tempfile.TemporaryDirectory(prefix="qeff-sim-") as folder:
         bench = _Bench(subject, Path(folder))
@@ -239,7 +239,7 @@ def _overflowing(tallies: Mapping[str, Tally]) -> list[str]:
 
 
 def _sources(run: GraphRun, tallies: Mapping[str, Tally]) -> set[str]:
-    """Nodes that overflow and read nothing that does, in this step or by the state of the step before."""
+    """Nodes that overflow without reading an overflow, in this step or from the state of the last step."""
     overflowing = _overflowing(tallies)
     passed_on = [run.nodes[name].readers for name in overflowing]
     passed_on += [run.state_readers.get(name.removesuffix(RETAINED), frozenset()) for name in overflowing]

@@ -1,4 +1,4 @@
-"""A model's graph on prompts, in one of the card's numerics: all values can be seen, state goes from step to step."""
+"""A model's graph on prompts, in one of the card's numerics: exposes all values, and carries state between steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from QEfficient.simulator.runtime.executor import open_session
 LOGITS = "logits"
 
 _NAMES_PER_RUN = 256
-"""Values that are fetched at once; they are held in memory."""
+"""Values fetched in one run, all in memory."""
 
 State = dict[str, NDArray]
 
@@ -44,15 +44,15 @@ class GraphNode:
     op_type: str
     layer: int | None
     readers: frozenset[str]
-    """Names of the nodes that read what it gives; an RMSNorm is one node."""
+    """Names of the nodes that read its output; an RMSNorm is one node."""
 
 
 class GraphRun:
-    """A graph with one set of numerics, ready to run.
+    """A graph in one of the card's numerics, ready to run.
 
     Attributes:
         names: first outputs of all nodes of the flat graph, in order of execution.
-        nodes: those that give floats and are rounded in fp16, by name, in the same order.
+        nodes: those with float outputs that fp16 rounds, by name, in the same order.
         state_readers: names of the nodes that read each state, by input name.
     """
 
@@ -60,12 +60,12 @@ class GraphRun:
         """
         Args:
             path: the exported graph.
-            folder: to be made, for the weights as these numerics leave them; needed as long as this runs.
+            folder: to be created, for the rounded weights; must exist as long as this runs.
             lowering: the numerics.
             sizes: of the graph's named axes, other than ``seq_len``.
 
         Raises:
-            Rejected: the compiler would refuse an operator of the graph.
+            Rejected: the compiler rejects an operator of the graph.
             CompileError: an input has an axis without a size.
         """
         folder.mkdir()
@@ -94,13 +94,13 @@ class GraphRun:
     def values(
         self, step: Step, state: State, names: Sequence[str], store: Callable[[str, NDArray], NDArray]
     ) -> Iterator[tuple[str, NDArray]]:
-        """Run a step and give the values of ``names``, some at a time.
+        """Run a step and yield the values of ``names``, in batches.
 
         Args:
             step: the tokens.
-            state: by input name; replaced by the new state once all was given.
-            names: what to give, in this order.
-            store: what is left of a state's array when the card keeps it, by input name.
+            state: by input name; replaced by the new state after the last value.
+            names: values to yield, in order.
+            store: rounds a state's array as the card stores it, by input name.
         """
         feeds, new = self._feeds(step) | state, [f"{name}{RETAINED}" for name in self._state]
         parts = [list(names[at : at + _NAMES_PER_RUN]) for at in range(0, len(names), _NAMES_PER_RUN)] or [[]]
@@ -115,7 +115,7 @@ class GraphRun:
         tokens = np.array([step.tokens], np.int64)
         feeds = {"input_ids": tokens, "position_ids": step.start + np.arange(tokens.shape[1])[None]}
         others = (name for name in self._inputs if name not in feeds and name not in self._state)
-        # Of the other inputs (the row, dummies whose length counts) zeros are the content for a single sequence.
+        # All other inputs (batch row, dummies of which only the length matters) are zeros for a single sequence.
         return feeds | {name: self._zeros(name, seq_len=tokens.shape[1]) for name in others}
 
     def _zeros(self, name: str, seq_len: int) -> NDArray:
@@ -130,13 +130,13 @@ class GraphRun:
 
 
 def _layers(model: ir.Model) -> dict[str, int | None]:
-    """The layer of each value of the graph as it was exported."""
+    """The layer of each value of the exported graph."""
     noted = ((value.name, node.metadata_props.get(LAYER)) for node in model.graph for value in node.outputs)
     return {str(name): int(layer) if layer is not None else None for name, layer in noted}
 
 
 def _nodes(model: ir.Model, layers: Mapping[str, int | None]) -> dict[str, GraphNode]:
-    """The nodes that give floats which are rounded. What was inlined counts to the layer of the call."""
+    """The nodes with rounded float outputs. Inlined nodes belong to the layer of the call."""
     nodes: list[GraphNode] = []
     layer = None
     for node in reversed(model.graph):

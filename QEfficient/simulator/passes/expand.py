@@ -1,8 +1,6 @@
-"""From the graph as it was exported to one flat float32 graph: functions inlined, constants lifted, types known."""
+"""From the exported graph to one flat float32 graph: functions inlined, constants lifted, types known."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -15,7 +13,7 @@ RMS_NORM = ("com.qti.aisw.onnx", "CustomRMSNorm")
 
 _NORM_PART = "/rms_norm_"
 EXACT = "exact"
-"""Marks a node inside such an operation: what it gives is not rounded."""
+"""Marks a node inside such an operation: its output is not rounded."""
 ROUNDS_TO = "rounds_to"
 """Marks what was a Cast to a narrower float type."""
 
@@ -30,12 +28,12 @@ def all_graphs(model: ir.Model) -> list[ir.Graph]:
 
 
 def opset(model: ir.Model) -> int:
-    """The version of ONNX's own operators."""
+    """The version of the ONNX operator set."""
     return model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
 
 
 def operation(name: str) -> str:
-    """The node of the given graph that a node belongs to, by their first outputs' names: an RMSNorm for its parts."""
+    """The exported node that a node belongs to, by the names of their first outputs: an RMSNorm for its parts."""
     return name.partition(_NORM_PART)[0]
 
 
@@ -43,7 +41,7 @@ def expand(model: ir.Model) -> None:
     """Flatten ``model`` in place; floats of all widths become float32.
 
     Raises:
-        Rejected: an operator that is neither ONNX's nor a function of the model, or a value without a type.
+        Rejected: an operator that is neither in ONNX nor a function of the model, or a value without a type.
     """
     _align_opsets(model)
     model = passes.InlinePass(lambda function: (function.domain, function.name) != RMS_NORM)(model).model
@@ -60,14 +58,14 @@ def expand(model: ir.Model) -> None:
 
 
 def _align_opsets(model: ir.Model) -> None:
-    """A function may be written for another opset, as long as its operators did not change in between."""
+    """Align the opsets of functions; a function may use another opset if its operators are the same in both."""
     version = opset(model)
     for function in model.functions.values():
-        own = function.opset_imports.get("", version)
-        changed = [node.op_type for node in function if _since(node, own) != _since(node, version)]
+        function_version = function.opset_imports.get("", version)
+        changed = [node.op_type for node in function if _since(node, function_version) != _since(node, version)]
         if changed and (function.domain, function.name) != RMS_NORM:
             raise Rejected(
-                f"Function {function.name} is written for opset {own}, the model for {version}, and "
+                f"Function {function.name} is written for opset {function_version}, the model for {version}, and "
                 f"{', '.join(sorted(set(changed)))} differ between them."
             )
         function.opset_imports[""] = version
@@ -132,9 +130,9 @@ def promote(model: ir.Model) -> None:
             _promote_node(node)
 
 
-def shape_of(tensor: Any) -> ir.Shape:
+def shape_of(tensor: ir.TensorProtocol) -> ir.Shape:
     """The shape of a constant."""
-    return ir.Shape(tensor.shape)
+    return ir.Shape(tensor.shape)  # type: ignore[arg-type]  # a protocol there, which ir.Shape accepts
 
 
 def _as_float(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
@@ -166,10 +164,10 @@ def _retype(value: ir.Value) -> None:
 
 
 def infer_types(model: ir.Model) -> None:
-    """Fill in the types and, as far as they follow, the shapes of all values.
+    """Infer the types of all values, and their shapes where possible.
 
     Raises:
-        Rejected: a value whose type does not follow.
+        Rejected: a value whose type cannot be inferred.
     """
     passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     for graph in all_graphs(model):

@@ -1,10 +1,10 @@
-"""Indices beyond a tensor: the card drops such a write, and such a read gives nothing to rely on.
+"""Indices out of range: the card drops such a write, and such a read returns an undefined value.
 
     ScatterND(data, i, u)  ->  ScatterND(data, i', u')         tuples out of range repeat the first that is in range
     GatherND(data, i)      ->  Where(out, undefined, GatherND(data, Where(out, 0, i)))
 
-ONNX Runtime refuses what the card takes. Repeating a write that happens anyway changes nothing and needs no copy of
-the data; if no tuple is in range, place 0 is written with what it holds.
+ONNX Runtime rejects such indices. Repeating a legal write changes nothing and needs no copy of the data; if
+no tuple is in range, place 0 is overwritten with its current value.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from QEfficient.simulator.passes.expand import all_graphs, shape_of
 
 
 class _Builder:
-    """Collects the nodes that replace one, and makes the constants that they share."""
+    """Collects the nodes that replace one, and creates their shared constants."""
 
     def __init__(self, model: ir.Model, name: str):
         self.graph, self.name = model.graph, name
@@ -99,9 +99,9 @@ def _scatter(build: _Builder, node: ir.Node, depth: int) -> ir.Value:
     is_any = build.op("Gather", inside, first, axis=0)
     origin = build.ints([0] * depth)
     spare_row = build.op("Where", is_any, build.op("Gather", rows, first, axis=0), origin)
-    held = build.op("GatherND", data, build.op("Reshape", origin, build.ints([1, depth])))
+    first_value = build.op("GatherND", data, build.op("Reshape", origin, build.ints([1, depth])))
     any_mask = build.op("Reshape", is_any, build.ints([1] * (1 + inner_rank)))
-    spare_update = build.op("Where", any_mask, build.op("Gather", update_rows, first, axis=0), held)
+    spare_update = build.op("Where", any_mask, build.op("Gather", update_rows, first, axis=0), first_value)
     row_mask = build.op("Reshape", inside, build.ints([-1, 1]))
     update_mask = build.op("Reshape", inside, build.ints([-1] + [1] * inner_rank))
     legal_rows = build.op("Where", row_mask, rows, spare_row)

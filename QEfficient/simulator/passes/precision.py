@@ -1,4 +1,4 @@
-"""fp16 as the card computes it: every operation gives fp16, sums inside a matmul are kept in float32.
+"""fp16 as the card computes it: every operation returns fp16, sums inside a matmul stay in float32.
 
     y = Op(x)  ->  y = Cast<float>(Cast<float16>(Op(x)))
 
@@ -68,12 +68,12 @@ MOVES = frozenset(
         "Where",
     ]
 )
-"""Give nothing but values that they got, integers, or values of graphs that are rounded inside."""
+"""Operators that return input values, integers, or values of subgraphs that are already rounded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
-    """Which nodes compute in fp16."""
+    """Selects the nodes that compute in fp16."""
 
     fp16: bool
     nodes: NodePrecision = field(default_factory=NodePrecision)
@@ -85,7 +85,7 @@ class Policy:
 
 
 def round_values(model: ir.Model, policy: Policy, exact_inputs: frozenset[str]) -> list[str]:
-    """Round what nodes, inputs and constants give to those that compute in fp16.
+    """Round nodes, inputs and constants where nodes read them that compute in fp16.
 
     Args:
         model: flat, with types; changed in place.
@@ -93,7 +93,7 @@ def round_values(model: ir.Model, policy: Policy, exact_inputs: frozenset[str]) 
         exact_inputs: graph inputs whose values are fp16 already.
 
     Returns:
-        A list that names, once the constants were written, those that overflow fp16.
+        A list that contains, after the constants are written, the names of those that overflow fp16.
     """
     fp16 = {node for graph in all_graphs(model) for node in graph if policy.is_fp16(node)}
     overflowed: list[str] = []
@@ -143,7 +143,7 @@ def _rounded(tensor: ir.TensorProtocol, name: str, overflowed: list[str]) -> ir.
 
 
 def _round_everywhere(graph: ir.Graph, node: ir.Node, value: ir.Value, target: ir.DataType) -> None:
-    """All that read ``value`` read the rounded one, which takes its name."""
+    """Replace ``value`` with its rounded value for all readers; the new value takes its name."""
     name, uses = value.name, list(value.uses())
     narrow, wide = _pair(value, target)
     graph.insert_after(node, [narrow, wide])
@@ -156,7 +156,7 @@ def _round_everywhere(graph: ir.Graph, node: ir.Node, value: ir.Value, target: i
 
 
 def _round_for_readers(graph: ir.Graph, node: ir.Node | None, values: Iterable[ir.Value], fp16: set[ir.Node]) -> None:
-    """Only those that compute in fp16 read a rounded value."""
+    """Replace ``value`` with a rounded value for readers that compute in fp16."""
     for value in values:
         readers = [usage for usage in value.uses() if usage.node in fp16]
         if value.dtype != ir.DataType.FLOAT or not readers or (node is not None and EXACT in node.meta):

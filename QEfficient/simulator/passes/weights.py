@@ -1,4 +1,4 @@
-"""Constants of matmuls: folded to what the multiplication reads, and stored as MXFP6 where that is asked for."""
+"""Constants of matmuls: folded to the operand of the multiplication, and stored as MXFP6 if enabled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from QEfficient.simulator import numerics
 from QEfficient.simulator.passes.expand import all_graphs, shape_of
 
 BITS = "bits"
-"""Notes on an initializer how many bits each of its values takes on the card."""
+"""Metadata key of an initializer: bits per value on the card."""
 
 _MATMULS = ("MatMul", "Gemm")
 _FOLDED = ("Cast", "Identity", "Transpose")
@@ -29,10 +29,10 @@ def fold_matmul_constants(model: ir.Model) -> None:
 
 
 def quantise_matmul_constants(model: ir.Model, excluded: frozenset[str], variant: str) -> None:
-    """Matmuls with constants use what MXFP6 leaves of them, in blocks along the axis that is contracted.
+    """Round constants of matmuls to MXFP6, in blocks along the contracted axis.
 
-    A constant that other operators read too (an embedding) keeps its values there. A bank of weights from which a
-    Gather along the first axis picks is stored in MXFP6 as well.
+    Other readers of such a constant (an embedding) see the original values. A bank of weights that a Gather along the
+    first axis indexes is stored in MXFP6 as well.
 
     Args:
         model: flat, its constants folded.
@@ -58,13 +58,13 @@ def quantise_matmul_constants(model: ir.Model, excluded: frozenset[str], variant
 
 
 def _operands(model: ir.Model) -> list[tuple[ir.Node, int, Any]]:
-    """Both operands of each matmul: the node, the operand's place, its value."""
+    """Both operands of each matmul: the node, the operand's index, its value."""
     nodes = [node for graph in all_graphs(model) for node in graph if node.op_type in _MATMULS]
     return [(node, index, node.inputs[index]) for node in nodes for index in (0, 1)]
 
 
 def _chain(value: Any) -> list[ir.Node]:
-    """The operators between a float constant and ``value``, last first; empty if it is no such constant."""
+    """The operators from a float constant to ``value``, last first; empty if there is no such constant."""
     chain: list[ir.Node] = []
     while (producer := value.producer()) is not None and producer.op_type in _FOLDED:
         if producer.outputs[0].dtype != ir.DataType.FLOAT or producer.inputs[0].dtype != ir.DataType.FLOAT:
@@ -110,7 +110,7 @@ def _replacement(
 
 
 def _picks_from_bank(node: Any) -> bool:
-    """Gather along the first axis of a constant that only matmuls see."""
+    """Whether this is a Gather along the first axis of a constant that only matmuls read."""
     axis = node.attributes.get("axis")
     return (
         node.op_type == "Gather"

@@ -1,6 +1,6 @@
 """The two descriptions of a program's inputs and outputs, as protobuf classes that are built here.
 
-``NetworkDescriptor`` is what a container holds, ``IoDesc`` what the host reads. They live in a pool of their own, so
+``NetworkDescriptor`` is stored in a container, ``IoDesc`` is what the host reads. They live in a separate pool, so
 that the SDK's ``QAicApi_pb2`` can be loaded in the same process.
 """
 
@@ -120,8 +120,8 @@ def _classes(package: str, messages: _Messages, enums: _Enums) -> dict[str, Any]
             _describe(message.field.add(name=field_name, number=number), package, kind, enums)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    found = {name: pool.FindMessageTypeByName(f"{package}.{name}") for name in messages}
-    return {name: message_factory.GetMessageClass(descriptor) for name, descriptor in found.items()}
+    message_types = {name: pool.FindMessageTypeByName(f"{package}.{name}") for name in messages}
+    return {name: message_factory.GetMessageClass(descriptor) for name, descriptor in message_types.items()}
 
 
 def _describe(field: Any, package: str, kind: str, enums: _Enums) -> None:

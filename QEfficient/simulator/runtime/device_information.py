@@ -1,4 +1,4 @@
-"""What is said of a device: by ``qaicrt.Util`` as objects, by ``qaic-util`` as text or JSON."""
+"""Information on a device: from ``qaicrt.Util`` as objects, from ``qaic-util`` as text or JSON."""
 
 # ruff: noqa: N815 - the SDK's names
 
@@ -88,7 +88,7 @@ _STATUSES = {
 
 
 def describe(device_id: int) -> QDevInfo:
-    """One device as it is now, for this process."""
+    """Current information on one device, as seen by this process."""
     present, used = machine(), DEVICES.usage(device_id)
     resources = QResourceInfo(
         dramTotal=present.dram_mb,
@@ -106,7 +106,7 @@ def describe(device_id: int) -> QDevInfo:
 
 
 def fields_of(device_id: int) -> dict[str, Any]:
-    """What ``qaic-util -q`` says, in its order. Of a device that is not ready only the beginning is known."""
+    """Output of ``qaic-util -q``, in its order. A device that is not ready has only the first part."""
     present, device = machine(), describe(device_id)
     resources = device.devData.resourceInfo
     said: dict[str, Any] = {

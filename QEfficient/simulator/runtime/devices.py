@@ -1,4 +1,4 @@
-"""The cards that a simulated machine has, and what of them is taken.
+"""The cards of a simulated machine, and their use.
 
 Environment variables, read when a device is first asked for in a process (and by ``qaic-util`` at every call):
 
@@ -24,7 +24,7 @@ _STATUSES = ("Initializing", "Ready", "Error")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """What the environment says is plugged in."""
+    """The simulated machine, as the environment describes it."""
 
     num_devices: int = 4
     num_cores: int = MAX_CORES
@@ -40,7 +40,7 @@ def machine() -> Machine:
     Raises:
         OptionError: a variable is no number, or out of range.
     """
-    found = Machine(
+    configured = Machine(
         num_devices=_number("QEFF_SIM_DEVICES", 4, 0, 128),
         num_cores=_number("QEFF_SIM_CORES", MAX_CORES, 1, MAX_CORES),
         dram_mb=_number("QEFF_SIM_DRAM_MB", 30 * 1024, 1, 1 << 30),
@@ -48,9 +48,9 @@ def machine() -> Machine:
         variant=os.environ.get("QEFF_SIM_VARIANT", "AIC100"),
         status=os.environ.get("QEFF_SIM_STATUS", "Ready"),
     )
-    if found.status not in _STATUSES:
-        raise OptionError(f"QEFF_SIM_STATUS is {found.status!r}; expected one of {', '.join(_STATUSES)}")
-    return found
+    if configured.status not in _STATUSES:
+        raise OptionError(f"QEFF_SIM_STATUS is {configured.status!r}; expected one of {', '.join(_STATUSES)}")
+    return configured
 
 
 def _number(variable: str, default: int, lowest: int, highest: int) -> int:
@@ -62,7 +62,7 @@ def _number(variable: str, default: int, lowest: int, highest: int) -> int:
 
 @dataclass(slots=True)
 class Usage:
-    """What activated programs have of one device."""
+    """What activated programs use of one device."""
 
     num_cores: int = 0
     num_bytes: int = 0
@@ -77,11 +77,11 @@ class Devices:
         self._usage: dict[int, Usage] = {}
 
     def usage(self, device_id: int) -> Usage:
-        """What is taken of a device."""
+        """Use of a device."""
         return self._usage.setdefault(device_id, Usage())
 
     def take(self, device_ids: tuple[int, ...], num_cores: int, num_bytes: int) -> str:
-        """Reserve on every device or on none; the reason if it cannot be, else an empty string."""
+        """Reserve on all devices or on none; returns the reason of a refusal, else an empty string."""
         present = machine()
         with self._lock:
             for device_id in device_ids:

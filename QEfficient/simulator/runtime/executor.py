@@ -1,9 +1,9 @@
-"""Runs a stored program on ONNX Runtime, and turns the host's bytes into its tensors and back.
+"""Runs a stored program on ONNX Runtime, and converts between the host's bytes and tensors.
 
 Environment variables, read when a program is loaded or activated:
 
-    QEFF_SIM_POISON   "1": what the card leaves undefined (state after activation, reads out of range) is large,
-                      not zero, so that a graph which depends on it shows
+    QEFF_SIM_POISON   "1": values undefined on the card (state after activation, reads out of range) are large,
+                      not zero, which exposes graphs that depend on them
     QEFF_SIM_THREADS  threads of one program; 1
 """
 
@@ -32,7 +32,7 @@ from QEfficient.simulator.description import (
 )
 
 POISON = 1000.0
-"""Far beyond what activations are, yet a sum of products of it stays finite in most graphs."""
+"""Far above activations, but small enough that sums of its products stay finite in most graphs."""
 POISON_INT = 1 << 30
 
 _HOST_TYPES = {
@@ -50,17 +50,17 @@ _HOST_TYPES = {
 
 
 class HostAccessError(Exception):
-    """The host reads or writes something whose bytes only the card knows."""
+    """The host reads or writes data in a format that is internal to the card."""
 
 
 class Executable:
-    """A program that is ready to run; it keeps no state."""
+    """A program that is ready to run, without its state."""
 
     def __init__(self, folder: Path):
         """Read ``folder/programqpc.bin``.
 
         Raises:
-            CorruptArtifact: no container, or none of the simulator's.
+            CorruptArtifact: no container, or not from the simulator.
         """
         self.path = folder / FILE_NAME if folder.is_dir() else folder
         if not self.path.is_file():
@@ -69,7 +69,7 @@ class Executable:
         missing = [name for name in (NETWORK, WEIGHTS, GRAPH, OPTIONS) if name not in self._segments]
         if missing:
             raise CorruptArtifact(
-                f"{self.path} lacks {', '.join(missing)}; the simulator runs only what its own qaic-compile wrote"
+                f"{self.path} lacks {', '.join(missing)}; the simulator runs only what its qaic-compile wrote"
             )
         self._session: Any = None
 
@@ -78,7 +78,7 @@ class Executable:
         return read_segment(self.path, self._segments[NETWORK])
 
     def options(self) -> ProgramOptions:
-        """What the compiler noted beside the graph."""
+        """The compiler's metadata."""
         return ProgramOptions.from_json(read_segment(self.path, self._segments[OPTIONS]).decode())
 
     def load(self) -> None:
@@ -97,7 +97,7 @@ class Executable:
 
 
 def is_poisoned() -> bool:
-    """Whether undefined values are to show."""
+    """Whether undefined values are poisoned."""
     return os.environ.get("QEFF_SIM_POISON", "0") not in ("", "0")
 
 
@@ -110,9 +110,9 @@ def num_threads() -> int:
 
 
 def open_session(graph: bytes, weights_folder: Path) -> Any:
-    """An ONNX Runtime session that computes the nodes as they stand.
+    """An ONNX Runtime session without graph optimizations.
 
-    Its optimisations merge nodes, and what is one operation here is rounded once.
+    Those merge nodes, which would skip roundings between them.
     """
     import onnxruntime  # type: ignore[import-untyped]
 
@@ -143,15 +143,15 @@ def _relocated(graph: bytes, weights: Segment, undefined: float) -> bytes:
 
 
 def host_dtype(binding: Binding) -> np.dtype:
-    """The type of a buffer's elements; bfloat16 shows as its bits."""
+    """The type of a buffer's elements; bfloat16 is represented by its bits."""
     return np.dtype(_HOST_TYPES[binding.precision])
 
 
 def from_host(binding: Binding, buffer: bytes | NDArray, shape: Sequence[int], *, fp16: bool) -> NDArray:
-    """The tensor that a buffer holds; ``fp16``: the card rounds float state as it takes it.
+    """The tensor that a buffer holds; ``fp16``: the card rounds float state on input.
 
     Raises:
-        HostAccessError: an mxint8 state with anything but zeros in it.
+        HostAccessError: an mxint8 state that is not all zeros.
     """
     values = np.frombuffer(buffer, host_dtype(binding)).reshape(shape)
     if binding.precision == "bool":
@@ -185,7 +185,7 @@ def to_host(binding: Binding, values: NDArray) -> NDArray:
 
 
 def stored_state(binding: Binding, values: NDArray, *, fp16: bool) -> NDArray:
-    """What is left of state when the card stores it in the binding's precision."""
+    """State rounded to the binding's precision, as the card stores it."""
     if binding.is_integer or binding.precision == "float" or (binding.precision == "float16" and fp16):
         return values
     if binding.precision == "mxint8":
@@ -194,7 +194,7 @@ def stored_state(binding: Binding, values: NDArray, *, fp16: bool) -> NDArray:
 
 
 def initial_state(binding: Binding) -> NDArray:
-    """Of a program that was just activated: zeros, or poison."""
+    """Initial state after activation: zeros, or poison."""
     shape = binding.largest
     if binding.precision == "bool":
         return np.full(shape, is_poisoned(), np.bool_)
@@ -205,7 +205,7 @@ def initial_state(binding: Binding) -> NDArray:
 
 
 def match(bindings: Sequence[Binding], dims: Sequence[Sequence[int]]) -> int | None:
-    """The specialization that the passed dims choose; an empty buffer fits any if the binding allows it."""
+    """The specialization that matches the passed dims; an empty buffer matches any if the binding allows it."""
     for index in range(len(bindings[0].shapes)):
         if all(
             tuple(passed) == binding.shapes[index] or (binding.is_partial and prod(passed) == 0 and len(passed) == 1)

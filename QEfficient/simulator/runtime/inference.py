@@ -1,4 +1,4 @@
-"""One inference on an activated program: choose the specialization, feed, run, keep the state, hand out results."""
+"""One inference on an activated program: choose the specialization, feed, run, store the state, return results."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Outcome = tuple[int, list[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """What the host gives for one binding."""
+    """The host's data for one binding."""
 
     data: bytes | NDArray
     item_bytes: int
     dims: tuple[int, ...]
     starts: tuple[int, ...] | None = None
-    """Where in the binding this part of it begins; None if it is the whole."""
+    """Offset of this part in the binding; None if it is the whole."""
 
     @classmethod
     def of_array(cls, array: NDArray | None, starts: tuple[int, ...] | None = None) -> Passed:
@@ -59,16 +59,16 @@ class Passed:
 
     @property
     def matched_dims(self) -> tuple[int, ...]:
-        """What takes part in the choice of a specialization: a part of a state fits any."""
+        """Dims for the choice of a specialization: a part of a state matches any."""
         return self.dims if self.starts is None else (0,)
 
     @staticmethod
     def room(binding: Binding) -> int:
-        """Bytes that the device has for a binding."""
+        """Bytes of a binding on the device."""
         return host_dtype(binding).itemsize * prod(binding.largest)
 
     def is_consistent(self, binding: Binding) -> bool:
-        """Whether bytes, element size and dims say the same. Of an empty buffer only the bytes count."""
+        """Whether bytes, element size and dims agree. For an empty buffer only the bytes count."""
         if self.num_bytes == 0:
             return prod(self.dims) == 0
         expected = host_dtype(binding).itemsize
@@ -85,14 +85,14 @@ def check_slice(binding: Binding, starts: tuple[int, ...], shape: tuple[int, ...
 
 
 class Activation:
-    """The state of an activated program: it lives from one run to the next, over all specializations."""
+    """The state of an activated program: it persists between runs, across specializations."""
 
     def __init__(self, executable: Executable, options: ProgramOptions, state: dict[str, NDArray]):
         self.executable, self.options, self.state = executable, options, state
 
 
 def infer(activation: Activation, passed: Sequence[Passed]) -> Outcome:
-    """Run once. Whatever is wrong with the buffers shows here, as on the card, not when they were set."""
+    """Run once. Invalid buffers fail here, as on the card, not when they are set."""
     bindings = activation.options.bindings
     for binding, one in zip(bindings, passed, strict=True):
         if not one.is_consistent(binding):

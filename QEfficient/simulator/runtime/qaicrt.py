@@ -1,7 +1,7 @@
 """The SDK's ``qaicrt``, for simulated cards: the same classes, calls, statuses and rules.
 
-As on a card, a call that only hands work over succeeds, and what is wrong with the work shows when one waits for it:
-status 300 from ``waitForCompletion``, the reason in the log (logger ``qaicrt``).
+As on a card, enqueueing always succeeds, and errors appear when the caller waits for completion: status 300 from
+``waitForCompletion``, the reason in the log (logger ``qaicrt``).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Qpc:
     """A container on disk: a folder with ``programqpc.bin``.
 
     Raises:
-        RuntimeError: there is none, or it is not the simulator's.
+        RuntimeError: it is missing, or not from the simulator.
     """
 
     def __init__(self, path: str):
@@ -147,7 +147,7 @@ class Program:
         return QStatus.QS_SUCCESS
 
     def activate(self) -> QStatus:
-        """Take cores and memory on every device; the state begins anew."""
+        """Reserve cores and memory on every device, and reset the state."""
         if not self._is_loaded:
             return QStatus.QS_INVAL
         if self._activation is not None:
@@ -165,7 +165,7 @@ class Program:
         return QStatus.QS_SUCCESS
 
     def deactivate(self) -> QStatus:
-        """Give cores and memory back; the state is lost."""
+        """Release cores and memory; the state is lost."""
         if self._activation is None or self._worker is None:
             return QStatus.QS_INVAL
         self._worker.shutdown(wait=True)
@@ -182,7 +182,7 @@ class Program:
             return QStatus.QS_INVAL, None
 
     def unload(self) -> QStatus:
-        """Forget the program; it must not be active."""
+        """Unload the program, which must not be active."""
         if self._activation is not None or not self._is_loaded:
             return QStatus.QS_INVAL
         self._is_loaded = False
@@ -201,9 +201,9 @@ class ExecObj:
         self._results: list[bytes] | None = None
 
     def setData(self, buffers: Sequence[Any], dimensions: BufferDimensionsVecRef | None = None) -> QStatus:
-        """Give all bindings their buffers and dims, or some of them arrays: ``[(index, array), ...]``.
+        """Set buffers and dims of all bindings, or arrays of some: ``[(index, array), ...]``.
 
-        Arrays are not copied: they must live until the wait is over, and outputs are written into them.
+        Arrays are not copied: they must stay alive until the wait is over, and outputs are written into them.
         """
         if self.program._activation is None:
             return QStatus.QS_INVAL
@@ -240,7 +240,7 @@ class ExecObj:
     def setDataWithSlices(
         self, arrays: Sequence[tuple[int, NDArray]], handle: list[BufferSlice], parameters: Sequence[tuple[str, int]]
     ) -> tuple[QStatus, list[BufferSlice] | None]:
-        """Give arrays, of which those that the specification names are parts of their bindings."""
+        """Set arrays; those that match the specification are parts of their bindings."""
         if self.program._activation is None or self._set_arrays(arrays) != QStatus.QS_SUCCESS:
             return QStatus.QS_INVAL, None
         bindings = self.program.qpc._options.bindings
@@ -275,7 +275,7 @@ class ExecObj:
         return self.waitForCompletion() if status == QStatus.QS_SUCCESS else status
 
     def waitForCompletion(self) -> QStatus:
-        """The status of the inference, once it is over."""
+        """Wait, and return the status of the inference."""
         if self._future is None:
             return QStatus.QS_INVAL
         timeout_ms = self.program.properties.dataPathTimeoutMs
@@ -293,7 +293,7 @@ class ExecObj:
         return QStatus(status)
 
     def getData(self) -> tuple[QStatus, list[QBuffer]]:
-        """A buffer per binding; those of inputs and of outputs that were passed empty are empty."""
+        """One buffer per binding; empty for inputs and for outputs that were passed empty."""
         if self._results is None:
             return QStatus.QS_INVAL, []
         return QStatus.QS_SUCCESS, [QBuffer(data) for data in self._results]
@@ -313,7 +313,7 @@ class Util:
         return QStatus.QS_SUCCESS, describe(device_id)
 
     def getResourceInfo(self, device_id: int) -> tuple[QStatus, QResourceInfo | None]:
-        """What of one device is free for this process."""
+        """Free resources of one device, for this process."""
         status, info = self.getDeviceInfo(device_id)
         return status, None if info is None else info.devData.resourceInfo
 
@@ -328,5 +328,5 @@ class Util:
         return QStatus.QS_SUCCESS, major, minor, patch, "simulator"
 
     def checkLibraryVersion(self) -> QStatus:
-        """Whether library and driver fit."""
+        """Whether library and driver are compatible."""
         return QStatus.QS_SUCCESS

@@ -1,15 +1,18 @@
-"""The values that pass through ``qaicrt``: statuses, buffers, properties."""
+"""Value types of ``qaicrt``: statuses, buffers, properties."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, SupportsBytes
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 class QStatus(IntEnum):
-    """What a call says about itself."""
+    """Status of a call."""
 
     QS_SUCCESS = 0
     QS_PERM = 1
@@ -46,9 +49,9 @@ class QIDList(list[int]):
 
 
 class QBuffer:
-    """Bytes on their way to or from the card."""
+    """Bytes to or from the card."""
 
-    def __init__(self, data: Any = b""):
+    def __init__(self, data: Buffer | SupportsBytes = b""):
         self._bytes = data if isinstance(data, bytes) else bytes(data)
 
     @property
@@ -68,7 +71,7 @@ class BufferDimensionsVecRef(list[tuple[int, Sequence[int]]]):
 
 
 class QAicProgramProperties:
-    """How a program runs; ``devMapping`` ("0:1:2:3") names the devices of one that needs several."""
+    """How a program runs; ``devMapping`` ("0:1:2:3") names the devices of a multi-device program."""
 
     def __init__(self) -> None:
         self.dataPathTimeoutMs = 0

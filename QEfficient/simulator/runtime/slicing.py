@@ -1,4 +1,4 @@
-"""Slices of buffers: a host array that is one part of a binding, at offsets that are given with each run.
+"""Slices of buffers: a host array that is one part of a binding, at offsets set per run.
 
 {"BufferSpecs": [{"Name": "past_key.*", "ElemSize": 2,
                   "DimSpecs": [{"start": "batch_index"}, {"start": 0}, {"start": "ctx_start"}, {"start": 0}]}]}
@@ -43,17 +43,19 @@ def _entry(entry: Mapping[str, object]) -> BufferSlice:
 def find_starts(
     slices: Sequence[BufferSlice], name: str, item_bytes: int, parameters: Mapping[str, int]
 ) -> tuple[int, ...] | None:
-    """The offsets for a binding; None if no entry is for it.
+    """The offsets for a binding; None if no entry matches it.
 
     Raises:
-        ValueError: elements of another size, or a parameter that is not given.
+        ValueError: elements of another size, or a parameter without a value.
     """
-    found = next((entry for entry in slices if entry.pattern.fullmatch(name)), None)
-    if found is None:
+    buffer_slice = next((entry for entry in slices if entry.pattern.fullmatch(name)), None)
+    if buffer_slice is None:
         return None
-    if found.item_bytes != item_bytes:
-        raise ValueError(f"{name}: elements have {item_bytes} bytes, the slicing specification says {found.item_bytes}")
-    missing = [start for start in found.starts if isinstance(start, str) and start not in parameters]
+    if buffer_slice.item_bytes != item_bytes:
+        raise ValueError(
+            f"{name}: elements have {item_bytes} bytes, the slicing specification says {buffer_slice.item_bytes}"
+        )
+    missing = [start for start in buffer_slice.starts if isinstance(start, str) and start not in parameters]
     if missing:
         raise ValueError(f"{name}: no value for {', '.join(map(str, missing))}")
-    return tuple(parameters[start] if isinstance(start, str) else start for start in found.starts)
+    return tuple(parameters[start] if isinstance(start, str) else start for start in buffer_slice.starts)

@@ -1,7 +1,7 @@
-"""Puts a lowering on a Hugging Face model, through the seams that transformers offers for it.
+"""Applies a lowering to a Hugging Face model, through the extension points of transformers.
 
-The user's model is never touched: a lowering goes on a copy whose weights are fake tensors (shapes and dtypes only),
-which is all that tracing needs.
+The user's model is never changed: a lowering applies to a copy whose weights are fake tensors (shapes and dtypes
+only), which is all that tracing needs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.moe import ExpertsInterface
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -39,7 +39,7 @@ def _implementation(lowering: LoweringName) -> str:
 
 
 def _register() -> None:
-    """Make the lowerings known to transformers; doing it again changes nothing."""
+    """Register the lowerings with transformers; idempotent."""
     for lowering, (attention, mask) in _ATTENTION.items():
         AttentionInterface.register(_implementation(lowering), attention)
         AttentionMaskInterface.register(_implementation(lowering), mask)
@@ -56,15 +56,15 @@ class LoweredModel:
     module: nn.Module
     fake_mode: FakeTensorMode
     parameters: tuple[tuple[torch.Tensor, nn.Parameter], ...] = ()
-    """Each fake parameter with the one that it stands for."""
+    """Each fake parameter with its original."""
 
     def original(self, fake: torch.Tensor) -> nn.Parameter | None:
-        """The model's own parameter behind a fake one, or None if there is none."""
+        """The original of a fake parameter; None if there is none."""
         return next((parameter for stand_in, parameter in self.parameters if stand_in is fake), None)
 
 
 def _fake_parameter(parameter: nn.Parameter, fake_mode: FakeTensorMode) -> nn.Parameter:
-    """A float32 one that has no bytes."""
+    """A float32 parameter without storage."""
     dtype = torch.float32 if parameter.is_floating_point() else parameter.dtype
     with fake_mode:
         return nn.Parameter(torch.empty(parameter.shape, dtype=dtype), requires_grad=False)
@@ -90,7 +90,7 @@ def lower(model: nn.Module, lowering: LoweringName, ctx_len: int | None = None) 
     Args:
         model: a Hugging Face model; not changed.
         lowering: "retained" or "paged".
-        ctx_len: the longest context that the graph will serve; settles rotary scalings that depend on length.
+        ctx_len: maximum context length of the graph; fixes rotary scalings that depend on length.
     """
     _register()
     lowered = weightless_copy(model)
@@ -130,7 +130,7 @@ def _rope_types(module: nn.Module) -> dict[str | None, str]:
 def settle_rope(module: nn.Module, ctx_len: int | None) -> None:
     """Fix the frequencies of length-dependent rotary embeddings at those for ``ctx_len``.
 
-    transformers switches them while it runs, under keys that the cache already holds; a compiled graph has one set.
+    transformers switches them while it runs, although cached keys used the old ones; a compiled graph has one set.
     """
     for submodule in module.modules():
         for layer_type, rope_type in _rope_types(submodule).items():
@@ -148,7 +148,7 @@ def settle_rope(module: nn.Module, ctx_len: int | None) -> None:
 
 
 def run_eagerly(model: nn.Module) -> LoweredModel:
-    """A weightless copy of ``model`` with transformers' own attention and cache, to be run once and looked at."""
+    """A weightless copy of ``model`` with the attention and cache of transformers, for one run to inspect."""
     _register()
     lowered = weightless_copy(model)
     for config in _configs(lowered.module):
@@ -157,8 +157,8 @@ def run_eagerly(model: nn.Module) -> LoweredModel:
     return lowered
 
 
-def max_positions(config: Any) -> int | None:
-    """The longest context that a model was made for, or None if its config sets no limit."""
+def max_positions(config: PreTrainedConfig) -> int | None:
+    """Maximum context length by the model's config; None if it sets no limit."""
     config = config.get_text_config(decoder=True)
     for name in ("max_position_embeddings", "max_seq_len", "n_positions"):
         value = getattr(config, name, None)

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from QEfficient.transformers.lowering.cache_spec import StateSpec
 
-# Tensor arguments that models pass along and that the mask or the cache has already answered for.
+# Tensor arguments of models that the mask or the cache already accounts for.
 _ANSWERED = frozenset({"position_ids", "cache_position", "position_embeddings"})
 
 
-def _refuse_unknown(module: nn.Module, kwargs: dict[str, Any]) -> None:
+def _refuse_unknown(module: nn.Module, kwargs: dict[str, object]) -> None:
     unknown = [k for k, v in kwargs.items() if isinstance(v, torch.Tensor) and k not in _ANSWERED]
     if unknown:
         raise UnsupportedModel(
@@ -47,11 +47,11 @@ def retained_attention(
     s_aux: torch.Tensor | None = None,
     indices: torch.Tensor | None = None,
     position_bias: torch.Tensor | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """Attention over all keys at once, ``[B, H, S, D]`` over ``[B, K, L, D]`` to ``[B, S, H, E]``.
 
-    ``indices``: ``[B, S, T]`` or ``[B, H or 1, S, T]``, the keys that each query may see (sparse attention).
+    ``indices``: ``[B, S, T]`` or ``[B, H or 1, S, T]``, the visible keys of each query (sparse attention).
     ``position_bias``: ``[B or 1, H, S, L]``, added to the scores.
     """
     _refuse_unknown(module, kwargs)
@@ -64,7 +64,7 @@ def retained_attention(
 
 
 def _with_indices(mask: torch.Tensor | None, indices: torch.Tensor, num_keys: Any) -> torch.Tensor:
-    """The mask ``[B, 1, S, L]`` with what ``indices`` leave out masked too."""
+    """The mask ``[B, 1, S, L]``, with the keys not in ``indices`` masked too."""
     indices = indices if indices.ndim == 4 else indices[:, None]
     hidden = torch.ones(*indices.shape[:3], num_keys, dtype=torch.float32, device=indices.device)
     hidden = hidden.scatter(3, indices.long(), 0.0) * MASKED
@@ -73,9 +73,9 @@ def _with_indices(mask: torch.Tensor | None, indices: torch.Tensor, num_keys: An
 
 @dataclass
 class PagedStep:
-    """The block tables of one ragged step, and what the attention of each layer turned out to be.
+    """The block tables of one ragged step, and the layers whose attention ran.
 
-    All tokens of all sequences lie on one axis; ``N`` sequences take part.
+    The tokens of all ``N`` sequences lie on one axis.
     """
 
     specs: list[StateSpec]
@@ -84,13 +84,13 @@ class PagedStep:
     past_lens: torch.Tensor
     """``[N]`` tokens of each sequence already in the cache."""
     subsequence_begins: torch.Tensor
-    """``[N + 1]`` where each sequence's new tokens begin."""
+    """``[N + 1]``, index of the first new token of each sequence."""
     block_indices: torch.Tensor
     """All sequences' blocks, one after the other."""
     block_indices_begins: torch.Tensor
-    """``[N + 1]`` where each sequence's blocks begin."""
+    """``[N + 1]``, index of the first block of each sequence."""
     max_context_len: torch.Tensor
-    """Scalar: the longest sequence, new tokens included."""
+    """Scalar: length of the longest sequence, new tokens included."""
     attended: list[int] = field(default_factory=list)
     """Layers whose attention ran, in order."""
 
@@ -100,7 +100,7 @@ _PAGED_STEP: ContextVar[PagedStep] = ContextVar("paged_step")
 
 @contextmanager
 def paged_step(step: PagedStep) -> Iterator[PagedStep]:
-    """Make ``step`` the one that ``paged_attention`` works on, in this context only."""
+    """Make ``step`` the current one for ``paged_attention``, in this context only."""
     token = _PAGED_STEP.set(step)
     try:
         yield step
@@ -118,7 +118,7 @@ def paged_attention(
     dropout: float = 0.0,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """One ``qeff::PagedAttention`` node: query ``[1, H, T, D]`` over blocks of KV to ``[1, T, H, E]``."""
     _refuse_unknown(module, kwargs)

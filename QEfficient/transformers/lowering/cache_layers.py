@@ -1,5 +1,5 @@
-"""Cache layers by kind of state: the model's own attention and recurrences read and write tensors that the graph takes
-in and hands back.
+"""Cache layers by kind of state: the model's attention and recurrences read and write tensors that are inputs and
+outputs of the graph.
 
 Shape legend: B rows of this step, S tokens of this step, R rows of the state (B, or more under continuous
 batching), C slots of a row, H key/value heads, K columns of a convolution, D head size.
@@ -37,14 +37,14 @@ class RetainedLayer(CacheLayerMixin):
         self.is_initialized = True
 
     def state(self) -> list[torch.Tensor]:
-        """What the layer holds, in the spec's order."""
+        """The layer's state tensors, in the spec's order."""
         return [self.keys, self.values]
 
-    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+    def lazy_initialization(self, *args: object, **kwargs: object) -> None:
         """Nothing to do: the state comes with the step."""
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         self.keys = self.step.write(self.keys, key_states)
         self.values = self.step.write(self.values, value_states)
@@ -64,12 +64,12 @@ class RetainedLayer(CacheLayerMixin):
 
 
 class RetainedIndexedLayer(RetainedLayer):
-    """Full attention that reads only what an indexer picks; the indexer's keys are ``[R, C, D]``."""
+    """Full attention over the keys that an indexer selects; the indexer's keys are ``[R, C, D]``."""
 
     def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
         super().__init__(spec, state, step)
         self.indexer_keys = state[2] if len(state) > 2 else None
-        # Of the slots, ``[3, B, L]``: models that ask for them put the step's behind.
+        # Positions of the slots, ``[3, B, L]``: models that read them append the positions of the step.
         positions = super().get_mask_sizes(step.position_ids.shape[1])[1]
         self.indexer_position_ids = positions[None].expand(3, step.position_ids.shape[0], -1)
         self.is_indexer_initialized = True
@@ -78,20 +78,20 @@ class RetainedIndexedLayer(RetainedLayer):
         return [*super().state(), *([] if self.indexer_keys is None else [self.indexer_keys])]
 
     def update_indexer(self, indexer_key_states: torch.Tensor) -> torch.Tensor:
-        """Store the step's indexer keys ``[B, S, D]``; all of the row's, ``[B, C, D]``."""
+        """Store the step's indexer keys ``[B, S, D]`` and return all keys of the rows, ``[B, C, D]``."""
         assert self.indexer_keys is not None
-        held = self.step.write(self.indexer_keys[:, None], indexer_key_states[:, None])
-        self.indexer_keys = held[:, 0]
-        return self.step.read(held)[:, 0]
+        keys = self.step.write(self.indexer_keys[:, None], indexer_key_states[:, None])
+        self.indexer_keys = keys[:, 0]
+        return self.step.read(keys)[:, 0]
 
 
 class RetainedRingLayer(RetainedLayer):
-    """Sliding attention: slot = position mod window; attention reads the ring as it was and the step's own tokens."""
+    """Sliding attention: slot = position mod window; attention reads the ring before the step, then the new tokens."""
 
     is_sliding = True
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         ring = self.spec.ring_axis
         keys = torch.cat([self.step.read(self.keys, ring), key_states], dim=2)
@@ -104,27 +104,27 @@ class RetainedRingLayer(RetainedLayer):
         num_slots = self.keys.shape[2]
         slots = torch.arange(num_slots, device=self.keys.device)[None]
         newest = self.step.first_position - 1
-        held = newest - modulo(newest - slots, num_slots)  # below 0: never written by this sequence
-        positions = torch.cat([held, self.step.position_ids], dim=1)
+        ring_positions = newest - modulo(newest - slots, num_slots)  # below 0: never written by this sequence
+        positions = torch.cat([ring_positions, self.step.position_ids], dim=1)
         return num_slots + query_length, positions
 
 
 class RetainedCompressedLayer(RetainedRingLayer):
-    """Sliding attention over keys that are values too, beside blocks of tokens that a compressor makes one key of.
+    """Sliding attention whose keys are also its values, plus blocks of tokens that a compressor turns into one key.
 
-    What the compressor makes them of is kept, ``[R, C, D]`` of each of its parts, and compressed again at every step:
-    which blocks are complete then follows from positions, as everything does.
+    The cache stores the compressor's inputs, ``[R, C, D]`` each, and every step compresses them again: positions alone
+    then decide which blocks are complete.
     """
 
     def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
         super().__init__(spec, [state[0], state[0]], step)
-        self._parts = {tensor.name: given for tensor, given in zip(spec.tensors[1:], state[1:], strict=True)}
+        self._parts = {part.name: tensor for part, tensor in zip(spec.tensors[1:], state[1:], strict=True)}
 
     def state(self) -> list[torch.Tensor]:
         return [self.keys, *self._parts.values()]
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         keys = torch.cat([self.step.read(self.keys, self.spec.ring_axis), key_states], dim=2)
         self.keys = self.step.write(self.keys, key_states, self.spec.ring_axis)
@@ -133,23 +133,23 @@ class RetainedCompressedLayer(RetainedRingLayer):
     def store_compression_weights(
         self, name: str, kv: torch.Tensor, gate: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Store the step's parts ``[B, S, D]``; all of the row's, as far as they make whole blocks, and the position
-        of the first."""
+        """Store the step's parts ``[B, S, D]``; return all parts of the rows, cut to whole blocks, and the position
+        of the first block."""
         kv, gate = (self._store(f"{name}_{part}", new) for part, new in (("kv", kv), ("gate", gate)))
         assert self.spec.block_len is not None
         usable = kv.shape[1] // self.spec.block_len * self.spec.block_len
         return kv[:, :usable], gate[:, :usable], 0
 
     def _store(self, name: str, new: torch.Tensor) -> torch.Tensor:
-        held = self.step.write(self._parts[name][:, None], new[:, None])
-        self._parts[name] = held[:, 0]
-        return self.step.read(held)[:, 0]
+        stored = self.step.write(self._parts[name][:, None], new[:, None])
+        self._parts[name] = stored[:, 0]
+        return self.step.read(stored)[:, 0]
 
     def update_compressor_states(self, name: str, compressed: torch.Tensor) -> torch.Tensor:
-        """All blocks, as they were just made."""
+        """All blocks, as just compressed."""
         return compressed
 
-    def update_overlap_state(self, *args: Any) -> tuple[None, None]:
+    def update_overlap_state(self, *args: object) -> tuple[None, None]:
         """Nothing lies before the first block."""
         return None, None
 
@@ -158,40 +158,43 @@ class RetainedRecurrentLayer(LinearAttentionCacheLayerMixin):
     """Convolutions and recurrences: a row is one state, whatever the number of tokens it has seen."""
 
     def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
-        held = {tensor.name: given for tensor, given in zip(spec.tensors, state, strict=True)}
-        LinearAttentionCacheLayerMixin.__init__(self, number_of_states=1 + max(map(_number, held)))
+        tensors = {part.name: tensor for part, tensor in zip(spec.tensors, state, strict=True)}
+        LinearAttentionCacheLayerMixin.__init__(self, number_of_states=1 + max(map(_number, tensors)))
         self.spec, self.step = spec, step
-        self._held = {name: given for name, given in held.items() if name.startswith(("conv_state", "recurrent_state"))}
+        kinds = ("conv_state", "recurrent_state")
+        self._states = {name: tensor for name, tensor in tensors.items() if name.startswith(kinds)}
         for number in range(self.number_of_states):
             self.has_previous_state[number] = True
-            for kind, own in (("conv_state", self.conv_states), ("recurrent_state", self.recurrent_states)):
-                if (given := self._held.get(_numbered(kind, number))) is not None:
-                    own[number] = step.read_row(given)
+            for kind, states in (("conv_state", self.conv_states), ("recurrent_state", self.recurrent_states)):
+                if (tensor := self._states.get(_numbered(kind, number))) is not None:
+                    states[number] = step.read_row(tensor)
 
     def state(self) -> list[torch.Tensor]:
-        """What the layer holds, in the spec's order."""
-        return [*self._held.values()]
+        """The layer's state tensors, in the spec's order."""
+        return [*self._states.values()]
 
-    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+    def lazy_initialization(self, *args: object, **kwargs: object) -> None:
         """Nothing to do: the state comes with the step."""
 
-    def update_conv_state(self, conv_states: torch.Tensor, state_idx: int = 0, **kwargs: Any) -> torch.Tensor:
-        """The held columns and the step's, ``[B, D, K + S]``; the last K of them that are no padding are kept."""
-        held = self.conv_states[state_idx]
-        assert held is not None
-        columns = torch.cat([held, conv_states], dim=-1)
-        new = self.step.newest(columns, held.shape[-1])
+    def update_conv_state(self, conv_states: torch.Tensor, state_idx: int = 0, **kwargs: object) -> torch.Tensor:
+        """Cached columns, then the step's, ``[B, D, K + S]``; keeps the last K of them that are not padding."""
+        past = self.conv_states[state_idx]
+        assert past is not None
+        columns = torch.cat([past, conv_states], dim=-1)
+        new = self.step.newest(columns, past.shape[-1])
         self._keep("conv_state", state_idx, new)
         return columns
 
-    def update_recurrent_state(self, recurrent_states: torch.Tensor, state_idx: int = 0, **kwargs: Any) -> torch.Tensor:
+    def update_recurrent_state(
+        self, recurrent_states: torch.Tensor, state_idx: int = 0, **kwargs: object
+    ) -> torch.Tensor:
         """Keep the state after the step."""
         self._keep("recurrent_state", state_idx, recurrent_states)
         return recurrent_states
 
     def _keep(self, kind: str, number: int, new: torch.Tensor) -> None:
         name = _numbered(kind, number)
-        self._held[name] = self.step.write_row(self._held[name], new)
+        self._states[name] = self.step.write_row(self._states[name], new)
 
 
 class RetainedHybridLayer(RetainedRecurrentLayer, RetainedLayer):
@@ -210,12 +213,12 @@ class RetainedHybridRingLayer(RetainedHybridLayer, RetainedRingLayer):
 
 
 class RetainedNothing(DummyLayer):
-    """A layer that keeps nothing: one that shares another's keys and values, or has no attention."""
+    """A layer without state: it reuses another layer's keys and values, or has no attention."""
 
     def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
         super().__init__()
 
-        self.keys = torch.empty(0)  # some models ask for its size
+        self.keys = torch.empty(0)  # some models read its size
 
     def state(self) -> list[torch.Tensor]:
         """Nothing."""
@@ -248,7 +251,7 @@ class RetainedCache(Cache):
 
     @property
     def is_linear(self) -> list[bool]:
-        """Whether layers are recurrent alone: a mask's keys are those of a layer that is not."""
+        """Whether each layer is purely recurrent; masks take their keys from a layer that is not."""
         return [
             isinstance(layer, LinearAttentionCacheLayerMixin) and not isinstance(layer, CacheLayerMixin)
             for layer in self.layers
@@ -279,26 +282,26 @@ _LAYERS: dict[StateKind, type[Any]] = {
 
 
 def retained_cache(specs: Sequence[StateSpec], state: Sequence[torch.Tensor], step: RetainedStep) -> RetainedCache:
-    """A cache over the given state, the tensors of all layers in their order."""
-    given = iter(state)
-    layers = [_LAYERS[spec.kind](spec, [next(given) for _ in spec.tensors], step) for spec in specs]
+    """A cache over ``state``, the tensors of all layers in order."""
+    tensors = iter(state)
+    layers = [_LAYERS[spec.kind](spec, [next(tensors) for _ in spec.tensors], step) for spec in specs]
     return RetainedCache(layers, step)
 
 
 class RetainedEncoderDecoderCache(EncoderDecoderCache):
-    """A decoder's own state, and keys and values of the text that its encoder read.
+    """Self-attention state of a decoder, and its cross-attention keys and values.
 
-    Both are written at every step: the step of the text has the positions of those of its tokens that are to be kept.
+    Every step writes both: the positions of the encoder's step mark the input tokens to store.
     """
 
-    def __init__(self, own: RetainedCache, cross: RetainedCache):
-        self.self_attention_cache, self.cross_attention_cache = own, cross
-        self.is_updated = dict.fromkeys(range(len(cross.layers)), False)
+    def __init__(self, self_cache: RetainedCache, cross_cache: RetainedCache):
+        self.self_attention_cache, self.cross_attention_cache = self_cache, cross_cache
+        self.is_updated = dict.fromkeys(range(len(cross_cache.layers)), False)
 
     def get_query_offset(self, layer_idx: int = 0) -> Any:
         return self.self_attention_cache.get_query_offset(layer_idx)
 
     def state(self) -> list[torch.Tensor]:
-        """All layers' states in order, each its own before that of the text."""
+        """All layers' states in order, in each layer self-attention before cross-attention."""
         layers = zip(self.self_attention_cache.layers, self.cross_attention_cache.layers, strict=True)
         return [tensor for pair in layers for layer in pair for tensor in layer.state()]

@@ -1,4 +1,4 @@
-"""What each layer of a model keeps between steps: its kind, and the tensors that hold it."""
+"""State of a layer between steps: its kind and its tensors."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ KINDS: dict[str, StateKind] = {
 """transformers' layer types."""
 
 ROWS, CTX_LEN, WINDOW, ENCODER_CTX_LEN = "rows", "ctx_len", "sliding_window", "encoder_ctx_len"
-"""Named axes of a state: its rows, the slots of a layer that sees the whole context, those of a ring, those of what an
-encoder read."""
+"""Named axes of a state: its rows, the slots of a layer over the whole context, those of a ring, those of
+cross-attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class StateTensor:
     name: str
     """Without the layer's number: ``past_key``."""
     shape: tuple[int | str, ...]
-    """Sizes, or the names of axes that are settled when a package is made; the first is ``ROWS``."""
+    """Sizes, or names of axes whose size is set when a package is made; the first is ``ROWS``."""
 
     def num_values(self, sizes: dict[str, int]) -> int:
-        """Values in a row; ``sizes`` are those of the named axes."""
+        """Number of values per row; ``sizes`` are those of the named axes."""
         count = 1
         for size in self.shape[1:]:
             count *= sizes[size] if isinstance(size, str) else size
@@ -49,14 +49,14 @@ class StateTensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StateSpec:
-    """What one layer keeps between steps."""
+    """State of one layer between steps."""
 
     kind: StateKind
     tensors: tuple[StateTensor, ...]
     window: int | None = None
-    """Tokens that a ring must hold: what a query sees back, itself included, or the length of a chunk."""
+    """Tokens that a ring must store: the attention window of a query, itself included, or the length of a chunk."""
     block_len: int | None = None
-    """Tokens that a compressor makes one key of."""
+    """Tokens that a compressor turns into one key."""
 
     @property
     def num_heads(self) -> int:
@@ -80,13 +80,13 @@ class StateSpec:
 
     @property
     def is_recurrent(self) -> bool:
-        """Whether a step's result depends on the order in which tokens came, so that none can be taken back."""
+        """Whether the state depends on the order of all past tokens, so that no token can be removed."""
         return any(tensor.name.startswith(("conv_state", "recurrent_state")) for tensor in self.tensors)
 
     @property
     def depends_on_length(self) -> bool:
-        """Whether the layer's own code compares the context's length with sizes of its own, so that a graph that was
-        traced for one length does not hold for another."""
+        """Whether the layer's code branches on the context length, so that a graph traced at one length is wrong at
+        another."""
         return self.kind in ("indexed", "compressed")
 
     def _size(self, name: str, axis: int) -> int:
@@ -98,19 +98,19 @@ class StateSpec:
 def key_value_spec(
     kind: StateKind, num_heads: int, key_dim: int, value_dim: int, window: int | None = None
 ) -> StateSpec:
-    """A layer that keeps keys and values alone."""
+    """A layer whose state is keys and values only."""
     axis = CTX_LEN if window is None else WINDOW
     keys = StateTensor("past_key", (ROWS, num_heads, axis, key_dim))
     return StateSpec(kind=kind, tensors=(keys, StateTensor("past_value", (*keys.shape[:3], value_dim))), window=window)
 
 
 def windows(specs: list[StateSpec]) -> dict[str, int]:
-    """Named axes of rings -> the window that each must hold."""
+    """Named axes of rings -> the window of each."""
     return {str(spec.ring_axis): spec.window for spec in specs if spec.window is not None and spec.ring_axis}
 
 
 def axis_sizes(specs: list[StateSpec], ctx_len: int) -> dict[str, int]:
-    """Sizes of the named axes that the states have, less their rows."""
+    """Sizes of the named axes of the states, other than their rows."""
     named = {size for spec in specs for tensor in spec.tensors for size in tensor.shape[1:] if isinstance(size, str)}
     sizes = {CTX_LEN: ctx_len, **{axis: min(size, ctx_len) for axis, size in windows(specs).items()}}
     return {axis: size for axis, size in sizes.items() if axis in named}

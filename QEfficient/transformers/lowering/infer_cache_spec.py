@@ -1,4 +1,4 @@
-"""Finds out what each layer of a model keeps between steps, by running it once without weights."""
+"""Measures the state of each layer between steps, by running the model once without weights."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ logger = logging.getLogger(__name__)
 
 
 def state_specs(model: nn.Module) -> list[StateSpec]:
-    """What each layer of ``model`` keeps, found by running two tokens through a weightless copy; one spec of kind
-    "tokens" for a model that keeps nothing.
+    """State of each layer of ``model``, measured with two tokens on a weightless copy; one spec of kind "tokens" for a
+    model without state.
 
     Raises:
-        UnsupportedModel: a layer keeps something that no lowering holds yet.
+        UnsupportedModel: no lowering supports the state of some layer yet.
     """
     return list(_state_specs(model))
 
@@ -61,10 +61,10 @@ def _state_specs(model: nn.Module) -> list[StateSpec]:
 
 
 def _of_all_layers(first: FirstLayers) -> list[StateSpec]:
-    """What all layers keep, by what the first of each kind does.
+    """State of all layers, from that of the first layer of each kind.
 
     Raises:
-        UnsupportedModel: one of them keeps nothing, which may be for want of a later one.
+        UnsupportedModel: one of them has no state, possibly because a later layer is missing.
     """
     specs = state_specs(first.module)
     if specs == [TOKENS] or any(spec.kind == "none" and not first.is_dummy(i) for i, spec in enumerate(specs)):
@@ -97,17 +97,17 @@ def _found_specs(model: nn.Module) -> list[StateSpec]:
 
 
 def depends_on_length(model: nn.Module) -> bool:
-    """Whether a graph of ``model`` holds for one length of the context alone."""
+    """Whether a graph of ``model`` is valid for one context length only."""
     config = model.config.get_text_config(decoder=True)
     if (quirk := recomputed(model)) is not None:
         return quirk.has_fixed_len
-    # Doge attends to its best keys alone where there are more than this.
+    # Doge attends to its best keys only, once there are more keys than this.
     has_limit = getattr(config, "keep_window_size", None) is not None
     return has_limit or any(spec.depends_on_length for spec in state_specs(model))
 
 
 def _window(extra: dict[str, Any]) -> int | None:
-    """Of what transformers makes a cache layer from."""
+    """Sliding window in the arguments from which transformers builds a cache layer."""
     return extra["config"].sliding_window if "config" in extra else extra.get("sliding_window")
 
 
@@ -118,31 +118,31 @@ def _ring_axis(window: int | None, sizes: set[int]) -> str | None:
 
 
 def _tensors(layer: Any, ring_axis: str | None) -> tuple[StateTensor, ...]:
-    """What a layer of transformers' cache holds after a step."""
-    found = []
+    """State tensors in a layer of transformers' cache after a step."""
+    tensors: list[StateTensor] = []
     slots = ring_axis or CTX_LEN
     if isinstance(layer, CacheLayerMixin) and layer.keys is not None:
         both = {"past_key": layer.keys} | ({} if layer.values is layer.keys else {"past_value": layer.values})
-        for name, held in both.items():
-            found.append(StateTensor(name, (ROWS, held.shape[1], slots, held.shape[3])))
+        for name, state in both.items():
+            tensors.append(StateTensor(name, (ROWS, state.shape[1], slots, state.shape[3])))
     for part in ("kv", "gate"):
-        for name, held in getattr(layer, f"buffer_{part}", {}).items():
-            found.append(StateTensor(f"{name}_{part}", (ROWS, CTX_LEN, held.shape[2])))
+        for name, state in getattr(layer, f"buffer_{part}", {}).items():
+            tensors.append(StateTensor(f"{name}_{part}", (ROWS, CTX_LEN, state.shape[2])))
     if getattr(layer, "indexer_keys", None) is not None:
-        found.append(StateTensor("indexer_key", (ROWS, slots, layer.indexer_keys.shape[2])))
-    for name, held_by_number in (("conv_state", "conv_states"), ("recurrent_state", "recurrent_states")):
-        for number, held in getattr(layer, held_by_number, {}).items():
-            if held is not None:
-                found.append(StateTensor(name if number == 0 else f"{name}_{number}", (ROWS, *held.shape[1:])))
-    return tuple(found)
+        tensors.append(StateTensor("indexer_key", (ROWS, slots, layer.indexer_keys.shape[2])))
+    for name, attribute in (("conv_state", "conv_states"), ("recurrent_state", "recurrent_states")):
+        for number, state in getattr(layer, attribute, {}).items():
+            if state is not None:
+                tensors.append(StateTensor(name if number == 0 else f"{name}_{number}", (ROWS, *state.shape[1:])))
+    return tuple(tensors)
 
 
 @contextmanager
 def refusing(module: nn.Module) -> Iterator[None]:
-    """Say of a model that cannot be run without weights that it is not supported.
+    """Report a model that fails to run without weights as unsupported.
 
     Raises:
-        UnsupportedModel: something went wrong; what.
+        UnsupportedModel: with the cause.
     """
     try:
         yield
@@ -165,13 +165,13 @@ def _run_once(lowered: LoweredModel) -> Cache:
 
 
 def encoder_decoder_specs(model: nn.Module) -> tuple[list[StateSpec], list[StateSpec]]:
-    """What each layer of the decoder keeps of its own tokens, and what of those that the encoder read.
+    """Self-attention state of each decoder layer, and its cross-attention state.
 
     Raises:
-        UnsupportedModel: a layer keeps something that no lowering holds yet.
+        UnsupportedModel: no lowering supports the state of some layer yet.
     """
-    own, cross = _encoder_decoder_specs(model)
-    return list(own), list(cross)
+    self_specs, cross_specs = _encoder_decoder_specs(model)
+    return list(self_specs), list(cross_specs)
 
 
 @remembered
@@ -179,8 +179,9 @@ def _encoder_decoder_specs(model: nn.Module) -> tuple[list[StateSpec], list[Stat
     first = first_layers(model)
     if first is not None:
         try:
-            own, cross = _found_on_both_sides(first.module)
-            return [own[index] for index in first.stands_for], [cross[index] for index in first.stands_for]
+            self_specs, cross_specs = _found_on_both_sides(first.module)
+            indices = first.stands_for
+            return [self_specs[index] for index in indices], [cross_specs[index] for index in indices]
         except FAILURES as error:
             logger.debug("%s is run with all of its layers: %s", type(model).__name__, error)
     return _found_on_both_sides(model)
@@ -199,30 +200,31 @@ def _found_on_both_sides(model: nn.Module) -> tuple[list[StateSpec], list[StateS
         module(encoder_outputs=read, decoder_input_ids=tokens, past_key_values=cache, use_cache=True)
     windows = [_window(extra) for extra in kwargs]
     sizes = {window for window in windows if window is not None}
-    own, cross = cache.self_attention_cache.layers, cache.cross_attention_cache.layers
-    if len(own) != len(cross) or any(layer_type not in KINDS for layer_type in layer_types):
+    self_layers, cross_layers = cache.self_attention_cache.layers, cache.cross_attention_cache.layers
+    if len(self_layers) != len(cross_layers) or any(layer_type not in KINDS for layer_type in layer_types):
         raise UnsupportedModel(
-            f"{type(model).__name__} keeps the state of {len(own)} layers ({', '.join(sorted(set(layer_types)))}) and "
-            f"of {len(cross)} layers over its encoder, which no lowering holds yet."
+            f"{type(model).__name__} keeps the state of {len(self_layers)} layers "
+            f"({', '.join(sorted(set(layer_types)))}) and of {len(cross_layers)} layers over its "
+            "encoder, which no lowering holds yet."
         )
-    layers = zip(layer_types, windows, own, strict=True)
+    layers = zip(layer_types, windows, self_layers, strict=True)
     return (
         [
             StateSpec(kind=KINDS[kind], tensors=_tensors(at, _ring_axis(size, sizes)), window=size)
             for kind, size, at in layers
         ],
-        [StateSpec(kind="cross", tensors=_tensors(layer, ENCODER_CTX_LEN)) for layer in cross],
+        [StateSpec(kind="cross", tensors=_tensors(layer, ENCODER_CTX_LEN)) for layer in cross_layers],
     )
 
 
 def cache_argument(module: nn.Module) -> str:
-    """What the module's forward calls its cache."""
+    """Name of the cache parameter of the module's forward."""
     parameters = inspect.signature(module.forward).parameters
     return next((name for name in ("cache_params", "state") if name in parameters), "past_key_values")
 
 
 def accepted(module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Those of ``inputs`` that the module's forward has a parameter for."""
+    """The entries of ``inputs`` that the module's forward has a parameter for."""
     parameters = inspect.signature(module.forward).parameters
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return inputs

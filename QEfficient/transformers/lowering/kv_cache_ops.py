@@ -1,6 +1,6 @@
-"""Operators of the ``retained`` lowering that a graph keeps as one node: reading and writing state, and attention.
+"""Operators of the ``retained`` lowering that stay one node in a graph: reading and writing state, and attention.
 
-Each has its meaning here, in PyTorch, and its ONNX form in :mod:`QEfficient.exporter.context_functions`.
+This file defines them in PyTorch; their ONNX form is in :mod:`QEfficient.exporter.context_functions`.
 
 Shape legend: B rows of this step, S tokens of this step, R rows of the state, C slots of a row, H key/value heads,
 N query heads, L keys, D key size, E value size.
@@ -35,24 +35,24 @@ def ctx_gather(data: Tensor, ctx_indices: Tensor) -> Tensor:
 
 @_op("qeff::ctx_gather_cb", mutates_args=())
 def ctx_gather_cb(data: Tensor, batch_index: Tensor, ctx_indices: Tensor, is_whole: bool) -> Tensor:
-    """The same of the rows ``batch_index [B, 1]`` of ``data [R, H, C, D]``; ``is_whole`` tells that the indices are
-    all slots in their order."""
+    """The same of the rows ``batch_index [B, 1]`` of ``data [R, H, C, D]``; ``is_whole``: the indices are
+    all slots in order."""
     return data.index_select(0, batch_index[:, 0]).index_select(2, ctx_indices[0, 0])
 
 
 @_op("qeff::settled_updates", mutates_args=())
-def settled_updates(updates: Tensor, held: Tensor, keep: Tensor, last_token: Tensor, is_idle: Tensor) -> Tensor:
-    """What to write so that no two writes to a slot differ: ``[B, H, S, D]``.
+def settled_updates(updates: Tensor, first_slot: Tensor, keep: Tensor, last_token: Tensor, is_idle: Tensor) -> Tensor:
+    """Values to write such that all writes to the same slot are equal: ``[B, H, S, D]``.
 
     Args:
-        updates: ``[B, H, S, D]``, what the tokens of the step bring.
-        held: ``[B, H, 1, D]``, what slot 0 of each row holds now.
-        keep: ``[B, S]``, whether a token is to be stored; the others repeat the row's newest token.
-        last_token: ``[B, 1]``, where the row's newest token is among the S.
-        is_idle: ``[B, 1]``, whether the row has no token at all and writes back what it holds.
+        updates: ``[B, H, S, D]``, values of the step's tokens.
+        first_slot: ``[B, H, 1, D]``, current content of slot 0 of each row.
+        keep: ``[B, S]``, whether to store a token; the others repeat the row's newest token.
+        last_token: ``[B, 1]``, index of the row's newest token among the S.
+        is_idle: ``[B, 1]``, whether the row has no tokens and writes back its content.
     """
     newest = updates.gather(2, last_token[:, None, :, None].expand(-1, updates.shape[1], 1, updates.shape[3]))
-    newest = torch.where(is_idle[:, None, :, None], held, newest)
+    newest = torch.where(is_idle[:, None, :, None], first_slot, newest)
     return torch.where(keep[:, None, :, None], updates, newest)
 
 
@@ -69,9 +69,9 @@ def attention(
     """Softmax attention, ``[B, N, S, D]`` over ``[B, H, L, D]`` and ``[B, H, L, E]`` to ``[B, S, N, E]``.
 
     Args:
-        query: N is a multiple of H; queries of one key head lie together.
+        query: N is a multiple of H; queries of the same key head are adjacent.
         mask: ``[B, 1 or N, S, L]``, added to the scores.
-        sink: ``[N]``, a logit a head that takes its share of the softmax and is dropped.
+        sink: ``[N]``, one logit per head that takes part in the softmax and is then dropped.
         scale: multiplies the scores.
         softcap: bounds the scores smoothly to this size before the mask.
     """
@@ -111,7 +111,7 @@ def _(data: Tensor, batch_index: Tensor, ctx_indices: Tensor, is_whole: bool) ->
 
 
 @settled_updates.register_fake
-def _(updates: Tensor, held: Tensor, keep: Tensor, last_token: Tensor, is_idle: Tensor) -> Tensor:
+def _(updates: Tensor, first_slot: Tensor, keep: Tensor, last_token: Tensor, is_idle: Tensor) -> Tensor:
     return torch.empty_like(updates)
 
 

@@ -1,5 +1,5 @@
-"""Mask functions for transformers' ``AttentionMaskInterface``: they turn a model's mask rule into what a
-lowering's attention takes."""
+"""Mask functions for transformers' ``AttentionMaskInterface``: they turn a model's mask rule into the
+mask argument of a lowering's attention."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 MASKED = -30000.0
-"""Added to a masked score. Finite, so that a row with nothing to see is uniform and not NaN, and far enough inside
-fp16 that a score added to it does not overflow."""
+"""Added to a masked score. Finite, so that a fully masked row is uniform and not NaN, and small enough that adding a
+score does not overflow fp16."""
 
 
-def _positions(offset: Any, length: int, device: torch.device) -> torch.Tensor:
-    """Absolute positions ``[B or 1, length]`` from a plain offset or from positions handed through as the offset."""
+def _positions(offset: int | torch.Tensor, length: int, device: torch.device) -> torch.Tensor:
+    """Absolute positions ``[B or 1, length]`` from an offset, or from positions passed as the offset."""
     if isinstance(offset, torch.Tensor) and offset.ndim == 2:
         return offset
     return (torch.arange(length, device=device) + offset)[None]
@@ -24,13 +24,13 @@ def additive_mask(
     batch_size: int,
     q_length: int,
     kv_length: int,
-    q_offset: Any = 0,
-    kv_offset: Any = 0,
+    q_offset: int | torch.Tensor = 0,
+    kv_offset: int | torch.Tensor = 0,
     mask_function: Callable[..., torch.Tensor] | None = None,
     attention_mask: torch.Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    **kwargs: Any,
+    **kwargs: object,
 ) -> torch.Tensor:
     """A float mask ``[B, 1, q_length, kv_length]``: 0 where the query sees the key, ``MASKED`` elsewhere.
 
@@ -48,16 +48,16 @@ def additive_mask(
     return torch.where(seen, 0.0, MASKED).to(dtype)
 
 
-def no_mask(*args: Any, **kwargs: Any) -> None:
+def no_mask(*args: object, **kwargs: object) -> None:
     """The ``paged`` lowering's attention is causal by itself."""
 
 
-def _no_padding(block_sequence_ids: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+def _no_padding(block_sequence_ids: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
     return block_sequence_ids
 
 
 def _no_blocks(block_sequence_ids: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """A mask rule that shows a query nothing: positions are never below 0."""
+    """A mask rule that hides all keys: positions are never negative."""
     return lambda batch_idx, head_idx, q_idx, kv_idx: (q_idx < 0) & (kv_idx < 0)
 
 
@@ -65,10 +65,10 @@ NO_BLOCKS: dict[str, Callable[..., Any]] = {
     "maybe_pad_block_sequence_ids": _no_padding,
     "blockwise_overlay": _no_blocks,
 }
-"""transformers' functions for blocks whose tokens see each other, as those of an image do: text has none."""
+"""Replacements of transformers' functions for blocks with bidirectional attention, as in images: text has none."""
 
 
-def with_float_mask(self: Any, *args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
+def with_float_mask(self: Any, *args: object, attention_mask: torch.Tensor | None = None, **kwargs: object) -> Any:
     """A module's forward with its mask as floats, for modules that subtract it from one."""
     mask = None if attention_mask is None else attention_mask.float()
     return type(self).forward(self, *args, attention_mask=mask, **kwargs)

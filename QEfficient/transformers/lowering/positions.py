@@ -1,5 +1,5 @@
-"""Positions, and biases by position, for models that count from the length of their cache, which says nothing where a
-cache is a state of fixed size."""
+"""Positions and position biases for models that derive them from the length of their cache; a cache of fixed size
+has no such length."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from QEfficient.transformers.lowering.step import current_step
 
 
 def count_from_step(model: nn.Module) -> None:
-    """Let the positional embeddings of ``model``, a copy that is not the user's, take the step's positions."""
+    """Make the positional embeddings of ``model``, a private copy, use the step's positions."""
     for module in model.modules():
         parameters = inspect.signature(module.forward).parameters
         if {"past_key_values_length", "position_ids"} <= parameters.keys():
@@ -26,26 +26,26 @@ def count_from_step(model: nn.Module) -> None:
 
 
 _FEW = 3
-"""Parameters that a positional embedding has at most: tokens, their embeddings, tokens before them."""
+"""Maximum number of parameters of a positional embedding: tokens, their embeddings, number of past tokens."""
 
 
 def _give_positions(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     step = current_step()
     if step is None:
         return None
-    # Where one text's positions are given, all rows' tokens go in one after the other, as those of one text.
-    given = inspect.signature(module.forward).bind(*args, **kwargs)
-    positions, held = step.position_ids.clamp(min=0), given.arguments.get("position_ids")
-    if held is None:
-        given.arguments["position_ids"] = positions
-    elif held.ndim == 1:
-        given.arguments["position_ids"] = positions.reshape(-1)
-    elif isinstance(held.shape[1], int) and held.shape[1] == 1:  # a column
-        first, tokens = next(iter(given.arguments.items()))
-        given.arguments |= {first: tokens.flatten(0, 1)[None], "position_ids": positions.reshape(-1, 1)}
+    # A module that takes the positions of one sequence gets the tokens of all rows, concatenated to one sequence.
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    step_positions, position_ids = step.position_ids.clamp(min=0), bound.arguments.get("position_ids")
+    if position_ids is None:
+        bound.arguments["position_ids"] = step_positions
+    elif position_ids.ndim == 1:
+        bound.arguments["position_ids"] = step_positions.reshape(-1)
+    elif isinstance(position_ids.shape[1], int) and position_ids.shape[1] == 1:  # a column
+        first, tokens = next(iter(bound.arguments.items()))
+        bound.arguments |= {first: tokens.flatten(0, 1)[None], "position_ids": step_positions.reshape(-1, 1)}
     else:
-        return None  # the model has them from outside
-    return given.args, given.kwargs
+        return None  # the caller set them
+    return bound.args, bound.kwargs
 
 
 def _restore_rows(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
@@ -54,17 +54,17 @@ def _restore_rows(module: nn.Module, args: Any, output: torch.Tensor) -> torch.T
 
 
 def _look_up(forward: Callable[..., torch.Tensor], padding_idx: int | None, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """``[B, S, D]`` of an embedding that numbers tokens itself: those of a whole context, and of these the step's."""
+    """``[B, S, D]`` of an embedding that numbers tokens itself: embed a whole context, then select the step's rows."""
     step = current_step()
     if step is None:
         return forward(*args, **kwargs)
-    given = inspect.signature(forward).bind(*args, **kwargs).arguments
-    tokens, length = next(iter(given.values())), given["past_key_values_length"] + step.position_ids.shape[1]
+    arguments = inspect.signature(forward).bind(*args, **kwargs).arguments
+    tokens, length = next(iter(arguments.values())), arguments["past_key_values_length"] + step.position_ids.shape[1]
     if not isinstance(tokens, torch.Tensor):  # their shape
         return _rows_of(forward((1, length)), step.position_ids)
     padding = -1 if padding_idx is None else padding_idx
-    found = _rows_of(forward(tokens.new_full((1, length), padding + 1)), step.position_ids)
-    return torch.where((tokens == padding)[..., None], forward(tokens.new_full((1, 1), padding)), found)
+    embeddings = _rows_of(forward(tokens.new_full((1, length), padding + 1)), step.position_ids)
+    return torch.where((tokens == padding)[..., None], forward(tokens.new_full((1, 1), padding)), embeddings)
 
 
 def _rows_of(table: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -72,9 +72,9 @@ def _rows_of(table: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 
 def biases_from_step(model: nn.Module) -> None:
-    """Let relative position biases of ``model``, a copy that is not the user's, be those of the step's positions.
+    """Make the relative position biases of ``model``, a private copy, use the step's positions.
 
-    T5 and its like ask a method for the bias of ``query_length`` tokens that come after ``past_seen_tokens`` others.
+    T5 and similar models call a method for the bias of ``query_length`` tokens after ``past_seen_tokens`` others.
     """
     for module in model.modules():
         method = getattr(module, "compute_bias", None)
@@ -89,11 +89,11 @@ def _step_bias(
     device: Any = None,
     past_seen_tokens: Any = 0,
 ) -> torch.Tensor:
-    """``[B, H, S, L]`` for the step's positions; what the method gives where no step runs."""
+    """``[B, H, S, L]`` for the step's positions; outside a step the method's result."""
     step = current_step()
     if step is None:
         return method(query_length, key_length, device=device, past_seen_tokens=past_seen_tokens)
-    # All rows' tokens one after the other, as one sequence whose tokens lie anywhere.
+    # The tokens of all rows as one sequence with arbitrary positions.
     positions = step.position_ids.clamp(min=0).reshape(-1)
     apart = (positions - torch.arange(positions.shape[0]))[:, None]
     bias = method(positions.shape[0], key_length, device=device, past_seen_tokens=apart)

@@ -1,9 +1,9 @@
-"""Linear attention and state spaces over one chunk that starts from a kept state: one function for each kernel that
-transformers names, without loops over tokens.
+"""Linear attention and state spaces over one chunk that continues a cached state: one function per kernel of
+transformers, without loops over tokens.
 
-transformers' own functions cut a prompt into chunks of a fixed length, loop over tokens where they export, and let
+The functions in transformers cut a prompt into chunks of a fixed length, loop over tokens where they export, and let
 padding decay the state. Here a step is one chunk, of any length up to ``RetainedStep.max_step_len``, and padding leaves
-the state as it is.
+the state unchanged.
 
 Shape legend: B rows, S tokens, H heads, G groups, K key size, V value size, P head size, N state size, D channels.
 """
@@ -23,18 +23,18 @@ from QEfficient.transformers.lowering.step import RetainedStep, current_step
 
 def _step() -> RetainedStep:
     step = current_step()
-    assert step is not None, "the kernels are put in place for a step alone"
+    assert step is not None, "the kernels run inside a step only"
     return step
 
 
 def real_tokens(x: Tensor) -> Tensor:
-    """``[B, S]``: which tokens of ``x [B, S, ...]`` are no padding; all, outside a step."""
+    """``[B, S]``: which tokens of ``x [B, S, ...]`` are not padding; outside a step, all."""
     step = current_step()
     return torch.ones(x.shape[:2], dtype=torch.bool) if step is None else step.is_token
 
 
 def num_doublings(num_tokens: int) -> int:
-    """Rounds that a scan over a step takes; outside a step, over ``num_tokens``."""
+    """Rounds of a scan over a step; outside a step, over ``num_tokens``."""
     step = current_step()
     return ((num_tokens if step is None else step.max_step_len) - 1).bit_length()
 
@@ -59,7 +59,7 @@ def _not_after(num_tokens: Any) -> Tensor:
 
 
 def _pairwise_decay(log_decay: Tensor) -> Tensor:
-    """``[..., S]`` of cumulated log decays to ``[..., S, S]``: what is left at i of what j brought; 0 for j after i."""
+    """``[..., S]`` of cumulated log decays to ``[..., S, S]``: the decay at i of the input of j; 0 for j after i."""
     seen, differences = decays_between(log_decay)
     return torch.where(seen, torch.where(seen, differences, 0.0).exp(), 0.0)
 
@@ -83,7 +83,7 @@ def mamba2_chunk_scan(
     dt_softplus: bool = False,
     dt_limit: tuple[float, float] = (0.0, float("inf")),
     return_final_states: bool = False,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> Any:
     """Mamba-2 (``mamba_chunk_scan_combined``).
 
@@ -127,7 +127,7 @@ def mamba_selective_scan(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
     return_last_state: bool = False,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> Any:
     """Mamba (``selective_scan_fn``), which has no argument for the state to start from.
 
@@ -179,9 +179,9 @@ def chunk_gated_delta_rule(
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
     use_qk_l2norm_in_kernel: bool = False,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[Tensor, Tensor | None]:
-    """The gated delta rule (``chunk_gated_delta_rule``), and Kimi's, whose decay is one a key feature (``chunk_kda``).
+    """The gated delta rule (``chunk_gated_delta_rule``), and Kimi's, with one decay per key feature (``chunk_kda``).
 
     Args:
         query: ``[B, S, G, K]``, and so ``key``; ``value`` ``[B, S, H, V]``.
@@ -240,4 +240,4 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "torch_chunk_gated_delta_rule": chunk_gated_delta_rule,
     "chunk_kimi_delta_attention": chunk_gated_delta_rule,
 }
-"""By the names that transformers' modeling files give them."""
+"""By their names in transformers' modeling files."""

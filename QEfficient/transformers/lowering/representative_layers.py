@@ -1,5 +1,5 @@
-"""Finds the layers that stand for all: a model has many layers and few kinds of them, so that what one step without
-weights tells of the first ones holds for the rest."""
+"""Selects layers that represent all: a model has many layers of few kinds, so inspecting the first layer of each kind
+in one weightless step is enough."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAILURES = (
     *(UnsupportedModel, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError),
     ArithmeticError,
 )
-"""What a model's own code may end in where layers are missing that it counts on; the whole model is run then."""
+"""Errors that model code may raise where layers that it relies on are missing; the whole model runs then."""
 
 _MIN_LAYERS = 2
 _COUNTS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
@@ -31,7 +31,7 @@ _NUMBER = re.compile("layer|idx|index|number")
 
 
 def remembered(function: Callable[..., Any]) -> Any:
-    """Keep what ``function`` says of a model for as long as the model lives; its config must not change."""
+    """Cache the results of ``function`` per model, for the model's lifetime; its config must not change."""
     answers: WeakKeyDictionary[nn.Module, dict[Hashable, Any]] = WeakKeyDictionary()
 
     @wraps(function)
@@ -46,29 +46,31 @@ def remembered(function: Callable[..., Any]) -> Any:
 
 @dataclass(frozen=True)
 class FirstLayers:
-    """A model with its first layers alone: all kinds of layers are among them."""
+    """A model cut to its first layers, which include every kind of layer."""
 
     module: nn.Module
     """Shares its parameters with the whole model."""
     stands_for: tuple[int, ...]
-    """For each layer of the whole model, the first one of its kind."""
+    """Index of the first layer of the same kind, for each layer of the whole model."""
 
     def is_dummy(self, index: int) -> bool:
-        """Whether a layer is one that has no state by its type."""
+        """Whether the type of a layer says that it has no state."""
         return bool(get_layer_types_and_kwargs(_decoder_config(self.module))[0][index] == "dummy")
 
 
 @remembered
-def first_layers(model: Any) -> FirstLayers | None:
-    """The shortest beginning of ``model`` that has layers of every kind, or None if no layer can be left out: where
-    they share keys and values, and where they are not found."""
+def first_layers(model: nn.Module) -> FirstLayers | None:
+    """The shortest prefix of ``model`` with layers of every kind; None if no layer can be omitted.
+
+    That is so where layers share keys and values, and where no list of layers is recognized.
+    """
     config = _decoder_config(model)
     num_layers = getattr(config, "num_hidden_layers", None)
     if not isinstance(num_layers, int) or _shares_state(config):
         return None
     lists = list(_layer_lists(model, num_layers))
     decoder = model.get_decoder() if model.config.is_encoder_decoder else model
-    if not any(module is found for module in decoder.modules() for found in lists):
+    if not any(module is layers for module in decoder.modules() for layers in lists):
         return None
     kinds = _kinds(config, lists, num_layers)
     if len(kinds) != num_layers:
@@ -79,7 +81,7 @@ def first_layers(model: Any) -> FirstLayers | None:
         return None
     try:
         return FirstLayers(_without_rest(model, lists, num_layers, num_kept), stands_for)
-    except FAILURES as error:  # a config may refuse to be changed
+    except FAILURES as error:  # some configs reject changes
         logger.debug("%s is run with all of its layers: %s", type(model).__name__, error)
         return None
 
@@ -94,7 +96,7 @@ def _shares_state(config: Any) -> bool:
 
 
 def _layer_lists(module: nn.Module, num_layers: int) -> Iterator[nn.ModuleList]:
-    """Lists of one entry a layer, but none inside a layer."""
+    """Lists with one entry per layer; lists inside a layer are skipped."""
     for child in module.children():
         if type(child) is nn.ModuleList and len(child) == num_layers:
             yield child
@@ -103,7 +105,7 @@ def _layer_lists(module: nn.Module, num_layers: int) -> Iterator[nn.ModuleList]:
 
 
 def _kinds(config: Any, lists: list[nn.ModuleList], num_layers: int) -> list[Hashable]:
-    """For each layer what it has in common with those that one can stand for."""
+    """A key for each layer, equal for layers of the same kind."""
     layer_types, kwargs = get_layer_types_and_kwargs(config)
     windows = [extra.get("sliding_window") for extra in kwargs]
     entries = list(_entries(config, num_layers))
@@ -133,31 +135,31 @@ def _structure(module: nn.Module, index: int) -> Hashable:
     """Classes, shapes and plain attributes of a layer's modules."""
     tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     return (
-        tuple((name, type(held), _attributes(held, index)) for name, held in module.named_modules()),
+        tuple((name, type(part), _attributes(part, index)) for name, part in module.named_modules()),
         tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors),
     )
 
 
 def _attributes(module: nn.Module, index: int) -> Hashable:
-    found: list[tuple[str, Hashable]] = []
+    attributes: list[tuple[str, Hashable]] = []
     for name, value in vars(module).items():
         if isinstance(value, int) and value == index and _NUMBER.search(name):
-            found.append((name, "its number"))
+            attributes.append((name, "its number"))
         elif value is None or isinstance(value, int | float | str):
-            found.append((name, value))
+            attributes.append((name, value))
         elif callable(value) and not isinstance(value, nn.Module):
-            found.append((name, getattr(value, "__qualname__", type(value).__qualname__)))
-    return tuple(found)
+            attributes.append((name, getattr(value, "__qualname__", type(value).__qualname__)))
+    return tuple(attributes)
 
 
 def _without_rest(model: Any, lists: list[nn.ModuleList], num_layers: int, num_kept: int) -> nn.Module:
-    memo: dict[int, Any] = {id(held): held for held in (*model.parameters(), *model.buffers())}
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     for layers in lists:
         memo[id(layers)] = nn.ModuleList(copy.deepcopy(list(layers)[:num_kept], memo))
     kept: Any = copy.deepcopy(model, memo)
-    own = type(_decoder_config(model))
+    config_class = type(_decoder_config(model))
     for config in _configs(kept):
-        if type(config) is own:
+        if type(config) is config_class:
             _shorten(config, num_layers, num_kept)
     return kept
 
@@ -171,11 +173,11 @@ def _shorten(config: Any, num_layers: int, num_kept: int) -> None:
 
 
 def _is_worked_out(config: Any, name: str) -> bool:
-    """Whether a config finds an entry from others, so that it cannot be set."""
+    """Whether a config computes an entry from others, so that it cannot be set."""
     return isinstance(getattr(type(config), config.attribute_map.get(name, name), None), property)
 
 
 def _configs(model: Any) -> list[Any]:
-    found = [model.config, _decoder_config(model)]
-    found += [module.config for module in model.modules() if getattr(module, "config", None) is not None]
-    return list({id(config): config for config in found}.values())
+    configs = [model.config, _decoder_config(model)]
+    configs += [module.config for module in model.modules() if getattr(module, "config", None) is not None]
+    return list({id(config): config for config in configs}.values())

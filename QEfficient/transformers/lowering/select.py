@@ -1,26 +1,29 @@
-"""Chooses how a model is lowered on a target, and says why: a decision is a value with its reasons."""
+"""Chooses the lowering of a model on a target, and records the reasons."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from QEfficient.errors import UnsupportedModel
 from QEfficient.targets import LoweringName, Target
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _POINTER = "See docs/source/adding_a_state_kind.md."
 
 
 @dataclass(frozen=True, slots=True)
 class LoweringChoice:
-    """The lowering that a model gets on a target."""
+    """The lowering of a model on a target."""
 
     lowering: LoweringName
     refused: dict[str, str] = field(default_factory=dict)
     """Faster lowerings that cannot express the model, each with the reason."""
 
 
-def choose_lowering(model: Any, target: Target, forced: LoweringName | None = None) -> LoweringChoice:
+def choose_lowering(model: nn.Module, target: Target, forced: LoweringName | None = None) -> LoweringChoice:
     """The fastest lowering of ``target`` that can express ``model``, or the forced one.
 
     Raises:

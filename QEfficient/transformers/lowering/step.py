@@ -31,20 +31,20 @@ def modulo(x: torch.Tensor, n: int) -> torch.Tensor:
 
 
 class RetainedStep:
-    """Where the tokens of one step belong, worked out once and shared by all layers.
+    """Where the tokens of one step belong, computed once and shared by all layers.
 
     Args:
         position_ids: ``[B, S]``; absolute positions ascending, padding −1 on the right.
         batch_index: ``[B, 1]``; the state row of each batch row. ``None``: row i is state row i.
-        context_len: attend to the first slots only, this many; ``None``: to all. No position may lie beyond.
-        max_step_len: maximum of S; recurrences are unrolled for it.
+        context_len: number of slots to attend to, from the first; ``None``: all. All positions must lie below it.
+        max_step_len: maximum of S; recurrences are unrolled to it.
     """
 
     def __init__(
         self,
         position_ids: torch.Tensor,
         batch_index: torch.Tensor | None = None,
-        context_len: Any | None = None,
+        context_len: int | None = None,
         max_step_len: int = MAX_STEP_LEN,
     ):
         self.position_ids = position_ids
@@ -61,10 +61,10 @@ class RetainedStep:
         self._places: dict[Hashable, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def _place(self, num_slots: Any, ring: Hashable) -> tuple[torch.Tensor, torch.Tensor]:
-        """For each token ``[B, S]`` its slot, and whether it is to be stored there.
+        """Slot of each token ``[B, S]``, and whether to store the token there.
 
-        Tokens that must not be stored (padding, and those that a ring has already dropped) go to the slot of the
-        row's newest token, an idle row's to slot 0: every index is in range.
+        Tokens that must not be stored (padding, and tokens that have left a ring) get the slot of the row's newest
+        token, those of an idle row slot 0: every index is in range.
         """
         if ring not in self._places:
             keep = self.is_token
@@ -76,16 +76,16 @@ class RetainedStep:
 
     def write(self, state: torch.Tensor, new: torch.Tensor, ring: Hashable = None) -> torch.Tensor:
         """The state after storing ``new [B, H, S, D]`` in ``state [R, H, C, D]``: position p goes to slot p, or to
-        p mod C in a ring. Rings of one size have one name, ``ring``."""
+        p mod C in a ring. Rings of the same size share a name, ``ring``."""
         slots, keep = self._place(state.shape[2], ring)
-        held = self._rows(state[:, :, :1], "first slot")
-        values = settled_updates(new, held, keep, self.last_token, self.is_idle)
+        first_slot = self._rows(state[:, :, :1], "first slot")
+        values = settled_updates(new, first_slot, keep, self.last_token, self.is_idle)
         if self.batch_index is None:
             return ctx_scatter(state, slots, values)
         return ctx_scatter_cb(state, self.batch_index, slots, values)
 
     def read(self, state: torch.Tensor, ring: Hashable = None) -> torch.Tensor:
-        """The rows of the state that this step works on, as far as it attends to them: ``[B, H, L, D]``."""
+        """The slots that this step attends to, of the rows it works on: ``[B, H, L, D]``."""
         if ring or self.context_len is None:
             return self._rows(state, ring or "full")
         slots = torch.arange(self.context_len, device=state.device)[None, None]
@@ -94,7 +94,7 @@ class RetainedStep:
         return ctx_gather_cb(state, self.batch_index, slots, False)
 
     def _rows(self, state: torch.Tensor, kind: Hashable) -> torch.Tensor:
-        """All slots of the rows of this step; states of one ``kind`` have as many slots."""
+        """All slots of the rows of this step; states of the same ``kind`` have equally many slots."""
         if self.batch_index is None:
             return state
         if kind not in self._whole:
@@ -102,28 +102,27 @@ class RetainedStep:
         return ctx_gather_cb(state, self.batch_index, self._whole[kind], True)
 
     def read_row(self, state: torch.Tensor) -> torch.Tensor:
-        """What the sequences of this step have in a state without slots, ``[R, ...]`` to ``[B, ...]``: zeros where a
-        sequence begins."""
+        """Rows of this step in a state without slots, ``[R, ...]`` to ``[B, ...]``: zeros where a sequence begins."""
         rows = self._rows(_as_slot(state), "row").reshape(-1, *state.shape[1:])
         begins = (self.first_position == 0).reshape(-1, *[1] * (state.ndim - 1))
         return torch.where(begins, torch.zeros_like(rows), rows)
 
     def write_row(self, state: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        """The state ``[R, ...]`` after the step brought ``new [B, ...]``; idle rows keep what they have."""
-        held = self._rows(_as_slot(state), "row").reshape(-1, *state.shape[1:])
+        """The state ``[R, ...]`` after storing ``new [B, ...]``; idle rows are unchanged."""
+        rows = self._rows(_as_slot(state), "row").reshape(-1, *state.shape[1:])
         is_idle = self.is_idle.reshape(-1, *[1] * (state.ndim - 1))
-        new = torch.where(is_idle, held, new)
+        new = torch.where(is_idle, rows, new)
         if self.batch_index is None:
             return new
         slots = torch.zeros_like(self.batch_index)
         return ctx_scatter_cb(_as_slot(state), self.batch_index, slots, _as_slot(new)).reshape(state.shape)
 
     def begin_recurrence(self, state: torch.Tensor | None) -> None:
-        """Note the state ``[B, ...]`` that the next scan starts from, where its function has no argument for it."""
+        """Set the initial state ``[B, ...]`` of the next scan, where its function has no argument for it."""
         self._begins = iter(()) if state is None else iter([state])
 
     def next_beginning(self, num_dims: int) -> torch.Tensor:
-        """The state that a scan starts from; where the layer scans head by head, those of the heads in turn."""
+        """The initial state of a scan; where the layer scans head by head, those of the heads in turn."""
         state = next(self._begins)
         if state.ndim > num_dims:
             state, *rest = state.unbind(1)
@@ -131,11 +130,13 @@ class RetainedStep:
         return state
 
     def newest(self, values: torch.Tensor, num_kept: int) -> torch.Tensor:
-        """Of ``values [B, D, K + S]``, a row's K held ones and those of the step, the last ``num_kept`` that are no
-        padding: ``[B, D, num_kept]``."""
+        """The last ``num_kept`` columns of ``values [B, D, K + S]`` that are not padding: ``[B, D, num_kept]``.
+
+        The first K columns are the cached ones, the rest those of the step.
+        """
         num_tokens = torch.where(self.is_idle, 0, self.last_token + 1)
-        held = values.shape[2] - self.position_ids.shape[1]
-        places = num_tokens + (held - num_kept) + torch.arange(num_kept, device=values.device)[None]
+        num_past = values.shape[2] - self.position_ids.shape[1]
+        places = num_tokens + (num_past - num_kept) + torch.arange(num_kept, device=values.device)[None]
         return values.gather(2, places[:, None].expand(-1, values.shape[1], -1))
 
 
@@ -153,7 +154,7 @@ def running(step: RetainedStep) -> Iterator[None]:
 
 
 def current_step() -> RetainedStep | None:
-    """The step that a model is being run for, where it runs in the ``retained`` lowering."""
+    """The step that the model runs now; None outside the ``retained`` lowering."""
     return _STEP.get(None)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from QEfficient.transformers.lowering.recompute import Recomputed
 
-_APPENDS = "it predicts at a token appended behind the newest, so that no step continues the one before"
+_APPENDS = "it predicts at a token appended after the newest, so that no step continues the one before"
 _COUNTS = "it counts query and key positions from the length of its cache, the same for all rows"
 _DATA_DEPENDENT = "it picks experts in a loop over data, and takes no experts implementation from outside"
 _OWN_STATE = "it keeps its state outside transformers' cache, and loops over tokens"
@@ -38,7 +38,7 @@ REASONS = {
     "longformer": "it works in whole windows, whose number depends on the length, and looks for global tokens in the "
     "values of its mask",
     "longt5": "it asks whether a block needs padding, which depends on the length, by sizes that tracing cannot follow",
-    "minimax": f"{_OWN_STATE}; and it refuses any cache but its own",
+    "minimax": f"{_OWN_STATE}; and it rejects any cache class but the one in its modeling file",
     "nllb-moe": _DATA_DEPENDENT,
     "prophetnet": f"{_COUNTS}; it mixes the rows of a batch up; {_INTEGER_MASK}",
     "qwen4_exp_text": "it picks keys in a loop over rows and tokens, their number depending on data; and it hashes in "

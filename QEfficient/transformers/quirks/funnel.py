@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +11,11 @@ from QEfficient.transformers.quirks import Quirk
 
 
 def position_scores(
-    self: Any, position_embeds: Any, q_head: Tensor, context_len: Any, cls_mask: Tensor | None = None
+    self: Any,
+    position_embeds: Sequence[Tensor] | Sequence[Sequence[Tensor]],
+    q_head: Tensor,
+    context_len: int,
+    cls_mask: Tensor | None = None,
 ) -> Tensor:
     """Scores of distances ``[B, H, S, L]`` for queries ``[B, S, H, K]``, as matrix products."""
     if self.config.attention_type == "factorized":

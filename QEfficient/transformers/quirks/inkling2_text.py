@@ -26,14 +26,14 @@ def relative_sink_attention(
     hidden_states: Tensor,
     key_hidden_states: Tensor | None = None,
     value_hidden_states: Tensor | None = None,
-    attention_mask: Any = None,
-    conv_mask: Any = None,
-    past_key_values: Any = None,
-    **kwargs: Any,
+    attention_mask: Tensor | None = None,
+    conv_mask: Tensor | None = None,
+    past_key_values: Cache | None = None,
+    **kwargs: object,
 ) -> Any:
     """Attention with a sink and an output gate per token, ``[B, S, D]`` to ``[B, S, D]``.
 
-    Full attention reads keys and values from their own streams, ``[B, S, D]`` each.
+    Full attention reads keys and values from separate streams, ``[B, S, D]`` each.
     """
     step = current_step()
     streams = {} if key_hidden_states is None else {"key": key_hidden_states, "value": value_hidden_states}
@@ -41,6 +41,8 @@ def relative_sink_attention(
         inputs = {f"{name}_hidden_states": stream for name, stream in streams.items()}
         masks = {"attention_mask": attention_mask, "conv_mask": conv_mask}
         return type(self).forward(self, hidden_states, **inputs, **masks, past_key_values=past_key_values, **kwargs)
+    assert attention_mask is not None
+    assert past_key_values is not None
     sources = tuple(streams.values()) or (hidden_states, hidden_states)
     query, key, value, relative = projected(self, hidden_states, sources, past_key_values)
     query, key = self.q_l2_clip(query), self.k_l2_clip(key)
@@ -58,7 +60,7 @@ def relative_sink_attention(
 
 
 def dynamic_convolution(
-    self: Any, hidden_states: Tensor, dynamic_input: Tensor, past_key_values: Cache | None = None, **kwargs: Any
+    self: Any, hidden_states: Tensor, dynamic_input: Tensor, past_key_values: Cache | None = None, **kwargs: object
 ) -> Tensor:
     """Convolution ``[B, S, D]`` over the tokens before.
 

@@ -19,15 +19,17 @@ from QEfficient.transformers.quirks import Quirk
 def relative_attention(
     self: Any,
     hidden_states: Tensor,
-    attention_mask: Any,
-    conv_mask: Any = None,
-    past_key_values: Any = None,
-    **kwargs: Any,
+    attention_mask: Tensor | None,
+    conv_mask: Tensor | None = None,
+    past_key_values: Cache | None = None,
+    **kwargs: object,
 ) -> Any:
     """Attention ``[B, S, D]`` with scores biased by distance, and scaled up far from the beginning."""
     step = current_step()
     if step is None:
         return type(self).forward(self, hidden_states, attention_mask, conv_mask, past_key_values, **kwargs)
+    assert attention_mask is not None
+    assert past_key_values is not None
     query, key, value, relative = projected(self, hidden_states, (hidden_states, hidden_states), past_key_values)
     query, key = self.q_norm(query), self.k_norm(key)
     if not self.is_sliding and self.config.log_scaling_n_floor is not None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from QEfficient.transformers.quirks import Quirk
 
 
-def local_attention(self: Any, *args: Any, is_global_attn: Any = None, **kwargs: Any) -> Any:
+def local_attention(self: Any, *args: object, is_global_attn: bool | None = None, **kwargs: object) -> Any:
     """The module's forward, with no global tokens."""
     return type(self).forward(self, *args, is_global_attn=False, **kwargs)
 

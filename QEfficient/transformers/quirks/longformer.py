@@ -15,20 +15,20 @@ from QEfficient.transformers.quirks import Quirk
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 
 
-def unpadded(self: Any, **inputs: Any) -> tuple[Any, ...]:
+def unpadded(self: Any, **inputs: Tensor | int | None) -> tuple[Any, ...]:
     """Number of padded tokens, 0, and the inputs unchanged: attention here needs no whole windows."""
     return 0, *(inputs[name] for name in _INPUTS)
 
 
-def all_layers(self: Any, hidden_states: Tensor, attention_mask: Tensor, **kwargs: Any) -> LongformerBaseModelOutput:
+def all_layers(self: Any, hidden_states: Tensor, attention_mask: Tensor, **kwargs: object) -> LongformerBaseModelOutput:
     """The layers in turn; each reads the global tokens from the mask."""
     for layer in self.layer:
         hidden_states = layer(hidden_states, attention_mask=attention_mask)[0]
     return LongformerBaseModelOutput(hidden_states)
 
 
-def windowed_attention(self: Any, hidden_states: Tensor, attention_mask: Tensor, **kwargs: Any) -> tuple[Tensor]:
-    """Attention of each token to its window and to global tokens; these attend to all, with projections of their own.
+def windowed_attention(self: Any, hidden_states: Tensor, attention_mask: Tensor, **kwargs: object) -> tuple[Tensor]:
+    """Attention of each token to its window and to global tokens; these attend to all, with separate projections.
 
     Args:
         hidden_states: ``[B, S, D]``.

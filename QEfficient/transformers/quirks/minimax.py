@@ -17,10 +17,10 @@ from QEfficient.transformers.quirks import Quirk
 def lightning_attention(
     self: Any,
     hidden_states: Tensor,
-    position_embeddings: Any,
-    attention_mask: Any,
+    position_embeddings: tuple[Tensor, Tensor],
+    attention_mask: Tensor | None,
     past_key_values: Cache,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[Tensor, None]:
     """``[B, S, D]`` to ``[B, S, D]``: Mamba-2 with a constant decay per head."""
     shape = (*hidden_states.shape[:2], self.num_attention_heads, 3 * self.head_dim)
@@ -40,7 +40,7 @@ def lightning_attention(
     return self.out_proj(output), None
 
 
-def without_use_cache(self: Any, *args: Any, **kwargs: Any) -> Any:
+def without_use_cache(self: Any, *args: object, **kwargs: object) -> Any:
     """MiniMax's forward, which checks the class of its cache only if ``use_cache`` is set."""
     return type(self).forward(self, *args, **kwargs | {"use_cache": False})
 

@@ -21,7 +21,7 @@ def ngram_decoder(
     encoder_hidden_states: Tensor | None = None,
     encoder_attention_mask: Tensor | None = None,
     past_key_values: Cache | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> Any:
     """The decoder over a step ``[B, S]``: the main stream of tokens, then one predicting stream per n-gram."""
     step = current_step()

@@ -29,7 +29,11 @@ _DIGIT, _NUM_DIGITS = 64, 11
 
 
 def block_indexer(
-    self: Any, hidden_states: Tensor, position_embeddings: Any, attention_mask: Tensor, past_key_values: Cache
+    self: Any,
+    hidden_states: Tensor,
+    position_embeddings: tuple[Tensor, Tensor],
+    attention_mask: Tensor,
+    past_key_values: Cache,
 ) -> Tensor:
     """Select the best whole blocks of keys before each token, and all keys after the last whole block.
 

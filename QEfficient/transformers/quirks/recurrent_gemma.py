@@ -19,7 +19,7 @@ from QEfficient.transformers.lowering.recurrences import (
 from QEfficient.transformers.quirks import Quirk
 
 
-def numbered_blocks(self: Any, *args: Any, **kwargs: Any) -> Any:
+def numbered_blocks(self: Any, *args: object, **kwargs: object) -> Any:
     """RecurrentGemma's forward, after giving each recurrent block its layer index."""
     for layer_idx, layer in enumerate(self.layers):
         layer.temporal_block.layer_idx = layer_idx
@@ -27,7 +27,12 @@ def numbered_blocks(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def rg_lru_block(
-    self: Any, input_states: Tensor, position_ids: Tensor, attention_mask: Any, past_key_values: Cache, **kwargs: Any
+    self: Any,
+    input_states: Tensor,
+    position_ids: Tensor,
+    attention_mask: Tensor | None,
+    past_key_values: Cache,
+    **kwargs: object,
 ) -> tuple[Tensor, None]:
     """``[B, S, D]`` to ``[B, S, D]``: a short convolution, then the real-gated linear recurrent unit."""
     inputs = self.linear_x(input_states).transpose(1, 2)

@@ -10,7 +10,7 @@ from QEfficient.transformers.quirks import Quirk
 
 
 def rotated_by_row(self: Any, sinusoidal_pos: Tensor, *layers: Tensor) -> Any:
-    """Rotated ``layers [B, H, S, D]``, each row by its own ``sinusoidal_pos``."""
+    """Rotated ``layers [B, H, S, D]``, each row by its row of ``sinusoidal_pos``."""
     if sinusoidal_pos.ndim == 5:  # [1, 1, B, S, D]
         sinusoidal_pos = sinusoidal_pos[0].transpose(0, 1)
     return type(self).apply_rotary_position_embeddings(sinusoidal_pos, *layers)

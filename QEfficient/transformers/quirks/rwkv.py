@@ -24,8 +24,8 @@ def rwkv_model(
     self: Any,
     input_ids: Tensor | None = None,
     inputs_embeds: Tensor | None = None,
-    state: Any = None,
-    **kwargs: Any,
+    state: Cache | None = None,
+    **kwargs: object,
 ) -> RwkvOutput:
     """The model's forward with ``state`` as transformers' cache; it does not divide the weights in place."""
     hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds

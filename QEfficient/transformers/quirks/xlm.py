@@ -1,4 +1,4 @@
-"""XLM: predicts in the place of a mask token behind the newest token."""
+"""XLM: predicts at a mask token after the newest token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from QEfficient.transformers.quirks import Quirk
 
 
 def with_mask_token(config: PreTrainedConfig, tokens: Tensor, count: Tensor) -> tuple[dict[str, Any], Tensor]:
-    """Append a mask token behind the newest; the next token is predicted there."""
+    """Append a mask token after the newest; the next token is predicted there."""
     tokens, places = one_longer(tokens)
     inputs = {
         "input_ids": torch.where(places == count, config.mask_token_id, tokens),

@@ -1,4 +1,4 @@
-"""XLNet: predicts in an empty place behind the newest token."""
+"""XLNet: predicts at an empty position after the newest token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from QEfficient.transformers.quirks import Quirk
 
 
 def with_target_mapping(config: PreTrainedConfig, tokens: Tensor, count: Tensor) -> tuple[dict[str, Any], Tensor]:
-    """Append an empty place that sees all tokens and that none sees; the next token is predicted there."""
+    """Append an empty position that sees all tokens and is hidden from them; the next token is predicted there."""
     tokens, places = one_longer(tokens)
     hidden = (places >= count).float()[:, None].expand(-1, tokens.shape[1], -1)
     target = (places == count).float()[:, None]

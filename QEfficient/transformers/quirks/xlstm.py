@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.cache_utils import Cache
 from transformers.models.xlstm.modeling_xlstm import xLSTMOutput
 
 from QEfficient.transformers.lowering.masks import MASKED
@@ -21,10 +22,11 @@ def xlstm_model(
     self: Any,
     input_ids: Tensor | None = None,
     inputs_embeds: Tensor | None = None,
-    cache_params: Any = None,
-    **kwargs: Any,
+    cache_params: Cache | None = None,
+    **kwargs: object,
 ) -> xLSTMOutput:
     """The model's forward over transformers' cache."""
+    assert cache_params is not None
     hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
     for layer_idx, block in enumerate(self.blocks):
         states = [cache_params.get_recurrent_state(layer_idx, number) for number in range(3)]
@@ -44,7 +46,7 @@ def mlstm(
     c_initial: Tensor | None = None,
     n_initial: Tensor | None = None,
     m_initial: Tensor | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """The matrix memory over one chunk.
 

@@ -18,7 +18,7 @@ from QEfficient.transformers.quirks import Quirk
 
 
 def zaya_projection(
-    self: Any, hidden_states: Tensor, past_key_values: Cache, conv_mask: Any = None
+    self: Any, hidden_states: Tensor, past_key_values: Cache, conv_mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value ``[B, S, H, D]``; queries and keys convolved, half of each value the token before's."""
     shape, groups = hidden_states.shape[:2], self.num_key_value_groups

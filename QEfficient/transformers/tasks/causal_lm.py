@@ -1,6 +1,6 @@
-"""The graphs of a causal LM: one for each lowering.
+"""The graphs of a causal LM: one per lowering.
 
-The retained graph is upstream's public contract; the paged one feeds OpenVINO's PagedAttention.
+The retained graph is upstream's public contract; the paged graph feeds OpenVINO's PagedAttention.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class RetainedCausalLM(nn.Module):
             position_ids: ``[B, S]``, padding −1 on the right.
             state: the tensors of all layers in order.
             batch_index: ``[B, 1]``, the state row of each batch row (continuous batching).
-            comp_ctx_lengths: of any content; the step attends to as many slots as it is long.
-            num_logits_to_keep: ``[K, 1]`` of any content; the logits of as many newest tokens come out.
+            comp_ctx_lengths: any content; its length is the number of slots that the step attends to.
+            num_logits_to_keep: ``[K, 1]``, any content; the step returns the logits of the K newest tokens.
 
         Returns:
             Logits ``[B, K or 1, vocab]`` and the new state.
@@ -77,9 +77,9 @@ class RetainedCausalLM(nn.Module):
 
 
 class RecomputingCausalLM(nn.Module):
-    """As :class:`RetainedCausalLM`, of a model that keeps nothing: it runs over all tokens that a row has had."""
+    """As :class:`RetainedCausalLM`, for a model without a cache: every step runs over all tokens of a row."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
         quirk = recomputed(model)
@@ -95,8 +95,8 @@ class RecomputingCausalLM(nn.Module):
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Arguments as in :class:`RetainedCausalLM`; ``state`` is one tensor of token ids, ``[R, C]``."""
         step = RetainedStep(position_ids, batch_index)
-        held = step.write(state[0][:, None, :, None], input_ids[:, None, :, None])
-        tokens, count = step.read(held)[:, 0, :, 0], step.last_position + 1
+        stored = step.write(state[0][:, None, :, None], input_ids[:, None, :, None])
+        tokens, count = step.read(stored)[:, 0, :, 0], step.last_position + 1
         tokens = torch.where(torch.arange(tokens.shape[1])[None] < count, tokens, 0)
         inputs, places = self.inputs(self.model.config, tokens, count)
         if num_logits_to_keep is not None:
@@ -105,17 +105,17 @@ class RecomputingCausalLM(nn.Module):
 
         with select_before_head(self.model, at_places(places)):
             output = self.model(**accepted(self.model, inputs), use_cache=False)
-        return output.logits, [held[:, 0, :, 0]]
+        return output.logits, [stored[:, 0, :, 0]]
 
 
 class _PassThroughLayer(DynamicLayer):
-    """Holds nothing: the paged attention node writes the step's keys itself."""
+    """Stores nothing: the paged attention node writes the step's keys."""
 
     def __init__(self, num_tokens: int):
         super().__init__()
         self.num_tokens = num_tokens
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object) -> Any:
         return key_states, value_states
 
     def get_seq_length(self) -> int:
@@ -126,7 +126,7 @@ class _PassThroughLayer(DynamicLayer):
 
 
 class PagedCausalLM(nn.Module):
-    """A ragged batch of tokens over blocks of KV to the logits of the tokens that are asked for."""
+    """A ragged batch of tokens over blocks of KV to the logits of the selected tokens."""
 
     def __init__(self, model: nn.Module, specs: list[StateSpec]):
         super().__init__()
@@ -148,11 +148,11 @@ class PagedCausalLM(nn.Module):
     ) -> torch.Tensor:
         """
         Args:
-            input_ids: ``[1, T]``, the new tokens of all sequences one after the other.
+            input_ids: ``[1, T]``, the new tokens of all sequences, concatenated.
             position_ids: ``[1, T]``.
-            logits_indices: ``[M]`` which of the T tokens to predict from.
+            logits_indices: ``[M]``, indices of the tokens to predict from.
             past_lens: and the four after it, see :class:`PagedStep`.
-            key_caches: a layer's blocks, and likewise ``value_caches``.
+            key_caches: blocks of each layer; ``value_caches`` likewise.
 
         Returns:
             Logits ``[1, M, vocab]``.
@@ -164,18 +164,16 @@ class PagedCausalLM(nn.Module):
         with paged_step(step), running(RetainedStep(position_ids)), select:
             output = self.model(input_ids=input_ids, position_ids=position_ids, past_key_values=cache, use_cache=True)
         if step.attended != list(range(len(self.specs))):
-            raise UnsupportedModel(
-                f"{type(self.model).__name__} computes attention in its own code, not through AttentionInterface"
-            )
+            raise UnsupportedModel(f"{type(self.model).__name__} computes attention without AttentionInterface")
         return output.logits
 
 
 def state_inputs(specs: list[StateSpec], row_axis: str, num_rows: int, ctx_len: int | None = None) -> list[GraphInput]:
-    """The state as inputs of a graph, all layers' in order: ``past_key.i``, ``conv_state.i`` and so on.
+    """The state of all layers as inputs of a graph, in order: ``past_key.i``, ``conv_state.i`` and so on.
 
-    ``ctx_len`` is the context's length where that is no axis but fixed.
+    ``ctx_len``: context length, where it is fixed and not an axis.
     """
-    # Sample sizes are unlike each other and unlike any size of a model, so that no axis is taken for another.
+    # All sample sizes differ, from each other and from the sizes of a model, so that axes cannot be confused.
     fixed = {} if ctx_len is None else {CTX_LEN: ctx_len}
     samples = {ROWS: num_rows} | fixed
     inputs = []
@@ -196,14 +194,13 @@ def state_inputs(specs: list[StateSpec], row_axis: str, num_rows: int, ctx_len: 
 def specializations(
     options: CausalLMCompileOptions, chunk_len: int, state_sizes: dict[str, int], *, continuous_batching: bool
 ) -> tuple[Specialization, ...]:
-    """The shapes of a ``retained`` graph: one that takes prompts and one that takes the newest token of each answer,
-    each once for every context length that it computes over.
+    """The shapes of a ``retained`` graph: prefill and decode, each once per context length.
 
     Args:
-        options: those of ``compile``.
-        chunk_len: prompt tokens of a step.
-        state_sizes: the state's named axes.
-        continuous_batching: prompts go one by one and answers all together, else both in batches of the same rows.
+        options: the options of ``compile``.
+        chunk_len: prompt tokens per step.
+        state_sizes: sizes of the state's named axes.
+        continuous_batching: prefill one prompt at a time and decode all slots; else both run over the same batch.
     """
     num_new = 1 + (options.num_speculative_tokens or 0)
     whole = (options.ctx_len,)
@@ -238,10 +235,10 @@ def _extra_inputs(batch: int, with_rows: bool, with_context_lens: bool, with_num
 
 
 _MIN_CTX_LEN, _SAMPLE_CTX_LEN, _MAX_SEQ_LEN = 4, 29, 128
-"""Tracing bounds, since models branch on an empty cache and on the maximum length; and the traced context."""
+"""Tracing bounds, since models branch on an empty cache and on the maximum length; and the traced context length."""
 
 
-def _limits(model: Any, most_tokens: int | None) -> dict[str, int]:
+def _limits(model: nn.Module, most_tokens: int | None) -> dict[str, int]:
     limits = {"seq_len": _MAX_SEQ_LEN if most_tokens is None else most_tokens}
     position_limit, quirk = max_positions(model.config), recomputed(model)
     if position_limit is not None and position_limit > _SAMPLE_CTX_LEN:
@@ -260,14 +257,14 @@ def retained_graph(
 ) -> TaskGraph:
     """The ``retained`` graph of ``model`` in upstream's contract.
 
-    Axes: ``batch_size``, ``seq_len``, ``ctx_len``, ``sliding_window`` (slots of the sliding layers; with the size
-    behind where there are several), ``full_batch_size`` for the state's rows under continuous batching,
-    ``comp_ctx_lengths`` and ``num_logits_to_keep`` where asked for. A step takes ``most_tokens`` at most where a layer
-    is recurrent; ``traced_len`` is the context's length where the graph depends on it.
+    Axes: ``batch_size``, ``seq_len``, ``ctx_len``, ``sliding_window`` (slots of the sliding layers; with the
+    size as suffix if there are several sizes), ``full_batch_size`` for the state's rows under continuous batching,
+    ``comp_ctx_lengths`` and ``num_logits_to_keep`` if enabled. ``most_tokens``: maximum tokens per step, where a layer
+    is recurrent. ``traced_len``: context length, where the graph depends on it.
     """
     specs = state_specs(model)
     lowered = lower(model, "retained", ctx_len)
-    # Sample sizes are unlike each other and unlike any size of a model, so that no axis is taken for another.
+    # All sample sizes differ, from each other and from the sizes of a model, so that axes cannot be confused.
     batch, seq, rows = 3, 7, 5 if continuous_batching else 3
     row_axis = "full_batch_size" if continuous_batching else "batch_size"
     inputs = [
@@ -275,10 +272,10 @@ def retained_graph(
         GraphInput("position_ids", torch.arange(seq).repeat(batch, 1), {0: "batch_size", 1: "seq_len"}),
     ]
     state = state_inputs(specs, row_axis, rows, traced_len)
-    state_axes = {f"{given.name}{RETAINED}": given.axes for given in state}
+    state_axes = {f"{tensor.name}{RETAINED}": tensor.axes for tensor in state}
     extra = _extra_inputs(batch, continuous_batching, with_context_lens, with_num_logits)
     inputs += state + extra
-    extra_names = [given.name for given in extra]
+    extra_names = [graph_input.name for graph_input in extra]
     if specs == [TOKENS]:
         inner: nn.Module = RecomputingCausalLM(lowered.module)
     else:
@@ -338,10 +335,10 @@ def paged_graph(model: nn.Module, ctx_len: int | None) -> TaskGraph:
     )
 
 
-def why_not(model: Any, lowering: str) -> str | None:
-    """Why ``lowering`` cannot express ``model``, or None if it can. Runs one step without weights, traces nothing."""
+def why_not(model: nn.Module, lowering: str) -> str | None:
+    """Why ``lowering`` cannot express ``model``; None if it can. Runs one step without weights, without tracing."""
     if lowering == "paged" and not getattr(model, "_can_set_attn_implementation", lambda: True)():
-        return "the model computes attention in its own code, not through AttentionInterface"
+        return "the model computes attention without AttentionInterface"
     first = first_layers(model)
     if first is not None and why_not_run(first.module, lowering) is None:
         return None
@@ -349,13 +346,13 @@ def why_not(model: Any, lowering: str) -> str | None:
 
 
 @remembered
-def why_not_run(model: Any, lowering: str) -> str | None:
+def why_not_run(model: nn.Module, lowering: str) -> str | None:
     """The same, running every layer of ``model``."""
     try:
         graph = _GRAPHS[lowering](model, ctx_len=None)
         fake_mode = graph.lowered.fake_mode
         with refusing(graph.lowered.module), fake_mode, torch.no_grad():
-            graph.module(*(fake_mode.from_tensor(given.sample, static_shapes=True) for given in graph.inputs))
+            graph.module(*(fake_mode.from_tensor(item.sample, static_shapes=True) for item in graph.inputs))
     except UnsupportedModel as error:
         return str(error)
     return None

@@ -33,6 +33,6 @@ class TaskGraph:
     output_names: list[str]
     output_axes: dict[str, Axes]
     axis_limits: dict[str, int] = field(default_factory=dict)
-    """Greatest size of an axis, where the model sets one."""
+    """Maximum size of an axis, where the model sets one."""
     axis_minimums: dict[str, int] = field(default_factory=dict)
-    """Smallest size of an axis, where it is more than one."""
+    """Minimum size of an axis, where it is above 1."""

@@ -1,19 +1,19 @@
-"""Runs a model's head on the hidden states that are asked for, and on no others."""
+"""Runs the LM head on selected hidden states only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
+from torch import nn
 
 from QEfficient.errors import UnsupportedModel
 
 
 @contextmanager
-def select_before_head(model: Any, select: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Run the LM head on the hidden states that ``select`` picks, and on no others."""
+def select_before_head(model: nn.Module, select: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Run the LM head only on the hidden states that ``select`` returns."""
     head = model.get_output_embeddings()
     if head is None:
         raise UnsupportedModel(f"{type(model).__name__} has no output embeddings, so it cannot predict tokens.")

@@ -1,6 +1,6 @@
 """Whole sequences through models with recurrent layers, as one step of a causal model that starts from an empty state.
 
-transformers' own code for such layers loops over chunks, whose number depends on the length.
+The code of such layers in transformers loops over chunks, whose number depends on the length.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _StepKeys(DynamicLayer):
         super().__init__()
         self.step = step
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object) -> Any:
         return key_states, value_states
 
     def get_seq_length(self) -> int:
@@ -58,7 +58,7 @@ _LAYERS: dict[StateKind, type[Any]] = {
 }
 
 
-def recurrent_specs(model: Any) -> list[StateSpec] | None:
+def recurrent_specs(model: nn.Module) -> list[StateSpec] | None:
     """State of each layer of ``model``; None if no layer is recurrent or the layers cannot be inspected."""
     if model.config.is_encoder_decoder:
         return None

@@ -1,8 +1,8 @@
 """The graphs of a sequence-to-sequence model, over the state of the decoder.
 
 The encoder turns input sequences into hidden states; the decoder stores the keys and values of its cross-attention in
-the step that brings them, and runs over the step's tokens. Where any shape runs, the two are graphs of their own. A
-card has one program for both, as upstream's Whisper does: in decode steps its encoder runs over one token, whose
+the step that brings them, and runs over the step's tokens. On targets with dynamic shapes they are two separate graphs.
+A card has one program for both, as in upstream's Whisper: in decode steps its encoder runs over one token, whose
 output is dropped.
 """
 
@@ -42,8 +42,8 @@ _ROWS = {0: "batch_size"}
 _ENCODER_SAMPLE_LEN = 13
 
 
-def encoder_of(model: Any) -> Any:
-    """The encoder of ``model``, a copy that is not the user's."""
+def encoder_of(model: nn.Module) -> Any:
+    """The encoder of ``model``, a private copy."""
     encoder = model.get_encoder()
     if not hasattr(encoder, "config"):
         encoder.config = model.config
@@ -100,7 +100,7 @@ class RetainedDecoder(nn.Module):
         Args:
             input_ids: ``[B, S]``, tokens of the decoder.
             position_ids: ``[B, S]``, padding −1 on the right. A row with position 0 stores its encoder's states.
-            encoder_hidden_states: ``[B, T, D]``; only those of rows with position 0 are looked at.
+            encoder_hidden_states: ``[B, T, D]``; only those of rows with position 0 are read.
             encoder_lens: ``[B, 1]``, length of each row's input sequence, in every step.
             state: the tensors of all layers in order, in each layer self-attention before cross-attention.
             batch_index: ``[B, 1]``, the state row of each batch row (continuous batching).
@@ -210,7 +210,7 @@ def _state_inputs(
     return inputs
 
 
-def measure_encoder(model: Any, max_len: int) -> Padding:
+def measure_encoder(model: nn.Module, max_len: int) -> Padding:
     """Padding that leaves the encoder's states unchanged, for sequences of up to ``max_len`` tokens.
 
     Raises:
@@ -223,7 +223,7 @@ def measure_encoder(model: Any, max_len: int) -> Padding:
     return padding
 
 
-def max_lens(model: Any) -> dict[str, int]:
+def max_lens(model: nn.Module) -> dict[str, int]:
     """Maximum lengths of encoder and decoder by their position embeddings, keyed by axis name."""
     if any(hasattr(module, "compute_bias") for module in model.modules()):
         return {}  # relative positions have no maximum, whatever the config says
@@ -300,7 +300,7 @@ def _encoder_ids(text_len: int | None) -> GraphInput:
 def _decoder_graph(
     model: nn.Module, lowered: LoweredModel, inner: nn.Module, source: GraphInput, continuous_batching: bool
 ) -> TaskGraph:
-    """A graph with the decoder's inputs and outputs; ``source``: what it takes of the encoder's side."""
+    """A graph with the decoder's inputs and outputs; ``source``: its input from the encoder's side."""
     batch, seq, rows = 3, 7, 5 if continuous_batching else 3
     ids, axes = torch.zeros(batch, seq, dtype=torch.int64), {**_ROWS, 1: "seq_len"}
     self_specs, cross_specs = encoder_decoder_specs(model)

@@ -55,7 +55,7 @@ def _reads_end_token(model: nn.Module) -> bool:
 
 
 def _logits_at_end_token(model: Any, arguments: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
-    """As the model's own forward, which requires the same number of end tokens in each row of a batch."""
+    """As the forward of the model, which requires the same number of end tokens in each row of a batch."""
     ids = arguments["input_ids"]
     if hasattr(model, "_shift_right"):
         arguments = {**arguments, "decoder_input_ids": model._shift_right(ids)}
@@ -66,7 +66,7 @@ def _logits_at_end_token(model: Any, arguments: dict[str, Any], attention_mask: 
 
 
 def _add_padding_token(model: Any) -> bool:
-    """Give a model without a padding token one behind the vocabulary, embedded as token 0.
+    """Give a model without a padding token one after the vocabulary, embedded as token 0.
 
     Without one, models that pool the last token read the last position of a row, padding or not, and refuse batches.
 

@@ -61,8 +61,8 @@ def pad_token_id(config: PreTrainedConfig) -> int | None:
 class SequenceModel(nn.Module):
     """``model`` over ``input_ids``, ``attention_mask`` and optional ``token_type_ids``, all ``[B, S]``.
 
-    Padding positions get the model's own padding token, whatever the caller put there: models look for it to count
-    positions and to find the last token.
+    Padding positions get the model's padding token, whatever the caller passed: models search for it to count
+    positions and to locate the last token.
     """
 
     def __init__(self, model: nn.Module, read: Read, is_blank: bool = False):
@@ -110,7 +110,7 @@ def forward_parameters(model: nn.Module) -> frozenset[str]:
 
 
 def stateless_copy(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` over the same parameters, with config and hooks of its own, that uses no cache."""
+    """A copy of ``model`` over the same parameters, with separate configs and hooks, that uses no cache."""
     copied = copy.deepcopy(model, memo={id(parameter): parameter for parameter in model.parameters()}).eval()
     for module in copied.modules():
         config = getattr(module, "config", None)
@@ -119,6 +119,6 @@ def stateless_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
-def hidden_states(model: Any, arguments: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
+def hidden_states(model: nn.Module, arguments: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
     """The last hidden states ``[B, S, D]``."""
     return model(**arguments).last_hidden_state.float()
