@@ -66,7 +66,6 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
     """A Hugging Face model on its way to a target.
 
     Attributes:
-        model: the Hugging Face model; never changed. None after :meth:`from_package`.
         tokenizer: the checkpoint's tokenizer, if it brings one.
         onnx_path: the exported graph, once there is one; of several, the first.
         qpc_path: the compiled package's folder, once there is one.
@@ -82,7 +81,7 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
     """Whether a package keeps state between runs, which a lowering has to express."""
 
     def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
-        self.model = model
+        self._model = model
         self.tokenizer = tokenizer
         self.onnx_path: Path | None = None
         self.qpc_path: Path | None = None
@@ -175,7 +174,7 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
             folder = checkpoint.resolve(os.fspath(pretrained_model_name_or_path), **kwargs)
             dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
             options = {} if dtype is None else {"dtype": dtype}
-            model = checkpoint.load_model(cls.hf_auto_class(), folder, trust_remote_code, **options)
+            model = checkpoint.load_skeleton(cls.hf_auto_class(), folder, trust_remote_code, **options)
             tokenizer = checkpoint.load_tokenizer(folder, trust_remote_code)
         return cls(model, tokenizer=tokenizer, **arguments)
 
@@ -214,16 +213,27 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         """The architecture's class name."""
         return type(self._loaded()).__name__
 
+    @property
+    def model(self) -> Any:
+        """The Hugging Face model with its weights, read now if they were not needed before; never changed. None after
+        :meth:`from_package`."""
+        if self._model is not None:
+            from QEfficient.transformers.checkpoint.from_checkpoint import read_parameters
+
+            read_parameters(self._model)
+        return self._model
+
     def _loaded(self) -> Any:
-        if self.model is None:
+        """The Hugging Face model, whose weights may be still to be read."""
+        if self._model is None:
             raise LifecycleError(
                 "This model was opened from a package, which holds no PyTorch model; load the checkpoint with "
                 "from_pretrained() to transform, export or compile it."
             )
-        return self.model
+        return self._model
 
     def __repr__(self) -> str:
-        what = "from a package" if self.model is None else type(self.model).__name__
+        what = "from a package" if self._model is None else type(self._model).__name__
         state = f"qpc_path={str(self.qpc_path)!r}" if self.qpc_path else "not compiled"
         return f"{type(self).__name__}({what}, {state})"
 
@@ -338,10 +348,10 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
     def _weights(self) -> WeightSource:
         """The model's weights; a new source for every call of a public method, since between two of them a user may
         have changed the model."""
-        from QEfficient.transformers.checkpoint.source import FromModule
+        from QEfficient.transformers.checkpoint.from_checkpoint import weight_source
 
         if self._source is None:
-            self._source = FromModule(self._loaded())
+            self._source = weight_source(self._loaded())
         return self._source
 
     def export_ingredients(self, plan: PlanT) -> dict[str, Any]:

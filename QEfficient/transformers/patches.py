@@ -205,3 +205,25 @@ def traceable_sizes() -> Iterator[None]:
         patched(nn.Module, "to", lambda module, *args, **kwargs: module),
     ):
         yield
+
+
+@contextmanager
+def weights_opened_by(open_file: Callable[..., Any]) -> Iterator[None]:
+    """Let transformers open safetensors files with ``open_file``, and take their tensors in this thread.
+
+    transformers 5.23 has no other way to load a model whose weights are not read: ``state_dict=`` takes neither a
+    checkpoint's folder nor its own code. Its threads know no dispatch mode of this one; the switch that turns them off
+    is an environment variable of the process. Goes when ``from_pretrained`` takes a reader of files.
+    """
+    from transformers import core_model_loading, modeling_utils
+
+    is_set = core_model_loading.is_env_variable_true
+    with (
+        patched(modeling_utils, "safe_open", open_file),
+        patched(
+            core_model_loading,
+            "is_env_variable_true",
+            lambda name: name == "HF_DEACTIVATE_ASYNC_LOAD" or is_set(name),
+        ),
+    ):
+        yield

@@ -19,6 +19,7 @@ from QEfficient.verify.numeric_report import NumericReport
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from QEfficient.generation.prompts import Prompts
     from QEfficient.generation.tasks.causal_lm import CompiledCausalLM
 
 LAYER_TOLERANCE = 0.01
@@ -114,7 +115,7 @@ def _describe(prompt: PromptParity) -> str:
     )
 
 
-def compare(model: PreTrainedModel, compiled: CompiledCausalLM, prompts: object, generation_len: int) -> ParityReport:
+def compare(model: PreTrainedModel, compiled: CompiledCausalLM, prompts: Prompts, generation_len: int) -> ParityReport:
     """Decode greedily with both and compare.
 
     Args:

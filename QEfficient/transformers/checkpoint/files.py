@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from QEfficient.errors import CorruptCheckpoint, UnsafeCheckpoint
+from QEfficient.store.digests import is_sha256
 
-_TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"} | {
+TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"} | {
     f"{kind}{bits}": f"{'u' * (kind == 'U')}int{bits}" for kind in "IU" for bits in (8, 16, 32, 64)
 }
+"""torch's names of safetensors' dtypes."""
 _MOST_HEADER_BYTES = 100_000_000
 """safetensors' own limit."""
 
@@ -87,6 +89,17 @@ def quantization(config: Mapping[str, Any]) -> str | None:
     return None
 
 
+def identity(path: Path) -> dict[str, Any]:
+    """What changes with a file's content: the sha256 that names it in the Hub's cache, or path, size and times."""
+    real = path.resolve()
+    status = real.stat()
+    is_blob = path.is_symlink() and real.parent.name == "blobs" and real.parents[1].name.startswith("models--")
+    if is_blob and is_sha256(real.name):
+        return {"sha256": real.name, "size": status.st_size}
+    times = {"mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
+    return {"path": str(real), "size": status.st_size, "inode": status.st_ino, **times}
+
+
 def weights_size(folder: Path) -> tuple[int, list[str]] | None:
     """Bytes and dtypes of the weights in ``folder``, by the headers of its safetensors files; None without any.
 
@@ -94,11 +107,11 @@ def weights_size(folder: Path) -> tuple[int, list[str]] | None:
         CorruptCheckpoint: a file is none of safetensors.
     """
     files = _weight_files(folder)
-    tensors = [tensor for file in files for name, tensor in _header(file).items() if name != "__metadata__"]
+    tensors = [tensor for file in files for tensor in read_header(file).tensors.values()]
     if not tensors:
         return None
     size = sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors)
-    return size, sorted({_TORCH_NAMES.get(tensor["dtype"], tensor["dtype"].lower()) for tensor in tensors})
+    return size, sorted({TORCH_NAMES.get(tensor["dtype"], tensor["dtype"].lower()) for tensor in tensors})
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -114,13 +127,27 @@ def _weight_files(folder: Path) -> list[Path]:
     return shards if all(shard.is_file() for shard in shards) else []
 
 
-def _header(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself."""
+
+    tensors: dict[str, dict[str, Any]]
+    """``dtype``, ``shape`` and ``data_offsets`` of each tensor."""
+    data_offset: int
+    """Bytes before the first tensor."""
+
+
+def read_header(path: Path) -> Header:
+    """
+    Raises:
+        CorruptCheckpoint: the file is none of safetensors.
+    """
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         try:
-            found = json.loads(file.read(size)) if size <= _MOST_HEADER_BYTES else None
+            entries = json.loads(file.read(size)) if size <= _MOST_HEADER_BYTES else None
         except ValueError:
-            found = None
-    if not isinstance(found, dict):
+            entries = None
+    if not isinstance(entries, dict):
         raise CorruptCheckpoint(f"{path} is no safetensors file, or a damaged one; download it again.")
-    return found
+    return Header({name: entry for name, entry in entries.items() if name != "__metadata__"}, 8 + size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,10 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
-from QEfficient.errors import CheckpointNotFound, CorruptCheckpoint, UnsafeCheckpoint, UnsupportedModel
+from QEfficient.errors import CheckpointError, CheckpointNotFound, CorruptCheckpoint, UnsafeCheckpoint, UnsupportedModel
 from QEfficient.transformers.checkpoint.files import check_code, quantization, read_config
+
+logger = logging.getLogger(__name__)
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _DOWNLOAD = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "tokenizer*"]
@@ -119,6 +122,33 @@ def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, *
         raise CorruptCheckpoint(f"The weights in {folder} do not fit the config: {error}") from error
     _check_loaded(folder, info)
     return model.eval()
+
+
+def load_skeleton(auto_class: Any, folder: Path, trust_remote_code: bool = False, **options: Any) -> Any:
+    """The model that :func:`load_model` gives, its parameters still to be read where that is possible.
+
+    A parameter is an :class:`~QEfficient.transformers.checkpoint.unread.UnreadParameter` then, on the meta device;
+    buffers have their values. Where transformers computes with weights while it loads them, they are read at once.
+
+    Raises:
+        UnsafeCheckpoint, UnsupportedModel, CorruptCheckpoint: as :func:`load_model`.
+    """
+    from QEfficient.transformers.checkpoint.recorder import Recorder
+    from QEfficient.transformers.patches import weights_opened_by
+
+    check_safe(folder, trust_remote_code)
+    recorder = Recorder()
+    try:
+        with recorder, weights_opened_by(recorder.open):
+            model = load_model(auto_class, folder, trust_remote_code, **options)
+        recorder.settle(model)
+        obstacles = recorder.obstacles
+    except (CheckpointError, UnsupportedModel) as error:  # the message of a real load is the true one
+        obstacles = [str(error)]
+    if obstacles:
+        logger.info("The weights in %s are read at once: %s.", folder, obstacles[0])
+        return load_model(auto_class, folder, trust_remote_code, **options)
+    return model
 
 
 @contextmanager

@@ -92,18 +92,18 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel[CausalLMPlan, CausalLMCompileOption
         if self.continuous_batching and options.full_batch_size is None:
             raise OptionError("The model was loaded with continuous_batching=True: compile() needs full_batch_size.")
         self._check_positions(options.ctx_len)
-        choice = choose_lowering(self.model, target, options.lowering)
+        choice = choose_lowering(self._loaded(), target, options.lowering)
         # Where any shape runs, one graph serves any number of slots.
         picks_rows = options.full_batch_size is not None or not target.has_static_shapes
         return CausalLMPlan(
             lowering=choice.lowering,
             transforms=target.transforms(options),
             has_batch_index=choice.lowering == "retained" and picks_rows,
-            rope_len=options.ctx_len if rope_depends_on_length(self.model) else None,
+            rope_len=options.ctx_len if rope_depends_on_length(self._loaded()) else None,
             has_context_lens=target.has_static_shapes and options.has_comp_ctx_lengths,
             has_num_logits=options.num_speculative_tokens is not None,
             max_step_tokens=self._max_step_tokens(options, target),
-            traced_len=options.ctx_len if depends_on_length(self.model) else None,
+            traced_len=options.ctx_len if depends_on_length(self._loaded()) else None,
         )
 
     def _max_step_tokens(self, options: CausalLMCompileOptions, target: Target) -> int | None:
@@ -133,9 +133,9 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel[CausalLMPlan, CausalLMCompileOption
         from QEfficient.transformers.tasks import causal_lm
 
         if plan.lowering == "paged":
-            return {MODEL_GRAPH: causal_lm.paged_graph(self.model, plan.rope_len)}
+            return {MODEL_GRAPH: causal_lm.paged_graph(self._loaded(), plan.rope_len)}
         graph = causal_lm.retained_graph(
-            self.model,
+            self._loaded(),
             plan.rope_len,
             continuous_batching=plan.has_batch_index,
             with_context_lens=plan.has_context_lens,
@@ -206,14 +206,14 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel[CausalLMPlan, CausalLMCompileOption
 
     def compile(self, compile_dir: str | os.PathLike[str] | None = None, **options: Any) -> Path:
         path = super().compile(compile_dir, **options)
-        warn_of_ignored_entries(self.model)
+        warn_of_ignored_entries(self._loaded())
         return path
 
     compile.__doc__ = QEFFBaseModel.compile.__doc__
 
     def write_side_files(self, folder: Path) -> None:
         super().write_side_files(folder)
-        save_generation_config(self.model, folder)
+        save_generation_config(self._loaded(), folder)
 
     def generate(
         self,
@@ -294,7 +294,8 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel[CausalLMPlan, CausalLMCompileOption
         from QEfficient.verify import numeric_check
         from QEfficient.verify.parity import compare
 
-        model, compiled, target = self._loaded(), self._open(), self._target()
+        self._loaded()
+        model, compiled, target = self.model, self._open(), self._target()
         out = Path(node_precision_out) if node_precision_out is not None else None
         numeric_check.check_output(target, out)
         prompt_ids = compiled.encode(prompts)

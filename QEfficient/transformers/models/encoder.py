@@ -52,7 +52,7 @@ class QEFFAutoModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
         super().__init__(model, tokenizer=tokenizer)
         resolve_pooling(pooling)
         self.pooling = pooling
-        self._inputs = MeasuredInputs(lambda use: prepare_encoder(self.model, self.pooling, use))
+        self._inputs = MeasuredInputs(lambda model, use: prepare_encoder(model, self.pooling, use))
 
     @classmethod
     def hf_auto_class(cls) -> Any:
@@ -70,7 +70,7 @@ class QEFFAutoModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
     def _plan(self, options: EncoderCompileOptions, target: Target) -> SequencePlan:
         model = self._loaded()
         check_positions(model, options)
-        contract = self._inputs.contract(options.seq_lens[-1], self.tokenizer)
+        contract = self._inputs.contract(model, options.seq_lens[-1], self.tokenizer)
         return plan_sequences(model, contract, options, target).replaced(pooling=self._pooling_key())
 
     def _pooling_key(self) -> str | None:

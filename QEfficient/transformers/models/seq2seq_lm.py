@@ -86,7 +86,7 @@ class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptio
         from QEfficient.transformers.tasks.seq2seq_lm import measure_encoder
 
         if longest not in self._paddings:
-            self._paddings[longest] = measure_encoder(self.model, longest)
+            self._paddings[longest] = measure_encoder(self._loaded(), longest)
         return self._paddings[longest]
 
     def _plan(self, options: Seq2SeqLMCompileOptions, target: Target) -> Seq2SeqPlan:
@@ -105,14 +105,14 @@ class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptio
             padding=self._padding(options.encoder_ctx_len),
             # Where any shape runs, one graph serves any number of slots.
             has_batch_index=options.full_batch_size is not None or not target.has_static_shapes,
-            rope_len=options.ctx_len if rope_depends_on_length(self.model) else None,
+            rope_len=options.ctx_len if rope_depends_on_length(self._loaded()) else None,
             is_split=not target.has_static_shapes,
         )
 
     def _max_lens(self) -> dict[str, int]:
         from QEfficient.transformers.tasks.seq2seq_lm import max_lens
 
-        return max_lens(self.model)
+        return max_lens(self._loaded())
 
     def _resolve(self, plan: Seq2SeqPlan, options: Seq2SeqLMCompileOptions) -> Seq2SeqPlan:
         """One graph for inputs of any length, traced with a short one; where the model's code looks at the length, with
@@ -130,14 +130,14 @@ class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptio
     def _graphs(self, plan: Seq2SeqPlan) -> dict[str, TaskGraph]:
         from QEfficient.transformers.tasks import seq2seq_lm
 
-        is_blank, text_len = plan.padding.is_blank, plan.text_len
+        model, is_blank, text_len = self._loaded(), plan.padding.is_blank, plan.text_len
         if plan.is_split:
             return {
-                ENCODER: seq2seq_lm.encoder_graph(self.model, is_blank, text_len),
-                DECODER: seq2seq_lm.decoder_graph(self.model, plan.rope_len, plan.has_batch_index),
+                ENCODER: seq2seq_lm.encoder_graph(model, is_blank, text_len),
+                DECODER: seq2seq_lm.decoder_graph(model, plan.rope_len, plan.has_batch_index),
             }
         graph = seq2seq_lm.seq2seq_graph(
-            self.model,
+            model,
             plan.rope_len,
             continuous_batching=plan.has_batch_index,
             is_blank=is_blank,
@@ -161,7 +161,7 @@ class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptio
     def _decoder_specs(self) -> list[StateSpec]:
         from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_specs
 
-        return encoder_decoder_specs(self.model)[0]
+        return encoder_decoder_specs(self._loaded())[0]
 
     def state_specs(self) -> list[StateSpec]:
         from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_specs
@@ -178,14 +178,14 @@ class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptio
     def _session(self, plan: Seq2SeqPlan, options: Seq2SeqLMCompileOptions, target: Target) -> Seq2SeqRecord:
         from QEfficient.transformers.lowering.cache_spec import windows
 
-        encoder: Any = self.model.get_encoder()
-        reader = encoder if hasattr(encoder, "get_input_embeddings") else self.model
+        encoder: Any = self._loaded().get_encoder()
+        reader = encoder if hasattr(encoder, "get_input_embeddings") else self._loaded()
         limits = self._max_lens()
         decoder = DecoderRecord(
             num_slots=options.num_slots,
             ctx_len=options.ctx_len,
             chunk_len=1,
-            vocab_size=self.model.get_output_embeddings().weight.shape[0],
+            vocab_size=self._loaded().get_output_embeddings().weight.shape[0],
             state_rows=options.num_slots,
             row_axis="full_batch_size" if plan.has_batch_index else "batch_size",
             windows=windows(self._decoder_specs()),
@@ -203,7 +203,7 @@ class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptio
 
     def _decoder_start(self) -> int:
         """The token that every output begins with, as transformers finds it."""
-        generation = self.model.generation_config
+        generation = self._loaded().generation_config
         for token in (generation.decoder_start_token_id, generation.bos_token_id):
             if token is not None:
                 return int(token[0] if isinstance(token, list) else token)
@@ -214,14 +214,14 @@ class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptio
 
     def compile(self, compile_dir: str | os.PathLike[str] | None = None, **options: Any) -> Path:
         path = super().compile(compile_dir, **options)
-        warn_of_ignored_entries(self.model, _FORCED)
+        warn_of_ignored_entries(self._loaded(), _FORCED)
         return path
 
     compile.__doc__ = QEFFBaseModel.compile.__doc__
 
     def write_side_files(self, folder: Path) -> None:
         super().write_side_files(folder)
-        save_generation_config(self.model, folder)
+        save_generation_config(self._loaded(), folder)
 
     def generate(
         self,

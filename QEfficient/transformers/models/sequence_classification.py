@@ -45,7 +45,7 @@ class QEFFAutoModelForSequenceClassification(QEFFBaseModel[SequencePlan, Encoder
         from QEfficient.transformers.tasks.sequence_classification import prepare_classifier
 
         super().__init__(model, tokenizer=tokenizer)
-        self._inputs = MeasuredInputs(lambda use: prepare_classifier(self.model, use))
+        self._inputs = MeasuredInputs(prepare_classifier)
 
     @classmethod
     def hf_auto_class(cls) -> Any:
@@ -60,7 +60,9 @@ class QEFFAutoModelForSequenceClassification(QEFFBaseModel[SequencePlan, Encoder
     def _plan(self, options: EncoderCompileOptions, target: Target) -> SequencePlan:
         model = self._loaded()
         check_positions(model, options)
-        return plan_sequences(model, self._inputs.contract(options.seq_lens[-1], self.tokenizer), options, target)
+        return plan_sequences(
+            model, self._inputs.contract(model, options.seq_lens[-1], self.tokenizer), options, target
+        )
 
     def _resolve(self, plan: SequencePlan, options: EncoderCompileOptions) -> SequencePlan:
         return resolve_sequences(self, plan, options)

@@ -59,21 +59,23 @@ class MeasuredInputs:
         prepare: the model ready to be lowered, and its contract.
     """
 
-    prepare: Callable[[SequenceUse], tuple[SequenceModel, SequenceContract]]
-    _contracts: dict[SequenceUse, SequenceContract] = field(default_factory=dict)
+    prepare: Callable[[PreTrainedModel, SequenceUse], tuple[SequenceModel, SequenceContract]]
+    _contracts: dict[tuple[SequenceUse, tuple[int, ...]], SequenceContract] = field(default_factory=dict)
     _modules: dict[SequenceContract, SequenceModel] = field(default_factory=dict)
 
-    def contract(self, longest: int, tokenizer: Any | None) -> SequenceContract:
-        """How the model takes sequences of up to ``longest`` tokens of a tokenizer."""
+    def contract(self, model: PreTrainedModel, longest: int, tokenizer: Any | None) -> SequenceContract:
+        """How ``model`` takes sequences of up to ``longest`` tokens of a tokenizer; measured anew where its parameters
+        are others than before."""
         from QEfficient.transformers.tasks.padding_probe import SequenceUse
 
         names = getattr(tokenizer, "model_input_names", None)
         use = SequenceUse(longest, None if names is None else "token_type_ids" in names)
-        if use not in self._contracts:
-            module, contract = self.prepare(use)
-            self._contracts[use] = contract
+        key = (use, tuple(id(parameter) for parameter in model.parameters()))
+        if key not in self._contracts:
+            module, contract = self.prepare(model, use)
+            self._contracts[key] = contract
             self._modules[contract] = module
-        return self._contracts[use]
+        return self._contracts[key]
 
     def module(self, contract: SequenceContract) -> SequenceModel:
         """The model that a contract was measured on."""

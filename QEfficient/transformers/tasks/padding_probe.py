@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig
 
 from QEfficient.errors import UnsupportedModel
+from QEfficient.transformers.checkpoint.from_checkpoint import copy_with_values, is_unread
 from QEfficient.transformers.tasks.sequence_inputs import (
     TOKEN_TYPE_IDS,
     Padding,
@@ -42,16 +45,17 @@ def measure_contract(
     """Run a short and a long sequence alone and padded, with and without token types, and compare the results.
 
     Args:
-        modules: the module to lower, with real weights, and others whose results padding must not change either.
+        modules: the module to lower, and others whose results padding must not change either. Weights that are still
+            to be read are read for the time of the measurement.
         use: what to measure for.
         end_token_id: a token that every sequence must contain.
         reference: the model's own forward, where the first module replaces it.
 
     Raises:
-        UnsupportedModel: results are not finite, not deterministic, or not those of ``reference``.
+        UnsupportedModel: results are not finite, not deterministic, or not those of ``reference``; or the model has no
+            weights.
     """
-    if any(parameter.is_meta for parameter in modules[0].parameters()):
-        return SequenceContract(Padding(), end_token_id=end_token_id)  # nothing can be measured without weights
+    modules, reference = _with_values(modules, reference)
     probes = [_Probe(module, use.max_len, end_token_id) for module in modules]
     unpadded = [probe.run_unpadded() for probe in probes]
     for probe, results in zip(probes, unpadded, strict=True):
@@ -67,6 +71,21 @@ def measure_contract(
             return SequenceContract(padding, token_types, end_token_id)
         reasons.append(reason)
     return SequenceContract(Padding(None, reason=reasons[0]), token_types, end_token_id)
+
+
+def _with_values(
+    modules: Sequence[SequenceModel], reference: SequenceModel | None
+) -> tuple[list[SequenceModel], SequenceModel | None]:
+    together = nn.ModuleList([*modules, *([] if reference is None else [reference])])
+    if is_unread(together):
+        together = copy_with_values(together)
+    if any(parameter.is_meta for parameter in together.parameters()):
+        raise UnsupportedModel(
+            f"How {type(modules[0].model).__name__} takes padding is measured on its weights, and it has none. Load "
+            "the checkpoint with from_pretrained()."
+        )
+    measured: list[Any] = list(together)
+    return measured[: len(modules)], None if reference is None else measured[-1]
 
 
 _SHORT, _BUDGET = 6, 10**11

@@ -1,0 +1,259 @@
+"""Tensors that are known before they are read: where they lie in a file, or how they are made of others that do."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from QEfficient.errors import CorruptCheckpoint
+from QEfficient.transformers.checkpoint import source
+from QEfficient.transformers.checkpoint.files import identity
+from QEfficient.transformers.checkpoint.source import Dense, split
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class WeightFile:
+    """A safetensors file as it was when its header was read."""
+
+    path: Path
+    identity: dict[str, Any]
+
+    def check_unchanged(self) -> None:
+        """
+        Raises:
+            CorruptCheckpoint: it is another file now, or gone.
+        """
+        if not self.path.is_file() or identity(self.path) != self.identity:
+            raise CorruptCheckpoint(f"{self.path} has changed since the model was loaded. Load the checkpoint again.")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Stored:
+    """A tensor in a safetensors file."""
+
+    file: WeightFile
+    name: str
+    offset: int
+    """In bytes, of its first element."""
+    tensor: Dense
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Made:
+    """What an operator makes of tensors."""
+
+    operator: Any
+    args: tuple[Any, ...]
+    """With :class:`Stored` and :class:`Made` in the places of tensors that are not read."""
+    kwargs: dict[str, Any]
+    output: int
+    """Which of the operator's outputs."""
+    tensor: Dense
+
+
+Unread = Stored | Made
+
+
+class UnreadParameter(nn.Parameter):
+    """A parameter without bytes, on the meta device, that knows how it is read."""
+
+    unread: Unread
+
+    def __new__(cls, unread: Unread, requires_grad: bool = False) -> UnreadParameter:
+        data = torch.empty(unread.tensor.shape, dtype=unread.tensor.dtype, device="meta")
+        parameter: UnreadParameter = torch.Tensor._make_subclass(cls, data, requires_grad)
+        parameter.unread = unread
+        return parameter
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> UnreadParameter:
+        return memo.setdefault(id(self), UnreadParameter(self.unread, self.requires_grad))
+
+
+class Reader:
+    """Reads parts of files, and counts what it reads. A part is mapped for as long as somebody has it."""
+
+    def __init__(self) -> None:
+        self.bytes_read = 0
+
+    def elements(self, stored: Stored, start: int, stop: int) -> torch.Tensor:
+        """Elements ``start`` to ``stop`` of a tensor, flat.
+
+        Raises:
+            CorruptCheckpoint: the file is shorter than it was.
+        """
+        dtype = stored.tensor.dtype
+        first, num_bytes = stored.offset + start * dtype.itemsize, (stop - start) * dtype.itemsize
+        if not num_bytes:
+            return torch.empty(0, dtype=dtype)
+        gap = first % mmap.ALLOCATIONGRANULARITY
+        with stored.file.path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < first + num_bytes:
+                raise CorruptCheckpoint(f"{stored.file.path} ends inside '{stored.name}'; download it again.")
+            memory = mmap.mmap(file.fileno(), gap + num_bytes, access=mmap.ACCESS_COPY, offset=first - gap)
+        self.bytes_read += num_bytes
+        content = torch.frombuffer(memory, dtype=torch.uint8, offset=gap)
+        return (content if first % dtype.itemsize == 0 else content.clone()).view(dtype)
+
+    def whole(self, stored: Stored) -> torch.Tensor:
+        """All of a tensor."""
+        shape = torch.Size(stored.tensor.shape)
+        return self.elements(stored, 0, shape.numel()).reshape(shape)
+
+
+def mapped(stored: Stored) -> torch.Tensor:
+    """All of a tensor, its memory the file's, as transformers loads it.
+
+    Raises:
+        CorruptCheckpoint: the file has changed since the model was loaded.
+    """
+    stored.file.check_unchanged()
+    with safe_open(stored.file.path, framework="pt") as file:
+        tensor: torch.Tensor = file.get_slice(stored.name)[...]
+        return tensor
+
+
+def evaluate(unread: Unread, load: Callable[[Stored], torch.Tensor]) -> torch.Tensor:
+    """A tensor as a whole; ``load`` reads what is stored."""
+    if isinstance(unread, Stored):
+        return load(unread)
+    args, kwargs = tree_map(
+        lambda leaf: evaluate(leaf, load) if isinstance(leaf, Unread) else leaf, (unread.args, unread.kwargs)
+    )
+    made = unread.operator(*args, **kwargs)
+    tensor: torch.Tensor = made[unread.output] if isinstance(made, list | tuple) else made
+    return tensor
+
+
+def pieces(unread: Unread, reader: Reader) -> Iterator[torch.Tensor]:
+    """The elements of a tensor in order, as flat pieces of at most :data:`source.PIECE_BYTES`.
+
+    In memory there is about a piece; of a tensor that is made of others, a row along its first axis; all of it only
+    where an operator mixes rows.
+    """
+    shape, item_bytes = torch.Size(unread.tensor.shape), unread.tensor.dtype.itemsize
+    if not shape.numel():
+        yield torch.empty(0, dtype=unread.tensor.dtype)
+    elif elements := _elements_of(unread):
+        stored_bytes = max(item_bytes, _stored_in(unread).tensor.dtype.itemsize)
+        step = max(1, source.PIECE_BYTES // stored_bytes)
+        for start in range(0, shape.numel(), step):
+            yield from split(elements(reader, start, min(start + step, shape.numel())))
+    elif rows := _rows_of(unread):
+        step = max(1, source.PIECE_BYTES // max(1, shape[1:].numel() * item_bytes))
+        for start in range(0, shape[0], step):
+            yield from split(rows(reader, start, min(start + step, shape[0])))
+    else:
+        yield from split(evaluate(unread, reader.whole))
+
+
+Part = Callable[[Reader, int, int], torch.Tensor]
+"""``(reader, start, stop)`` to a part of a tensor."""
+
+_BY_ELEMENT = frozenset({aten._to_copy.default, aten.detach.default, aten.alias.default, aten.clone.default})
+_VIEWS = frozenset({aten.view.default, aten._unsafe_view.default})
+_SPLITS = frozenset({aten.split.Tensor, aten.split_with_sizes.default})
+
+
+def _stored_in(unread: Unread) -> Stored:
+    while isinstance(unread, Made):
+        unread = unread.args[0]
+    return unread
+
+
+def _elements_of(unread: Unread) -> Part | None:
+    """Reads elements of a tensor that is a stored one but for casts and copies."""
+    if isinstance(unread, Stored):
+        return lambda reader, start, stop: reader.elements(unread, start, stop)
+    inner = _elements_of(unread.args[0]) if unread.operator in _BY_ELEMENT else None
+    return None if inner is None else _after(inner, unread)
+
+
+def _after(inner: Part, made: Made) -> Part:
+    """``inner`` and the operator over what it reads."""
+    return lambda reader, start, stop: made.operator(inner(reader, start, stop), *made.args[1:], **made.kwargs)
+
+
+def _rows_of(unread: Unread) -> Part | None:
+    """Reads rows along the first axis, or None where a row is made of others."""
+    if not unread.tensor.shape:
+        return None
+    if isinstance(unread, Stored):
+        return _stored_rows(unread)
+    operator, args = unread.operator, unread.args
+    if operator in (aten.stack.default, aten.cat.default):
+        return _joined_rows(unread, operator, list(args[0]), *args[1:], **unread.kwargs)
+    if operator in _SPLITS:
+        return _split_rows(unread, *args, **unread.kwargs)
+    inner = _rows_of(args[0]) if isinstance(args[0], Unread) else None
+    if inner is None:
+        return None
+    if operator in _BY_ELEMENT or (operator == aten.transpose.int and 0 not in _axes(unread, *args[1:])):
+        return _after(inner, unread)
+    if operator in _VIEWS and unread.tensor.shape[0] == args[0].tensor.shape[0]:
+        return lambda reader, start, stop: inner(reader, start, stop).reshape(-1, *unread.tensor.shape[1:])
+    return None
+
+
+def _axes(unread: Unread, *axes: int) -> list[int]:
+    return [axis % len(unread.tensor.shape) for axis in axes]
+
+
+def _stored_rows(stored: Stored) -> Part:
+    row = torch.Size(stored.tensor.shape[1:])
+
+    def read(reader: Reader, start: int, stop: int) -> torch.Tensor:
+        return reader.elements(stored, start * row.numel(), stop * row.numel()).reshape(-1, *row)
+
+    return read
+
+
+def _joined_rows(made: Made, operator: Any, inputs: list[Unread], dim: int = 0) -> Part | None:
+    """Of stacked or concatenated tensors."""
+    (axis,) = _axes(made, dim)
+    if axis == 0 and operator == aten.stack.default:  # one input is one row
+        return lambda reader, start, stop: torch.stack([evaluate(i, reader.whole) for i in inputs[start:stop]])
+    parts = [_rows_of(each) for each in inputs]
+    rows = [part for part in parts if part is not None]
+    if len(rows) < len(parts):
+        return None
+    if axis == 0:
+        return _one_after_the_other(rows, [each.tensor.shape[0] for each in inputs])
+    return lambda reader, start, stop: operator([part(reader, start, stop) for part in rows], axis)
+
+
+def _one_after_the_other(parts: list[Part], lens: list[int]) -> Part:
+    """Of tensors that are concatenated along the first axis."""
+
+    def read(reader: Reader, start: int, stop: int) -> torch.Tensor:
+        rows, begin = [], 0
+        for part, length in zip(parts, lens, strict=True):
+            first, last = max(start - begin, 0), min(stop - begin, length)
+            if first < last:
+                rows.append(part(reader, first, last))
+            begin += length
+        return torch.cat(rows)
+
+    return read
+
+
+def _split_rows(made: Made, whole: Unread, sizes: int | list[int], dim: int = 0) -> Part | None:
+    """Of one part of a tensor that was split."""
+    rows, (axis,) = _rows_of(whole), _axes(made, dim)
+    if rows is None:
+        return None
+    first = made.output * sizes if isinstance(sizes, int) else sum(sizes[: made.output])
+    if axis == 0:
+        return lambda reader, start, stop: rows(reader, first + start, first + stop)
+    length = made.tensor.shape[axis]
+    return lambda reader, start, stop: rows(reader, start, stop).narrow(axis, first, length)
