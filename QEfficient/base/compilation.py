@@ -1,6 +1,6 @@
 """From a resolved plan to a package: the program that a target's compiler makes, and what lies beside it.
 
-A program is an artifact of its own, so that packages which differ only in what is settled at open share its bytes.
+A program is a separate artifact, so that packages which differ only in what is settled at open share its bytes.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Compilation:
             return {name: hash_file(Path(folder) / name)[0] for name in list_files(Path(folder))}
 
     def _side_files(self) -> Artifact:
-        """As an artifact of its own: a tokenizer may be larger than everything else of a package."""
+        """As a separate artifact: a tokenizer may be larger than everything else of a package."""
 
         def build(folder: Path) -> dict[str, Any]:
             self.model.write_side_files(folder)

@@ -152,7 +152,7 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
 
         Args:
             pretrained_model_name_or_path: a model on the Hub or a local folder.
-            trust_remote_code: allow the checkpoint's own Python files to run.
+            trust_remote_code: allow the checkpoint's Python files to run.
             kwargs: ``revision``, ``cache_dir``, ``token``, ``local_files_only``, ``dtype`` (or ``torch_dtype``); and
                 those of the class.
 
@@ -179,11 +179,12 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         return cls(model, tokenizer=tokenizer, **arguments)
 
     @classmethod
-    def from_package(cls, path: PathLike, **settings: Any) -> Self:
+    def from_package(cls, path: PathLike, device_ids: Sequence[int] | None = None, **settings: Any) -> Self:
         """Open what ``compile`` made, here or elsewhere, without the checkpoint it came from.
 
         Args:
             path: the package's folder.
+            device_ids: the cards to run it on; None: those that come first.
             settings: what to open it with instead of what it was compiled for, as of
                 :func:`QEfficient.generation.package.from_package`.
 
@@ -194,12 +195,13 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         """
         from QEfficient.generation.package import from_package
 
-        compiled = from_package(path, **settings)
+        compiled = from_package(path, device_ids, **settings)
         if compiled.task != cls.task:
             raise ArtifactError(f"{path} holds a '{compiled.task}' package, {cls.__name__} runs '{cls.task}'.")
         model = cls.__new__(cls)
         QEFFBaseModel.__init__(model, None)
-        model._compiled, model.qpc_path, model._settings = compiled, compiled.path, settings
+        model._compiled, model.qpc_path = compiled, compiled.path
+        model._settings = {"device_ids": device_ids, **settings}
         return model
 
     @property
@@ -266,7 +268,7 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         """Write the ONNX graph, or find it in the store.
 
         Args:
-            export_dir: a folder of your own instead of the store.
+            export_dir: a folder to write to instead of the store.
             options: those of ``compile`` that the graph depends on.
 
         Returns:
@@ -284,7 +286,7 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         """Make a package for a target, or find it in the store.
 
         Args:
-            compile_dir: a folder of your own instead of the store.
+            compile_dir: a folder to write to instead of the store.
             options: see the class's options.
 
         Returns:
@@ -446,7 +448,7 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         """Run the package."""
 
     def close(self) -> None:
-        """Give back what the open package holds: memory, and cores of a card. The next run opens it again."""
+        """Release what the open package holds: memory, and cores of a card. The next run opens it again."""
         if self._compiled is not None:
             self._compiled.close()
         self._compiled = None
@@ -469,8 +471,9 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
                     )
                 from QEfficient.generation.package import from_package
 
+                settings = self._settings if device_ids is None else {**self._settings, "device_ids": device_ids}
                 with stage("Opening", self.qpc_path.name[:12]):
-                    self._compiled = from_package(self.qpc_path, device_ids, **self._settings)
+                    self._compiled = from_package(self.qpc_path, **settings)
             return self._compiled
 
     def _target(self) -> Target:

@@ -15,7 +15,7 @@ from QEfficient.targets import TARGETS, Target
 
 if TYPE_CHECKING:
     from QEfficient.base.modeling_qeff import QEFFBaseModel
-    from QEfficient.transformers.checkpoint.files import OpenedCard
+    from QEfficient.transformers.checkpoint.config import OpenedConfig
     from QEfficient.transformers.lowering.cache_spec import StateSpec
 
 STATE_VALUE_BYTES = 2
@@ -51,14 +51,14 @@ def _quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def describe(opened: OpenedCard, load_options: Mapping[str, Any], lens: Mapping[str, int]) -> dict[str, Any]:
+def describe(opened: OpenedConfig, load_options: Mapping[str, Any], lens: Mapping[str, int]) -> dict[str, Any]:
     """Describe a model, except for what depends on this machine and on weight files."""
     with _without_collecting(), _quiet_transformers():
         model = _outline(opened, load_options)
         return _described(model, lens)
 
 
-def _outline(opened: OpenedCard, load_options: Mapping[str, Any]) -> QEFFBaseModel:
+def _outline(opened: OpenedConfig, load_options: Mapping[str, Any]) -> QEFFBaseModel:
     from transformers import AutoConfig
 
     from QEfficient.tasks import auto_class_for_config

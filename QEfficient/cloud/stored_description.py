@@ -32,9 +32,10 @@ def describe_model(source: ModelSource, lens: Mapping[str, int]) -> dict[str, An
         UnsafeCheckpoint: it needs code of its repository, which is not allowed.
         UnsupportedModel: transformers or this library does not support it.
     """
-    from QEfficient.transformers.checkpoint.files import open_card, quantization, weights_size
+    from QEfficient.transformers.checkpoint.config import open_config
+    from QEfficient.transformers.checkpoint.files import quantization, weights_size
 
-    opened = open_card(source.name, **source.load_options)
+    opened = open_config(source.name, **source.load_options)
     ingredients = _ingredients(opened.folder, opened.config, source, lens)
     description = read_note(_KIND, ingredients) if opened.is_self_contained else None
     if description is None or "targets" not in description:

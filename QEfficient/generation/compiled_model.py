@@ -37,7 +37,7 @@ class CompiledModel(Generic[RecordT]):
     task: ClassVar[str]
     record_class: ClassVar[type[Any]]
     """The dataclass of ``body.session``."""
-    options_class: ClassVar[type[CompileOptions]]
+    options_class: ClassVar[type[CompileOptions]] = CompileOptions
     """What knows the names and ranges of settings."""
     takes_chat: ClassVar[bool] = False
     """Whether it takes conversations, a length and sampling."""
@@ -74,12 +74,12 @@ class CompiledModel(Generic[RecordT]):
 
     def _settled(self, record: RecordT, settings: dict[str, Any]) -> tuple[RecordT, OpenOptions]:
         """The record and the options to open with."""
+        self.options_class.parse(settings)
         if settings and self.target.has_static_shapes:
             raise OptionError(
                 f"{sorted(settings)[0]} was settled when {self.path} was compiled for '{self.target.name}': compile "
                 "another package."
             )
-        self.options_class.parse(settings)
         options = replace(self.body.open, **{name: settings.pop(name) for name in _AT_OPEN if name in settings})
         return self.resized(record, **settings), options
 

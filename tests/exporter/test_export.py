@@ -34,7 +34,9 @@ class Exported:
 
     def __init__(self, model: Any, folder: Path, **options: Any):
         self.hf = model
-        self.path = QEFFAutoModelForCausalLM(model).export(folder, lowering="retained", ctx_len=CTX_LEN, **options)
+        self.path = QEFFAutoModelForCausalLM(model).export(
+            folder, target="cloud-ai-100-sim", ctx_len=CTX_LEN, **options
+        )
         self.onnx = onnx.load(self.path, load_external_data=False)
         self.has_rows = "full_batch_size" in options
         self.slots = WINDOW if model.config.model_type == "mistral" else CTX_LEN
@@ -151,7 +153,7 @@ def test_graph_is_valid_and_brings_every_function_it_calls(exported: Exported) -
     onnx.checker.check_model(exported.path, full_check=True)
     called = {(node.domain, node.op_type) for node in exported.onnx.graph.node if node.domain}
     assert called == {(function.domain, function.name) for function in exported.onnx.functions}
-    assert {domain for domain, _ in called} == {"com.qualcomm.cloud"}
+    assert {domain for domain, _ in called} == {"com.qualcomm.cloud", "com.qti.aisw.onnx"}
 
 
 def test_layers_end_where_the_manifest_says(exported: Exported) -> None:

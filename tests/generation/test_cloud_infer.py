@@ -589,6 +589,7 @@ def test_a_run_that_takes_too_long(opened: Open, plain: Path, monkeypatch: pytes
     assert session.run(prompt_of_4(TOKENS[:4]))["logits"].shape == (1, 1, VOCAB)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupted_run_is_over_when_the_next_one_comes(
     session: QAICInferenceSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

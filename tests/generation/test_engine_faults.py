@@ -191,6 +191,7 @@ def test_a_failed_step_is_an_outcome_for_who_steps() -> None:
     check_it_works(engine)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_in_a_step_is_raised_where_it_came() -> None:
     session = Failing(**ROOM)
     engine = Engine(session)

@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event, Thread, get_ident
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_models
+from architectures.tiny import tiny_model
 from fake_session import CTX_LEN, VOCAB, FakeSession, alone, answers, request
 
-from QEfficient import QEFFAutoModelForCausalLM
+from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM, QEFFAutoModelForSeq2SeqLM
 from QEfficient.errors import DeviceError
 from QEfficient.generation.engine import Engine
 from QEfficient.generation.request import NewToken, Request
@@ -184,5 +186,34 @@ def test_answers_of_a_package_in_threads(lowering: str, busy_switching: None) ->
                 info = model.generate([prompts[index]], generation_len=4)
                 num_wrong += info.generated_ids[0].tolist() != expected[index]
             return num_wrong
+
+        assert in_threads(6, count_wrong) == [0] * 6
+
+
+def test_results_of_an_encoder_in_threads(busy_switching: None) -> None:
+    with QEFFAutoModel(tiny_model("text_encoder", "roberta")) as model:
+        model.compile(seq_len=(8, 16), batch_size=2, precision="fp32")
+        texts = [[[5 + seed, *range(10, 10 + length)] for length in (seed % 7, seed % 11)] for seed in range(20)]
+        expected = [model.generate(pair)["output"] for pair in texts]
+
+        def count_wrong(seed: int) -> int:
+            r = random.Random(seed)
+            indices = [r.randrange(20) for _ in range(100)]
+            return sum(not np.array_equal(model.generate(texts[i])["output"], expected[i]) for i in indices)
+
+        assert in_threads(6, count_wrong) == [0] * 6
+
+
+def test_answers_of_a_sequence_to_sequence_model_in_threads(busy_switching: None) -> None:
+    with QEFFAutoModelForSeq2SeqLM(tiny_model("seq2seq", "bart")) as model:
+        model.compile(ctx_len=16, encoder_ctx_len=16, full_batch_size=3, precision="fp32")
+        prompts = [[5 + seed, *range(10, 10 + seed % 7)] for seed in range(20)]
+        expected = [model.generate([prompt], generation_len=4).generated_ids[0].tolist() for prompt in prompts]
+
+        def count_wrong(seed: int) -> int:
+            r = random.Random(seed)
+            indices = [r.randrange(20) for _ in range(25)]
+            answers = [model.generate([prompts[i]], generation_len=4).generated_ids[0].tolist() for i in indices]
+            return sum(answer != expected[i] for answer, i in zip(answers, indices, strict=True))
 
         assert in_threads(6, count_wrong) == [0] * 6

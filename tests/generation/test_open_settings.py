@@ -105,6 +105,8 @@ def test_an_encoder_opens_for_other_lengths() -> None:
     package = QEFFAutoModel(tiny_model("text_encoder", "roberta")).compile(seq_len=16, precision="fp32")
     with pytest.raises(CapacityError, match="20 tokens"):
         from_package(package).generate([[7] * 20])
+    with pytest.raises(CapacityError, match="seq_len="):
+        from_package(package, seq_len=10**6)
     with from_package(package, seq_len=(8, 24), batch_size=4) as opened:
         assert opened.generate([[7] * 20, [6] * 3])["output"].shape[:2] == (2, 20)
 

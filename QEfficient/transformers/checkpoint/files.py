@@ -1,4 +1,4 @@
-"""Reads a card without its weights: config, code, and of safetensors files what their headers say."""
+"""Reads a checkpoint's files without its weights: config, code, and the headers of safetensors files."""
 
 from __future__ import annotations
 
@@ -19,40 +19,6 @@ _MOST_HEADER_BYTES = 100_000_000
 """safetensors' own limit."""
 
 
-@dataclass(frozen=True)
-class OpenedCard:
-    """A folder with a config that may be read."""
-
-    folder: Path
-    config: dict[str, Any]
-
-    @property
-    def is_self_contained(self) -> bool:
-        """Whether all of its code is in the folder."""
-        return not any("--" in str(reference) for reference in self.config.get("auto_map", {}).values())
-
-
-def open_card(card: str, **options: Any) -> OpenedCard:
-    """The folder of ``card`` and its config; from the Hub come config and Python files alone.
-
-    Args:
-        card: a folder or a Hub card.
-        options: as of :func:`QEfficient.transformers.checkpoint.load.resolve`, and ``trust_remote_code``.
-
-    Raises:
-        CheckpointNotFound: no such card or folder, or it has no config.
-        UnsafeCheckpoint: it brings code that nobody allowed.
-    """
-    folder = Path(card).expanduser()
-    if not folder.is_dir() or not (folder / "config.json").is_file():
-        from QEfficient.transformers.checkpoint import load as checkpoint  # imports the Hub's client
-
-        folder = checkpoint.resolve(card, config_only=True, **options)
-    config = read_config(folder)
-    check_code(folder, config, bool(options.get("trust_remote_code")))
-    return OpenedCard(folder, config)
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """
     Raises:
@@ -70,12 +36,12 @@ def read_config(folder: Path) -> dict[str, Any]:
 def check_code(folder: Path, config: Mapping[str, Any], trust_remote_code: bool) -> None:
     """
     Raises:
-        UnsafeCheckpoint: loading would run Python files that nobody allowed.
+        UnsafeCheckpoint: loading would run Python files without permission.
     """
     if config.get("auto_map") and not trust_remote_code:
         files = sorted({str(value).split(".")[0] + ".py" for value in config["auto_map"].values()})
         raise UnsafeCheckpoint(
-            f"{folder} brings its own code ({', '.join(files)}), which loading would run. Read it, then pass "
+            f"{folder} brings code ({', '.join(files)}), which loading would run. Read it, then pass "
             "trust_remote_code=True if you trust it."
         )
 

@@ -90,7 +90,9 @@ class FromCheckpoint(FromModule):
         """
         recipes = _Recipes()
         made = {
-            name: recipes.of(held.unread) for name, held in self._tensors.items() if isinstance(held, UnreadParameter)
+            name: recipes.of(tensor.unread)
+            for name, tensor in self._tensors.items()
+            if isinstance(tensor, UnreadParameter)
         }
         ingredients = {"version": _DIGEST_VERSION, "files": recipes.check_files(), "made": made}
         known = read_note(_NOTES, ingredients)

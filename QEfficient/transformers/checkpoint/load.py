@@ -1,4 +1,4 @@
-"""Opens a checkpoint: a Hub card or a local folder, checked before any of it is used."""
+"""Opens a checkpoint, from the Hub or a local folder, and checks it before any of it is used."""
 
 from __future__ import annotations
 
@@ -25,51 +25,53 @@ LOAD_OPTIONS = frozenset({*_HUB_OPTIONS, "dtype", "torch_dtype"})
 """What ``from_pretrained`` takes beside the options of its class."""
 
 
-def resolve(card: str, *, config_only: bool = False, **options: Any) -> Path:
-    """The local folder of ``card``: itself if it is one, else its snapshot from the Hub.
+def resolve(model_name: str, *, config_only: bool = False, **options: Any) -> Path:
+    """The local folder of a model: itself if it is one, else its snapshot from the Hub.
 
     Args:
-        card: a folder, or a Hub repository such as ``Qwen/Qwen2.5-0.5B-Instruct``.
+        model_name: a folder, or a model id on the Hub such as ``Qwen/Qwen2.5-0.5B-Instruct``.
         config_only: download no weights and no tokenizer.
         options: ``revision``, ``cache_dir``, ``token``, ``local_files_only``, as in huggingface_hub.
 
     Raises:
-        CheckpointNotFound: there is no such folder or card, or it has no ``config.json``.
+        CheckpointNotFound: there is no such folder or model, or it has no ``config.json``.
     """
-    folder = Path(card).expanduser()
+    folder = Path(model_name).expanduser()
     if not folder.is_dir():
         wanted = _DESCRIPTION if config_only else _DOWNLOAD
-        given = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
-        folder = _download(card, wanted, given)
+        hub_options = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
+        folder = _download(model_name, wanted, hub_options)
     if not (folder / "config.json").is_file():
         raise CheckpointNotFound(
-            f"'{card}' has no config.json, so it is not a transformers checkpoint. "
-            "Give the folder that save_pretrained() made, or a Hub card."
+            f"'{model_name}' has no config.json, so it is not a transformers checkpoint. "
+            "Give the folder that save_pretrained() made, or a model id on the Hub."
         )
     return folder
 
 
-def _download(card: str, wanted: list[str], options: dict[str, Any]) -> Path:
+def _download(model_name: str, wanted: list[str], options: dict[str, Any]) -> Path:
     try:
-        return Path(snapshot_download(card, allow_patterns=wanted, **options))
+        return Path(snapshot_download(model_name, allow_patterns=wanted, **options))
     except HFValidationError as error:
-        raise CheckpointNotFound(f"There is no folder '{card}', and it is not a valid Hub card either.") from error
+        raise CheckpointNotFound(
+            f"There is no folder '{model_name}', and it is not a valid model id on the Hub either."
+        ) from error
     except LocalEntryNotFoundError as error:
         raise CheckpointNotFound(
-            f"There is no folder '{card}', and the Hub card of that name is not in the local cache and cannot be "
+            f"There is no folder '{model_name}', and the model of that id is not in the local Hub cache and cannot be "
             "downloaded now (offline?)."
         ) from error
     except HfHubHTTPError as error:
         raise CheckpointNotFound(
-            f"There is no folder '{card}', and the Hub does not give a card of that name (revision "
-            f"{options.get('revision') or 'main'}): {error}. A gated card needs token=... or `hf auth login`."
+            f"There is no folder '{model_name}', and the Hub serves no model of that id (revision "
+            f"{options.get('revision') or 'main'}): {error}. A gated model needs token=... or `hf auth login`."
         ) from error
 
 
 def check_safe(folder: Path, trust_remote_code: bool) -> None:
     """
     Raises:
-        UnsafeCheckpoint: loading would run code: pickled weights, or Python files that nobody allowed.
+        UnsafeCheckpoint: loading would run code: pickled weights, or Python files that were not allowed.
         UnsupportedModel: the weights are quantised.
     """
     config = read_config(folder)
@@ -170,8 +172,8 @@ def _quiet_transformers() -> Iterator[None]:
 def _check_loaded(folder: Path, info: dict[str, Any]) -> None:
     problems = [f"'{key}' is missing" for key in sorted(info.get("missing_keys", ()))]
     problems += [
-        f"'{key}' has shape {tuple(found)}, expected {tuple(expected)}"
-        for key, found, expected in sorted(info.get("mismatched_keys", ()))
+        f"'{key}' has shape {tuple(actual)}, expected {tuple(expected)}"
+        for key, actual, expected in sorted(info.get("mismatched_keys", ()))
     ]
     problems += [str(message) for message in info.get("error_msgs", ())]
     if problems:

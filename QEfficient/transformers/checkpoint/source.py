@@ -17,8 +17,9 @@ from torch import nn
 
 from QEfficient.errors import CorruptCheckpoint, ExportError
 
-PIECE_BYTES = 16 << 20
-"""The most that is read at once, so that memory does not grow with the size of a tensor."""
+PIECE_BYTES = 8 << 20
+"""Maximum read at once, so that memory does not grow with a tensor's size. The C library reuses blocks of up to about
+24 MiB; larger ones are new pages each time, which cost more than the reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Dense:
 class Packed:
     """A tensor as small integers: element = (integer - zero point) * scale, with a scale for each group.
 
-    Its parts are dense tensors, which the source reads under names of their own.
+    Its parts are dense tensors, which the source reads under separate names.
     """
 
     shape: tuple[int, ...]
@@ -156,7 +157,7 @@ class FromModule:
         self._bytes_read = 0
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
         state = model.state_dict(keep_vars=True)
-        buffers = {name: held for name, held in state.items() if isinstance(held, torch.Tensor)}
+        buffers = {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
         self._tensors: dict[str, torch.Tensor] = {**buffers, **self._parameters}
         self.tensors = {name: Dense(tuple(tensor.shape), tensor.dtype) for name, tensor in self._tensors.items()}
         self._names = {id(tensor): name for name, tensor in reversed(self._tensors.items())}

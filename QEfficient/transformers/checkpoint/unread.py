@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from torch import nn
@@ -81,7 +80,7 @@ class UnreadParameter(nn.Parameter):
 
 
 class Reader:
-    """Reads parts of files, and counts what it reads. A part is mapped for as long as somebody has it."""
+    """Reads parts of files, and counts what it reads."""
 
     def __init__(self) -> None:
         self.bytes_read = 0
@@ -92,18 +91,18 @@ class Reader:
         Raises:
             CorruptCheckpoint: the file is shorter than it was.
         """
-        dtype = stored.tensor.dtype
-        first, num_bytes = stored.offset + start * dtype.itemsize, (stop - start) * dtype.itemsize
-        if not num_bytes:
-            return torch.empty(0, dtype=dtype)
-        gap = first % mmap.ALLOCATIONGRANULARITY
-        with stored.file.path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < first + num_bytes:
-                raise CorruptCheckpoint(f"{stored.file.path} ends inside '{stored.name}'; download it again.")
-            memory = mmap.mmap(file.fileno(), gap + num_bytes, access=mmap.ACCESS_COPY, offset=first - gap)
-        self.bytes_read += num_bytes
-        content = torch.frombuffer(memory, dtype=torch.uint8, offset=gap)
-        return (content if first % dtype.itemsize == 0 else content.clone()).view(dtype)
+        item_bytes = stored.tensor.dtype.itemsize
+        content: Any = np.empty((stop - start) * item_bytes, np.uint8)
+        view = memoryview(content)
+        with stored.file.path.open("rb", buffering=0) as file:
+            file.seek(stored.offset + start * item_bytes)
+            while view:
+                num_read = file.readinto(view)
+                if not num_read:
+                    raise CorruptCheckpoint(f"{stored.file.path} ends inside '{stored.name}'; download it again.")
+                view = view[num_read:]
+        self.bytes_read += content.nbytes
+        return torch.from_numpy(content).view(stored.tensor.dtype)
 
     def whole(self, stored: Stored) -> torch.Tensor:
         """All of a tensor."""

@@ -96,7 +96,7 @@ class QEFFAutoModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
         return specializations("Embedding", options)
 
     def _session(self, plan: SequencePlan, options: EncoderCompileOptions, target: Target) -> EncoderRecord:
-        return encoder_record(plan, options)
+        return encoder_record(plan, options, self.config)
 
     def choose_lowering(self, target: Target) -> LoweringChoice:
         from QEfficient.transformers.lowering.select import LoweringChoice

@@ -43,7 +43,7 @@ class Seq2SeqPlan(Plan):
     rope_len: int | None = None
     """The output length that rotary scalings settle for, where they depend on it."""
     is_split: bool = False
-    """Whether encoder and decoder are graphs of their own."""
+    """Whether encoder and decoder are separate graphs."""
     text_len: int | None = None
     """Tokens of the encoder input to trace with, where the model's code looks at its length; then the maximum."""
 

@@ -80,7 +80,7 @@ class QEFFAutoModelForSequenceClassification(QEFFBaseModel[SequencePlan, Encoder
     def _session(self, plan: SequencePlan, options: EncoderCompileOptions, target: Target) -> ClassifierRecord:
         labels = sorted(self.config.id2label.items(), key=lambda item: int(item[0]))
         return ClassifierRecord(
-            encoder=encoder_record(plan, options),
+            encoder=encoder_record(plan, options, self.config),
             labels=tuple(str(label) for _, label in labels),
             problem_type=self.config.problem_type,
         )

@@ -14,7 +14,7 @@ from QEfficient.options import EncoderCompileOptions
 from QEfficient.targets import Target
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from QEfficient.transformers.tasks.padding_probe import SequenceUse
     from QEfficient.transformers.tasks.sequence_inputs import SequenceContract, SequenceModel
@@ -145,8 +145,10 @@ def specializations(name: str, options: EncoderCompileOptions) -> dict[str, tupl
     return {MODEL_GRAPH: tuple(Specialization(name=name, symbols=symbols) for symbols in shapes)}
 
 
-def encoder_record(plan: SequencePlan, options: EncoderCompileOptions) -> EncoderRecord:
+def encoder_record(plan: SequencePlan, options: EncoderCompileOptions, config: PretrainedConfig) -> EncoderRecord:
     """What the package says of its inputs."""
+    from QEfficient.transformers.lowering.apply import max_positions
+
     contract = plan.contract
     return EncoderRecord(
         inputs=InputContract(
@@ -159,5 +161,5 @@ def encoder_record(plan: SequencePlan, options: EncoderCompileOptions) -> Encode
             end_token_id=contract.end_token_id,
         ),
         min_len=plan.seq_len or 1,
-        max_len=plan.seq_len or plan.max_len,
+        max_len=plan.seq_len or plan.max_len or max_positions(config),
     )

@@ -49,7 +49,7 @@ def measure_contract(
             to be read are read for the time of the measurement.
         use: what to measure for.
         end_token_id: a token that every sequence must contain.
-        reference: the model's own forward, where the first module replaces it.
+        reference: the model's forward, where the first module replaces it.
 
     Raises:
         UnsupportedModel: results are not finite, not deterministic, or not those of ``reference``; or the model has no
@@ -111,7 +111,7 @@ class _Probe:
         self.name = type(module.model).__name__
 
     def run_unpadded(self) -> list[torch.Tensor]:
-        """The result of each sequence at its own length."""
+        """The result of each sequence at its length."""
         return [self._run(num_tokens, num_tokens, Padding()) for num_tokens in self._lens]
 
     def check_deterministic(self, unpadded: list[torch.Tensor]) -> None:

@@ -318,7 +318,7 @@ def test_half_precision_logits(made: Make, opened: Open) -> None:
 @pytest.mark.parametrize(
     ("chunk", "message"),
     [
-        (Chunk(4, [1], 0), r"no slot 4: the program keeps 4, 0 to 3\. Compile with a greater kv_cache_batch_size"),
+        (Chunk(4, [1], 0), r"no slot 4: the program keeps 4, 0 to 3\. Compile with a larger kv_cache_batch_size"),
         (Chunk(-1, [1], 0), "no slot -1"),
         (Chunk(0, [1], CTX), "tokens 16 to 16 do not fit ctx_len=16"),
         (Chunk(0, [1] * 4, CTX - 3), "tokens 13 to 16 do not fit"),

@@ -21,9 +21,9 @@ COMPILE = {"ctx_len": 160, "precision": "fp32", "full_batch_size": 2}
 
 NOT_PAGED = {
     "gemma2": "soft-capping",
-    "falcon": "its own code",
-    "mpt": "its own code",
-    "bloom": "its own code",
+    "falcon": "without AttentionInterface",
+    "mpt": "without AttentionInterface",
+    "bloom": "without AttentionInterface",
 }
 """What the paged lowering cannot express, with a word of the reason."""
 
