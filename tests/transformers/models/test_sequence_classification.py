@@ -12,7 +12,7 @@ from architectures.reference import outputs, prompts
 from architectures.tiny import tiny_model
 
 from QEfficient import QEFFAutoModelForSequenceClassification, QEFFCommonLoader, from_package
-from QEfficient.errors import CapacityError, OptionError, SizeDependence
+from QEfficient.errors import CapacityError, OptionError, SizeDependence, UnsupportedModel
 
 NAMES = ["bert", "llama", "gpt2", "bart", "mobilebert", "longformer", "qwen3_next"]
 """One for each place where an answer is read: the first token, the last one with a padding token and without, the last
@@ -93,7 +93,7 @@ def test_what_the_key_of_a_graph_has() -> None:
 
     def graph(name: str, seq_len: int) -> Any:
         model = QEFFAutoModelForSequenceClassification(tiny_model("sequence_classification", name))
-        return model.package_ingredients(target="cpu", seq_len=seq_len)["graph"]["plan"]
+        return model.package_ingredients(target="cpu", seq_len=seq_len)["program"]["onnx"]["plan"]
 
     assert graph("fnet", 8) == graph("fnet", 20)
     assert graph("qwen3_next", 8) != graph("qwen3_next", 20), "recurrences are unrolled for it"
@@ -159,7 +159,6 @@ def test_the_loader_takes_the_class_that_the_config_names(bert: Any, tmp_path: A
 def test_without_weights_nothing_is_measured() -> None:
     from QEfficient.transformers.tasks.padding_probe import SequenceUse
     from QEfficient.transformers.tasks.sequence_classification import prepare_classifier
-    from QEfficient.transformers.tasks.sequence_inputs import Padding
 
-    contract = prepare_classifier(tiny_model("sequence_classification", "fnet").to("meta"), SequenceUse(32))[1]
-    assert contract.padding == Padding("right")
+    with pytest.raises(UnsupportedModel, match=r"FNetForSequenceClassification takes padding .*from_pretrained\(\)"):
+        prepare_classifier(tiny_model("sequence_classification", "fnet").to("meta"), SequenceUse(32))
