@@ -71,7 +71,7 @@ def test_an_unknown_state_kind_is_refused_before_the_export(tmp_path: Path, monk
     kinds = ["conv", "full_attention", "toy_mystery", "sliding_attention"]
     card = checkpoint(tmp_path / "mystery", layer_types=kinds)
     model = QEFFAutoModelForCausalLM.from_pretrained(card, trust_remote_code=True)
-    monkeypatch.setattr(model, "_export", lambda *given: pytest.fail("the export began"))
+    monkeypatch.setattr(model, "export_plan", lambda plan: pytest.fail("the export began"))
     with pytest.raises(UnsupportedModel) as caught:
         model.compile(target="cpu", ctx_len=96)
     message = str(caught.value)
