@@ -194,7 +194,8 @@ class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptio
         return Seq2SeqRecord(
             decoder=decoder,
             encoder_ctx_len=options.encoder_ctx_len,
-            max_encoder_ctx_len=plan.text_len or limits.get("encoder_ctx_len"),
+            # Traced for a length, the graph is checked for nothing longer than it was compiled for.
+            max_encoder_ctx_len=limits.get("encoder_ctx_len") if plan.text_len is None else options.encoder_ctx_len,
             encoder_vocab_size=reader.get_input_embeddings().weight.shape[0],
             decoder_start_token_id=self._decoder_start(),
             hidden_size=getattr(encoder, "config", self.config).get_text_config().hidden_size,
