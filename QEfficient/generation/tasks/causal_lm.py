@@ -55,6 +55,16 @@ class DecoderRecord:
         rings = {axis: min(window, self.ctx_len) for axis, window in self.windows.items()}
         return {"ctx_len": self.ctx_len, **rings, self.row_axis: self.state_rows}
 
+    def session_info(self, *, is_ragged: bool) -> SessionInfo:
+        """What the engine needs to know of a session with these sizes."""
+        return SessionInfo(
+            num_slots=self.num_slots,
+            ctx_len=self.ctx_len,
+            chunk_len=self.chunk_len,
+            is_ragged=is_ragged,
+            vocab_size=self.vocab_size,
+        )
+
     def resized(self, ctx_len: int | None, full_batch_size: int | None) -> DecoderRecord:
         """This record for another context or number of slots.
 
@@ -210,15 +220,9 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
 
     def _open_session(self, extra_outputs: Sequence[str] = ()) -> Any:
         record = self.record
-        info = SessionInfo(
-            num_slots=record.num_slots,
-            ctx_len=record.ctx_len,
-            chunk_len=record.chunk_len,
-            is_ragged=self.body.lowering == "paged",
-            vocab_size=record.vocab_size,
-        )
+        info = record.session_info(is_ragged=self.body.lowering == "paged")
         self._check_vocab()
-        if self.body.lowering == "paged":
+        if info.is_ragged:
             from QEfficient.generation.sessions.paged import PagedSession  # imports OpenVINO
 
             return PagedSession(self.path, self.body.graph, self.opening(extra_outputs=extra_outputs), info)

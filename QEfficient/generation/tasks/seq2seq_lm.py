@@ -12,7 +12,6 @@ from QEfficient.contract import MODEL_GRAPH
 from QEfficient.errors import CapacityError
 from QEfficient.generation.request import Request
 from QEfficient.generation.sessions.seq2seq import TEXT, Seq2SeqSession
-from QEfficient.generation.sessions.session import SessionInfo
 from QEfficient.generation.tasks.causal_lm import CompiledDecoder, DecoderRecord
 from QEfficient.options import Seq2SeqLMCompileOptions
 
@@ -69,13 +68,7 @@ class CompiledSeq2SeqLM(CompiledDecoder[Seq2SeqRecord]):
 
     def _open_session(self) -> Seq2SeqSession:
         record, decoder = self.record, self.record.decoder
-        info = SessionInfo(
-            num_slots=decoder.num_slots,
-            ctx_len=decoder.ctx_len,
-            chunk_len=decoder.chunk_len,
-            is_ragged=False,
-            vocab_size=decoder.vocab_size,
-        )
+        info = decoder.session_info(is_ragged=False)
         is_split = ENCODER in self.body.graphs
         programs = [self.open_program(DECODER if is_split else MODEL_GRAPH, record.sizes)]
         try:
