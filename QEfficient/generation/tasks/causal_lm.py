@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic
 
@@ -226,12 +226,11 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
             from QEfficient.generation.sessions.paged import PagedSession  # imports OpenVINO
 
             return PagedSession(self.path, self.body.graph, self.opening(extra_outputs=extra_outputs), info)
-        program = self.open_program(sizes=record.sizes, extra_outputs=extra_outputs)
-        try:
-            return RetainedSession(program, info, record.state_rows)
-        except BaseException:
-            program.close()
-            raise
+        with ExitStack() as opened:
+            program = opened.enter_context(closing(self.open_program(sizes=record.sizes, extra_outputs=extra_outputs)))
+            session = RetainedSession(program, info, record.state_rows)
+            opened.pop_all()  # the session closes it
+        return session
 
     def _check_vocab(self) -> None:
         size = self.body.graph.outputs["logits"].shape[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
@@ -63,12 +64,10 @@ class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
         super().__init__(artifact, body, device_ids, settings)
         self._inputs = self._input_contract()
         length = self.body.graph.inputs["input_ids"].shape[1]
-        program = self.open_program()
-        try:
+        with ExitStack() as opened:
+            program = opened.enter_context(closing(self.open_program()))
             self.session = EncoderSession(program, self._inputs, self.output, length if length > 0 else None)
-        except BaseException:
-            program.close()
-            raise
+            opened.pop_all()  # the session closes it
 
     def _input_contract(self) -> InputContract:
         raise NotImplementedError

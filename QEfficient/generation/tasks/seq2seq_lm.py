@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,23 +71,20 @@ class CompiledSeq2SeqLM(CompiledDecoder[Seq2SeqRecord]):
         record, decoder = self.record, self.record.decoder
         info = decoder.session_info(is_ragged=False)
         is_split = ENCODER in self.body.graphs
-        programs = [self.open_program(DECODER if is_split else MODEL_GRAPH, record.sizes)]
-        try:
-            if is_split:
-                programs.append(self.open_program(ENCODER))
+        with ExitStack() as opened:
+            program = self.open_program(DECODER if is_split else MODEL_GRAPH, record.sizes)
+            opened.enter_context(closing(program))
+            encoder = opened.enter_context(closing(self.open_program(ENCODER))) if is_split else None
             self.session = Seq2SeqSession(
-                programs[0],
+                program,
                 info,
                 encoder_ctx_len=record.encoder_ctx_len,
                 encoder_vocab_size=record.encoder_vocab_size,
                 why_not_padded=record.why_not_padded,
-                encoder=programs[1] if is_split else None,
+                encoder=encoder,
                 hidden_size=record.hidden_size,
             )
-        except BaseException:
-            for program in programs:
-                program.close()
-            raise
+            opened.pop_all()  # the session closes them
         return self.session
 
     def _request(self, index: int, prompt_ids: list[int], generation_len: Any, sampling: Mapping[str, Any]) -> Request:
