@@ -602,9 +602,10 @@ def test_an_interrupted_run_is_over_when_the_next_one_comes(
     monkeypatch.setattr(Executable, "run", slowly)
     for delay in (0.05, 0.1, 0.2):
         timer = threading.Timer(delay, signal.pthread_kill, [threading.get_ident(), signal.SIGINT])
-        timer.start()
         with pytest.raises(KeyboardInterrupt):
+            timer.start()
             session.run(prompt_of_4(TOKENS[:4]))
+            timer.join()
         timer.join()
         logits = session.run(prompt_of_4(TOKENS[:4]))["logits"][0, 0]
         np.testing.assert_allclose(logits, reference(TOKENS[:4]), atol=1e-5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -191,15 +190,17 @@ def test_a_failed_step_is_an_outcome_for_who_steps() -> None:
     check_it_works(engine)
 
 
-@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_in_a_step_is_raised_where_it_came() -> None:
+    def interrupted(chunks: Sequence[Chunk]) -> None:
+        raise KeyboardInterrupt
+
     session = Failing(**ROOM)
     engine = Engine(session)
     other = engine.run([request([1])])
     next(other)
     mine = engine.run([request([2])])
     next(mine)
-    session.fails = lambda chunks: signal.raise_signal(signal.SIGINT)
+    session.fails = interrupted
     with pytest.raises(KeyboardInterrupt):
         next(mine)
     session.fails = lambda chunks: None
