@@ -22,10 +22,10 @@ demo: install ## Stream text from the carried model and rank sentences with all-
 	$(BIN)/python examples/demo.py
 
 test: install ## Run the tests (at most 15 minutes on 2 cores, offline)
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m 'not sweep'
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --max-worker-restart 0 -m 'not sweep'
 
 sweep: install ## Run the tests that make test leaves out: every architecture on the simulated card, the benchmark
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m sweep
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --max-worker-restart 0 -m sweep
 
 coverage: install ## Compare every architecture of transformers with Hugging Face; ONLY=llama,mamba FAMILY=causal_lm
 	PYTHONPATH=tests $(BIN)/python -m architectures.coverage $(if $(FAMILY),--family $(FAMILY)) $(if $(ONLY),--only $(ONLY))
