@@ -22,7 +22,6 @@ BLOCK_LEN = 32
 """Tokens in a block of OpenVINO's CPU cache."""
 
 _ATTRIBUTES: dict[str, Any] = {
-    "layer": 0,
     "num_heads": 0,
     "num_kv_heads": 0,
     "key_dim": 0,

@@ -10,9 +10,12 @@ from pathlib import Path
 import onnx_ir as ir
 import onnxscript.optimizer
 
+from QEfficient.exporter.copied_layers import copy_layers
 from QEfficient.exporter.external_data import ExternalData
+from QEfficient.exporter.layer_kinds import find_repeats
 from QEfficient.exporter.layers import layer_modules, name_layers
 from QEfficient.exporter.trace import OPSET, trace
+from QEfficient.exporter.traced_layers import passing_by
 from QEfficient.exporter.transforms import apply_transforms
 from QEfficient.exporter.weights import attach
 from QEfficient.store.manifest import FileRecord
@@ -77,10 +80,13 @@ def _build(
     graph: TaskGraph, source: WeightSource, in_checkpoint_dtype: bool, transforms: Sequence[str]
 ) -> tuple[ir.Model, dict[str, object]]:
     """A graph in ONNX whose weights are not read yet, and its description."""
-    model = trace(graph)
+    repeats = find_repeats(graph, source)
+    with passing_by(graph, repeats):
+        model = trace(graph)
     weights = attach(model, graph.lowered, source, in_checkpoint_dtype)
     with rules_by_operator():
         onnxscript.optimizer.optimize_ir(model, should_fold=lambda node: _touches(node, weights), inline=False)
+    copy_layers(model, graph, repeats, source)
     layers = name_layers(model, graph.module, layer_modules(graph.lowered.module, graph.num_layers).values())
     changed = apply_transforms(model, transforms)
     return model, {

@@ -10,7 +10,8 @@ from torch import nn
 
 LAYER = "qeff.layer"
 """Metadata key of a node: the number of the layer in which it was traced."""
-_SCOPES = "pkg.torch.onnx.name_scopes"
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Metadata key of a traced node: the paths of the modules around it, as a list."""
 
 
 def layer_modules(model: nn.Module, num_layers: int) -> dict[str, nn.Module]:
@@ -49,6 +50,6 @@ def name_layers(model: ir.Model, traced: nn.Module, layers: Iterable[nn.Module])
 
 
 def _layer_of(node: ir.Node, numbers: dict[str, int]) -> int | None:
-    noted = node.metadata_props.get(_SCOPES)
+    noted = node.metadata_props.get(SCOPES)
     scopes = ast.literal_eval(noted) if noted else ()
     return next((numbers[scope] for scope in scopes if scope in numbers), None)

@@ -20,6 +20,7 @@ from transformers.exporters.utils import _PATCHES, apply_fx_node_fixes, import_d
 from QEfficient.errors import ExportError, QEffError, SizeDependence
 from QEfficient.exporter.context_functions import TRANSLATIONS, add_functions
 from QEfficient.exporter.decompose import decompose
+from QEfficient.exporter.traced_layers import EDGE_TRANSLATIONS
 from QEfficient.transformers.patches import (
     lean_tracing,
     own_decomposition,
@@ -83,7 +84,7 @@ def _to_onnx(program: torch.export.ExportedProgram) -> ir.Model:
         verbose=False,
         opset_version=OPSET,
         optimize=False,  # folding comes after the weights are attached
-        custom_translation_table={**exporter_onnx._ONNX_TRANSLATION_TABLE, **TRANSLATIONS},
+        custom_translation_table={**exporter_onnx._ONNX_TRANSLATION_TABLE, **TRANSLATIONS, **EDGE_TRANSLATIONS},
     )
     if onnx_program is None:
         raise ExportError("torch.onnx returned no program.")

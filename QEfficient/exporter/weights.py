@@ -41,6 +41,15 @@ class Weight(ir.LazyTensor):
         """Equal for weights of one source that have the same bytes."""
         return self._source_name, self._torch_dtype, self._steps
 
+    @property
+    def source_name(self) -> str:
+        """Its name in the source."""
+        return self._source_name
+
+    def renamed(self, source_name: str) -> Weight:
+        """Another weight of the source, in the same form."""
+        return Weight(self._source, source_name, self._torch_dtype, self._steps)
+
     def followed_by(self, step: Step) -> Weight:
         """This weight with one more step at the end."""
         weight = Weight(self._source, self._source_name, self._torch_dtype, (*self._steps, step))

@@ -599,13 +599,16 @@ def test_an_interrupted_run_is_over_when_the_next_one_comes(
         threading.Event().wait(0.3)
         return run(self, feeds, outputs)
 
+    def interrupted_run(timer: threading.Timer) -> None:
+        timer.start()  # inside of the block that expects the interrupt, whenever it comes
+        session.run(prompt_of_4(TOKENS[:4]))
+        timer.join()
+
     monkeypatch.setattr(Executable, "run", slowly)
     for delay in (0.05, 0.1, 0.2):
         timer = threading.Timer(delay, signal.pthread_kill, [threading.get_ident(), signal.SIGINT])
         with pytest.raises(KeyboardInterrupt):
-            timer.start()
-            session.run(prompt_of_4(TOKENS[:4]))
-            timer.join()
+            interrupted_run(timer)
         timer.join()
         logits = session.run(prompt_of_4(TOKENS[:4]))["logits"][0, 0]
         np.testing.assert_allclose(logits, reference(TOKENS[:4]), atol=1e-5)

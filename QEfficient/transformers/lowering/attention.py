@@ -150,7 +150,6 @@ def paged_attention(
         "qeff::PagedAttention",
         inputs,
         attrs={
-            "layer": layer,
             "num_heads": H,
             "num_kv_heads": K,
             "key_dim": D,

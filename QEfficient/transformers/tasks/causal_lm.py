@@ -114,8 +114,10 @@ class _PassThroughLayer(DynamicLayer):
     def __init__(self, num_tokens: int):
         super().__init__()
         self.num_tokens = num_tokens
+        self.is_updated = False
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object) -> Any:
+        self.is_updated = True
         return key_states, value_states
 
     def get_seq_length(self) -> int:
@@ -163,7 +165,8 @@ class PagedCausalLM(nn.Module):
         select = select_before_head(self.model, lambda hidden: hidden.index_select(1, logits_indices))
         with paged_step(step), running(RetainedStep(position_ids)), select:
             output = self.model(input_ids=input_ids, position_ids=position_ids, past_key_values=cache, use_cache=True)
-        if step.attended != list(range(len(self.specs))):
+        updated = [index for index, layer in enumerate(cache.layers) if layer.is_updated]
+        if not step.attended or not set(updated) <= set(step.attended):
             raise UnsupportedModel(f"{type(self.model).__name__} computes attention without AttentionInterface")
         return output.logits
 

@@ -1,0 +1,195 @@
+"""Copies the nodes of traced layers for the layers that the trace passed by."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from QEfficient.errors import ExportError
+from QEfficient.exporter.layer_kinds import Repeats, without_number
+from QEfficient.exporter.layers import SCOPES
+from QEfficient.exporter.traced_layers import EDGE
+from QEfficient.exporter.weights import Weight
+from QEfficient.transformers.checkpoint.source import WeightSource
+from QEfficient.transformers.tasks.graph_spec import TaskGraph
+
+
+def copy_layers(model: ir.Model, graph: TaskGraph, repeats: Iterable[Repeats], source: WeightSource) -> None:
+    """Give ``model`` the nodes of every layer, and remove the marks of the trace.
+
+    Args:
+        model: traced within :func:`QEfficient.exporter.traced_layers.passing_by`, with its weights attached; changed
+            in place.
+        graph: what was traced.
+        repeats: its lists of layers.
+        source: the weights.
+    """
+    for of_list in repeats:
+        _Copies(model.graph, graph, of_list, source).insert()
+    edges = [node for node in model.graph if node.op_type == EDGE]
+    for node in edges:
+        entered = node.inputs[0]
+        assert entered is not None
+        ir.convenience.replace_all_uses_with(node.outputs[0], entered, replace_graph_outputs=True)
+        model.graph.remove(node, safe=True)
+    if edges:
+        model.graph.sort()
+        RemoveUnusedNodesPass()(model)
+
+
+class _Copies:
+    """The copies of one list's layers."""
+
+    def __init__(self, ir_graph: ir.Graph, graph: TaskGraph, repeats: Repeats, source: WeightSource):
+        self._graph, self._repeats = ir_graph, repeats
+        self._edges = {node.attributes["label"].as_string(): node for node in ir_graph if node.op_type == EDGE}
+        self._inputs = {str(value.name): value for value in ir_graph.inputs}
+        names = {id(fake): source.name_of(parameter) for fake, parameter in graph.lowered.parameters}
+        self._weights = [
+            {path: names[id(fake)] for path, fake in graph.module.get_submodule(run.path).named_parameters()}
+            for run in repeats.runs
+        ]
+        """For each layer, the name in the source of each of its parameters."""
+        self._bodies = {index: list(self._body(index)) for index in set(repeats.stands_for)}
+
+    def insert(self) -> None:
+        """Insert every layer that was not traced after the one before it."""
+        stands_for = self._repeats.stands_for
+        index = 0
+        while index < len(stands_for):
+            traced = index
+            leaving = {leaf: self._edge(traced, "out", leaf).outputs[0] for leaf in set(self._repeats.chain.values())}
+            later = [(value, list(value.uses())) for value in leaving.values()]
+            last = self._last_edge(traced)
+            handed_on = dict(leaving)
+            for index in range(traced + 1, len(stands_for)):
+                if stands_for[index] == index:
+                    break
+                last, handed_on = self._copy(index, last, handed_on)
+            else:
+                index = len(stands_for)
+            if handed_on != leaving:
+                for leaf, (value, uses) in zip(leaving, later, strict=True):
+                    for node, position in uses:
+                        node.replace_input_with(position, handed_on[leaf])
+                    self._replace_output(value, handed_on[leaf])
+
+    def _edge(self, index: int, side: str, leaf: int) -> ir.Node:
+        label = self._repeats.label(index, side, leaf)
+        if label not in self._edges:
+            raise ExportError(f"The traced graph has no mark '{label}'. Please report it with the model's config.")
+        return self._edges[label]
+
+    def _last_edge(self, index: int) -> ir.Node:
+        return self._edge(index, "out", max(self._repeats.chain.values()))
+
+    def _body(self, index: int) -> Iterator[ir.Node]:
+        """The nodes of a traced layer that depend on what is its own, in order, without the marks."""
+        weight_names = set(self._weights[index].values())
+        depending: set[ir.Value | None] = {self._edge(index, "in", leaf).outputs[0] for leaf in self._repeats.chain}
+        depending |= {value for value in self._graph.initializers.values() if _source_name(value) in weight_names}
+        depending |= {value for name, value in self._inputs.items() if without_number(name, index) != name}
+        ends = {self._edge(index, "out", leaf) for leaf in self._repeats.chain.values()}
+        after: list[ir.Node] = []
+        for node in self._graph:
+            if node.op_type != EDGE and not _is_size(node) and any(value in depending for value in node.inputs):
+                after.append(node)
+                depending.update(node.outputs)
+        needed: set[ir.Value | None] = {end.inputs[0] for end in ends}
+        needed |= {v for v in self._graph.outputs if v in depending and without_number(str(v.name), index) != v.name}
+        body = []
+        for node in reversed(after):
+            if any(value in needed for value in node.outputs):
+                body.append(node)
+                needed.update(node.inputs)
+        return reversed(body)
+
+    def _copy(self, index: int, after: ir.Node, entering: dict[int, ir.Value]) -> tuple[ir.Node, dict[int, ir.Value]]:
+        """Insert layer ``index``; its last node, and what leaves it."""
+        first = self._repeats.stands_for[index]
+        copies: dict[ir.Value, ir.Value] = {
+            self._edge(first, "in", leaf).outputs[0]: entering[number] for leaf, number in self._repeats.chain.items()
+        }
+        for node in self._bodies[first]:
+            inputs = [None if v is None else self._copied(v, first, index, copies) for v in node.inputs]
+            new = ir.Node(
+                node.domain,
+                node.op_type,
+                inputs,
+                node.attributes,
+                overload=node.overload,
+                num_outputs=len(node.outputs),
+                version=node.version,
+                name=f"{node.name}.{index}",
+                metadata_props=self._metadata(node, first, index),
+            )
+            self._graph.insert_after(after, new)
+            after = new
+            for old, value in zip(node.outputs, new.outputs, strict=True):
+                value.type, value.shape = old.type, old.shape
+                value.name = f"{old.name}.{index}"
+                copies[old] = value
+                if old.is_graph_output():
+                    self._become_output(value, str(old.name), first, index)
+        leaves = set(self._repeats.chain.values())
+        ends = {leaf: self._edge(first, "out", leaf).inputs[0] for leaf in leaves}
+        return after, {leaf: copies[end] for leaf, end in ends.items() if end is not None}
+
+    def _copied(self, value: ir.Value, first: int, index: int, copies: dict[ir.Value, ir.Value]) -> ir.Value:
+        """What stands for ``value`` in layer ``index``; values from outside of the layer stand for themselves."""
+        if value in copies:
+            return copies[value]
+        name = str(value.name)
+        if self._inputs.get(name) is value:
+            return self._inputs.get(_renumbered(name, first, index), value)
+        source_name = _source_name(value)
+        for path, owned in self._weights[first].items():
+            if owned == source_name:
+                copies[value] = self._weight(value, self._weights[index][path], first, index)
+                return copies[value]
+        return value
+
+    def _weight(self, value: ir.Value, source_name: str, first: int, index: int) -> ir.Value:
+        runs = self._repeats.runs
+        name = str(value.name).replace(runs[first].path, runs[index].path)
+        if name not in self._graph.initializers:
+            assert isinstance(value.const_value, Weight)
+            weight = value.const_value.renamed(source_name)
+            weight.name = name
+            new = ir.Value(name=name, type=value.type, shape=value.shape, const_value=weight)
+            self._graph.register_initializer(new)
+        return self._graph.initializers[name]
+
+    def _become_output(self, value: ir.Value, name: str, first: int, index: int) -> None:
+        new_name = _renumbered(name, first, index)
+        for position, output in enumerate(self._graph.outputs):
+            if output.name == new_name != name:
+                output.name = f"{new_name}.passed_by"
+                self._graph.outputs[position] = value
+                value.name = new_name
+
+    def _replace_output(self, old: ir.Value, new: ir.Value) -> None:
+        for position, output in enumerate(self._graph.outputs):
+            if output is old:
+                self._graph.outputs[position] = new
+
+    def _metadata(self, node: ir.Node, first: int, index: int) -> dict[str, str]:
+        runs = self._repeats.runs
+        scopes = node.metadata_props.get(SCOPES, "")
+        return {SCOPES: re.sub(rf"{re.escape(runs[first].path)}(?=['.\"])", runs[index].path, scopes)}
+
+
+def _is_size(node: ir.Node) -> bool:
+    """Whether a node reads sizes of an input: the named axes of alike layers' state are the same."""
+    return node.op_type == "Shape" and node.inputs[0] is not None and node.inputs[0].is_graph_input()
+
+
+def _source_name(value: ir.Value) -> str | None:
+    return value.const_value.source_name if isinstance(value.const_value, Weight) else None
+
+
+def _renumbered(name: str, first: int, index: int) -> str:
+    return without_number(name, first).replace(".#", f".{index}")
