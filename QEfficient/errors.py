@@ -12,6 +12,7 @@
     │   └── SizeDependence         the model's code depends on the size of an input: no graph is for all sizes
     ├── CompileError           the compiler failed
     ├── TargetUnavailable      the target's SDK or runtime is not on this machine
+    ├── NumericError           the model computed NaN or infinity where its answer should be  (also ArithmeticError)
     ├── DeviceError            a card failed, or did not answer in time                       (also RuntimeError)
     ├── CapacityError          a request does not fit: context, slots, memory                 (also ValueError)
     ├── ArtifactError          a stored artifact cannot be used
@@ -87,6 +88,10 @@ class TargetUnavailable(QEffError):
 
 class DeviceError(QEffError, RuntimeError):
     """A card, or its runtime, failed or did not answer in time."""
+
+
+class NumericError(QEffError, ArithmeticError):
+    """The model computed NaN or infinity where its answer should be."""
 
 
 class CapacityError(QEffError, ValueError):

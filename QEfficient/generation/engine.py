@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable
 from itertools import count
 from threading import Lock
 
-from QEfficient.errors import LifecycleError
+from QEfficient.errors import LifecycleError, NumericError
 from QEfficient.generation.request import NewToken, Outbox, Outcome, Request, RequestState, check_request, choose
 from QEfficient.generation.scheduler import Scheduler, Step
 from QEfficient.generation.sessions.session import Session
@@ -199,8 +199,13 @@ class Engine:
                 state.times.note(seconds, is_prefill=is_prefill, num_tokens=chunk.num_logits)
             return {s.request_id: self._accept(s, token) for s, token in zip(predicted, tokens, strict=True)}
 
-    def _accept(self, state: RequestState, token_id: int) -> NewToken:
-        token = state.accept(token_id)
+    def _accept(self, state: RequestState, chosen: int | NumericError) -> Outcome:
+        if isinstance(chosen, NumericError):
+            state.send(chosen)
+            self._scheduler.remove(state.sequence)
+            del self._states[state.request_id]
+            return chosen
+        token = state.accept(chosen)
         state.send(token)
         if token.finish_reason is not None:
             self._scheduler.release(state.sequence)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from QEfficient.errors import CapacityError, OptionError
+from QEfficient.errors import CapacityError, NumericError, OptionError
 from QEfficient.generation.sampling import Sampler
 from QEfficient.generation.scheduler import Sequence
 from QEfficient.generation.sessions.session import SessionInfo
@@ -167,11 +167,25 @@ def check_request(request: Request, info: SessionInfo, index: int) -> None:
             )
 
 
-def choose(logits: np.ndarray, states: list[RequestState]) -> list[int]:
-    """The next token of each request, from its row of the logits ``[n, vocab]``."""
-    if all(state.sampler.is_plain_greedy for state in states):
-        tokens: list[int] = logits.argmax(axis=-1).tolist()
-    else:
-        rows = zip(states, logits, strict=True)
-        tokens = [state.sampler.choose(row, state.sequence.tokens) for state, row in rows]
-    return [state.forced(token) for state, token in zip(states, tokens, strict=True)]
+def choose(logits: np.ndarray, states: list[RequestState]) -> list[int | NumericError]:
+    """The next token of each request, from its row of the logits ``[n, vocab]``; an error where they are no numbers."""
+    best = logits.argmax(axis=-1)  # NaN if there is one
+    is_finite = np.isfinite(logits[np.arange(len(states)), best])
+    return [
+        _choose(row, int(token), state) if finite else _not_finite(row[token], state)
+        for row, token, finite, state in zip(logits, best, is_finite, states, strict=True)
+    ]
+
+
+def _choose(logits: np.ndarray, best: int, state: RequestState) -> int:
+    sampler = state.sampler
+    return state.forced(best if sampler.is_plain_greedy else sampler.choose(logits, state.sequence.tokens))
+
+
+def _not_finite(value: float, state: RequestState) -> NumericError:
+    num_new = len(state.sequence.tokens) - state.sequence.prompt_len
+    return NumericError(
+        f"Prompt {state.index} has no token {num_new + 1} of its answer: the largest of its logits is {value}. "
+        "The model overflows, or the checkpoint is damaged. On cpu try precision='fp32'; on a card run "
+        "`qefficient verify`, which names the layer and writes node_precision_info for it."
+    )

@@ -6,20 +6,23 @@ import gc
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from linecache import getline
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_session import CTX_LEN, FakeSession, alone, answers, request
 
 import QEfficient.generation
-from QEfficient.errors import CapacityError, DeviceError, LifecycleError
+from QEfficient.errors import CapacityError, DeviceError, LifecycleError, NumericError
 from QEfficient.generation.engine import Engine
 from QEfficient.generation.request import NewToken, Outbox
 from QEfficient.generation.sessions.session import Chunk
+from QEfficient.options import SamplingOptions
 
 ROOM = {"num_slots": 3, "num_blocks": 24}
 """Three slots, and blocks for three requests that fill the context."""
@@ -206,6 +209,31 @@ def test_an_interrupt_in_a_step_is_raised_where_it_came() -> None:
     session.fails = lambda chunks: None
     with pytest.raises(LifecycleError, match=r"interrupted.*again"):
         list(other)
+    check_it_works(engine)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "temperature": 0.7, "top_k": 3, "seed": 1}])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_end_their_request_only(value: float, sampling: dict[str, Any]) -> None:
+    class Overflowing(FakeSession):
+        def step(self, chunks: Sequence[Chunk]) -> np.ndarray:
+            logits = super().step(chunks)
+            row = 0
+            for chunk in chunks:
+                if chunk.num_logits:
+                    if 13 in chunk.tokens and chunk.start + len(chunk.tokens) == 3:
+                        logits[row, 5] = value
+                    row += 1
+            return logits
+
+    engine = Engine(Overflowing(**ROOM))
+    other = engine.run([request([9])])
+    begin = [next(other)]
+    failing = request([1, 2, 13])
+    failing = replace(failing, sampling=SamplingOptions(**sampling))
+    with pytest.raises(NumericError, match=rf"Prompt 0 has no token 1 of its answer.*is {value}.*precision='fp32'"):
+        list(engine.run([failing]))
+    assert ids([*begin, *other]) == alone(request([9]))
     check_it_works(engine)
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from QEfficient.errors import CapacityError, OptionError
+from QEfficient.errors import CapacityError, NumericError, OptionError
 from QEfficient.generation.programs.program import Program
 from QEfficient.generation.sessions.retained import check_names, not_as_described
 from QEfficient.generation.texts import EncodedText
@@ -73,6 +73,7 @@ class EncoderSession:
 
         Raises:
             CapacityError: a sequence is empty, too long, or of a length that cannot run.
+            NumericError: a result is no number.
             OptionError: a sequence lacks an input or a token that the model needs.
         """
         if not texts:
@@ -85,7 +86,18 @@ class EncoderSession:
             rows = self._run_group([sequences[index] for index in group], lengths[group[-1]])
             for index, row in zip(group, rows, strict=True):
                 results[index] = row if row.ndim == 1 else self._unpadded(row, len(sequences[index].ids), longest)
-        return np.stack(results)
+        outputs = np.stack(results)
+        if not np.isfinite(outputs.sum()):
+            self._check_finite(outputs)
+        return outputs
+
+    def _check_finite(self, outputs: np.ndarray) -> None:
+        is_finite = np.isfinite(outputs.reshape(len(outputs), -1)).all(axis=1)
+        if not is_finite.all():
+            raise NumericError(
+                f"The result of text {int(is_finite.argmin())} holds NaN or infinity. The model overflows, or the "
+                "checkpoint is damaged. On cpu try precision='fp32'; on a card run `qefficient verify`."
+            )
 
     def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
         """Sequences that run together: of one length where there is no padding."""
