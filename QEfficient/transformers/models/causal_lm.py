@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from QEfficient.base.modeling_qeff import QEFFBaseModel, check_runtime
+from QEfficient.base.modeling_qeff import QEFFBaseModel
+from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import MODEL_GRAPH, Plan, Specialization
 from QEfficient.errors import CapacityError, OptionError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.options import CausalLMCompileOptions
+from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
 from QEfficient.transformers.models.generation_config import save_generation_config, warn_of_ignored_entries
 
@@ -295,13 +297,13 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel[CausalLMPlan, CausalLMCompileOption
         from QEfficient.verify.parity import compare
 
         self._loaded()
-        model, compiled, target = self.model, self._open(), self._target()
+        model, compiled = self.model, self._open()
         out = Path(node_precision_out) if node_precision_out is not None else None
-        numeric_check.check_output(target, out)
+        numeric_check.check_output(compiled.target, out)
         prompt_ids = compiled.encode(prompts)
         report = compare(model, compiled, prompt_ids, generation_len)
-        if target.has_card_numerics:
+        if compiled.target.has_card_numerics:
             numerics = numeric_check.examine_package(self, compiled.body, compiled.record, prompt_ids, out)
             report = report.with_numerics(numerics) if numerics is not None else report
-        self._store_report(report)
+        compiled.artifact = update_body(compiled.artifact, {"parity": report.to_dict()})
         return report

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from QEfficient.base.modeling_qeff import QEFFBaseModel, check_runtime
+from QEfficient.base.modeling_qeff import QEFFBaseModel
+from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import MODEL_GRAPH, Json, Plan, Specialization
 from QEfficient.errors import CapacityError, ExportError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo

@@ -6,7 +6,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from QEfficient.base.modeling_qeff import QEFFBaseModel, check_runtime
+from QEfficient.base.modeling_qeff import QEFFBaseModel
+from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Specialization
 from QEfficient.errors import ExportError, SizeDependence
 from QEfficient.options import EncoderCompileOptions
