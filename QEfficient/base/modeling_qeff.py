@@ -1,4 +1,4 @@
-"""The lifecycle that every model shares: load, transform, export, compile, open.
+"""The lifecycle that every model shares: load, transform, export, compile.
 
 Works on plans, graphs and the store. Knows no model, no task and no target by name. Each stage runs the ones before it
 when they are needed and takes from the store what is already there.
@@ -8,51 +8,39 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from QEfficient.base.compilation import Compilation, first_graph
-from QEfficient.contract import (
-    ONNX,
-    PACKAGE,
-    CompileJob,
-    PackageBody,
-    Plan,
-    Specialization,
-)
-from QEfficient.errors import ArtifactError, ExportError, LifecycleError, OptionError, StorageError, nearest
+from QEfficient.base.open_package import PackageOwner
+from QEfficient.contract import ONNX, PACKAGE, CompileJob, PackageBody, Plan, Specialization
+from QEfficient.errors import ExportError, LifecycleError, OptionError, nearest
 from QEfficient.options import CompileOptions
 from QEfficient.progress import stage
-from QEfficient.store.artifacts import Artifact, ArtifactStore, Build, Built, home, update_body, write_artifact
+from QEfficient.store.artifacts import Artifact, ArtifactStore, Build, Built, write_artifact
 from QEfficient.store.digests import json_safe
-from QEfficient.store.files import readable_bytes
+from QEfficient.store.files import check_free_space
 from QEfficient.store.notes import read_note, write_note
 from QEfficient.store.source_version import source_version
-from QEfficient.targets import TARGETS, Target, choose_target
+from QEfficient.targets import Target, choose_target
 from QEfficient.tasks import auto_class_for_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from QEfficient.generation.compiled_model import CompiledModel
     from QEfficient.transformers.checkpoint.source import WeightSource
     from QEfficient.transformers.lowering.cache_spec import StateSpec
     from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
-    from QEfficient.verify.parity import ParityReport
 
 logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike[str]
 PlanT = TypeVar("PlanT", bound=Plan)
 OptionsT = TypeVar("OptionsT", bound=CompileOptions)
-_OPENING = RLock()
-"""One package is opened at a time: threads that make a model's first call share what it opens."""
 
 
 class _Transform:
@@ -62,7 +50,7 @@ class _Transform:
         return owner.wrap if model is None else model.check_lowering
 
 
-class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
+class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
     """A Hugging Face model on its way to a target.
 
     Attributes:
@@ -71,8 +59,6 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         qpc_path: the compiled package's folder, once there is one.
     """
 
-    task: ClassVar[str]
-    """The task's name in :data:`QEfficient.tasks.TASKS`."""
     options_class: ClassVar[type[CompileOptions]]
     """Options of :meth:`compile`."""
     load_arguments: ClassVar[tuple[str, ...]] = ()
@@ -81,12 +67,10 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
     """Whether a package keeps state between runs, which a lowering has to express."""
 
     def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
+        super().__init__()
         self._model = model
         self.tokenizer = tokenizer
         self.onnx_path: Path | None = None
-        self.qpc_path: Path | None = None
-        self._compiled: CompiledModel | None = None
-        self._settings: dict[str, Any] = {}
         self._source: WeightSource | None = None
 
     # What a task adds.
@@ -179,29 +163,9 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         return cls(model, tokenizer=tokenizer, **arguments)
 
     @classmethod
-    def from_package(cls, path: PathLike, device_ids: Sequence[int] | None = None, **settings: Any) -> Self:
-        """Open what ``compile`` made, here or elsewhere, without the checkpoint it came from.
-
-        Args:
-            path: the package's folder.
-            device_ids: the cards to run it on; None: those that come first.
-            settings: what to open it with instead of what it was compiled for, as of
-                :func:`QEfficient.generation.package.from_package`.
-
-        Raises:
-            ArtifactNotFound: no package there.
-            ArtifactError: it holds another task.
-            OptionError: a setting is unknown, or was settled when the package was compiled.
-        """
-        from QEfficient.generation.package import from_package
-
-        compiled = from_package(path, device_ids, **settings)
-        if compiled.task != cls.task:
-            raise ArtifactError(f"{path} holds a '{compiled.task}' package, {cls.__name__} runs '{cls.task}'.")
+    def _without_model(cls) -> Self:
         model = cls.__new__(cls)
         QEFFBaseModel.__init__(model, None)
-        model._compiled, model.qpc_path = compiled, compiled.path
-        model._settings = {"device_ids": device_ids, **settings}
         return model
 
     @property
@@ -302,8 +266,7 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         if compilation.options.dry_run:
             return compilation.dry_run(compile_dir)
         artifact = self.store_or_folder(PACKAGE, compilation.ingredients, compilation.package, compile_dir)
-        self.close()
-        self.qpc_path, self._settings = artifact.path, {}
+        self._use_package(artifact.path)
         return artifact.path
 
     def package_ingredients(self, **options: Any) -> dict[str, Any]:
@@ -376,7 +339,8 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         from QEfficient.exporter.export import export_onnx
 
         def build(folder: Path) -> Built:
-            self._check_disk(folder)
+            weights_bytes = sum(each.numel() * each.element_size() for each in self._loaded().parameters())
+            check_free_space(folder, weights_bytes, "the exported weights")
             with stage("Exporting", self.model_name):
                 exported = export_onnx(self._graphs(plan), self._weights(), folder, transforms=plan.transforms)
             return Built({"graphs": exported.graphs}, exported.files)
@@ -422,16 +386,6 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         logger.info("%s %s: %s", "Built" if built else "Found", kind, artifact.path)
         return artifact
 
-    def _check_disk(self, folder: Path) -> None:
-        needed = sum(p.numel() * p.element_size() for p in self._loaded().parameters())
-        free = shutil.disk_usage(folder).free
-        if free < needed * 1.1:
-            raise StorageError(
-                f"{folder.parent} has {readable_bytes(free)} free; the exported weights need "
-                f"{readable_bytes(needed)}. Free space, run `qefficient cache prune`, or set QEFF_HOME "
-                f"(now {home()}) to a larger disk."
-            )
-
     # What inference needs beside the compiled files.
 
     def write_side_files(self, folder: Path) -> None:
@@ -440,56 +394,3 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
 
         if self.tokenizer is not None:
             self.tokenizer.save_pretrained(folder / FOLDER)
-
-    # Running.
-
-    @abstractmethod
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the package."""
-
-    def close(self) -> None:
-        """Release what the open package holds: memory, and cores of a card. The next run opens it again."""
-        if self._compiled is not None:
-            self._compiled.close()
-        self._compiled = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def _open(self, device_ids: Sequence[int] | None = None) -> Any:
-        """The compiled package, opened once; anew where other devices are asked for."""
-        with _OPENING:
-            if self._compiled is not None and device_ids is not None and device_ids != self._compiled.device_ids:
-                self.close()
-            if self._compiled is None:
-                if self.qpc_path is None:
-                    raise LifecycleError(
-                        "There is nothing to run yet: call compile() first, or open a package with from_package()."
-                    )
-                from QEfficient.generation.package import from_package
-
-                settings = self._settings if device_ids is None else {**self._settings, "device_ids": device_ids}
-                with stage("Opening", self.qpc_path.name[:12]):
-                    self._compiled = from_package(self.qpc_path, **settings)
-            return self._compiled
-
-    def _target(self) -> Target:
-        """The target of the open package."""
-        return TARGETS[self._open().body.target]
-
-    def _store_report(self, report: ParityReport) -> None:
-        compiled = self._open()
-        compiled.artifact = update_body(compiled.artifact, {"parity": report.to_dict()})
-
-
-def check_runtime(runtime_ai100: bool) -> None:
-    """Refuse upstream's switch to run in PyTorch.
-
-    Raises:
-        OptionError: it is off.
-    """
-    if not runtime_ai100:
-        raise OptionError("runtime_ai100=False: to run without a card, compile with target='cpu'.")

@@ -179,6 +179,24 @@ def _is_under(filename: object, folder: Path) -> bool:
     return isinstance(filename, str | os.PathLike) and Path(filename).is_relative_to(folder)
 
 
+def check_free_space(folder: Path, needed_bytes: int, what: str) -> None:
+    """
+    Args:
+        folder: where it is to be written.
+        needed_bytes: its size.
+        what: its name for the message, a plural.
+
+    Raises:
+        StorageError: the disk has no room for it.
+    """
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < needed_bytes * 1.1:
+        raise StorageError(
+            f"{folder.parent} has {readable_bytes(free_bytes)} free; {what} need {readable_bytes(needed_bytes)}. "
+            f"Free space, run `qefficient cache prune`, or set QEFF_HOME (now {home()}) to a larger disk."
+        )
+
+
 def _free_space(folder: Path) -> str:
     for existing in (folder, *folder.parents):
         try:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from QEfficient.store.notes import read_note, write_note
+from QEfficient.transformers.checkpoint.pieces import pieces
 from QEfficient.transformers.checkpoint.source import FromModule, WeightSource
 from QEfficient.transformers.checkpoint.unread import (
     Made,
@@ -22,7 +23,6 @@ from QEfficient.transformers.checkpoint.unread import (
     WeightFile,
     evaluate,
     mapped,
-    pieces,
 )
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from QEfficient.transformers.checkpoint.files import TORCH_NAMES, identity, read_header
+from QEfficient.transformers.checkpoint.pieces import pieces
 from QEfficient.transformers.checkpoint.source import Dense, split
 from QEfficient.transformers.checkpoint.unread import (
     Made,
@@ -27,11 +28,11 @@ from QEfficient.transformers.checkpoint.unread import (
     Stored,
     UnreadParameter,
     WeightFile,
-    aten,
     evaluate,
     mapped,
-    pieces,
 )
+
+aten = torch.ops.aten
 
 _QUESTIONS = frozenset({aten._local_scalar_dense.default, aten.is_nonzero.default})
 _LIKE = ("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like")

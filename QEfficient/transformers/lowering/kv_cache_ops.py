@@ -90,14 +90,13 @@ def attention(
     return (weights @ value).reshape(B, N, S, -1).transpose(1, 2).contiguous()
 
 
-@ctx_scatter.register_fake
-def _(data: Tensor, position_ids: Tensor, updates: Tensor) -> Tensor:
-    return torch.empty_like(data)
+def _like_first(first: Tensor, *_: object) -> Tensor:
+    """The result's shape, as the three functions below give that of theirs."""
+    return torch.empty_like(first)
 
 
-@ctx_scatter_cb.register_fake
-def _(data: Tensor, batch_index: Tensor, position_ids: Tensor, updates: Tensor) -> Tensor:
-    return torch.empty_like(data)
+for _writer in (ctx_scatter, ctx_scatter_cb, settled_updates):
+    _writer.register_fake(_like_first)
 
 
 @ctx_gather.register_fake
@@ -110,19 +109,6 @@ def _(data: Tensor, batch_index: Tensor, ctx_indices: Tensor, is_whole: bool) ->
     return data.new_empty(batch_index.shape[0], data.shape[1], ctx_indices.shape[2], data.shape[3])
 
 
-@settled_updates.register_fake
-def _(updates: Tensor, first_slot: Tensor, keep: Tensor, last_token: Tensor, is_idle: Tensor) -> Tensor:
-    return torch.empty_like(updates)
-
-
 @attention.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    sink: Tensor | None,
-    scale: float,
-    softcap: float | None = None,
-) -> Tensor:
+def _(query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tensor:
     return query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[3])

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from QEfficient.base.modeling_qeff import QEFFBaseModel, check_runtime
+from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import MODEL_GRAPH, Plan, Specialization
 from QEfficient.errors import CapacityError, OptionError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.options import CausalLMCompileOptions
+from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
-from QEfficient.transformers.models.generation_config import save_generation_config, warn_of_ignored_entries
+from QEfficient.transformers.models.generative_model import QEFFGenerativeModel, Stream
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.verify.parity import ParityReport
-
-Stream = bool | Callable[[str], None]
 
 _RECURRENT_CHUNK_LEN = 64
 """Unless another length is asked for: what a recurrence does within a chunk grows with its square."""
@@ -49,7 +48,7 @@ class CausalLMPlan(Plan):
     """The context's length, where the graph holds for one alone."""
 
 
-class QEFFAutoModelForCausalLM(QEFFBaseModel[CausalLMPlan, CausalLMCompileOptions]):
+class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompileOptions]):
     """A model that continues text.
 
     Args:
@@ -59,7 +58,6 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel[CausalLMPlan, CausalLMCompileOption
     """
 
     task = "causal_lm"
-    keeps_state = True
     options_class: ClassVar[type[CausalLMCompileOptions]] = CausalLMCompileOptions
     load_arguments = ("continuous_batching",)
 
@@ -204,17 +202,6 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel[CausalLMPlan, CausalLMCompileOption
             max_ctx_len=fixed or self._max_positions(),
         )
 
-    def compile(self, compile_dir: str | os.PathLike[str] | None = None, **options: Any) -> Path:
-        path = super().compile(compile_dir, **options)
-        warn_of_ignored_entries(self._loaded())
-        return path
-
-    compile.__doc__ = QEFFBaseModel.compile.__doc__
-
-    def write_side_files(self, folder: Path) -> None:
-        super().write_side_files(folder)
-        save_generation_config(self._loaded(), folder)
-
     def generate(
         self,
         prompts: Any = None,
@@ -264,10 +251,6 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel[CausalLMPlan, CausalLMCompileOption
             prompts, tokenizer=tokenizer, generation_len=generation_len, stream=stream, **sampling
         )
 
-    def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
-        """Yield the answer to one prompt as text, as it comes. Options are those of :meth:`generate`."""
-        return self._open().stream(prompt, **options)
-
     def verify(
         self,
         prompts: Any,
@@ -295,13 +278,13 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel[CausalLMPlan, CausalLMCompileOption
         from QEfficient.verify.parity import compare
 
         self._loaded()
-        model, compiled, target = self.model, self._open(), self._target()
+        model, compiled = self.model, self._open()
         out = Path(node_precision_out) if node_precision_out is not None else None
-        numeric_check.check_output(target, out)
+        numeric_check.check_output(compiled.target, out)
         prompt_ids = compiled.encode(prompts)
         report = compare(model, compiled, prompt_ids, generation_len)
-        if target.has_card_numerics:
+        if compiled.target.has_card_numerics:
             numerics = numeric_check.examine_package(self, compiled.body, compiled.record, prompt_ids, out)
             report = report.with_numerics(numerics) if numerics is not None else report
-        self._store_report(report)
+        compiled.artifact = update_body(compiled.artifact, {"parity": report.to_dict()})
         return report

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from QEfficient.base.modeling_qeff import QEFFBaseModel, check_runtime
-from QEfficient.contract import MODEL_GRAPH, Specialization
-from QEfficient.errors import ExportError, SizeDependence
+from QEfficient.contract import MODEL_GRAPH
 from QEfficient.generation.tasks.encoder import EncoderRecord
 from QEfficient.options import EncoderCompileOptions
 from QEfficient.targets import Target
-from QEfficient.transformers.models.sequence_plan import (
-    MeasuredInputs,
-    SequencePlan,
-    check_positions,
-    encoder_record,
-    narrow,
-    plan_sequences,
-    specializations,
-)
+from QEfficient.transformers.models.sequence_model import QEFFSequenceModel
+from QEfficient.transformers.models.sequence_plan import SequencePlan, encoder_record
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
+    from QEfficient.transformers.tasks.padding_probe import SequenceUse
+    from QEfficient.transformers.tasks.sequence_inputs import SequenceContract, SequenceModel
 
 
-class QEFFAutoModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
+class QEFFAutoModel(QEFFSequenceModel):
     """An encoder: hidden states of texts, or one pooled vector each. Decoder-only models give their hidden states.
 
-    ``generate`` returns ``{"output": array}``: ``[n, hidden]`` if pooled, else ``[n, longest input, hidden]``.
+    ``generate`` returns ``{"output": array}``, float32 ``[n, hidden]`` if pooled, else ``[n, longest input, hidden]``.
 
     Args:
         model: a Hugging Face model, already loaded.
@@ -41,18 +33,17 @@ class QEFFAutoModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
     """
 
     task = "encoder"
-    options_class: ClassVar[type[EncoderCompileOptions]] = EncoderCompileOptions
+    specialization_name = "Embedding"
     load_arguments = ("pooling",)
 
     def __init__(
         self, model: Any, pooling: str | Callable[..., Any] | None = None, *, tokenizer: Any | None = None
     ) -> None:
-        from QEfficient.transformers.tasks.encoder import prepare_encoder, resolve_pooling
+        from QEfficient.transformers.tasks.encoder import resolve_pooling
 
         super().__init__(model, tokenizer=tokenizer)
         resolve_pooling(pooling)
         self.pooling = pooling
-        self._inputs = MeasuredInputs(lambda model, use: prepare_encoder(model, self.pooling, use))
 
     @classmethod
     def hf_auto_class(cls) -> Any:
@@ -67,11 +58,13 @@ class QEFFAutoModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
     def takes_model(cls, model: PreTrainedModel) -> bool:
         return True
 
+    def _prepare(self, model: PreTrainedModel, use: SequenceUse) -> tuple[SequenceModel, SequenceContract]:
+        from QEfficient.transformers.tasks.encoder import prepare_encoder
+
+        return prepare_encoder(model, self.pooling, use)
+
     def _plan(self, options: EncoderCompileOptions, target: Target) -> SequencePlan:
-        model = self._loaded()
-        check_positions(model, options)
-        contract = self._inputs.contract(model, options.seq_lens[-1], self.tokenizer)
-        return plan_sequences(model, contract, options, target).replaced(pooling=self._pooling_key())
+        return super()._plan(options, target).replaced(pooling=self._pooling_key())
 
     def _pooling_key(self) -> str | None:
         if not callable(self.pooling):
@@ -81,67 +74,14 @@ class QEFFAutoModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
         # A callable cannot be hashed, so it never hits the store.
         return f"function {uuid.uuid4()}"
 
-    def _resolve(self, plan: SequencePlan, options: EncoderCompileOptions) -> SequencePlan:
-        return resolve_sequences(self, plan, options)
-
     def _graphs(self, plan: SequencePlan) -> dict[str, TaskGraph]:
         from QEfficient.transformers.tasks.encoder import encoder_graph
 
         module = self._inputs.module(plan.contract)
         return {MODEL_GRAPH: encoder_graph(module, plan.contract, self.pooling is not None, plan.graph_lens)}
 
-    def _specializations(
-        self, plan: SequencePlan, options: EncoderCompileOptions, target: Target
-    ) -> dict[str, tuple[Specialization, ...]]:
-        return specializations("Embedding", options)
-
     def _session(self, plan: SequencePlan, options: EncoderCompileOptions, target: Target) -> EncoderRecord:
         return encoder_record(plan, options, self.config)
-
-    def choose_lowering(self, target: Target) -> LoweringChoice:
-        from QEfficient.transformers.lowering.select import LoweringChoice
-
-        return LoweringChoice("encoder")
-
-    def generate(
-        self,
-        inputs: Any,
-        device_ids: Sequence[int] | None = None,
-        runtime_ai100: bool = True,
-        *,
-        tokenizer: Any | None = None,
-    ) -> dict[str, Any]:
-        """Run texts through the compiled package.
-
-        Args:
-            inputs: text, a list of texts or of pairs of texts, lists of token ids, or a tokenizer's output.
-            device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
-            runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
-            tokenizer: default: the checkpoint's.
-
-        Returns:
-            ``{"output": array}``, float32 ``[n, hidden]`` if pooled, else ``[n, longest input, hidden]``.
-
-        Raises:
-            LifecycleError: nothing was compiled yet.
-            CapacityError: a text is empty or longer than the longest compiled ``seq_len``.
-        """
-        check_runtime(runtime_ai100)
-        outputs: dict[str, Any] = self._open(device_ids).generate(inputs, tokenizer=tokenizer)
-        return outputs
-
-
-def resolve_sequences(
-    model: QEFFBaseModel[SequencePlan, EncoderCompileOptions], plan: SequencePlan, options: EncoderCompileOptions
-) -> SequencePlan:
-    """The plan for as many lengths as one graph can be for."""
-
-    def next_plan(tried: SequencePlan, error: ExportError) -> SequencePlan:
-        if not isinstance(error, SizeDependence):
-            raise error
-        return narrow(tried, options.seq_lens, error, model.model_name)
-
-    return model.resolve_by_export(plan, {"seq_lens": options.seq_lens}, next_plan)
 
 
 class _TextEncoders:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from QEfficient.base.modeling_qeff import QEFFBaseModel, check_runtime
+from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import MODEL_GRAPH, Json, Plan, Specialization
 from QEfficient.errors import CapacityError, ExportError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
@@ -16,8 +14,7 @@ from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.generation.tasks.seq2seq_lm import DECODER, ENCODER, Seq2SeqRecord
 from QEfficient.options import Seq2SeqLMCompileOptions
 from QEfficient.targets import Target
-from QEfficient.transformers.models.causal_lm import Stream
-from QEfficient.transformers.models.generation_config import save_generation_config, warn_of_ignored_entries
+from QEfficient.transformers.models.generative_model import QEFFGenerativeModel, Stream
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
 
 _SHORT = 16
 """Tokens: a text of as many shows nothing that a shorter one does not."""
-_FORCED = ("forced_bos_token_id", "forced_eos_token_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +47,7 @@ class Seq2SeqPlan(Plan):
         return {**super().key(), "padding": {**asdict(self.padding), "reason": ""}}
 
 
-class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptions]):
+class QEFFAutoModelForSeq2SeqLM(QEFFGenerativeModel[Seq2SeqPlan, Seq2SeqLMCompileOptions]):
     """A model that turns one text into another: translation, summaries, and what else T5 and BART are for.
 
     Args:
@@ -60,7 +56,7 @@ class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptio
     """
 
     task = "seq2seq_lm"
-    keeps_state = True
+    followed_entries = ("forced_bos_token_id", "forced_eos_token_id")
     options_class: ClassVar[type[Seq2SeqLMCompileOptions]] = Seq2SeqLMCompileOptions
 
     def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
@@ -213,17 +209,6 @@ class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptio
             "checkpoint's generation_config.json."
         )
 
-    def compile(self, compile_dir: str | os.PathLike[str] | None = None, **options: Any) -> Path:
-        path = super().compile(compile_dir, **options)
-        warn_of_ignored_entries(self._loaded(), _FORCED)
-        return path
-
-    compile.__doc__ = QEFFBaseModel.compile.__doc__
-
-    def write_side_files(self, folder: Path) -> None:
-        super().write_side_files(folder)
-        save_generation_config(self._loaded(), folder)
-
     def generate(
         self,
         prompts: Any,
@@ -263,8 +248,3 @@ class QEFFAutoModelForSeq2SeqLM(QEFFBaseModel[Seq2SeqPlan, Seq2SeqLMCompileOptio
             prompts, tokenizer=tokenizer, generation_len=generation_len, stream=stream, **options
         )
         return answers
-
-    def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
-        """Yield the answer to one prompt as text, as it comes. Options are those of :meth:`generate`."""
-        pieces: Iterator[str] = self._open().stream(prompt, **options)
-        return pieces

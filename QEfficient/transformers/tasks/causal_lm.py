@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicLayer
 
-from QEfficient.contract import RETAINED, Specialization
+from QEfficient.contract import Specialization
 from QEfficient.errors import UnsupportedModel
 from QEfficient.options import CausalLMCompileOptions
 from QEfficient.transformers.lowering.apply import lower, max_positions
 from QEfficient.transformers.lowering.attention import PagedStep, paged_step
 from QEfficient.transformers.lowering.cache_layers import retained_cache
-from QEfficient.transformers.lowering.cache_spec import CTX_LEN, ROWS, StateKind, StateSpec
+from QEfficient.transformers.lowering.cache_spec import CTX_LEN, StateKind, StateSpec
 from QEfficient.transformers.lowering.infer_cache_spec import accepted, cache_argument, refusing, state_specs
 from QEfficient.transformers.lowering.masks import NO_BLOCKS
 from QEfficient.transformers.lowering.recompute import TOKENS, plain_inputs
@@ -29,6 +29,13 @@ from QEfficient.transformers.patches import functions_replaced
 from QEfficient.transformers.quirks import recomputed
 from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
 from QEfficient.transformers.tasks.lm_head import at_places, select_before_head
+from QEfficient.transformers.tasks.step_inputs import (
+    SAMPLE_CTX_LEN,
+    StepInputs,
+    batch_index_input,
+    state_inputs,
+    token_inputs,
+)
 
 
 class RetainedCausalLM(nn.Module):
@@ -171,29 +178,6 @@ class PagedCausalLM(nn.Module):
         return output.logits
 
 
-def state_inputs(specs: list[StateSpec], row_axis: str, num_rows: int, ctx_len: int | None = None) -> list[GraphInput]:
-    """The state of all layers as inputs of a graph, in order: ``past_key.i``, ``conv_state.i`` and so on.
-
-    ``ctx_len``: context length, where it is fixed and not an axis.
-    """
-    # All sample sizes differ, from each other and from the sizes of a model, so that axes cannot be confused.
-    fixed = {} if ctx_len is None else {CTX_LEN: ctx_len}
-    samples = {ROWS: num_rows} | fixed
-    inputs = []
-    for index, spec in enumerate(specs):
-        for tensor in spec.tensors:
-            named = [size for size in tensor.shape if isinstance(size, str)]
-            samples |= {
-                name: _SAMPLE_CTX_LEN - 6 * len(samples.keys() - {ROWS}) for name in named if name not in samples
-            }
-            shape = [samples[size] if isinstance(size, str) else size for size in tensor.shape]
-            varying = [(axis, size) for axis, size in enumerate(tensor.shape) if isinstance(size, str)]
-            axes = {axis: size for axis, size in varying if size not in fixed}
-            dtype = torch.int64 if spec.kind == "tokens" else torch.float32
-            inputs.append(GraphInput(f"{tensor.name}.{index}", torch.zeros(shape, dtype=dtype), axes | {0: row_axis}))
-    return inputs
-
-
 def specializations(
     options: CausalLMCompileOptions, chunk_len: int, state_sizes: dict[str, int], *, continuous_batching: bool
 ) -> tuple[Specialization, ...]:
@@ -224,10 +208,10 @@ def specializations(
     return tuple(made.values())
 
 
-def _extra_inputs(batch: int, with_rows: bool, with_context_lens: bool, with_num_logits: bool) -> list[GraphInput]:
+def _extra_inputs(with_rows: bool, with_context_lens: bool, with_num_logits: bool) -> list[GraphInput]:
     inputs = []
     if with_rows:
-        inputs.append(GraphInput("batch_index", torch.arange(batch)[:, None], {0: "batch_size"}))
+        inputs.append(batch_index_input())
     if with_context_lens:
         sample = torch.zeros(19, dtype=torch.int64)
         inputs.append(GraphInput("comp_ctx_lengths", sample, {0: "comp_ctx_lengths"}))
@@ -237,14 +221,14 @@ def _extra_inputs(batch: int, with_rows: bool, with_context_lens: bool, with_num
     return inputs
 
 
-_MIN_CTX_LEN, _SAMPLE_CTX_LEN, _MAX_SEQ_LEN = 4, 29, 128
-"""Tracing bounds, since models branch on an empty cache and on the maximum length; and the traced context length."""
+_MIN_CTX_LEN, _MAX_SEQ_LEN = 4, 128
+"""Tracing bounds, since models branch on an empty cache and on the maximum length."""
 
 
 def _limits(model: nn.Module, most_tokens: int | None) -> dict[str, int]:
     limits = {"seq_len": _MAX_SEQ_LEN if most_tokens is None else most_tokens}
     position_limit, quirk = max_positions(model.config), recomputed(model)
-    if position_limit is not None and position_limit > _SAMPLE_CTX_LEN:
+    if position_limit is not None and position_limit > SAMPLE_CTX_LEN:
         limits[CTX_LEN] = position_limit - (0 if quirk is None else quirk.num_added)
     return limits
 
@@ -267,32 +251,25 @@ def retained_graph(
     """
     specs = state_specs(model)
     lowered = lower(model, "retained", ctx_len)
-    # All sample sizes differ, from each other and from the sizes of a model, so that axes cannot be confused.
-    batch, seq, rows = 3, 7, 5 if continuous_batching else 3
-    row_axis = "full_batch_size" if continuous_batching else "batch_size"
-    inputs = [
-        GraphInput("input_ids", torch.zeros(batch, seq, dtype=torch.int64), {0: "batch_size", 1: "seq_len"}),
-        GraphInput("position_ids", torch.arange(seq).repeat(batch, 1), {0: "batch_size", 1: "seq_len"}),
-    ]
-    state = state_inputs(specs, row_axis, rows, traced_len)
-    state_axes = {f"{tensor.name}{RETAINED}": tensor.axes for tensor in state}
-    extra = _extra_inputs(batch, continuous_batching, with_context_lens, with_num_logits)
-    inputs += state + extra
-    extra_names = [graph_input.name for graph_input in extra]
+    inputs = StepInputs(
+        token_inputs(),
+        state_inputs(specs, continuous_batching, traced_len),
+        _extra_inputs(continuous_batching, with_context_lens, with_num_logits),
+    )
     if specs == [TOKENS]:
         inner: nn.Module = RecomputingCausalLM(lowered.module)
     else:
         inner = RetainedCausalLM(lowered.module, specs, most_tokens or MAX_STEP_LEN)
     return TaskGraph(
-        module=_Flat(inner, len(state), extra_names).eval(),
+        module=inputs.flatten(inner),
         lowered=lowered,
         lowering="retained",
         num_layers=len(specs),
-        inputs=inputs,
-        output_names=["logits", *state_axes],
+        inputs=inputs.in_order,
+        output_names=["logits", *inputs.new_state_axes],
         output_axes={
             "logits": {0: "batch_size"} | ({1: "num_logits_to_keep"} if with_num_logits else {}),
-            **state_axes,
+            **inputs.new_state_axes,
         },
         axis_minimums={CTX_LEN: _MIN_CTX_LEN},
         axis_limits=_limits(model, most_tokens),
@@ -359,22 +336,6 @@ def why_not_run(model: nn.Module, lowering: str) -> str | None:
     except UnsupportedModel as error:
         return str(error)
     return None
-
-
-class _Flat(nn.Module):
-    """A retained graph whose state is a flat list of inputs and outputs, followed by the extra inputs by name."""
-
-    def __init__(self, inner: nn.Module, num_states: int, extra_names: list[str]):
-        super().__init__()
-        self.inner = inner
-        self.num_states = num_states
-        self.extra_names = extra_names
-
-    def forward(self, *inputs: torch.Tensor) -> tuple[Any, ...]:
-        input_ids, position_ids, *rest = inputs
-        extra = dict(zip(self.extra_names, rest[self.num_states :], strict=True))
-        logits, state = self.inner(input_ids, position_ids, rest[: self.num_states], **extra)
-        return (logits.float(), *state)
 
 
 class _FlatPaged(nn.Module):

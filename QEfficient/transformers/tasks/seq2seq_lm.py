@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import MoEModelOutput
 
-from QEfficient.contract import RETAINED, Specialization
+from QEfficient.contract import Specialization
 from QEfficient.transformers.lowering.apply import LoweredModel, lower
 from QEfficient.transformers.lowering.cache_layers import RetainedEncoderDecoderCache, retained_cache
 from QEfficient.transformers.lowering.cache_spec import CTX_LEN, ENCODER_CTX_LEN, StateSpec
@@ -27,7 +27,6 @@ from QEfficient.transformers.lowering.positions import biases_from_step
 from QEfficient.transformers.lowering.step import RetainedStep, running
 from QEfficient.transformers.patches import functions_replaced, traceable_sizes
 from QEfficient.transformers.quirks import replaced_functions
-from QEfficient.transformers.tasks.causal_lm import state_inputs
 from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
 from QEfficient.transformers.tasks.lm_head import at_places, select_before_head
 from QEfficient.transformers.tasks.padding_probe import SequenceUse, measure_contract
@@ -37,6 +36,7 @@ from QEfficient.transformers.tasks.sequence_inputs import (
     hidden_states,
     stateless_copy,
 )
+from QEfficient.transformers.tasks.step_inputs import StepInputs, batch_index_input, state_inputs, token_inputs
 
 _ROWS = {0: "batch_size"}
 _ENCODER_SAMPLE_LEN = 13
@@ -108,42 +108,33 @@ class RetainedDecoder(nn.Module):
         Returns:
             Logits ``[B, 1, vocab]`` and the new state.
         """
-        with traceable_sizes(), functions_replaced(self.model, replaced_functions(self.model)):
-            step = RetainedStep(position_ids, batch_index)
-            return self._run(input_ids, step, encoder_hidden_states, encoder_lens, state)
-
-    def _run(
-        self,
-        input_ids: torch.Tensor,
-        step: RetainedStep,
-        encoder_hidden_states: torch.Tensor,
-        encoder_lens: torch.Tensor,
-        state: Sequence[torch.Tensor],
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         model: Any = self.model
-        places = torch.arange(encoder_hidden_states.shape[1])[None]
-        is_stored = (places < encoder_lens) & (step.first_position == 0)
-        encoder_step = RetainedStep(torch.where(is_stored, places, -1), step.batch_index)
-        cache = self._cache(state, step, encoder_step)
-        slots = torch.arange(cache.cross_attention_cache.layers[0].keys.shape[2])[None]
         # Only as a named parameter: in **kwargs some models pass it on to a forward that rejects it.
         takes_positions = "decoder_position_ids" in inspect.signature(model.forward).parameters
-        newest = at_places(step.last_token)
         has_head = isinstance(model.get_output_embeddings(), nn.Linear)
-        with select_before_head(model, newest) if has_head else nullcontext(), running(step):
-            output = model(
-                encoder_outputs=MoEModelOutput(last_hidden_state=encoder_hidden_states),
-                attention_mask=(slots < encoder_lens).to(torch.int64),
-                decoder_input_ids=input_ids,
-                past_key_values=cache,
-                use_cache=True,
-                **({"decoder_position_ids": step.position_ids.clamp(min=0)} if takes_positions else {}),
-            )
-        return output.logits if has_head else newest(output.logits), cache.state()
+        with traceable_sizes(), functions_replaced(model, replaced_functions(model)):
+            step = RetainedStep(position_ids, batch_index)
+            cache = self._cache(state, step, encoder_hidden_states.shape[1], encoder_lens)
+            slots = torch.arange(cache.cross_attention_cache.layers[0].keys.shape[2])[None]
+            newest = at_places(step.last_token)
+            with select_before_head(model, newest) if has_head else nullcontext(), running(step):
+                output = model(
+                    encoder_outputs=MoEModelOutput(last_hidden_state=encoder_hidden_states),
+                    attention_mask=(slots < encoder_lens).to(torch.int64),
+                    decoder_input_ids=input_ids,
+                    past_key_values=cache,
+                    use_cache=True,
+                    **({"decoder_position_ids": step.position_ids.clamp(min=0)} if takes_positions else {}),
+                )
+            return output.logits if has_head else newest(output.logits), cache.state()
 
     def _cache(
-        self, state: Sequence[torch.Tensor], step: RetainedStep, encoder_step: RetainedStep
+        self, state: Sequence[torch.Tensor], step: RetainedStep, num_encoder_states: int, encoder_lens: torch.Tensor
     ) -> RetainedEncoderDecoderCache:
+        """The cache of ``step``, whose cross-attention stores the encoder's states in rows with position 0."""
+        places = torch.arange(num_encoder_states)[None]
+        is_stored = (places < encoder_lens) & (step.first_position == 0)
+        encoder_step = RetainedStep(torch.where(is_stored, places, -1), step.batch_index)
         self_state: list[torch.Tensor] = []
         cross_state: list[torch.Tensor] = []
         tensors = iter(state)
@@ -162,32 +153,14 @@ class RetainedSeq2SeqLM(nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
 
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
-        encoder_input_ids: torch.Tensor,
-        encoder_lens: torch.Tensor,
-        state: Sequence[torch.Tensor],
-        batch_index: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Arguments and result as of :class:`RetainedDecoder`."""
+    def forward(self, *step: Any, **batch_index: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Arguments in the order and with the names of :class:`RetainedDecoder`; result as of it."""
+        input_ids, position_ids, encoder_input_ids, encoder_lens, state = step
         hidden = self.encoder(encoder_input_ids, encoder_lens)
-        return self.decoder(input_ids, position_ids, hidden, encoder_lens, state, batch_index)
-
-
-class _Flat(nn.Module):
-    """The graph with its state as a flat list of inputs and outputs."""
-
-    def __init__(self, inner: nn.Module, num_states: int):
-        super().__init__()
-        self.inner = inner
-        self.num_states = num_states
-
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        first, state, rows = inputs[:4], inputs[4 : 4 + self.num_states], inputs[4 + self.num_states :]
-        logits, new = self.inner(*first, state, *rows)
-        return (logits.float(), *new)
+        result: tuple[torch.Tensor, list[torch.Tensor]] = self.decoder(
+            input_ids, position_ids, hidden, encoder_lens, state, **batch_index
+        )
+        return result
 
 
 def _named(state: GraphInput, part: str) -> GraphInput:
@@ -197,10 +170,10 @@ def _named(state: GraphInput, part: str) -> GraphInput:
 
 
 def _state_inputs(
-    self_specs: list[StateSpec], cross_specs: list[StateSpec], row_axis: str, num_rows: int
+    self_specs: list[StateSpec], cross_specs: list[StateSpec], continuous_batching: bool
 ) -> list[GraphInput]:
     # One call, so that no two axes have the same sample.
-    tensors = iter(state_inputs([*self_specs, *cross_specs], row_axis, num_rows))
+    tensors = iter(state_inputs([*self_specs, *cross_specs], continuous_batching))
     self_inputs = [[_named(next(tensors), "self") for _ in spec.tensors] for spec in self_specs]
     inputs = []
     for index, (layer_inputs, cross_spec) in enumerate(zip(self_inputs, cross_specs, strict=True)):
@@ -268,7 +241,7 @@ def encoder_graph(model: nn.Module, is_blank: bool = False, text_len: int | None
         lowered=lowered,
         lowering="encoder",
         num_layers=0,
-        inputs=[_encoder_ids(text_len), GraphInput("encoder_lens", torch.tensor([[11], [13], [5]]), _ROWS)],
+        inputs=[_encoder_ids(text_len), _encoder_lens()],
         output_names=["encoder_hidden_states"],
         output_axes={"encoder_hidden_states": axes},
         axis_minimums={} if text_len is None else {"encoder_seq_len": text_len},
@@ -297,33 +270,29 @@ def _encoder_ids(text_len: int | None) -> GraphInput:
     return GraphInput("encoder_input_ids", ids, {**_ROWS, 1: "encoder_seq_len"})
 
 
+def _encoder_lens() -> GraphInput:
+    return GraphInput("encoder_lens", torch.tensor([[11], [_ENCODER_SAMPLE_LEN], [5]]), _ROWS)
+
+
 def _decoder_graph(
     model: nn.Module, lowered: LoweredModel, inner: nn.Module, source: GraphInput, continuous_batching: bool
 ) -> TaskGraph:
     """A graph with the decoder's inputs and outputs; ``source``: its input from the encoder's side."""
-    batch, seq, rows = 3, 7, 5 if continuous_batching else 3
-    ids, axes = torch.zeros(batch, seq, dtype=torch.int64), {**_ROWS, 1: "seq_len"}
     self_specs, cross_specs = encoder_decoder_specs(model)
-    state = _state_inputs(self_specs, cross_specs, "full_batch_size" if continuous_batching else "batch_size", rows)
-    inputs = [
-        GraphInput("input_ids", ids, axes),
-        GraphInput("position_ids", torch.arange(seq).repeat(batch, 1), axes),
-        source,
-        GraphInput("encoder_lens", torch.tensor([[11], [13], [5]]), _ROWS),
-        *state,
-    ]
-    if continuous_batching:
-        inputs.append(GraphInput("batch_index", torch.arange(batch)[:, None], _ROWS))
-    state_axes = {f"{tensor.name}{RETAINED}": tensor.axes for tensor in state}
+    inputs = StepInputs(
+        [*token_inputs(), source, _encoder_lens()],
+        _state_inputs(self_specs, cross_specs, continuous_batching),
+        [batch_index_input()] if continuous_batching else [],
+    )
     limits, steps = max_lens(model), {ENCODER_CTX_LEN: "encoder_seq_len", CTX_LEN: "seq_len"}
     return TaskGraph(
-        module=_Flat(inner, len(state)).eval(),
+        module=inputs.flatten(inner),
         lowered=lowered,
         lowering="retained",
         num_layers=len(self_specs),
-        inputs=inputs,
-        output_names=["logits", *state_axes],
-        output_axes={"logits": _ROWS, **state_axes},
+        inputs=inputs.in_order,
+        output_names=["logits", *inputs.new_state_axes],
+        output_axes={"logits": _ROWS, **inputs.new_state_axes},
         axis_limits=limits | {steps[axis]: limit for axis, limit in limits.items()},
     )
 

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from QEfficient.errors import CorruptCheckpoint, UnsupportedModel
-from QEfficient.transformers.checkpoint import source, unread
+from QEfficient.transformers.checkpoint import from_checkpoint, recorder, source
 from QEfficient.transformers.checkpoint.from_checkpoint import (
     FromCheckpoint,
     copy_with_values,
@@ -27,8 +27,9 @@ from QEfficient.transformers.checkpoint.from_checkpoint import (
     read_parameters,
 )
 from QEfficient.transformers.checkpoint.load import load_model, load_skeleton
+from QEfficient.transformers.checkpoint.pieces import aten, pieces
 from QEfficient.transformers.checkpoint.source import Dense, FromModule
-from QEfficient.transformers.checkpoint.unread import Made, Reader, Stored, UnreadParameter, WeightFile, aten
+from QEfficient.transformers.checkpoint.unread import Made, Reader, Stored, UnreadParameter, WeightFile, evaluate
 
 WRITES = "transformers writes into a weight after it has read it"
 READ_AT_ONCE = {
@@ -150,7 +151,8 @@ def test_nothing_but_headers_is_read_before_it_is_asked_for(folder: Path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(Reader, "elements", never)
-        patch.setattr(unread, "mapped", never)
+        for module in (recorder, from_checkpoint):
+            patch.setattr(module, "mapped", never)
         model = load(folder)
         assert all(isinstance(parameter, UnreadParameter) for parameter in model.parameters())
     weights = FromCheckpoint(model)
@@ -247,7 +249,7 @@ def stored(tensor: torch.Tensor, path: Path) -> Stored:
 
 
 def made(operator: Any, args: tuple[Any, ...], output: int = 0, **kwargs: Any) -> Made:
-    shape = unread.evaluate(Made(operator, args, kwargs, output, Dense((), torch.float32)), Reader().whole)
+    shape = evaluate(Made(operator, args, kwargs, output, Dense((), torch.float32)), Reader().whole)
     return Made(operator, args, kwargs, output, Dense(tuple(shape.shape), shape.dtype))
 
 
@@ -278,10 +280,10 @@ def test_parts_of_what_is_made_are_those_of_the_whole(tmp_path: Path, monkeypatc
         made(aten.neg.default, (a,)),
     ]
     for case in cases:
-        whole = unread.evaluate(case, Reader().whole)
+        whole = evaluate(case, Reader().whole)
         for piece_bytes in (1, 20, 100, 1 << 20):
             monkeypatch.setattr(source, "PIECE_BYTES", piece_bytes)
-            parts = list(unread.pieces(case, Reader()))
+            parts = list(pieces(case, Reader()))
             assert all(part.nbytes <= max(piece_bytes, part.element_size()) for part in parts)
             assert same(torch.cat(parts).reshape(whole.shape), whole)
 
@@ -292,7 +294,7 @@ def test_experts_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyP
     experts = made(aten.cat.default, ([gates, ups], 1))
     monkeypatch.setattr(source, "PIECE_BYTES", 2 * 6 * 5 * 4)
     reader = Reader()
-    for number, _ in enumerate(unread.pieces(experts, reader), start=1):
+    for number, _ in enumerate(pieces(experts, reader), start=1):
         assert reader.bytes_read == number * 2 * 6 * 5 * 4
     assert number == 4
 
@@ -301,4 +303,4 @@ def test_truncated_file_is_an_error(tmp_path: Path) -> None:
     whole = stored(torch.randn(4, 6), tmp_path / "a")
     whole.file.path.write_bytes(whole.file.path.read_bytes()[:-5])
     with pytest.raises(CorruptCheckpoint, match="ends inside 'it'"):
-        list(unread.pieces(whole, Reader()))
+        list(pieces(whole, Reader()))

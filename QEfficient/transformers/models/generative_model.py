@@ -1,0 +1,36 @@
+"""What the auto classes share whose models generate text: the generation config, and streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from QEfficient.base.modeling_qeff import OptionsT, PathLike, PlanT, QEFFBaseModel
+from QEfficient.transformers.models.generation_config import save_generation_config, warn_of_ignored_entries
+
+Stream = bool | Callable[[str], None]
+
+
+class QEFFGenerativeModel(QEFFBaseModel[PlanT, OptionsT]):
+    """A model that generates text, token by token, over the state that its package keeps."""
+
+    keeps_state = True
+    followed_entries: ClassVar[tuple[str, ...]] = ()
+    """Entries of the generation config that the task follows beside those that all tasks do."""
+
+    def compile(self, compile_dir: PathLike | None = None, **options: Any) -> Path:
+        path = super().compile(compile_dir, **options)
+        warn_of_ignored_entries(self._loaded(), self.followed_entries)
+        return path
+
+    compile.__doc__ = QEFFBaseModel.compile.__doc__
+
+    def write_side_files(self, folder: Path) -> None:
+        super().write_side_files(folder)
+        save_generation_config(self._loaded(), folder)
+
+    def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
+        """Yield the answer to one prompt as text, as it comes. Options are those of :meth:`generate`."""
+        pieces: Iterator[str] = self._open().stream(prompt, **options)
+        return pieces

@@ -1,0 +1,98 @@
+"""What the auto classes share whose models read whole sequences in one run: encoders and classifiers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from QEfficient.base.modeling_qeff import QEFFBaseModel
+from QEfficient.base.open_package import check_runtime
+from QEfficient.contract import Specialization
+from QEfficient.errors import ExportError, SizeDependence
+from QEfficient.options import EncoderCompileOptions
+from QEfficient.targets import Target
+from QEfficient.transformers.models.sequence_plan import (
+    MeasuredInputs,
+    SequencePlan,
+    check_positions,
+    narrow,
+    plan_sequences,
+    specializations,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from QEfficient.transformers.lowering.select import LoweringChoice
+    from QEfficient.transformers.tasks.padding_probe import SequenceUse
+    from QEfficient.transformers.tasks.sequence_inputs import SequenceContract, SequenceModel
+
+
+class QEFFSequenceModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
+    """A model that reads a whole sequence in one run and keeps nothing of it."""
+
+    options_class: ClassVar[type[EncoderCompileOptions]] = EncoderCompileOptions
+    specialization_name: ClassVar[str]
+    """Upstream's, of each length's shape."""
+
+    def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
+        super().__init__(model, tokenizer=tokenizer)
+        self._inputs = MeasuredInputs(self._prepare)
+
+    @abstractmethod
+    def _prepare(self, model: PreTrainedModel, use: SequenceUse) -> tuple[SequenceModel, SequenceContract]:
+        """``model`` ready to be lowered, and how it takes sequences."""
+
+    def _plan(self, options: EncoderCompileOptions, target: Target) -> SequencePlan:
+        model = self._loaded()
+        check_positions(model, options)
+        contract = self._inputs.contract(model, options.seq_lens[-1], self.tokenizer)
+        return plan_sequences(model, contract, options, target)
+
+    def _resolve(self, plan: SequencePlan, options: EncoderCompileOptions) -> SequencePlan:
+        """The plan for as many lengths as one graph can be for."""
+
+        def next_plan(tried: SequencePlan, error: ExportError) -> SequencePlan:
+            if not isinstance(error, SizeDependence):
+                raise error
+            return narrow(tried, options.seq_lens, error, self.model_name)
+
+        return self.resolve_by_export(plan, {"seq_lens": options.seq_lens}, next_plan)
+
+    def _specializations(
+        self, plan: SequencePlan, options: EncoderCompileOptions, target: Target
+    ) -> dict[str, tuple[Specialization, ...]]:
+        return specializations(self.specialization_name, options)
+
+    def choose_lowering(self, target: Target) -> LoweringChoice:
+        from QEfficient.transformers.lowering.select import LoweringChoice
+
+        return LoweringChoice("encoder")
+
+    def generate(
+        self,
+        inputs: Any,
+        device_ids: Sequence[int] | None = None,
+        runtime_ai100: bool = True,
+        *,
+        tokenizer: Any | None = None,
+    ) -> dict[str, Any]:
+        """Run texts through the compiled package.
+
+        Args:
+            inputs: text, a list of texts or of pairs of texts, lists of token ids, or a tokenizer's output.
+            device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
+            runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
+            tokenizer: default: the checkpoint's.
+
+        Returns:
+            The output by its name, a float32 array with a row for each text: see the class.
+
+        Raises:
+            LifecycleError: nothing was compiled yet.
+            CapacityError: a text is empty or longer than the longest compiled ``seq_len``.
+        """
+        check_runtime(runtime_ai100)
+        outputs: dict[str, Any] = self._open(device_ids).generate(inputs, tokenizer=tokenizer)
+        return outputs
