@@ -19,11 +19,11 @@ from QEfficient.transformers.checkpoint.unread import (
     Stored,
     Unread,
     UnreadParameter,
-    WeightFile,
     evaluate,
     mapped,
     pieces,
 )
+from QEfficient.transformers.checkpoint.weight_files import WeightFile
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _NOTES = "weights"

@@ -4,37 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from QEfficient.errors import CorruptCheckpoint
 from QEfficient.transformers.checkpoint import source
-from QEfficient.transformers.checkpoint.files import identity
 from QEfficient.transformers.checkpoint.source import Dense, split
+from QEfficient.transformers.checkpoint.weight_files import WeightFile
 
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class WeightFile:
-    """A safetensors file as it was when its header was read."""
-
-    path: Path
-    identity: dict[str, Any]
-
-    def check_unchanged(self) -> None:
-        """
-        Raises:
-            CorruptCheckpoint: it is another file now, or gone.
-        """
-        if not self.path.is_file() or identity(self.path) != self.identity:
-            raise CorruptCheckpoint(f"{self.path} has changed since the model was loaded. Load the checkpoint again.")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -154,6 +137,16 @@ def pieces(unread: Unread, reader: Reader) -> Iterator[torch.Tensor]:
             yield from split(rows(reader, start, min(start + step, shape[0])))
     else:
         yield from split(evaluate(unread, reader.whole))
+
+
+def stored_in(unread: Unread) -> Iterator[Stored]:
+    """The stored tensors that a tensor is made of."""
+    if isinstance(unread, Stored):
+        yield unread
+    else:
+        for leaf in tree_leaves((unread.args, unread.kwargs)):
+            if isinstance(leaf, Unread):
+                yield from stored_in(leaf)
 
 
 Part = Callable[[Reader, int, int], torch.Tensor]

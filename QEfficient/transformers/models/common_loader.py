@@ -21,8 +21,6 @@ class QEFFCommonLoader:
             kwargs: as in the class's ``from_pretrained``; upstream's ``hf_token``, ``local_model_dir`` and
                 ``full_batch_size`` are understood.
         """
-        from transformers import AutoConfig
-
         from QEfficient.transformers.checkpoint import load as checkpoint
 
         full_batch_size = kwargs.pop("full_batch_size", None)
@@ -31,7 +29,7 @@ class QEFFCommonLoader:
         folder = checkpoint.resolve(name, **options)
         trust = kwargs.get("trust_remote_code", False)
         checkpoint.check_safe(folder, trust)
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust)
+        config = checkpoint.load_config(folder, trust)
         chosen = auto_class_for_config(config)
         if full_batch_size is not None and "continuous_batching" in chosen.load_arguments:
             kwargs.setdefault("continuous_batching", True)
