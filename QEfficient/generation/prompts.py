@@ -40,7 +40,7 @@ def read_prompts(prompt: str | list[str] | None, file: str | os.PathLike[str] | 
     if file is not None:
         try:
             text = Path(file).read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path
             raise OptionError(f"The file of prompts cannot be read: {error}") from error
         prompts = [line for line in text.splitlines() if line.strip()]
     else:
