@@ -157,9 +157,10 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
                 those of the class.
 
         Raises:
+            OptionError: an unknown option, or one of a wrong type.
             CheckpointNotFound: no such model or folder.
-            UnsafeCheckpoint: pickled weights, or remote code that was not allowed.
-            CorruptCheckpoint: the weights do not fit the config.
+            UnsafeCheckpoint: pickled weights, remote code that was not allowed, or a file outside of the folder.
+            CorruptCheckpoint: a file is damaged, or the weights do not fit the config.
             UnsupportedModel: transformers has no such model for this task.
         """
         from QEfficient.transformers.checkpoint import load as checkpoint
@@ -170,8 +171,9 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
             name = sorted(unknown)[0]
             known = [*checkpoint.LOAD_OPTIONS, *cls.load_arguments, "trust_remote_code"]
             raise OptionError(f"from_pretrained() has no option '{name}'.{nearest(name, known)}")
+        checkpoint.check_options({**kwargs, "trust_remote_code": trust_remote_code})
         with stage("Loading", str(pretrained_model_name_or_path)):
-            folder = checkpoint.resolve(os.fspath(pretrained_model_name_or_path), **kwargs)
+            folder = checkpoint.resolve(pretrained_model_name_or_path, **kwargs)
             dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
             options = {} if dtype is None else {"dtype": dtype}
             model = checkpoint.load_skeleton(cls.hf_auto_class(), folder, trust_remote_code, **options)
@@ -491,5 +493,5 @@ def check_runtime(runtime_ai100: bool) -> None:
     Raises:
         OptionError: it is off.
     """
-    if not runtime_ai100:
-        raise OptionError("runtime_ai100=False: to run without a card, compile with target='cpu'.")
+    if runtime_ai100 is not True:
+        raise OptionError(f"runtime_ai100={runtime_ai100!r}: to run without a card, compile with target='cpu'.")

@@ -116,8 +116,16 @@ class CompiledModel(Generic[RecordT]):
         return self.artifact.path
 
     def tokenizer(self, tokenizer: PreTrainedTokenizerBase | None = None) -> Any:
-        """The package's tokenizer, or ``tokenizer`` with the same methods."""
-        return ForeignTokenizer(tokenizer) if tokenizer is not None else self._package_tokenizer
+        """The package's tokenizer, or ``tokenizer`` with the same methods.
+
+        Raises:
+            OptionError: ``tokenizer`` is none of transformers.
+        """
+        if tokenizer is None:
+            return self._package_tokenizer
+        if not callable(tokenizer) or not callable(getattr(tokenizer, "decode", None)):
+            raise OptionError(f"tokenizer must be one of transformers, got {tokenizer!r}.")
+        return ForeignTokenizer(tokenizer)
 
     @cached_property
     def _package_tokenizer(self) -> PackageTokenizer:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,9 @@ from openvino._offline_transformations import apply_make_stateful_transformation
 from QEfficient.compile.openvino_compiler import MODEL_FILE
 from QEfficient.compile.openvino_paged import add_extensions, to_plugin_form
 from QEfficient.contract import RETAINED, GraphRecord, OpenOptions
-from QEfficient.errors import CompileError, LifecycleError
+from QEfficient.errors import CapacityError, CompileError, LifecycleError
 from QEfficient.generation.programs.program import Opening, Shape
+from QEfficient.store.files import readable_bytes
 
 if TYPE_CHECKING:
     from QEfficient.targets import Target
@@ -65,19 +68,38 @@ def _properties(options: OpenOptions) -> dict[str, Any]:
     return properties | options.compiler_options
 
 
+def check_memory(num_bytes: int, what: str) -> None:
+    """Refuse state that no memory holds, before any of it is allocated.
+
+    Raises:
+        CapacityError: it is larger than this machine's memory.
+    """
+    if not hasattr(os, "sysconf"):
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if num_bytes > memory:
+        raise CapacityError(
+            f"{what} takes {readable_bytes(num_bytes)}, and this machine has {readable_bytes(memory)} of memory: open "
+            "the package with a smaller ctx_len or full_batch_size."
+        )
+
+
 def _keep_state_inside(model: ov.Model, record: GraphRecord, sizes: Mapping[str, int]) -> None:
     """Bind the state's axes, and turn each ``x`` to ``x_RetainedState`` pair into a variable of OpenVINO's."""
     state = {name: f"{name}{RETAINED}" for name in record.inputs if f"{name}{RETAINED}" in record.outputs}
     if not state:
         return
     axes = {axis for name in state for axis in record.inputs[name].axes}
-    shapes = {}
+    shapes, num_bytes = {}, 0
     for port in model.inputs:
         shape = port.get_partial_shape()
         for axis, name in enumerate(record.inputs[port.get_any_name()].axes):
             if name in axes and name in sizes:
                 shape[axis] = sizes[name]
         shapes[port] = shape
+        if shape.is_static and port.get_any_name() in state:
+            num_bytes += prod(dim.get_length() for dim in shape) * port.get_element_type().size
+    check_memory(num_bytes, "The state")
     model.reshape(shapes)
     apply_make_stateful_transformation(model, state)
 

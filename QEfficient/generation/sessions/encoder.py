@@ -35,6 +35,24 @@ class InputContract:
     """Whether they are an input; "optional": zeros if the caller passes none."""
     end_token_id: int | None = None
     """A token that every sequence must have, because the model reads its result there."""
+    vocab_size: int | None = None
+    """Token ids that the model has; None: the config does not say."""
+    type_vocab_size: int | None = None
+    """Token types that the model has; None: the config does not say."""
+
+
+_MOST_IDS = 2**31
+"""Where the config does not say how many there are."""
+
+
+def _check_range(index: int, values: Sequence[int], size: int | None, what: str) -> None:
+    size = _MOST_IDS if size is None else size
+    unknown = [value for value in values if not 0 <= value < size]
+    if unknown:
+        raise OptionError(
+            f"Text {index} has the {what} {unknown[0]}, and the model's go from 0 to {size - 1}. Was it encoded with "
+            "another model's tokenizer?"
+        )
 
 
 class EncoderSession:
@@ -126,6 +144,8 @@ class EncoderSession:
                 f"{contract.seq_lens[-1]}. Compile with seq_len={len(text.ids)} or more, or shorten the text; nothing "
                 "is cut silently."
             )
+        _check_range(index, text.ids, contract.vocab_size, "token id")
+        _check_range(index, text.token_type_ids or (), contract.type_vocab_size, "token type")
         if contract.end_token_id is not None and contract.end_token_id not in text.ids:
             raise OptionError(f"Text {index} has no end token ({contract.end_token_id}), at which this model answers.")
         if contract.token_type_ids == "none" and text.token_type_ids is not None and any(text.token_type_ids):

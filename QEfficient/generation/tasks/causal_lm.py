@@ -23,7 +23,7 @@ from QEfficient.generation.sessions.retained import RetainedSession
 from QEfficient.generation.sessions.session import Chunk, Session, SessionInfo
 from QEfficient.generation.streaming import AnswerPrinter
 from QEfficient.generation.tokenizer import FOLDER
-from QEfficient.options import CausalLMCompileOptions
+from QEfficient.options import CausalLMCompileOptions, require_bool
 from QEfficient.store.manifest import Artifact
 
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
             CapacityError: a prompt is empty or does not fit ``ctx_len``.
             OptionError: an unknown or impossible option.
         """
+        if not callable(stream):
+            require_bool("stream", stream)
         requests, decoder = self._requests(prompts, tokenizer, generation_len, sampling)
         answers: list[list[int]] = [[] for _ in requests]
         printer = _printer(decoder, len(requests), stream) if stream else None

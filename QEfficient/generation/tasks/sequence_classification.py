@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def _listed(documents: object) -> Sequence[object]:
+    return documents if isinstance(documents, list | tuple) else (None,)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierRecord:
     """The values that the session of a classifier needs."""
@@ -72,6 +76,8 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
         Raises:
             OptionError: the model has several labels.
         """
+        if not isinstance(query, str) or not all(isinstance(document, str) for document in _listed(documents)):
+            raise OptionError("rank() takes a text and a list of texts.")
         if len(self.labels) != 1:
             raise OptionError(f"Only a model of one label ranks; this one has {', '.join(self.labels)}.")
         logits = self.generate([(query, document) for document in documents], tokenizer=tokenizer)["logits"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from QEfficient.transformers.checkpoint.files import check_code, code_names, read_config
+from QEfficient.transformers.checkpoint.files import check_code, checked_name, code_names, local_folder, read_config
 from QEfficient.transformers.checkpoint.loader_errors import loader_errors
 
 
@@ -34,7 +34,7 @@ def open_config(model_name: str, **options: Any) -> OpenedConfig:
         CheckpointNotFound: there is no such model or folder, or it has no config.
         UnsafeCheckpoint: it brings code that was not allowed to run.
     """
-    folder = Path(model_name).expanduser()
+    folder = local_folder(checked_name(model_name))
     if not folder.is_dir() or not (folder / "config.json").is_file():
         from QEfficient.transformers.checkpoint import load as checkpoint
 

@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from QEfficient.errors import CorruptCheckpoint, UnsafeCheckpoint
+from QEfficient.errors import CheckpointNotFound, CorruptCheckpoint, OptionError, UnsafeCheckpoint
 from QEfficient.store.digests import is_sha256
+from QEfficient.store.files import user_path
 
 READ = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "tokenizer*")
 """The files of a checkpoint that are read, and so downloaded."""
+
+
+def checked_name(model_name: object) -> str:
+    """The name of a model as text.
+
+    Raises:
+        OptionError: it is none.
+    """
+    text = os.fspath(model_name) if isinstance(model_name, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
+        raise OptionError(f"A model is a folder or a model id on the Hub, got {model_name!r}.")
+    return text
+
+
+def local_folder(name: str) -> Path:
+    """The folder of this name, if it is one.
+
+    Raises:
+        CheckpointNotFound: no folder and no model can have it.
+    """
+    try:
+        folder = user_path(name, "The model's name")
+        folder.is_dir()
+    except OSError as error:
+        raise CheckpointNotFound(f"There is no folder and no model of the name {shortened(name)}: {error}") from error
+    return folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:

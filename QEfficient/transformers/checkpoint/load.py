@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
@@ -15,9 +16,18 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import safe_open
 from torch import nn
 
-from QEfficient.errors import CheckpointError, CheckpointNotFound, CorruptCheckpoint, UnsupportedModel
+from QEfficient.errors import CheckpointError, CheckpointNotFound, CorruptCheckpoint, OptionError, UnsupportedModel
 from QEfficient.generation_config import check_generation_config
-from QEfficient.transformers.checkpoint.files import READ, check_code, quantization, read_config, read_json
+from QEfficient.options import require_bool
+from QEfficient.transformers.checkpoint.files import (
+    READ,
+    check_code,
+    checked_name,
+    local_folder,
+    quantization,
+    read_config,
+    read_json,
+)
 from QEfficient.transformers.checkpoint.loader_errors import loader_errors
 from QEfficient.transformers.checkpoint.weight_files import WeightFile, WeightFiles
 
@@ -31,7 +41,32 @@ LOAD_OPTIONS = frozenset({*_HUB_OPTIONS, "dtype", "torch_dtype"})
 """What ``from_pretrained`` takes beside the options of its class."""
 
 
-def resolve(model_name: str, *, config_only: bool = False, **options: Any) -> Path:
+def check_options(options: Mapping[str, Any]) -> None:
+    """
+    Args:
+        options: of ``from_pretrained``: those of :data:`LOAD_OPTIONS`, and ``trust_remote_code``.
+
+    Raises:
+        OptionError: one has a wrong type; text such as "no" is no switch.
+    """
+    for name, value in options.items():
+        if value is None or (name == "token" and isinstance(value, bool)):
+            continue
+        if name in ("local_files_only", "trust_remote_code"):
+            require_bool(name, value)
+        elif name in ("dtype", "torch_dtype"):
+            _check_dtype(name, value)
+        elif not isinstance(value, str | Path):
+            raise OptionError(f"{name} must be text, got {value!r}.")
+
+
+def _check_dtype(name: str, value: object) -> None:
+    dtype = getattr(torch, value, None) if isinstance(value, str) else value
+    if value != "auto" and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise OptionError(f"{name} must be 'auto' or a type of real numbers such as 'bfloat16', got {value!r}.")
+
+
+def resolve(model_name: str | os.PathLike[str], *, config_only: bool = False, **options: Any) -> Path:
     """The local folder of a model: itself if it is one, else its snapshot from the Hub.
 
     Args:
@@ -42,14 +77,15 @@ def resolve(model_name: str, *, config_only: bool = False, **options: Any) -> Pa
     Raises:
         CheckpointNotFound: there is no such folder or model, or it has no ``config.json``.
     """
-    folder = Path(model_name).expanduser()
+    name = checked_name(model_name)
+    folder = local_folder(name)
     if not folder.is_dir():
         wanted = _DESCRIPTION if config_only else [*READ]
         hub_options = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
-        folder = _download(model_name, wanted, hub_options)
+        folder = _download(name, wanted, hub_options)
     if not (folder / "config.json").is_file():
         raise CheckpointNotFound(
-            f"'{model_name}' has no config.json, so it is not a transformers checkpoint. "
+            f"'{name}' has no config.json, so it is not a transformers checkpoint. "
             "Give the folder that save_pretrained() made, or a model id on the Hub."
         )
     return folder
@@ -72,6 +108,8 @@ def _download(model_name: str, wanted: list[str], options: dict[str, Any]) -> Pa
             f"There is no folder '{model_name}', and the Hub serves no model of that id (revision "
             f"{options.get('revision') or 'main'}): {error}. A gated model needs token=... or `hf auth login`."
         ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointNotFound(f"'{model_name}' cannot be downloaded: {error}") from error
 
 
 def check_safe(folder: Path, trust_remote_code: bool) -> WeightFiles:

@@ -13,7 +13,7 @@ from QEfficient.contract import MODEL_GRAPH, Plan, Specialization
 from QEfficient.errors import CapacityError, OptionError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.causal_lm import DecoderRecord
-from QEfficient.options import CausalLMCompileOptions
+from QEfficient.options import CausalLMCompileOptions, require_bool
 from QEfficient.targets import Target
 from QEfficient.transformers.models.generation_config import save_generation_config, warn_of_ignored_entries
 
@@ -65,6 +65,7 @@ class QEFFAutoModelForCausalLM(QEFFBaseModel[CausalLMPlan, CausalLMCompileOption
 
     def __init__(self, model: Any, continuous_batching: bool = False, *, tokenizer: Any | None = None) -> None:
         super().__init__(model, tokenizer=tokenizer)
+        require_bool("continuous_batching", continuous_batching)
         self.continuous_batching = continuous_batching
 
     @classmethod

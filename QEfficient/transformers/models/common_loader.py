@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from QEfficient.base.modeling_qeff import PathLike, QEFFBaseModel
@@ -26,8 +25,9 @@ class QEFFCommonLoader:
         full_batch_size = kwargs.pop("full_batch_size", None)
         name, kwargs = _upstream_arguments(pretrained_model_name_or_path, kwargs)
         options = {key: value for key, value in kwargs.items() if key in checkpoint.LOAD_OPTIONS}
-        folder = checkpoint.resolve(name, **options)
         trust = kwargs.get("trust_remote_code", False)
+        checkpoint.check_options({**options, "trust_remote_code": trust})
+        folder = checkpoint.resolve(name, **options)
         checkpoint.check_safe(folder, trust)
         config = checkpoint.load_config(folder, trust)
         chosen = auto_class_for_config(config)
@@ -36,9 +36,9 @@ class QEFFCommonLoader:
         return chosen.from_pretrained(name, **kwargs)
 
 
-def _upstream_arguments(name: PathLike, kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _upstream_arguments(name: PathLike, kwargs: dict[str, Any]) -> tuple[PathLike, dict[str, Any]]:
     kwargs = dict(kwargs)
     if (token := kwargs.pop("hf_token", None)) is not None:
         kwargs["token"] = token
     local = kwargs.pop("local_model_dir", None)
-    return os.fspath(local or name), {key: value for key, value in kwargs.items() if value is not None}
+    return local or name, {key: value for key, value in kwargs.items() if value is not None}
