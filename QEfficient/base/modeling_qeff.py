@@ -318,7 +318,7 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         artifact = ArtifactStore().get_by_key(ONNX, key)
         if artifact is None:
             defaults = json_safe(asdict(self.options_class()))
-            passed = {name: value for name, value in body.options.items() if value != defaults[name]}
+            passed = {name: value for name, value in body.options.items() if value != defaults.get(name)}
             parsed, target = self._parse({**passed, "target": body.target})
             artifact = self.export_plan(self._resolve(self._plan(parsed, target), parsed))
         return first_graph(artifact)

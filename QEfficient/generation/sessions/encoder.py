@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from QEfficient.contract import Count
 from QEfficient.errors import CapacityError, OptionError
 from QEfficient.generation.programs.program import Program
 from QEfficient.generation.sessions.retained import check_names, not_as_described
@@ -22,11 +23,11 @@ _TOKEN_TYPE_IDS = "token_type_ids"
 class InputContract:
     """How a package takes input sequences."""
 
-    seq_lens: tuple[int, ...]
+    seq_lens: tuple[Count, ...]
     """Compiled lengths, ascending."""
-    batch_size: int
+    batch_size: Count
     """Sequences per run."""
-    min_len: int = 1
+    min_len: Count = 1
     """Tokens of the shortest sequence, where there is no padding."""
     padding_side: Literal["left", "right"] | None = "right"
     """None: a sequence runs at exactly its length."""
@@ -35,10 +36,14 @@ class InputContract:
     """Whether they are an input; "optional": zeros if the caller passes none."""
     end_token_id: int | None = None
     """A token that every sequence must have, because the model reads its result there."""
-    vocab_size: int | None = None
+    vocab_size: Count | None = None
     """Token ids that the model has; None: the config does not say."""
-    type_vocab_size: int | None = None
+    type_vocab_size: Count | None = None
     """Token types that the model has; None: the config does not say."""
+
+    def __post_init__(self) -> None:
+        if not self.seq_lens or sorted({*self.seq_lens}) != [*self.seq_lens]:
+            raise ValueError(f"seq_lens={list(self.seq_lens)} are not ascending")
 
 
 _MOST_IDS = 2**31

@@ -13,7 +13,7 @@ import openvino as ov
 from QEfficient.compile.openvino_paged import BLOCK_LEN
 from QEfficient.contract import GraphRecord
 from QEfficient.errors import CapacityError, LifecycleError
-from QEfficient.generation.programs.openvino import check_memory, compile_for_cpu
+from QEfficient.generation.programs.openvino import check_memory, compile_for_cpu, native_errors
 from QEfficient.generation.programs.program import Opening
 from QEfficient.generation.sessions.session import Chunk, SessionInfo
 
@@ -60,7 +60,8 @@ class PagedSession:
     def step(self, chunks: Sequence[Chunk]) -> np.ndarray:
         """See :class:`QEfficient.generation.sessions.session.Session`."""
         request = self._running()
-        request.infer(self._inputs(chunks), share_inputs=True)
+        with native_errors(self._name):
+            request.infer(self._inputs(chunks), share_inputs=True)
         logits: np.ndarray = request.get_tensor("logits").data[0]
         return logits
 

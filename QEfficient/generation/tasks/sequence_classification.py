@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,9 @@ def _listed(documents: object) -> Sequence[object]:
     return documents if isinstance(documents, list | tuple) else (None,)
 
 
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierRecord:
     """The values that the session of a classifier needs."""
@@ -28,7 +31,7 @@ class ClassifierRecord:
     encoder: EncoderRecord
     labels: tuple[str, ...]
     """The label of each logit, in order."""
-    problem_type: str | None
+    problem_type: ProblemType | None
     """As in the checkpoint's config."""
 
 
@@ -40,6 +43,7 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
     options_class = EncoderCompileOptions
 
     def _input_contract(self) -> InputContract:
+        self.check_width("logits", len(self.record.labels), "labels")
         return self.record.encoder.inputs
 
     def resized(
