@@ -110,6 +110,13 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
     def _plan(self, options: OptionsT, target: Target) -> PlanT:
         """What decides the graphs; checks that the target can run them."""
 
+    def _checked_plan(self, options: OptionsT, target: Target) -> PlanT:
+        """:meth:`_plan`; what the model's code raises over its config is an error of ours."""
+        from QEfficient.transformers.lowering.infer_cache_spec import refusing
+
+        with refusing(self._loaded()):
+            return self._plan(options, target)
+
     def _resolve(self, plan: PlanT, options: OptionsT) -> PlanT:
         """The plan that can be exported, where only an export shows what the model's code allows."""
         return plan
@@ -261,7 +268,7 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         Raises:
             UnsupportedModel: it cannot; says why.
         """
-        self._plan(*self._parse(options))
+        self._checked_plan(*self._parse(options))
         return self
 
     # Exporting and compiling.
@@ -281,7 +288,7 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
             ExportError: PyTorch could not trace the model.
         """
         parsed, target = self._parse(options)
-        plan = self._resolve(self._plan(parsed, target), parsed)
+        plan = self._resolve(self._checked_plan(parsed, target), parsed)
         return first_graph(self.export_plan(plan, export_dir))
 
     def compile(self, compile_dir: PathLike | None = None, **options: Any) -> Path:
@@ -320,7 +327,7 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
             defaults = json_safe(asdict(self.options_class()))
             passed = {name: value for name, value in body.options.items() if value != defaults.get(name)}
             parsed, target = self._parse({**passed, "target": body.target})
-            artifact = self.export_plan(self._resolve(self._plan(parsed, target), parsed))
+            artifact = self.export_plan(self._resolve(self._checked_plan(parsed, target), parsed))
         return first_graph(artifact)
 
     def _parse(self, passed: Mapping[str, Any]) -> tuple[OptionsT, Target]:
@@ -337,7 +344,7 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
 
     def _compilation(self, options: OptionsT, target: Target) -> Compilation:
         """What the target's compiler is to make, checked as far as that needs no graph."""
-        plan = self._plan(options, target)
+        plan = self._checked_plan(options, target)
         compiler = target.load_compiler(options)
         shapes = self._specializations(plan, options, target)
         jobs = {name: CompileJob(specializations=each, options=options) for name, each in shapes.items()}
@@ -419,7 +426,7 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
         if folder is not None:
             stored = ArtifactStore().get(kind, ingredients)
             make = build if stored is None else stored.copy_into
-            return write_artifact(Path(folder), kind, ingredients, make, label=label)[0]
+            return write_artifact(folder, kind, ingredients, make, label=label)[0]
         artifact, built = ArtifactStore().get_or_build(kind, ingredients, build, label=label)
         logger.info("%s %s: %s", "Built" if built else "Found", kind, artifact.path)
         return artifact
@@ -439,9 +446,11 @@ class QEFFBaseModel(ABC, Generic[PlanT, OptionsT]):
     def write_side_files(self, folder: Path) -> None:
         """Tokenizer and configs: what inference needs beside the model."""
         from QEfficient.generation.tokenizer import FOLDER
+        from QEfficient.transformers.checkpoint.loader_errors import saver_errors
 
         if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder / FOLDER)
+            with saver_errors(self.config.name_or_path or self.model_name, "the tokenizer"):
+                self.tokenizer.save_pretrained(folder / FOLDER)
 
     # Running.
 

@@ -53,9 +53,12 @@ def _quiet_transformers() -> Iterator[None]:
 
 def describe(opened: OpenedConfig, load_options: Mapping[str, Any], lens: Mapping[str, int]) -> dict[str, Any]:
     """Describe a model, except for what depends on this machine and on weight files."""
+    from QEfficient.transformers.lowering.infer_cache_spec import refusing
+
     with _without_collecting(), _quiet_transformers():
         model = _outline(opened, load_options)
-        return _described(model, lens)
+        with refusing(model.model):
+            return _described(model, lens)
 
 
 def _outline(opened: OpenedConfig, load_options: Mapping[str, Any]) -> QEFFBaseModel:

@@ -36,6 +36,26 @@ def loader_errors(folder: Path, what: str, *, unknown: tuple[type[Exception], ..
         ) from error
 
 
+@contextmanager
+def saver_errors(source: str, what: str) -> Iterator[None]:
+    """
+    Args:
+        source: the checkpoint's folder, or the model's name.
+        what: is written: "the tokenizer".
+
+    Raises:
+        CorruptCheckpoint: it holds something that its class cannot write. Errors of the disk stay what they are.
+    """
+    try:
+        yield
+    except (QEffError, OSError):
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        raise CorruptCheckpoint(
+            f"{source}: {what} cannot be written into a package: {_said(error)}. Correct it in the checkpoint."
+        ) from error
+
+
 def _said(error: Exception) -> str:
     """An error's first lines, with its class where it has no sentence."""
     text = " ".join(str(error).split())
