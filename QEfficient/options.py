@@ -114,6 +114,8 @@ def _check_type(name: str, value: object, hint: Any) -> None:
         raise OptionError(f"{name} must not be None: leave it out for its default.")
     if value is not None and kinds == [bool]:
         require_bool(name, value)
+    if get_origin(kinds[0]) is Literal or isinstance(kinds[0], str):
+        kinds = [str]
     if value is not None and kinds == [str] and not isinstance(value, str | os.PathLike):
         raise OptionError(f"{name} must be text, got {value!r}.")
     if get_origin(hint) is Mapping and not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
