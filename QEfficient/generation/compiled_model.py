@@ -98,7 +98,7 @@ class CompiledModel(Generic[RecordT]):
     def _result_graph(self) -> GraphRecord:
         return next(self.body.graphs[names[-1]] for names in self.graph_names if names[-1] in self.body.graphs)
 
-    def check_width(self, output: str, size: int, name: str) -> None:
+    def _check_width(self, output: str, size: int, name: str) -> None:
         """Compare the last axis of an output, which the compiled program confirms, with what the session is told.
 
         Raises:

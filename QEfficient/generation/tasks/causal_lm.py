@@ -228,7 +228,7 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
     def _open_session(self, extra_outputs: Sequence[str] = ()) -> Any:
         record = self.record
         info = record.session_info(is_ragged=self.body.lowering == "paged")
-        self.check_width("logits", self.record.vocab_size, "vocab_size")
+        self._check_width("logits", self.record.vocab_size, "vocab_size")
         if info.is_ragged:
             from QEfficient.generation.sessions.paged import PagedSession  # imports OpenVINO
 

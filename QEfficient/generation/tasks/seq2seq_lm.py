@@ -79,7 +79,7 @@ class CompiledSeq2SeqLM(CompiledDecoder[Seq2SeqRecord]):
         record, decoder = self.record, self.record.decoder
         info = decoder.session_info(is_ragged=False)
         is_split = ENCODER in self.body.graphs
-        self.check_width("logits", decoder.vocab_size, "vocab_size")
+        self._check_width("logits", decoder.vocab_size, "vocab_size")
         with ExitStack() as opened:
             program = self.open_program(DECODER if is_split else MODEL_GRAPH, record.sizes)
             opened.enter_context(closing(program))

@@ -43,7 +43,7 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
     options_class = EncoderCompileOptions
 
     def _input_contract(self) -> InputContract:
-        self.check_width("logits", len(self.record.labels), "labels")
+        self._check_width("logits", len(self.record.labels), "labels")
         return self.record.encoder.inputs
 
     def resized(
