@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self
 
-from QEfficient.options import CompileOptions
+from QEfficient.options import CompileOptions, Precision
 
 if TYPE_CHECKING:
     from QEfficient.targets import Target
@@ -28,6 +28,19 @@ LoweringName = Literal["retained", "paged", "encoder"]
 """How a model's attention and state become a graph. "encoder": no state between runs."""
 Json = Any
 """A value that JSON has a form for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values that a number of a package may have; its reader refuses others."""
+
+    least: int
+    most: int = 2**63 - 1
+
+
+Count = Annotated[int, Range(1)]
+"""A size or a number of things."""
+_MOST_DEVICES = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +104,7 @@ class Binding:
     """An input or output of a compiled graph."""
 
     dtype: str
-    shape: tuple[int, ...]
+    shape: tuple[Annotated[int, Range(-1)], ...]
     """-1 where it varies."""
     axes: tuple[str, ...] = ()
     """Names of the axes, "" for one that has none; empty where the compiler settled all of them."""
@@ -143,7 +156,7 @@ class GraphRecord:
     outputs: dict[str, Binding]
     layers: tuple[str, ...] = ()
     """Names of the values that leave the model's layers, in order."""
-    num_layers: int = 0
+    num_layers: Annotated[int, Range(0)] = 0
     onnx_key: str = ""
     """Key of the artifact that holds the exported graph."""
 
@@ -152,9 +165,9 @@ class GraphRecord:
 class OpenOptions:
     """Options that apply when a session starts, so that the compiled files do not depend on them."""
 
-    precision: str | None = None
-    num_threads: int | None = None
-    num_devices: int = 1
+    precision: Precision | None = None
+    num_threads: Count | None = None
+    num_devices: Annotated[int, Range(1, _MOST_DEVICES)] = 1
     compiler_options: dict[str, Json] = field(default_factory=dict)
     """Raw properties for the runtime of a target that compiles when it opens."""
 

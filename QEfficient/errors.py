@@ -5,8 +5,8 @@
     ├── LifecycleError         a stage was called before one that it needs                    (also RuntimeError)
     ├── CheckpointError        a checkpoint cannot be used as it is
     │   ├── CheckpointNotFound     no such folder or model id, or no config in it             (also FileNotFoundError)
-    │   ├── UnsafeCheckpoint       pickled weights, or remote code that is not allowed
-    │   └── CorruptCheckpoint      truncated, missing, misshapen or non-finite weights
+    │   ├── UnsafeCheckpoint       pickled weights, remote code that is not allowed, a file outside of the folder
+    │   └── CorruptCheckpoint      a damaged file; missing, misshapen, mistyped or non-finite weights
     ├── UnsupportedModel       the architecture needs something that the target does not have
     ├── ExportError            PyTorch to ONNX failed
     │   └── SizeDependence         the model's code depends on the size of an input: no graph is for all sizes
@@ -17,7 +17,7 @@
     ├── CapacityError          a request does not fit: context, slots, memory                 (also ValueError)
     ├── ArtifactError          a stored artifact cannot be used
     │   ├── ArtifactNotFound       no package at this path                                    (also FileNotFoundError)
-    │   ├── CorruptArtifact        bytes differ from the manifest
+    │   ├── CorruptArtifact        bytes differ from the manifest, or it does not fit its program
     │   ├── NewerFormat            written by a newer library
     │   └── OlderFormat            written by an older library: compile again
     └── StorageError           the disk is full or not writable                               (also OSError)
@@ -52,11 +52,11 @@ class CheckpointNotFound(CheckpointError, FileNotFoundError):
 
 
 class UnsafeCheckpoint(CheckpointError):
-    """Loading would run code: pickled weights, or remote code that is not allowed."""
+    """Loading would run code (pickles, remote code without permission), or read a file outside of the folder."""
 
 
 class CorruptCheckpoint(CheckpointError):
-    """Weights are truncated, missing, misshapen or not finite."""
+    """A file is damaged, or weights are missing, misshapen, of a wrong type or not finite."""
 
 
 class UnsupportedModel(QEffError):
@@ -107,7 +107,7 @@ class ArtifactNotFound(ArtifactError, FileNotFoundError):
 
 
 class CorruptArtifact(ArtifactError):
-    """The bytes on disk differ from what the manifest says."""
+    """The bytes on disk differ from what the manifest says, or it does not fit the program."""
 
 
 class NewerFormat(ArtifactError):
@@ -119,7 +119,7 @@ class OlderFormat(ArtifactError):
 
 
 class StorageError(QEffError, OSError):
-    """The disk is full or not writable."""
+    """The disk is full or not writable, or no file can have the path."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

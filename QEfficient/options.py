@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from QEfficient.errors import OptionError, nearest
 
@@ -86,6 +87,8 @@ class Options:
             if name not in known:
                 raw = " Raw compiler flags go through compiler_options={...}." if "compiler_options" in known else ""
                 raise OptionError(f"Unknown option '{name}'.{nearest(name, [*known, *beside])}{raw}")
+        for name, value in values.items():
+            _check_type(name, value, _hints(cls)[name])  # type: ignore[arg-type]  # a class is hashable
         return cls(**values)
 
     @classmethod
@@ -97,6 +100,35 @@ class Options:
     def help(cls, name: str) -> str:
         """The documentation of field ``name``."""
         return _field_docs(cls).get(name, "")  # type: ignore[arg-type]  # a class is hashable
+
+
+@cache
+def _hints(cls: type[Options]) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _check_type(name: str, value: object, hint: Any) -> None:
+    """Refuse what no class checks by its range: text for a switch, which would be true, None, and mappings."""
+    kinds = [kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)]
+    if value is None and type(None) not in (*get_args(hint), hint):
+        raise OptionError(f"{name} must not be None: leave it out for its default.")
+    if value is not None and kinds == [bool]:
+        require_bool(name, value)
+    if get_origin(kinds[0]) is Literal or isinstance(kinds[0], str):
+        kinds = [str]
+    if value is not None and kinds == [str] and not isinstance(value, str | os.PathLike):
+        raise OptionError(f"{name} must be text, got {value!r}.")
+    if get_origin(hint) is Mapping and not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
+        raise OptionError(f"{name} must be a dict with names for keys, got {value!r}.")
+
+
+def require_bool(name: str, value: object) -> None:
+    """
+    Raises:
+        OptionError: ``value`` is neither True nor False. Text such as "no" would be true.
+    """
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} must be True or False, got {value!r}.")
 
 
 @cache

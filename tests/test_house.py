@@ -30,7 +30,7 @@ IMPORT_S = 0.3
 # Lowest first; a module imports from its own level and from those before it.
 LEVELS = (
     ("errors", "version", "progress"),
-    ("options", "contract", "targets", "tasks"),
+    ("options", "contract", "targets", "tasks", "generation_config"),
     ("store",),
     ("transformers",),
     ("exporter",),
@@ -54,6 +54,7 @@ LIGHT = frozenset(
         "targets",
         "tasks",
         "contract",
+        "generation_config",
         "store",
         "base",
         "compile",

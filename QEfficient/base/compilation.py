@@ -29,7 +29,7 @@ from QEfficient.options import CompileOptions
 from QEfficient.progress import stage
 from QEfficient.store.artifacts import Artifact, home
 from QEfficient.store.digests import digest, hash_file, json_safe
-from QEfficient.store.files import list_files
+from QEfficient.store.files import list_files, storage_errors, user_path
 from QEfficient.store.records import read_record
 from QEfficient.store.source_version import source_version
 from QEfficient.targets import Target
@@ -133,8 +133,9 @@ class Compilation:
         """Export, write what the compiler reads, and say its command; returns the folder."""
         onnx = self.model.export_plan(self.plan)
         key = digest(self.program_ingredients)
-        path = Path(folder).expanduser().absolute() if folder is not None else home() / "dry-runs" / key[:16]
-        path.mkdir(parents=True, exist_ok=True)
+        path = user_path(folder) if folder is not None else home() / "dry-runs" / key[:16]
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
         commands = []
         for name, job in self.jobs.items():
             onnx_path = onnx.file(onnx.manifest.body["graphs"][name]["file"])

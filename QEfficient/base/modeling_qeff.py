@@ -94,6 +94,13 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
     def _plan(self, options: OptionsT, target: Target) -> PlanT:
         """What decides the graphs; checks that the target can run them."""
 
+    def _checked_plan(self, options: OptionsT, target: Target) -> PlanT:
+        """:meth:`_plan`; what the model's code raises over its config is an error of ours."""
+        from QEfficient.transformers.lowering.infer_cache_spec import refusing
+
+        with refusing(self._loaded()):
+            return self._plan(options, target)
+
     def _resolve(self, plan: PlanT, options: OptionsT) -> PlanT:
         """The plan that can be exported, where only an export shows what the model's code allows."""
         return plan
@@ -141,9 +148,10 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
                 those of the class.
 
         Raises:
+            OptionError: an unknown option, or one of a wrong type.
             CheckpointNotFound: no such model or folder.
-            UnsafeCheckpoint: pickled weights, or remote code that was not allowed.
-            CorruptCheckpoint: the weights do not fit the config.
+            UnsafeCheckpoint: pickled weights, remote code that was not allowed, or a file outside of the folder.
+            CorruptCheckpoint: a file is damaged, or the weights do not fit the config.
             UnsupportedModel: transformers has no such model for this task.
         """
         from QEfficient.transformers.checkpoint import load as checkpoint
@@ -154,8 +162,9 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             name = sorted(unknown)[0]
             known = [*checkpoint.LOAD_OPTIONS, *cls.load_arguments, "trust_remote_code"]
             raise OptionError(f"from_pretrained() has no option '{name}'.{nearest(name, known)}")
+        checkpoint.check_options({**kwargs, "trust_remote_code": trust_remote_code})
         with stage("Loading", str(pretrained_model_name_or_path)):
-            folder = checkpoint.resolve(os.fspath(pretrained_model_name_or_path), **kwargs)
+            folder = checkpoint.resolve(pretrained_model_name_or_path, **kwargs)
             dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
             options = {} if dtype is None else {"dtype": dtype}
             model = checkpoint.load_skeleton(cls.hf_auto_class(), folder, trust_remote_code, **options)
@@ -223,7 +232,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         Raises:
             UnsupportedModel: it cannot; says why.
         """
-        self._plan(*self._parse(options))
+        self._checked_plan(*self._parse(options))
         return self
 
     # Exporting and compiling.
@@ -243,7 +252,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             ExportError: PyTorch could not trace the model.
         """
         parsed, target = self._parse(options)
-        plan = self._resolve(self._plan(parsed, target), parsed)
+        plan = self._resolve(self._checked_plan(parsed, target), parsed)
         return first_graph(self.export_plan(plan, export_dir))
 
     def compile(self, compile_dir: PathLike | None = None, **options: Any) -> Path:
@@ -279,9 +288,9 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         artifact = ArtifactStore().get_by_key(ONNX, key)
         if artifact is None:
             defaults = json_safe(asdict(self.options_class()))
-            passed = {name: value for name, value in body.options.items() if value != defaults[name]}
+            passed = {name: value for name, value in body.options.items() if value != defaults.get(name)}
             parsed, target = self._parse({**passed, "target": body.target})
-            artifact = self.export_plan(self._resolve(self._plan(parsed, target), parsed))
+            artifact = self.export_plan(self._resolve(self._checked_plan(parsed, target), parsed))
         return first_graph(artifact)
 
     def _parse(self, passed: Mapping[str, Any]) -> tuple[OptionsT, Target]:
@@ -298,7 +307,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
     def _compilation(self, options: OptionsT, target: Target) -> Compilation:
         """What the target's compiler is to make, checked as far as that needs no graph."""
-        plan = self._plan(options, target)
+        plan = self._checked_plan(options, target)
         compiler = target.load_compiler(options)
         shapes = self._specializations(plan, options, target)
         jobs = {name: CompileJob(specializations=each, options=options) for name, each in shapes.items()}
@@ -381,7 +390,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         if folder is not None:
             stored = ArtifactStore().get(kind, ingredients)
             make = build if stored is None else stored.copy_into
-            return write_artifact(Path(folder), kind, ingredients, make, label=label)[0]
+            return write_artifact(folder, kind, ingredients, make, label=label)[0]
         artifact, built = ArtifactStore().get_or_build(kind, ingredients, build, label=label)
         logger.info("%s %s: %s", "Built" if built else "Found", kind, artifact.path)
         return artifact
@@ -391,6 +400,8 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
     def write_side_files(self, folder: Path) -> None:
         """Tokenizer and configs: what inference needs beside the model."""
         from QEfficient.generation.tokenizer import FOLDER
+        from QEfficient.transformers.checkpoint.loader_errors import saver_errors
 
         if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder / FOLDER)
+            with saver_errors(self.config.name_or_path or self.model_name, "the tokenizer"):
+                self.tokenizer.save_pretrained(folder / FOLDER)

@@ -114,5 +114,5 @@ def check_runtime(runtime_ai100: bool) -> None:
     Raises:
         OptionError: it is off.
     """
-    if not runtime_ai100:
-        raise OptionError("runtime_ai100=False: to run without a card, compile with target='cpu'.")
+    if runtime_ai100 is not True:
+        raise OptionError(f"runtime_ai100={runtime_ai100!r}: to run without a card, compile with target='cpu'.")

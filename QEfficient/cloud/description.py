@@ -53,24 +53,21 @@ def _quiet_transformers() -> Iterator[None]:
 
 def describe(opened: OpenedConfig, load_options: Mapping[str, Any], lens: Mapping[str, int]) -> dict[str, Any]:
     """Describe a model, except for what depends on this machine and on weight files."""
+    from QEfficient.transformers.lowering.infer_cache_spec import refusing
+
     with _without_collecting(), _quiet_transformers():
         model = _outline(opened, load_options)
-        return _described(model, lens)
+        with refusing(model.model):
+            return _described(model, lens)
 
 
 def _outline(opened: OpenedConfig, load_options: Mapping[str, Any]) -> QEFFBaseModel:
-    from transformers import AutoConfig
-
     from QEfficient.tasks import auto_class_for_config
+    from QEfficient.transformers.checkpoint.load import load_config
     from QEfficient.transformers.checkpoint.meta_model import outline, text_encoder_class
 
     trust = bool(load_options.get("trust_remote_code"))
-    try:
-        config = AutoConfig.from_pretrained(opened.folder, trust_remote_code=trust)
-    except ImportError as error:
-        raise UnsupportedModel(f"{opened.folder} needs a package that is not installed: {error}") from error
-    except (ValueError, KeyError) as error:
-        raise UnsupportedModel(f"transformers cannot read the config of {opened.folder}: {error}") from error
+    config = load_config(opened.folder, trust)
     chosen = auto_class_for_config(config)
     if "pooling" in load_options and "pooling" not in chosen.load_arguments:
         raise OptionError(f"{as_flag('pooling')} is for encoders, and {opened.folder} is not one.")

@@ -107,7 +107,7 @@ def _home() -> dict[str, Any]:
     from QEfficient.store.files import home
 
     folder = home().absolute()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
     return {
         "path": str(folder),
         "is_set": "QEFF_HOME" in os.environ,

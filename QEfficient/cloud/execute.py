@@ -10,6 +10,7 @@ import click
 from QEfficient.cloud.click_options import VERBOSE, DeviceGroup, Flag, flags
 from QEfficient.cloud.generate_args import Question, answer, question_flags
 from QEfficient.cloud.terminal import Command, Output, note, run
+from QEfficient.contract import PackageBody
 from QEfficient.errors import OptionError
 
 _UPSTREAM = "Flags of upstream"
@@ -55,20 +56,21 @@ def command(
     folder = Path(package or qpc_path or "")
     body = _body(folder)
     _check_slots(body, full_batch_size)
-    if device_group is not None and body.get("target") == "cpu":
+    if device_group is not None and body.target == "cpu":
         note("warning: device_group: no effect on target 'cpu'.")
     answer(out, folder, question, _tokenizer(folder, **tokenizer))
 
 
-def _body(folder: Path) -> dict[str, Any]:
+def _body(folder: Path) -> PackageBody:
+    from QEfficient.generation.package import read_body
     from QEfficient.store.manifest import read_artifact
 
-    return read_artifact(folder).manifest.body
+    return read_body(read_artifact(folder))
 
 
-def _check_slots(body: dict[str, Any], full_batch_size: int | None) -> None:
-    session = body.get("session", {})
-    slots = session.get("decoder", session).get("num_slots")
+def _check_slots(body: PackageBody, full_batch_size: int | None) -> None:
+    decoder = body.session.get("decoder", body.session)
+    slots = decoder.get("num_slots") if isinstance(decoder, dict) else None
     if full_batch_size not in (None, slots):
         raise OptionError(
             f"--full-batch-size {full_batch_size}: the package was compiled for {slots}. Compile another one."

@@ -33,7 +33,9 @@ def describe_model(source: ModelSource, lens: Mapping[str, int]) -> dict[str, An
         UnsupportedModel: transformers or this library does not support it.
     """
     from QEfficient.transformers.checkpoint.config import open_config
-    from QEfficient.transformers.checkpoint.files import quantization, weights_size
+    from QEfficient.transformers.checkpoint.files import quantization
+    from QEfficient.transformers.checkpoint.loader_errors import loader_errors
+    from QEfficient.transformers.checkpoint.weight_files import weights_size
 
     opened = open_config(source.name, **source.load_options)
     ingredients = _ingredients(opened.folder, opened.config, source, lens)
@@ -45,7 +47,9 @@ def describe_model(source: ModelSource, lens: Mapping[str, int]) -> dict[str, An
         if opened.is_self_contained:
             write_note(_KIND, ingredients, description)
     description["quantization"] = quantization(opened.config)
-    if (size := weights_size(opened.folder)) is not None:
+    with loader_errors(opened.folder, "the weights"):
+        size = weights_size(opened.folder)
+    if size is not None:
         description["weights_bytes"], description["dtypes"] = size
     elif description["quantization"] is not None:
         description["weights_bytes"] = None  # the config does not say which weights are quantised

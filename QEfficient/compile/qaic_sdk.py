@@ -23,6 +23,7 @@ from types import ModuleType
 from xml.etree import ElementTree
 
 from QEfficient.errors import TargetUnavailable
+from QEfficient.store.files import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class QaicSDK:
 
 
 def _root(root: Path | None) -> Path:
-    return (root or Path(os.environ.get(ENVIRONMENT) or DEFAULT_ROOT).expanduser()).absolute()
+    return user_path(root or os.environ.get(ENVIRONMENT) or DEFAULT_ROOT, ENVIRONMENT)
 
 
 def why_unavailable(root: Path | None = None) -> str | None:

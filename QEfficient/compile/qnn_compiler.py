@@ -24,6 +24,7 @@ from QEfficient.compile.qpc import QPC_FILE, QPC_FOLDER, check_qpc, claim_folder
 from QEfficient.contract import CompiledGraph, CompileJob, Specialization
 from QEfficient.errors import CompileError, OptionError, TargetUnavailable
 from QEfficient.options import HONOURED, IGNORED, CausalLMCompileOptions
+from QEfficient.store.files import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ def sdk_root() -> Path:
 
 def _root() -> Path:
     """Where the SDK would be; a dry run says the variable's name where it is not set."""
-    return Path(os.environ.get(ENVIRONMENT) or f"${ENVIRONMENT}").expanduser()
+    variable = os.environ.get(ENVIRONMENT)
+    return user_path(variable, ENVIRONMENT) if variable else Path(f"${ENVIRONMENT}")
 
 
 def _tool(root: Path, name: str) -> Path:

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
-from QEfficient.contract import MODEL_GRAPH, OpenOptions, PackageBody
-from QEfficient.errors import ArtifactError, OptionError
+from QEfficient.contract import MODEL_GRAPH, Binding, GraphRecord, LoweringName, OpenOptions, PackageBody
+from QEfficient.errors import ArtifactError, CorruptArtifact, OptionError
 from QEfficient.generation.programs.program import Opening, Program
 from QEfficient.generation.tokenizer import FOLDER, ForeignTokenizer, PackageTokenizer
 from QEfficient.options import CompileOptions
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 RecordT = TypeVar("RecordT")
+_NOTHING = Binding(dtype="", shape=())
 _AT_OPEN = ("precision", "num_threads", "compiler_options")
 
 
@@ -37,6 +38,12 @@ class CompiledModel(Generic[RecordT]):
     task: ClassVar[str]
     record_class: ClassVar[type[Any]]
     """The dataclass of ``body.session``."""
+    output: ClassVar[str]
+    """Name of the graph's result."""
+    lowerings: ClassVar[tuple[LoweringName, ...]]
+    """Those that its sessions run."""
+    graph_names: ClassVar[tuple[tuple[str, ...], ...]] = ((MODEL_GRAPH,),)
+    """The graphs that a package may have; the last is the one with the result."""
     options_class: ClassVar[type[CompileOptions]] = CompileOptions
     """What knows the names and ranges of settings."""
     takes_chat: ClassVar[bool] = False
@@ -59,9 +66,11 @@ class CompiledModel(Generic[RecordT]):
 
         Raises:
             OptionError: a setting is unknown, or was settled when the package was compiled.
+            CorruptArtifact: the description is not one of this task, or does not fit itself.
         """
         self.artifact, self.body, self.device_ids = artifact, body, device_ids
         self.target = self._find_target()
+        self._check_graphs()
         record: RecordT = read_record(self.record_class, body.session, f"{artifact.path}: session")
         self.record, self._open_options = self._settled(record, dict(settings or {}))
 
@@ -71,6 +80,36 @@ class CompiledModel(Generic[RecordT]):
                 f"{self.path} was compiled for '{self.body.target}', and this version knows {', '.join(TARGETS)}."
             )
         return TARGETS[self.body.target]
+
+    def _check_graphs(self) -> None:
+        graphs = self.body.graphs
+        if sorted(graphs) not in [sorted(names) for names in self.graph_names]:
+            raise self._not_ours(f"its graphs are {', '.join(graphs) or 'none'}")
+        if self.body.lowering not in self.lowerings or self.body.lowering not in (*self.target.lowerings, "encoder"):
+            raise self._not_ours(f"its lowering is '{self.body.lowering}' on '{self.target.name}'")
+        for name, graph in graphs.items():
+            if graph.folder != ("" if name == MODEL_GRAPH else name):
+                raise self._not_ours(f"the folder of the graph '{name}' is {graph.folder!r}")
+        graph = self._result_graph
+        if self.output not in graph.outputs or len(graph.inputs.get("input_ids", _NOTHING).shape) != 2:
+            raise self._not_ours(f"its graph has no input_ids [batch, length] or no {self.output}")
+
+    @property
+    def _result_graph(self) -> GraphRecord:
+        return next(self.body.graphs[names[-1]] for names in self.graph_names if names[-1] in self.body.graphs)
+
+    def _check_width(self, output: str, size: int, name: str) -> None:
+        """Compare the last axis of an output, which the compiled program confirms, with what the session is told.
+
+        Raises:
+            CorruptArtifact: they differ.
+        """
+        shape = self._result_graph.outputs[output].shape
+        if not shape or shape[-1] not in (-1, size):
+            raise self._not_ours(f"its graph gives {output} {list(shape)}, and it says {name}={size}")
+
+    def _not_ours(self, what: str) -> CorruptArtifact:
+        return CorruptArtifact(f"{self.path}: {what}, which is no {self.task} package. Compile again.")
 
     def _settled(self, record: RecordT, settings: dict[str, Any]) -> tuple[RecordT, OpenOptions]:
         """The record and the options to open with."""
@@ -116,8 +155,16 @@ class CompiledModel(Generic[RecordT]):
         return self.artifact.path
 
     def tokenizer(self, tokenizer: PreTrainedTokenizerBase | None = None) -> Any:
-        """The package's tokenizer, or ``tokenizer`` with the same methods."""
-        return ForeignTokenizer(tokenizer) if tokenizer is not None else self._package_tokenizer
+        """The package's tokenizer, or ``tokenizer`` with the same methods.
+
+        Raises:
+            OptionError: ``tokenizer`` is none of transformers.
+        """
+        if tokenizer is None:
+            return self._package_tokenizer
+        if not callable(tokenizer) or not callable(getattr(tokenizer, "decode", None)):
+            raise OptionError(f"tokenizer must be one of transformers, got {tokenizer!r}.")
+        return ForeignTokenizer(tokenizer)
 
     @cached_property
     def _package_tokenizer(self) -> PackageTokenizer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex
 
@@ -40,7 +41,7 @@ def read_prompts(prompt: str | list[str] | None, file: str | os.PathLike[str] | 
     if file is not None:
         try:
             text = Path(file).read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path
             raise OptionError(f"The file of prompts cannot be read: {error}") from error
         prompts = [line for line in text.splitlines() if line.strip()]
     else:
@@ -71,7 +72,7 @@ def _listed(prompts: Any) -> list[Any]:
         return []
     if isinstance(prompts, str) or _is_chat(prompts):
         return [prompts]
-    if isinstance(prompts, bytes) or not isinstance(prompts, Iterable):
+    if isinstance(prompts, _NO_LISTS) or not isinstance(prompts, Iterable) or _is_scalar(prompts):
         raise _no_prompt(prompts)
     items = list(prompts)
     return [items] if items and _token_ids(items) is not None else items
@@ -79,8 +80,9 @@ def _listed(prompts: Any) -> list[Any]:
 
 def _encode(prompt: Any, tokenizer: Callable[[], Any]) -> list[int]:
     if isinstance(prompt, str):
-        return tokenizer().encode(str(prompt))
+        return tokenizer().encode(checked_text(prompt))
     if _is_chat(prompt):
+        _check_chat(prompt)
         return tokenizer().encode_chat(prompt)
     ids = _token_ids(prompt)
     if ids is None:
@@ -92,9 +94,39 @@ def _is_chat(prompt: Any) -> bool:
     return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], Mapping) and "role" in prompt[0]
 
 
+def _check_chat(messages: Sequence[Any]) -> None:
+    for message in messages:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise OptionError(
+                f"A chat is a list of messages, each a dict with the texts 'role' and 'content'; one is {message!r}."
+            )
+        for value in message.values():
+            if isinstance(value, str):
+                checked_text(value)
+
+
+def checked_text(text: str) -> str:
+    """``text``, which a tokenizer can take.
+
+    Raises:
+        OptionError: it is not valid Unicode.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise OptionError(
+            f"A prompt is not valid Unicode: character {error.start} ({text[error.start]!r}) is half of a pair."
+        ) from error
+    return str(text)
+
+
+_NO_LISTS = (bytes, bytearray, memoryview, AbstractSet, Mapping)
+"""What can be iterated over and is no list of prompts or tokens: bytes are no ids, and a set has no order."""
+
+
 def _token_ids(prompt: Any) -> list[int] | None:
     """``prompt`` as whole numbers, or None if it contains anything else."""
-    if isinstance(prompt, bytes):
+    if isinstance(prompt, _NO_LISTS) or _is_scalar(prompt):
         return None
     try:
         return [_whole_number(token) for token in prompt]
@@ -102,9 +134,14 @@ def _token_ids(prompt: Any) -> list[int] | None:
         return None
 
 
+def _is_scalar(value: object) -> bool:
+    """Whether ``value`` is an array or a tensor without axes."""
+    return getattr(value, "ndim", None) == 0
+
+
 def _whole_number(token: Any) -> int:
-    if getattr(token, "ndim", 0):  # operator.index accepts a tensor of one element
-        raise TypeError
+    if isinstance(token, bool) or str(getattr(token, "dtype", "")).endswith("bool") or getattr(token, "ndim", 0) != 0:
+        raise TypeError  # operator.index accepts these: a bool, and a tensor of one element
     return operator.index(token)
 
 
@@ -118,10 +155,25 @@ def _unpadded(encoding: Any) -> list[list[int]]:
     rows = _rows(ids)
     if masks is None:
         return rows
-    return [
-        [token for token, keep in zip(row, mask, strict=True) if keep]
-        for row, mask in zip(rows, _rows(masks), strict=True)
-    ]
+    kept = _rows(_numbers(masks))
+    if [len(row) for row in rows] != [len(mask) for mask in kept]:
+        raise OptionError(
+            f"input_ids and attention_mask differ in shape: rows of {_lens(rows)} tokens and of {_lens(kept)}."
+        )
+    return [[token for token, keep in zip(*pair, strict=True) if keep] for pair in zip(rows, kept, strict=True)]
+
+
+def _numbers(masks: Any) -> Any:
+    """A mask with 0 and 1 where it has False and True."""
+    if isinstance(masks, list | tuple):
+        return [_numbers(mask) for mask in masks]
+    if isinstance(masks, bool) or str(getattr(masks, "dtype", "")).endswith("bool"):
+        return masks * 1
+    return masks
+
+
+def _lens(rows: list[list[int]]) -> str:
+    return ", ".join(str(len(row)) for row in rows[:8]) + (", ..." if len(rows) > 8 else "")
 
 
 def _rows(values: Any) -> list[list[int]]:

@@ -84,7 +84,7 @@ class QaicProgram:
             if not self._known_devices():
                 raise TargetUnavailable("The runtime detects no card: see `qaic-util -q`.")
             return self._known_devices()[:1]
-        ids = list(device_ids)
+        ids = list(device_ids) if isinstance(device_ids, Sequence) else []
         if not ids or len({*ids}) < len(ids) or any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
             raise OptionError(f"device_ids must be QIDs, each once, such as [0] or [0, 1]; got {device_ids!r}.")
         return ids
@@ -204,7 +204,7 @@ class QaicProgram:
 
     @property
     def _names(self) -> str:
-        return ", ".join(map(str, self.qids))
+        return ", ".join(map(str, self.qids[:8])) + (", ..." if len(self.qids) > 8 else "")
 
     def _check(self, status: Any, doing: str) -> None:
         code = int(status)

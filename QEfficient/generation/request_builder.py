@@ -80,7 +80,9 @@ def for_each(name: str, value: object, count: int) -> list[Any]:
     Raises:
         OptionError: a list of another length.
     """
-    if not isinstance(value, list | tuple | np.ndarray):
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
         return [value] * count
     if len(value) != count:
         raise OptionError(f"{name} has {len(value)} values for {count} prompts: give one value, or one for each.")

@@ -40,6 +40,10 @@ def entries_without_effect(generation_config: Mapping[str, Any]) -> list[str]:
     ]
 
 
+_MOST = 1e300
+"""Of a score, up or down."""
+
+
 class Sampler:
     """Chooses the tokens of one sequence."""
 
@@ -72,8 +76,9 @@ class Sampler:
 def _penalise(scores: np.ndarray, tokens: list[int], penalty: float) -> np.ndarray:
     seen = np.unique(tokens)
     seen_scores = scores[seen]
-    scores[seen] = np.where(seen_scores < 0, seen_scores * penalty, seen_scores / penalty)
-    return scores
+    with np.errstate(over="ignore"):
+        scores[seen] = np.where(seen_scores < 0, seen_scores * penalty, seen_scores / penalty)
+    return scores.clip(-_MOST, _MOST)  # the difference of two is finite
 
 
 def _filtered(scores: np.ndarray, options: SamplingOptions) -> np.ndarray:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from QEfficient.generation.prompts import Prompts, encode_prompts
+from QEfficient.errors import OptionError
+from QEfficient.generation.prompts import Prompts, checked_text, encode_prompts
 
 Texts = Prompts | Sequence[tuple[str, str] | list[str]]
 """Texts or token ids as :data:`Prompts`, without chats; in a list also pairs of texts."""
@@ -45,7 +46,7 @@ def encode_texts(inputs: Texts, tokenizer: Callable[[], Any], takes_token_type_i
 def _encode(item: Any, tokenizer: Callable[[], Any], takes_token_type_ids: bool) -> list[EncodedText]:
     if not isinstance(item, str) and not _is_pair(item):
         return [EncodedText(ids) for ids in encode_prompts([item], tokenizer)]
-    ids, token_type_ids = tokenizer().encode_text(*([item] if isinstance(item, str) else item))
+    ids, token_type_ids = tokenizer().encode_text(*map(checked_text, [item] if isinstance(item, str) else item))
     return [EncodedText(ids, token_type_ids if takes_token_type_ids else None)]
 
 
@@ -60,4 +61,7 @@ def _from_tokenizer(encoding: Any, tokenizer: Callable[[], Any]) -> list[Encoded
         return [EncodedText(row) for row in ids]
     # Cut to each row's tokens as the ids are.
     token_types = {"input_ids": fields["token_type_ids"], "attention_mask": fields.get("attention_mask")}
-    return [EncodedText(*row) for row in zip(ids, encode_prompts(token_types, tokenizer), strict=True)]
+    rows = encode_prompts(token_types, tokenizer)
+    if [len(row) for row in rows] != [len(row) for row in ids]:
+        raise OptionError("input_ids and token_type_ids differ in shape: pass what the tokenizer returned.")
+    return [EncodedText(*row) for row in zip(ids, rows, strict=True)]

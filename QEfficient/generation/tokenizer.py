@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from QEfficient.errors import LifecycleError, OptionError
+from QEfficient.errors import CorruptArtifact, LifecycleError, OptionError
 from QEfficient.generation.streaming import stream_text
 
 if TYPE_CHECKING:
@@ -29,27 +30,46 @@ class PackageTokenizer:
                 f"{folder.parent} has no tokenizer: the model was compiled without one. Give token ids instead of "
                 "text, or pass tokenizer=..."
             )
-        self._tokenizer = Tokenizer.from_file(str(path))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        self._config = _read_json(folder / "tokenizer_config.json")
-        template = folder / "chat_template.jinja"
+        self._path = path
+        with self._errors():
+            self._tokenizer = Tokenizer.from_file(str(path))
+            self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
+        config, template = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+        self._config = read_side_file(config) if config.is_file() else {}
+        self._special_tokens = _special_tokens(self._config, config)
         self.chat_template: str | None = (
-            template.read_text("utf-8") if template.is_file() else self._config.get("chat_template")
+            _read_text(template) if template.is_file() else self._config.get("chat_template")
         )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn what the tokenizers library raises, which has no class of its own, into an error of ours."""
+        try:
+            yield
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise CorruptArtifact(
+                f"{self._path} cannot be used: {error}. Compile again from a checkpoint with a whole tokenizer."
+            ) from error
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of ``text``."""
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        with self._errors():
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def encode_text(self, text: str, second: str | None = None) -> tuple[list[int], list[int] | None]:
         """Token ids and ``token_type_ids`` of a text or of a pair, special tokens included."""
-        encoding = self._tokenizer.encode(text, second)
+        with self._errors():
+            encoding = self._tokenizer.encode(text, second)
         return list(encoding.ids), list(encoding.type_ids)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of ``ids``."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        known = list(ids)
+        with self._errors():
+            return self._tokenizer.decode(known, skip_special_tokens=skip_special_tokens)
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Text as the ids arrive, in pieces of complete characters."""
@@ -72,18 +92,43 @@ class PackageTokenizer:
 
         if not isinstance(self.chat_template, str):
             raise OptionError(_NO_TEMPLATE)
-        return render_chat(self.chat_template, messages, self._special_tokens())
-
-    def _special_tokens(self) -> dict[str, str]:
-        special_tokens = {}
-        for name, value in self._config.items():
-            if name.endswith("_token") and value:
-                special_tokens[name] = value["content"] if isinstance(value, dict) else value
-        return special_tokens
+        return render_chat(self.chat_template, messages, self._special_tokens)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+_SPECIAL = frozenset(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+
+
+def _special_tokens(config: Mapping[str, Any], path: Path) -> dict[str, str]:
+    special_tokens = {}
+    for name, value in config.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            special_tokens[name] = text
+        elif name in _SPECIAL and value is not None:
+            raise CorruptArtifact(f"{path}: {name} is no token: {repr(value)[:60]}. Compile again.")
+    return special_tokens
+
+
+def read_side_file(path: Path) -> dict[str, Any]:
+    """A JSON file of a package.
+
+    Raises:
+        CorruptArtifact: it is no JSON object.
+    """
+    try:
+        content = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise CorruptArtifact(f"{path} is not valid JSON: {error}. Compile again.") from error
+    if not isinstance(content, dict):
+        raise CorruptArtifact(f"{path} holds a {type(content).__name__}, expected an object. Compile again.")
+    return content
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except ValueError as error:
+        raise CorruptArtifact(f"{path} is not UTF-8: {error}. Compile again.") from error
 
 
 class ForeignTokenizer:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from QEfficient.errors import StorageError
 from QEfficient.simulator.versions import DEFAULT_VERSION, parse_version
+from QEfficient.store.files import storage_errors, user_path
 
 _LAUNCHER = """#!/bin/sh
 exec {python} -P -c 'import sys
@@ -62,20 +63,18 @@ def install(root: Path, version: str = DEFAULT_VERSION) -> Path:
         StorageError: ``root`` has other content, or cannot be written.
     """
     parse_version(version)
-    root = Path(root).absolute()
+    root = user_path(root, "The folder of the SDK")
     files = _files(version)
     if _is_equal(root, files):
         return root
-    if root.exists() and not (root / "versions" / "apps.xml").is_file():
-        raise StorageError(f"{root} exists and is no SDK: name a folder that does not exist.")
-    root.parent.mkdir(parents=True, exist_ok=True)
     temporary = root.with_name(f".{root.name}.{secrets.token_hex(6)}")
     try:
-        for name, text in files.items():
-            _write(temporary / name, text)
-        _replace(temporary, root)
-    except OSError as error:
-        raise StorageError(f"Cannot write the simulated SDK at {root}: {error.strerror}") from error
+        with storage_errors(root):
+            if root.exists() and not (root / "versions" / "apps.xml").is_file():
+                raise StorageError(f"{root} exists and is no SDK: name a folder that does not exist.")
+            for name, text in files.items():
+                _write(temporary / name, text)
+            _replace(temporary, root)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return root

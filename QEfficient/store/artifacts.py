@@ -18,7 +18,15 @@ from QEfficient.errors import ArtifactError, ArtifactNotFound, CorruptArtifact, 
 from QEfficient.store import housekeeping
 from QEfficient.store.digests import digest, is_sha256
 from QEfficient.store.entries import Entry, folder_of, open_entry, open_or_quarantine, scan, touch
-from QEfficient.store.files import home, make_private, storage_errors, warn_if_shared
+from QEfficient.store.files import (
+    home,
+    is_denied,
+    make_private,
+    storage_errors,
+    temporary_home,
+    user_path,
+    warn_if_shared,
+)
 from QEfficient.store.housekeeping import ABSENT
 from QEfficient.store.locks import hold
 from QEfficient.store.manifest import (
@@ -61,7 +69,7 @@ class ArtifactStore:
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = Path(root).expanduser().absolute() if root is not None else home() / "artifacts"
+        self.root = user_path(root) if root is not None else home() / "artifacts"
         warn_if_shared(self.root)
 
     def get(self, kind: str, ingredients: Mapping[str, Any]) -> Artifact | None:
@@ -106,6 +114,8 @@ class ArtifactStore:
     ) -> tuple[Artifact, bool]:
         """The artifact of these ingredients; built if the store lacks it, by one process only.
 
+        Where the store cannot be written, the artifact is built in a temporary folder of this user, with a warning.
+
         Args:
             kind: A short word: ``onnx``, ``package``.
             ingredients: Everything that decides the result.
@@ -118,12 +128,30 @@ class ArtifactStore:
 
         Raises:
             ArtifactError: The build left nothing, an empty file or a link.
-            StorageError: The disk is full, or the store cannot be written.
+            StorageError: The disk is full, or neither the store nor the temporary folder can be written.
         """
         if (stored := self.get(kind, ingredients)) is not None:
             return stored, False
         recipe = Recipe.of(kind, ingredients, label, versions)
-        folder = folder_of(self.root, kind, recipe.key)
+        started: list[Path] = []
+
+        def start(folder: Path) -> Mapping[str, Any] | Built:
+            started.append(folder)
+            return build(folder)
+
+        try:
+            return self._build(recipe, start)
+        except StorageError as error:
+            if started or not is_denied(error):
+                raise
+            other = ArtifactStore(temporary_home() / "artifacts")
+            if self.root == other.root:
+                raise
+            logger.warning("%s is in %s, since the store cannot be written. %s", recipe.title, other.root, error)
+        return other.get_or_build(kind, ingredients, build, label=label, versions=versions)
+
+    def _build(self, recipe: Recipe, build: Build) -> tuple[Artifact, bool]:
+        folder = folder_of(self.root, recipe.kind, recipe.key)
         with storage_errors(self.root):
             make_private(self.root)
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +207,7 @@ def write_artifact(
         NewerFormat: It holds an artifact of a newer library.
         StorageError: The disk is full or not writable.
     """
-    path = Path(folder).expanduser().resolve()
+    path = Path(os.path.realpath(user_path(folder, "The folder to write to")))
     recipe = Recipe.of(kind, ingredients, label, versions)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,12 +13,13 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from QEfficient.errors import QEffError, StorageError
+from QEfficient.errors import OptionError, QEffError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,50 @@ _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 def home() -> Path:
     """The library's folder: ``$QEFF_HOME``, else the user's cache folder. Read at every call."""
     if chosen := os.environ.get("QEFF_HOME"):
-        return Path(chosen).expanduser()
+        return user_path(chosen, "QEFF_HOME")
     from platformdirs import user_cache_path  # 40 ms that a process with $QEFF_HOME does not need
 
     return user_cache_path("qefficient")
+
+
+def user_path(path: str | os.PathLike[str], name: str = "The path") -> Path:
+    """A path of the user, absolute and with its ``~`` replaced.
+
+    Args:
+        path: what the user wrote.
+        name: what it is called, for messages.
+
+    Raises:
+        OptionError: it is no text.
+        StorageError: no file can have it.
+    """
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise OptionError(f"{name} must be text or a Path, got {path!r}.")
+    try:
+        text.encode()
+        if "\0" in text:
+            raise ValueError("it has a NUL character")
+        return Path(text).expanduser().absolute()
+    except (ValueError, RuntimeError, OSError) as error:  # not UTF-8, no such user, no working folder
+        raise StorageError(f"{name} {text!r} cannot be used: {error}. Choose another one.") from error
+
+
+def temporary_home() -> Path:
+    """A folder of this user alone that stands in for one that cannot be written. Created on first use.
+
+    Raises:
+        StorageError: it cannot be created, or another user could have written into it.
+    """
+    user = os.geteuid() if os.name == "posix" else "user"
+    folder = Path(tempfile.gettempdir()) / f"qefficient-{user}"
+    with storage_errors(folder):
+        make_private(folder)
+        status = folder.lstat()
+    is_ours = os.name != "posix" or (status.st_uid == user and not status.st_mode & 0o022)
+    if not stat.S_ISDIR(status.st_mode) or not is_ours:
+        raise StorageError(f"{folder} is not a folder of this user alone. Remove it, or set TMPDIR. {_DENIED_ADVICE}")
+    return folder
 
 
 def sibling(folder: Path, role: str) -> Path:
@@ -140,11 +181,11 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def storage_errors(folder: Path, *, only_under: Path | None = None) -> Iterator[None]:
-    """Turn "disk full" and "not writable" into :class:`StorageError`.
+    """Turn what the operating system refuses into :class:`StorageError`.
 
     Args:
         folder: What was being written, for the message.
-        only_under: Treat a refused permission as ours only for paths in here. For code of others, whose
+        only_under: For code of others: only a full disk, and a refused permission for paths in here, are ours. Their
             ``PermissionError`` may be about a compiler that is not executable.
     """
     try:
@@ -152,12 +193,18 @@ def storage_errors(folder: Path, *, only_under: Path | None = None) -> Iterator[
     except QEffError:
         raise
     except OSError as error:
-        ours = only_under is None or _is_under(error.filename, only_under)
         if error.errno in _FULL:
             raise _storage_error(folder, error, _FULL_ADVICE) from error
-        if error.errno in _DENIED and ours:
+        if error.errno is None:  # filelock's, which waited
+            raise
+        if only_under is None or (is_denied(error) and _is_under(error.filename, only_under)):
             raise _storage_error(folder, error, _DENIED_ADVICE) from error
         raise
+
+
+def is_denied(error: OSError) -> bool:
+    """Whether an error says that a folder may not be written."""
+    return error.errno in _DENIED
 
 
 _FULL_ADVICE = (

@@ -7,6 +7,7 @@ they read is complete or absent.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,6 +54,7 @@ def hold_if_free(folder: Path) -> Iterator[bool]:
     lock = _lock(folder)
     try:
         with storage_errors(sibling(folder, "lock")):
+            _create(lock.lock_file)
             lock.acquire(timeout=0)
     except Timeout:
         yield False
@@ -76,6 +78,12 @@ def _lock(folder: Path) -> BaseFileLock:
     return FileLock(sibling(folder, "lock"))
 
 
+def _create(path: str) -> None:
+    """Create the lock's file: filelock takes one that it cannot create for one that somebody holds."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    os.close(os.open(path, flags, 0o644))
+
+
 def _wait(lock: BaseFileLock, what: str) -> None:
     from filelock import Timeout
 
@@ -83,6 +91,7 @@ def _wait(lock: BaseFileLock, what: str) -> None:
     while True:
         try:
             with storage_errors(Path(lock.lock_file)):
+                _create(lock.lock_file)
                 lock.acquire(timeout=REPORT_EVERY_S)
             return
         except Timeout:

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from QEfficient.errors import ArtifactError, ArtifactNotFound, CorruptArtifact, NewerFormat, OlderFormat, nearest
 from QEfficient.store.digests import digest, file_digest, is_sha256, remember
-from QEfficient.store.files import list_files
+from QEfficient.store.files import list_files, user_path
 
 FORMAT_VERSION = 2
 """1 (library 0.1.0) had a body without records of graphs."""
@@ -309,7 +309,7 @@ class Artifact:
 
 def read_artifact(path: str | os.PathLike[str]) -> Artifact:
     """Open a folder by its manifest, without checking its files. Raises as :func:`open_artifact`."""
-    folder = Path(path).expanduser().absolute()
+    folder = user_path(path, "The package")
     manifest = folder / MANIFEST_NAME
     try:
         status = manifest.stat()

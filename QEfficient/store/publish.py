@@ -10,6 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,8 @@ def publish(folder: Path, recipe: Recipe, build: Build) -> Artifact:
             manifest, seen = _finish(temporary, recipe, made if isinstance(made, Built) else Built(made))
             _swap(temporary, folder)
     except BaseException:
-        remove(temporary)
+        with suppress(OSError):  # the first error is the one to report
+            remove(temporary)
         raise
     for name, record in manifest.files.items():
         remember(folder / name, record.sha256, seen[name])

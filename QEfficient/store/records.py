@@ -7,8 +7,9 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from QEfficient.contract import Range
 from QEfficient.errors import CorruptArtifact
 
 Record = TypeVar("Record")
@@ -18,7 +19,8 @@ def read_record(cls: type[Record], value: object, where: str) -> Record:
     """An instance of the dataclass ``cls`` from a JSON object.
 
     Args:
-        cls: fields may be plain values, None, literals, lists, tuples, dicts of strings, and dataclasses of these.
+        cls: fields may be plain values, None, literals, lists, tuples, dicts of strings, and dataclasses of these;
+            numbers may have a :class:`Range`. Its ``__post_init__`` raises ValueError where values do not fit together.
         value: the parsed JSON.
         where: its path, for messages: ``package.session``.
 
@@ -34,7 +36,11 @@ def read_record(cls: type[Record], value: object, where: str) -> Record:
     missing = [name for name, item in known.items() if name not in value and _is_required(item)]
     if missing:
         raise CorruptArtifact(f"{where} lacks the field {missing[0]!r}. {_ADVICE}")
-    return cls(**{name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    read = {name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()}
+    try:
+        return cls(**read)
+    except ValueError as error:
+        raise CorruptArtifact(f"{where}: {error}. {_ADVICE}") from error
 
 
 _ADVICE = "The package is damaged or was changed by hand: compile again."
@@ -48,7 +54,7 @@ def _wrong(where: str, expected: str, value: object) -> CorruptArtifact:
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
+    return get_type_hints(cls, include_extras=True)
 
 
 def _is_required(item: Field[Any]) -> bool:
@@ -59,6 +65,8 @@ def _read(kind: Any, value: object, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
+    if origin is Annotated:
+        return _read_number(arguments, value, where)
     if origin in (Union, types.UnionType):
         return _read_union(arguments, value, where)
     if origin is Literal:
@@ -74,6 +82,14 @@ def _read(kind: Any, value: object, where: str) -> Any:
             raise _wrong(where, "an object", value)
         return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     return read_record(kind, value, where) if _is_record(kind) else _read_plain(kind, value, where)
+
+
+def _read_number(arguments: tuple[Any, ...], value: object, where: str) -> Any:
+    kind, (limits,) = arguments[0], [item for item in arguments[1:] if isinstance(item, Range)]
+    number = _read(kind, value, where)
+    if not limits.least <= number <= limits.most:
+        raise _wrong(where, f"a number from {limits.least} to {limits.most}", value)
+    return number
 
 
 def _is_record(kind: Any) -> bool:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
+from threading import get_ident
 from typing import Any
 
 import onnx_ir as ir
@@ -208,22 +209,33 @@ def traceable_sizes() -> Iterator[None]:
 
 
 @contextmanager
-def weights_opened_by(open_file: Callable[..., Any]) -> Iterator[None]:
-    """Let transformers open safetensors files with ``open_file``, and take their tensors in this thread.
+def weights_opened_by(open_file: Callable[..., Any], paths: list[str], *, in_this_thread: bool) -> Iterator[None]:
+    """Let transformers load the files ``paths`` and no others in this thread, each opened with ``open_file``.
 
-    transformers 5.23 has no other way to load a model whose weights are not read: ``state_dict=`` takes neither a
-    checkpoint's folder nor its own code. Its threads know no dispatch mode of this one; the switch that turns them off
-    is an environment variable of the process. Goes when ``from_pretrained`` takes a reader of files.
+    transformers 5.23 picks the files itself: by their names, also those that a config or an index names, and unpickles
+    what is not called safetensors. It has no other way to load a model whose weights are not read either:
+    ``state_dict=`` takes neither a checkpoint's folder nor its own code. Goes when ``from_pretrained`` takes a list of
+    files and a reader of them.
+
+    ``in_this_thread``: read no tensor in another one. Its threads know no dispatch mode of this one; the switch that
+    turns them off is an environment variable of the process.
     """
     from transformers import core_model_loading, modeling_utils
 
     is_set = core_model_loading.is_env_variable_true
+    resolve, open_safe = modeling_utils._get_resolved_checkpoint_files, modeling_utils.safe_open
+    distributed, thread = modeling_utils.get_distributed_checkpoint_dir, get_ident()
+
+    def here(ours: Callable[..., Any], theirs: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **options: (ours if get_ident() == thread else theirs)(*args, **options)
+
+    def is_variable_set(name: str) -> bool:
+        return (in_this_thread and name == "HF_DEACTIVATE_ASYNC_LOAD") or is_set(name)
+
     with (
-        patched(modeling_utils, "safe_open", open_file),
-        patched(
-            core_model_loading,
-            "is_env_variable_true",
-            lambda name: name == "HF_DEACTIVATE_ASYNC_LOAD" or is_set(name),
-        ),
+        patched(modeling_utils, "_get_resolved_checkpoint_files", here(lambda **_: ([*paths], None), resolve)),
+        patched(modeling_utils, "get_distributed_checkpoint_dir", here(lambda *_, **__: None, distributed)),
+        patched(modeling_utils, "safe_open", here(open_file, open_safe)),
+        patched(core_model_loading, "is_env_variable_true", here(is_variable_set, is_set)),
     ):
         yield

@@ -936,8 +936,11 @@ def test_permission_error_of_the_build_itself_is_left_alone(store: ArtifactStore
 
 
 _READ_ONLY = """
-import filelock, importlib.metadata, logging, platformdirs
+import filelock, importlib.metadata, logging, platformdirs, tempfile
 from QEfficient.errors import StorageError
+from QEfficient.store import publish
+versions = publish.writer_versions()
+publish.writer_versions = lambda: versions  # the other user cannot read what is installed
 if os.geteuid() == 0:
     os.seteuid(65534)
 store = ArtifactStore(Path(sys.argv[1]))
@@ -947,11 +950,18 @@ assert not built
 assert [entry.state for entry in store.entries()] == ["stored", "stored"]
 assert [entry.state for entry in store.verify_all()].count("damaged") == 1
 assert store.get("package", {"damaged": 1}) is None
+def build(folder):
+    (folder / "x").write_text("x")
+    return {}
 for ingredients in ({"missing": 1}, {"damaged": 1}):
-    try:
-        store.get_or_build("package", ingredients, None)
-    except StorageError as error:
-        print(error, flush=True)
+    artifact, built = store.get_or_build("package", ingredients, build)
+    artifact.verify(fresh=True)
+    print(built, artifact.path, store.get_or_build("package", ingredients, build)[1], flush=True)
+os.environ["TMPDIR"], tempfile.tempdir = str(store.root), None
+try:
+    ArtifactStore(store.root).get_or_build("package", {"other": 1}, build)
+except StorageError as error:
+    print(error, flush=True)
 """
 
 
@@ -964,10 +974,15 @@ def test_store_that_cannot_be_written_serves_hits(monkeypatch: pytest.MonkeyPatc
         make(store, {"whole": 1})
         _flip(make(store, {"damaged": 1}).path / "tokenizer.json")
         _set_modes(folder, 0o555, 0o444)
+        (folder / "tmp").mkdir()
+        (folder / "tmp").chmod(0o777)
+        monkeypatch.setenv("TMPDIR", str(folder / "tmp"))
         with start(_READ_ONLY, store.root) as child:
             answers, errors = child.communicate(timeout=60)
-        assert answers.count("Cannot write") == 2, errors
-        assert answers.count("Set QEFF_HOME to a folder that you can write") == 2
+        assert answers.count(f"True {folder / 'tmp' / 'qefficient-'}") == 2, errors
+        assert answers.count(" False") == 2, "the temporary folder is looked into the next time"
+        assert errors.count("since the store cannot be written. Cannot write") >= 2
+        assert errors.count("Set QEFF_HOME to a folder that you can write") >= 2
         assert "cannot be moved out of a store that is not writable" in errors
     finally:
         _set_modes(folder, 0o755, 0o644)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +16,9 @@ from openvino._offline_transformations import apply_make_stateful_transformation
 from QEfficient.compile.openvino_compiler import MODEL_FILE
 from QEfficient.compile.openvino_paged import add_extensions, to_plugin_form
 from QEfficient.contract import RETAINED, GraphRecord, OpenOptions
-from QEfficient.errors import CompileError, LifecycleError
+from QEfficient.errors import CapacityError, CompileError, CorruptArtifact, DeviceError, LifecycleError, QEffError
 from QEfficient.generation.programs.program import Opening, Shape
+from QEfficient.store.files import readable_bytes
 
 if TYPE_CHECKING:
     from QEfficient.targets import Target
@@ -42,6 +46,7 @@ def compile_for_cpu(package: Path, record: GraphRecord, opening: Opening) -> ov.
     path = package / record.folder / MODEL_FILE
     try:
         model = core.read_model(path)
+        _check_ports(path, model, record)
         if opening.extra_outputs:
             model.add_outputs(list(opening.extra_outputs))
         _keep_state_inside(model, record, opening.sizes)
@@ -65,21 +70,76 @@ def _properties(options: OpenOptions) -> dict[str, Any]:
     return properties | options.compiler_options
 
 
+def check_memory(num_bytes: int, what: str) -> None:
+    """Refuse state that no memory holds, before any of it is allocated.
+
+    Raises:
+        CapacityError: it is larger than this machine's memory.
+    """
+    if not hasattr(os, "sysconf"):
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if num_bytes > memory:
+        raise CapacityError(
+            f"{what} takes {readable_bytes(num_bytes)}, and this machine has {readable_bytes(memory)} of memory: open "
+            "the package with a smaller ctx_len or full_batch_size."
+        )
+
+
+def _check_ports(path: Path, model: ov.Model, record: GraphRecord) -> None:
+    """Compare the graph with what the package says of it, on which the session relies.
+
+    Raises:
+        CorruptArtifact: they differ.
+    """
+    for ports, expected in ((model.inputs, record.inputs), (model.outputs, record.outputs)):
+        shapes = {port.get_any_name(): _shape(port) for port in ports}
+        described = {name: binding.shape for name, binding in expected.items()}
+        if shapes != described:
+            name = next(name for name in [*shapes, *described] if shapes.get(name) != described.get(name))
+            raise CorruptArtifact(
+                f"{path} is not what its package says: '{name}' has the shape {shapes.get(name)}, expected "
+                f"{described.get(name)}. Compile again."
+            )
+
+
+def _shape(port: Any) -> Shape:
+    return tuple(-1 if dim.is_dynamic else dim.get_length() for dim in port.get_partial_shape())
+
+
 def _keep_state_inside(model: ov.Model, record: GraphRecord, sizes: Mapping[str, int]) -> None:
     """Bind the state's axes, and turn each ``x`` to ``x_RetainedState`` pair into a variable of OpenVINO's."""
     state = {name: f"{name}{RETAINED}" for name in record.inputs if f"{name}{RETAINED}" in record.outputs}
     if not state:
         return
     axes = {axis for name in state for axis in record.inputs[name].axes}
-    shapes = {}
+    shapes, num_bytes = {}, 0
     for port in model.inputs:
         shape = port.get_partial_shape()
         for axis, name in enumerate(record.inputs[port.get_any_name()].axes):
             if name in axes and name in sizes:
                 shape[axis] = sizes[name]
         shapes[port] = shape
+        if shape.is_static and port.get_any_name() in state:
+            num_bytes += prod(dim.get_length() for dim in shape) * port.get_element_type().size
+    check_memory(num_bytes, "The state")
     model.reshape(shapes)
     apply_make_stateful_transformation(model, state)
+
+
+@contextmanager
+def native_errors(name: str) -> Iterator[None]:
+    """Turn what OpenVINO raises while it runs a program into an error of ours.
+
+    Raises:
+        DeviceError: it failed.
+    """
+    try:
+        yield
+    except QEffError:
+        raise
+    except RuntimeError as error:
+        raise DeviceError(f"OpenVINO could not run {name}: {error}") from error
 
 
 class OpenVINOProgram:
@@ -90,15 +150,17 @@ class OpenVINOProgram:
         self.inputs = frozenset(port.get_any_name() for port in compiled.inputs)
         self.outputs = frozenset(port.get_any_name() for port in compiled.outputs)
         self.shapes: Sequence[Mapping[str, Shape]] | None = None
-        self._request: Any = compiled.create_infer_request()
-        for variable in self._request.query_state():
-            variable.reset()
+        with native_errors(name):
+            self._request: Any = compiled.create_infer_request()
+            for variable in self._request.query_state():
+                variable.reset()
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         request = self._request
         if request is None:
             raise LifecycleError(f"{self.name} is closed: open the package again.")
-        request.infer(dict(inputs), share_inputs=True)
+        with native_errors(self.name):
+            request.infer(dict(inputs), share_inputs=True)
         return {name: request.get_tensor(name).data for name in (self.outputs if outputs is None else outputs)}
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ def open_program(target: Target, package: Path, record: GraphRecord, opening: Op
 def timeout_ms() -> int:
     """How long a run may take, in milliseconds, as the environment says."""
     text = os.environ.get(TIMEOUT_VARIABLE, "60000")
-    if not text.isdecimal() or not int(text):
+    if not text.isdecimal() or len(text) > 9 or not int(text):
         raise OptionError(f"{TIMEOUT_VARIABLE} must be a whole number of milliseconds, got {text!r}.")
     return int(text)
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from QEfficient.contract import Count
 from QEfficient.errors import CapacityError, NumericError, OptionError
 from QEfficient.generation.programs.program import Program
 from QEfficient.generation.sessions.retained import check_names, not_as_described
@@ -22,11 +23,11 @@ _TOKEN_TYPE_IDS = "token_type_ids"
 class InputContract:
     """How a package takes input sequences."""
 
-    seq_lens: tuple[int, ...]
+    seq_lens: tuple[Count, ...]
     """Compiled lengths, ascending."""
-    batch_size: int
+    batch_size: Count
     """Sequences per run."""
-    min_len: int = 1
+    min_len: Count = 1
     """Tokens of the shortest sequence, where there is no padding."""
     padding_side: Literal["left", "right"] | None = "right"
     """None: a sequence runs at exactly its length."""
@@ -35,6 +36,28 @@ class InputContract:
     """Whether they are an input; "optional": zeros if the caller passes none."""
     end_token_id: int | None = None
     """A token that every sequence must have, because the model reads its result there."""
+    vocab_size: Count | None = None
+    """Token ids that the model has; None: the config does not say."""
+    type_vocab_size: Count | None = None
+    """Token types that the model has; None: the config does not say."""
+
+    def __post_init__(self) -> None:
+        if not self.seq_lens or sorted({*self.seq_lens}) != [*self.seq_lens]:
+            raise ValueError(f"seq_lens={list(self.seq_lens)} are not ascending")
+
+
+_MOST_IDS = 2**31
+"""Where the config does not say how many there are."""
+
+
+def _check_range(index: int, values: Sequence[int], size: int | None, what: str) -> None:
+    size = _MOST_IDS if size is None else size
+    unknown = [value for value in values if not 0 <= value < size]
+    if unknown:
+        raise OptionError(
+            f"Text {index} has the {what} {unknown[0]}, and the model's go from 0 to {size - 1}. Was it encoded with "
+            "another model's tokenizer?"
+        )
 
 
 class EncoderSession:
@@ -138,6 +161,8 @@ class EncoderSession:
                 f"{contract.seq_lens[-1]}. Compile with seq_len={len(text.ids)} or more, or shorten the text; nothing "
                 "is cut silently."
             )
+        _check_range(index, text.ids, contract.vocab_size, "token id")
+        _check_range(index, text.token_type_ids or (), contract.type_vocab_size, "token type")
         if contract.end_token_id is not None and contract.end_token_id not in text.ids:
             raise OptionError(f"Text {index} has no end token ({contract.end_token_id}), at which this model answers.")
         if contract.token_type_ids == "none" and text.token_type_ids is not None and any(text.token_type_ids):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import openvino as ov
 from QEfficient.compile.openvino_paged import BLOCK_LEN
 from QEfficient.contract import GraphRecord
 from QEfficient.errors import CapacityError, LifecycleError
-from QEfficient.generation.programs.openvino import compile_for_cpu
+from QEfficient.generation.programs.openvino import check_memory, compile_for_cpu, native_errors
 from QEfficient.generation.programs.program import Opening
 from QEfficient.generation.sessions.session import Chunk, SessionInfo
 
@@ -30,6 +31,7 @@ class PagedSession:
 
         Raises:
             CompileError: OpenVINO cannot load the graph.
+            CapacityError: no memory holds the KV cache.
         """
         num_blocks = info.num_slots * -(-info.ctx_len // BLOCK_LEN)
         self.info = replace(info, block_len=BLOCK_LEN, num_blocks=num_blocks)
@@ -39,13 +41,15 @@ class PagedSession:
         self._caches = self._allocate(compiled, num_blocks)
 
     def _allocate(self, compiled: ov.CompiledModel, num_blocks: int) -> list[ov.Tensor]:
+        ports = [port for port in compiled.inputs if port.get_any_name().startswith(("key_cache.", "value_cache."))]
+        shapes = [[num_blocks, *(dim.get_length() for dim in list(p.get_partial_shape())[1:])] for p in ports]
+        sizes = (prod(shape) * port.get_element_type().size for port, shape in zip(ports, shapes, strict=True))
+        check_memory(sum(sizes), f"The KV cache of {self.info.num_slots} slots of {self.info.ctx_len} tokens")
         caches = []
-        for port in compiled.inputs:
-            if port.get_any_name().startswith(("key_cache.", "value_cache.")):
-                dims = [dim.get_length() for dim in list(port.get_partial_shape())[1:]]
-                tensor = ov.Tensor(port.get_element_type(), ov.Shape([num_blocks, *dims]))
-                self._running().set_tensor(port, tensor)
-                caches.append(tensor)
+        for port, shape in zip(ports, shapes, strict=True):
+            tensor = ov.Tensor(port.get_element_type(), ov.Shape(shape))
+            self._running().set_tensor(port, tensor)
+            caches.append(tensor)
         return caches
 
     def _running(self) -> ov.InferRequest:
@@ -56,7 +60,8 @@ class PagedSession:
     def step(self, chunks: Sequence[Chunk]) -> np.ndarray:
         """See :class:`QEfficient.generation.sessions.session.Session`."""
         request = self._running()
-        request.infer(self._inputs(chunks), share_inputs=True)
+        with native_errors(self._name):
+            request.infer(self._inputs(chunks), share_inputs=True)
         logits: np.ndarray = request.get_tensor("logits").data[0]
         return logits
 

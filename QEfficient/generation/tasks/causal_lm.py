@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 
-from QEfficient.contract import PackageBody
+from QEfficient.contract import Count, PackageBody
 from QEfficient.errors import CapacityError, CorruptArtifact, LifecycleError, OptionError
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
 from QEfficient.generation.engine import Engine
@@ -22,8 +21,9 @@ from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
 from QEfficient.generation.sessions.retained import RetainedSession
 from QEfficient.generation.sessions.session import Chunk, Session, SessionInfo
 from QEfficient.generation.streaming import AnswerPrinter
-from QEfficient.generation.tokenizer import FOLDER
-from QEfficient.options import CausalLMCompileOptions
+from QEfficient.generation.tokenizer import FOLDER, read_side_file
+from QEfficient.generation_config import check_generation_config
+from QEfficient.options import CausalLMCompileOptions, require_bool
 from QEfficient.store.manifest import Artifact
 
 if TYPE_CHECKING:
@@ -34,20 +34,27 @@ if TYPE_CHECKING:
 class DecoderRecord:
     """The values that the session of a decoder needs."""
 
-    num_slots: int
-    ctx_len: int
-    chunk_len: int
+    num_slots: Count
+    ctx_len: Count
+    chunk_len: Count
     """Prompt tokens per step."""
-    vocab_size: int
-    state_rows: int
+    vocab_size: Count
+    state_rows: Count
     """Rows of state: at least ``num_slots``."""
     row_axis: str
     """Name of the state's axis of rows."""
-    windows: dict[str, int] = field(default_factory=dict)
+    windows: dict[str, Count] = field(default_factory=dict)
     """Axes of rings -> the window; a ring has at most ``ctx_len`` slots."""
-    min_ctx_len: int = 1
-    max_ctx_len: int | None = None
+    min_ctx_len: Count = 1
+    max_ctx_len: Count | None = None
     """Lengths that the graph supports; None: no maximum."""
+
+    def __post_init__(self) -> None:
+        if self.state_rows < self.num_slots or self.chunk_len > self.ctx_len:
+            raise ValueError(
+                f"state_rows={self.state_rows}, num_slots={self.num_slots}, chunk_len={self.chunk_len} and "
+                f"ctx_len={self.ctx_len} do not fit together"
+            )
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -84,6 +91,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
     """A compiled package that generates tokens, for as many sequences at once as it has slots."""
 
     takes_chat = True
+    output = "logits"
 
     def __init__(
         self,
@@ -99,12 +107,8 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
 
     def _read_generation_config(self) -> dict[str, Any]:
         path = self.artifact.file("generation_config.json")
-        try:
-            config = json.loads(path.read_text("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise CorruptArtifact(f"{path} is not valid JSON: {error}. Compile again.") from error
-        if not isinstance(config, dict):
-            raise CorruptArtifact(f"{path} holds a {type(config).__name__}, expected an object. Compile again.")
+        config = read_side_file(path)
+        check_generation_config(config, str(path), CorruptArtifact)
         return config
 
     def _open_session(self) -> Session:
@@ -137,6 +141,8 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
             CapacityError: a prompt is empty or does not fit ``ctx_len``.
             OptionError: an unknown or impossible option.
         """
+        if not callable(stream):
+            require_bool("stream", stream)
         requests, decoder = self._requests(prompts, tokenizer, generation_len, sampling)
         answers: list[list[int]] = [[] for _ in requests]
         printer = _printer(decoder, len(requests), stream) if stream else None
@@ -204,6 +210,7 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
     """A causal LM that continues prompts."""
 
     task = "causal_lm"
+    lowerings = ("paged", "retained")
     record_class = DecoderRecord
     options_class = CausalLMCompileOptions
 
@@ -221,7 +228,7 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
     def _open_session(self, extra_outputs: Sequence[str] = ()) -> Any:
         record = self.record
         info = record.session_info(is_ragged=self.body.lowering == "paged")
-        self._check_vocab()
+        self._check_width("logits", self.record.vocab_size, "vocab_size")
         if info.is_ragged:
             from QEfficient.generation.sessions.paged import PagedSession  # imports OpenVINO
 
@@ -231,14 +238,6 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
             session = RetainedSession(program, info, record.state_rows)
             opened.pop_all()  # the session closes it
         return session
-
-    def _check_vocab(self) -> None:
-        size = self.body.graph.outputs["logits"].shape[-1]
-        if size not in (-1, self.record.vocab_size):
-            raise CorruptArtifact(
-                f"{self.path}: its graph gives {size} logits, and it says vocab_size={self.record.vocab_size}. Compile "
-                "again."
-            )
 
     def layer_outputs(self, ids: list[int]) -> list[np.ndarray]:
         names = self.body.graph.layers

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 
-from QEfficient.contract import PackageBody
+from QEfficient.contract import Count, PackageBody
 from QEfficient.errors import CapacityError
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
 from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
@@ -26,8 +26,8 @@ class EncoderRecord:
     """The values that the session of an encoder needs."""
 
     inputs: InputContract
-    min_len: int = 1
-    max_len: int | None = None
+    min_len: Count = 1
+    max_len: Count | None = None
     """Lengths that the graph supports; None: no maximum."""
 
     def resized(self, seq_len: int | Sequence[int] | None, batch_size: int | None) -> EncoderRecord:
@@ -51,8 +51,7 @@ def _ascending(seq_len: int | Sequence[int]) -> tuple[int, ...]:
 class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
     """A compiled package that turns each whole sequence into one tensor."""
 
-    output: ClassVar[str]
-    """Name of the result."""
+    lowerings = ("encoder",)
 
     def __init__(
         self,
@@ -63,7 +62,7 @@ class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
     ):
         super().__init__(artifact, body, device_ids, settings)
         self._inputs = self._input_contract()
-        length = self.body.graph.inputs["input_ids"].shape[1]
+        *_, length = self.body.graph.inputs["input_ids"].shape
         with ExitStack() as opened:
             program = opened.enter_context(closing(self.open_program()))
             self.session = EncoderSession(program, self._inputs, self.output, length if length > 0 else None)

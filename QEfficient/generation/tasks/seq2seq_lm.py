@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from QEfficient.contract import MODEL_GRAPH
+from QEfficient.contract import MODEL_GRAPH, Count, Range
 from QEfficient.errors import CapacityError
 from QEfficient.generation.request import Request
 from QEfficient.generation.sessions.seq2seq import TEXT, Seq2SeqSession
@@ -25,14 +25,20 @@ class Seq2SeqRecord:
     """The values that the session of a sequence-to-sequence model needs."""
 
     decoder: DecoderRecord
-    encoder_ctx_len: int
-    max_encoder_ctx_len: int | None
-    encoder_vocab_size: int
-    decoder_start_token_id: int
-    hidden_size: int
+    encoder_ctx_len: Count
+    max_encoder_ctx_len: Count | None
+    encoder_vocab_size: Count
+    decoder_start_token_id: Annotated[int, Range(0)]
+    hidden_size: Count
     """Of the encoder's output."""
     why_not_padded: str | None
     """Why an encoder input cannot be padded; None: it can."""
+
+    def __post_init__(self) -> None:
+        if self.decoder_start_token_id >= self.decoder.vocab_size:
+            raise ValueError(
+                f"decoder_start_token_id={self.decoder_start_token_id} is none of vocab_size={self.decoder.vocab_size}"
+            )
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -44,6 +50,8 @@ class CompiledSeq2SeqLM(CompiledDecoder[Seq2SeqRecord]):
     """A sequence-to-sequence model."""
 
     task = "seq2seq_lm"
+    lowerings = ("retained",)
+    graph_names = ((MODEL_GRAPH,), (ENCODER, DECODER))
     record_class = Seq2SeqRecord
     options_class = Seq2SeqLMCompileOptions
     session: Seq2SeqSession
@@ -71,6 +79,7 @@ class CompiledSeq2SeqLM(CompiledDecoder[Seq2SeqRecord]):
         record, decoder = self.record, self.record.decoder
         info = decoder.session_info(is_ragged=False)
         is_split = ENCODER in self.body.graphs
+        self._check_width("logits", decoder.vocab_size, "vocab_size")
         with ExitStack() as opened:
             program = self.open_program(DECODER if is_split else MODEL_GRAPH, record.sizes)
             opened.enter_context(closing(program))

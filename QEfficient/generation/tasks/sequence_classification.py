@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def _listed(documents: object) -> Sequence[object]:
+    return documents if isinstance(documents, list | tuple) else (None,)
+
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifierRecord:
     """The values that the session of a classifier needs."""
@@ -24,7 +31,7 @@ class ClassifierRecord:
     encoder: EncoderRecord
     labels: tuple[str, ...]
     """The label of each logit, in order."""
-    problem_type: str | None
+    problem_type: ProblemType | None
     """As in the checkpoint's config."""
 
 
@@ -36,6 +43,7 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
     options_class = EncoderCompileOptions
 
     def _input_contract(self) -> InputContract:
+        self._check_width("logits", len(self.record.labels), "labels")
         return self.record.encoder.inputs
 
     def resized(
@@ -72,6 +80,8 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
         Raises:
             OptionError: the model has several labels.
         """
+        if not isinstance(query, str) or not all(isinstance(document, str) for document in _listed(documents)):
+            raise OptionError("rank() takes a text and a list of texts.")
         if len(self.labels) != 1:
             raise OptionError(f"Only a model of one label ranks; this one has {', '.join(self.labels)}.")
         logits = self.generate([(query, document) for document in documents], tokenizer=tokenizer)["logits"]

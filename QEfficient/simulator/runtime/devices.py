@@ -55,7 +55,7 @@ def machine() -> Machine:
 
 def _number(variable: str, default: int, lowest: int, highest: int) -> int:
     text = os.environ.get(variable, str(default))
-    if not text.isdecimal() or not lowest <= int(text) <= highest:
+    if not text.isdecimal() or len(text) > 18 or not lowest <= int(text) <= highest:
         raise OptionError(f"{variable} is {text!r}; expected a number from {lowest} to {highest}")
     return int(text)
 

@@ -104,8 +104,8 @@ def is_poisoned() -> bool:
 def num_threads() -> int:
     """Threads that a session may use."""
     text = os.environ.get("QEFF_SIM_THREADS", "1")
-    if not text.isdecimal() or int(text) < 1:
-        raise OptionError(f"QEFF_SIM_THREADS is {text!r}; expected a number from 1")
+    if not text.isdecimal() or len(text) > 4 or int(text) < 1:
+        raise OptionError(f"QEFF_SIM_THREADS is {text!r}; expected a number from 1 to 9999")
     return int(text)
 
 

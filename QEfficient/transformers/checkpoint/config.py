@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from QEfficient.transformers.checkpoint.files import check_code, read_config
+from QEfficient.transformers.checkpoint.files import check_code, checked_name, code_names, local_folder, read_config
+from QEfficient.transformers.checkpoint.loader_errors import loader_errors
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class OpenedConfig:
     @property
     def is_self_contained(self) -> bool:
         """Whether all of its code is in the folder."""
-        return not any("--" in str(reference) for reference in self.config.get("auto_map", {}).values())
+        return not any("--" in name for name in code_names(self.config))
 
 
 def open_config(model_name: str, **options: Any) -> OpenedConfig:
@@ -33,11 +34,12 @@ def open_config(model_name: str, **options: Any) -> OpenedConfig:
         CheckpointNotFound: there is no such model or folder, or it has no config.
         UnsafeCheckpoint: it brings code that was not allowed to run.
     """
-    folder = Path(model_name).expanduser()
+    folder = local_folder(checked_name(model_name))
     if not folder.is_dir() or not (folder / "config.json").is_file():
         from QEfficient.transformers.checkpoint import load as checkpoint
 
         folder = checkpoint.resolve(model_name, config_only=True, **options)
-    config = read_config(folder)
-    check_code(folder, config, bool(options.get("trust_remote_code")))
+    with loader_errors(folder, "a file"):
+        config = read_config(folder)
+        check_code(folder, config, bool(options.get("trust_remote_code")))
     return OpenedConfig(folder, config)

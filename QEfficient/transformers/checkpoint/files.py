@@ -1,49 +1,160 @@
-"""Reads a checkpoint's files without its weights: config, code, and the headers of safetensors files."""
+"""A checkpoint's files beside its weights, read as if a stranger had written them: config, code, links."""
 
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from QEfficient.errors import CorruptCheckpoint, UnsafeCheckpoint
+from QEfficient.errors import CheckpointNotFound, CorruptCheckpoint, OptionError, UnsafeCheckpoint
 from QEfficient.store.digests import is_sha256
+from QEfficient.store.files import user_path
 
-TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"} | {
-    f"{kind}{bits}": f"{'u' * (kind == 'U')}int{bits}" for kind in "IU" for bits in (8, 16, 32, 64)
-}
-"""torch's names of safetensors' dtypes."""
-_MOST_HEADER_BYTES = 100_000_000
-"""safetensors' own limit."""
+READ = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "tokenizer*")
+"""The files of a checkpoint that are read, and so downloaded."""
+
+
+def checked_name(model_name: object) -> str:
+    """The name of a model as text.
+
+    Raises:
+        OptionError: it is none.
+    """
+    text = os.fspath(model_name) if isinstance(model_name, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
+        raise OptionError(f"A model is a folder or a model id on the Hub, got {model_name!r}.")
+    return text
+
+
+def local_folder(name: str) -> Path:
+    """The folder of this name, if it is one.
+
+    Raises:
+        CheckpointNotFound: no folder and no model can have it.
+    """
+    try:
+        folder = user_path(name, "The model's name")
+        folder.is_dir()
+    except OSError as error:
+        raise CheckpointNotFound(f"There is no folder and no model of the name {shortened(name)}: {error}") from error
+    return folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """
     Raises:
-        CorruptCheckpoint: ``config.json`` is no JSON object.
+        CorruptCheckpoint: ``config.json`` is no JSON object, or names its classes in another way than a list.
+        UnsafeCheckpoint: it is outside of the folder.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise CorruptCheckpoint(f"{folder / 'config.json'} is not valid JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise CorruptCheckpoint(f"{folder / 'config.json'} does not hold an object.")
+    config = read_json(contained(folder, "config.json"))
+    heads = config.get("architectures")
+    if heads is not None and not (isinstance(heads, list) and all(isinstance(head, str) for head in heads)):
+        raise CorruptCheckpoint(
+            f"{folder / 'config.json'}: architectures must be a list of class names, got {shortened(heads)}."
+        )
     return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        CorruptCheckpoint: the file is no JSON object.
+    """
+    if not is_regular(path):
+        raise CorruptCheckpoint(f"{path} is no file. Download the checkpoint again.")
+    return parse_json(path, path.read_bytes())
+
+
+def parse_json(path: Path, content: bytes) -> dict[str, Any]:
+    """``content``, which is from ``path``. Raises as :func:`read_json`."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise CorruptCheckpoint(f"{path} is not valid JSON: {error}. Download the checkpoint again.") from error
+    if not isinstance(value, dict):
+        raise CorruptCheckpoint(f"{path} holds {shortened(value)}, expected an object. Download the checkpoint again.")
+    return value
+
+
+def shortened(value: object) -> str:
+    """A stranger's value for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a file can be read without waiting for anyone: no folder, pipe or device."""
+    return stat.S_ISREG(path.stat().st_mode)
+
+
+def contained(folder: Path, name: str) -> Path:
+    """The path of a file that something in a checkpoint names.
+
+    Raises:
+        UnsafeCheckpoint: the name, or the link that it is, leads out of the folder. Links into the blobs of the same
+            repository in the Hub's cache are how that cache is made.
+    """
+    path = folder / name
+    is_plain = bool(name) and name.isprintable() and "\\" not in name
+    if is_plain and not Path(name).is_absolute() and ".." not in Path(name).parts:
+        real, root = path.resolve(), folder.resolve()
+        blobs = (root.parents[1] / "blobs") if root.parent.name == "snapshots" else root
+        if real.is_relative_to(root) or real.parent == blobs.resolve():
+            return path
+    raise UnsafeCheckpoint(
+        f"{folder} names or links to {shortened(name)}, which is outside of it and is not read. Copy the file into the "
+        "folder if you trust it."
+    )
+
+
+def check_links(folder: Path) -> None:
+    """Check every file at the folder's top that would be read.
+
+    Raises:
+        UnsafeCheckpoint: one is a link out of the folder; see :func:`contained`.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and any(fnmatch(path.name, pattern) for pattern in READ):
+            contained(folder, path.name)
 
 
 def check_code(folder: Path, config: Mapping[str, Any], trust_remote_code: bool) -> None:
     """
     Raises:
-        UnsafeCheckpoint: loading would run Python files without permission.
+        UnsafeCheckpoint: loading would run Python files without permission, or read a file outside of the folder.
+        CorruptCheckpoint: the tokenizer's config is no JSON object.
     """
-    if config.get("auto_map") and not trust_remote_code:
-        files = sorted({str(value).split(".")[0] + ".py" for value in config["auto_map"].values()})
+    check_links(folder)
+    if trust_remote_code:
+        return
+    tokenizer = folder / "tokenizer_config.json"
+    names = code_names(config) + code_names(read_json(tokenizer) if tokenizer.exists() else {})
+    if names:
+        files = sorted({name.rpartition("--")[2].split(".")[0] + ".py" for name in names})
         raise UnsafeCheckpoint(
             f"{folder} brings code ({', '.join(files)}), which loading would run. Read it, then pass "
             "trust_remote_code=True if you trust it."
         )
+
+
+def code_names(config: Mapping[str, Any]) -> list[str]:
+    """The classes that ``auto_map`` names, in a config and in those inside it."""
+    names, pending = [], [config]
+    while pending:
+        part = pending.pop()
+        if part.get("auto_map"):
+            names += _texts(part["auto_map"])
+        pending += [value for value in part.values() if isinstance(value, Mapping)]
+    return names
+
+
+def _texts(value: object) -> list[str]:
+    values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
+    return [str(item) for item in values]
 
 
 def quantization(config: Mapping[str, Any]) -> str | None:
@@ -64,56 +175,3 @@ def identity(path: Path) -> dict[str, Any]:
         return {"sha256": real.name, "size": status.st_size}
     times = {"mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns}
     return {"path": str(real), "size": status.st_size, "inode": status.st_ino, **times}
-
-
-def weights_size(folder: Path) -> tuple[int, list[str]] | None:
-    """Bytes and dtypes of the weights in ``folder``, by the headers of its safetensors files; None without any.
-
-    Raises:
-        CorruptCheckpoint: a file is none of safetensors.
-    """
-    files = _weight_files(folder)
-    tensors = [tensor for file in files for tensor in read_header(file).tensors.values()]
-    if not tensors:
-        return None
-    size = sum(tensor["data_offsets"][1] - tensor["data_offsets"][0] for tensor in tensors)
-    return size, sorted({TORCH_NAMES.get(tensor["dtype"], tensor["dtype"].lower()) for tensor in tensors})
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Those that transformers would load, as far as they are here: none if a shard is missing."""
-    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if whole.is_file() or not index.is_file():
-        return [whole] if whole.is_file() else []
-    try:
-        names = set(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptCheckpoint(f"{index} is no index of weights: {error!r}") from error
-    shards = [folder / Path(name).name for name in sorted(names)]
-    return shards if all(shard.is_file() for shard in shards) else []
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a safetensors file says of itself."""
-
-    tensors: dict[str, dict[str, Any]]
-    """``dtype``, ``shape`` and ``data_offsets`` of each tensor."""
-    data_offset: int
-    """Bytes before the first tensor."""
-
-
-def read_header(path: Path) -> Header:
-    """
-    Raises:
-        CorruptCheckpoint: the file is none of safetensors.
-    """
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        try:
-            entries = json.loads(file.read(size)) if size <= _MOST_HEADER_BYTES else None
-        except ValueError:
-            entries = None
-    if not isinstance(entries, dict):
-        raise CorruptCheckpoint(f"{path} is no safetensors file, or a damaged one; download it again.")
-    return Header({name: entry for name, entry in entries.items() if name != "__metadata__"}, 8 + size)

@@ -20,10 +20,10 @@ from QEfficient.transformers.checkpoint.unread import (
     Stored,
     Unread,
     UnreadParameter,
-    WeightFile,
     evaluate,
     mapped,
 )
+from QEfficient.transformers.checkpoint.weight_files import WeightFile
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _NOTES = "weights"

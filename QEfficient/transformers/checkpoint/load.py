@@ -3,29 +3,70 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
+from safetensors import safe_open
+from torch import nn
 
-from QEfficient.errors import CheckpointError, CheckpointNotFound, CorruptCheckpoint, UnsafeCheckpoint, UnsupportedModel
-from QEfficient.transformers.checkpoint.files import check_code, quantization, read_config
+from QEfficient.errors import CheckpointError, CheckpointNotFound, CorruptCheckpoint, OptionError, UnsupportedModel
+from QEfficient.generation_config import check_generation_config
+from QEfficient.options import require_bool
+from QEfficient.transformers.checkpoint.files import (
+    READ,
+    check_code,
+    checked_name,
+    local_folder,
+    quantization,
+    read_config,
+    read_json,
+)
+from QEfficient.transformers.checkpoint.loader_errors import loader_errors
+from QEfficient.transformers.checkpoint.weight_files import WeightFile, WeightFiles
 
 logger = logging.getLogger(__name__)
 
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_DOWNLOAD = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "tokenizer*"]
+_LOADING = RLock()
+"""What patches transformers' loader runs in one thread at a time."""
 _DESCRIPTION = ["config.json", "*.py"]
 _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 LOAD_OPTIONS = frozenset({*_HUB_OPTIONS, "dtype", "torch_dtype"})
 """What ``from_pretrained`` takes beside the options of its class."""
 
 
-def resolve(model_name: str, *, config_only: bool = False, **options: Any) -> Path:
+def check_options(options: Mapping[str, Any]) -> None:
+    """
+    Args:
+        options: of ``from_pretrained``: those of :data:`LOAD_OPTIONS`, and ``trust_remote_code``.
+
+    Raises:
+        OptionError: one has a wrong type; text such as "no" is no switch.
+    """
+    for name, value in options.items():
+        if value is None or (name == "token" and isinstance(value, bool)):
+            continue
+        if name in ("local_files_only", "trust_remote_code"):
+            require_bool(name, value)
+        elif name in ("dtype", "torch_dtype"):
+            _check_dtype(name, value)
+        elif not isinstance(value, str | Path):
+            raise OptionError(f"{name} must be text, got {value!r}.")
+
+
+def _check_dtype(name: str, value: object) -> None:
+    dtype = getattr(torch, value, None) if isinstance(value, str) else value
+    if value != "auto" and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise OptionError(f"{name} must be 'auto' or a type of real numbers such as 'bfloat16', got {value!r}.")
+
+
+def resolve(model_name: str | os.PathLike[str], *, config_only: bool = False, **options: Any) -> Path:
     """The local folder of a model: itself if it is one, else its snapshot from the Hub.
 
     Args:
@@ -36,14 +77,15 @@ def resolve(model_name: str, *, config_only: bool = False, **options: Any) -> Pa
     Raises:
         CheckpointNotFound: there is no such folder or model, or it has no ``config.json``.
     """
-    folder = Path(model_name).expanduser()
+    name = checked_name(model_name)
+    folder = local_folder(name)
     if not folder.is_dir():
-        wanted = _DESCRIPTION if config_only else _DOWNLOAD
+        wanted = _DESCRIPTION if config_only else [*READ]
         hub_options = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
-        folder = _download(model_name, wanted, hub_options)
+        folder = _download(name, wanted, hub_options)
     if not (folder / "config.json").is_file():
         raise CheckpointNotFound(
-            f"'{model_name}' has no config.json, so it is not a transformers checkpoint. "
+            f"'{name}' has no config.json, so it is not a transformers checkpoint. "
             "Give the folder that save_pretrained() made, or a model id on the Hub."
         )
     return folder
@@ -66,26 +108,28 @@ def _download(model_name: str, wanted: list[str], options: dict[str, Any]) -> Pa
             f"There is no folder '{model_name}', and the Hub serves no model of that id (revision "
             f"{options.get('revision') or 'main'}): {error}. A gated model needs token=... or `hf auth login`."
         ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointNotFound(f"'{model_name}' cannot be downloaded: {error}") from error
 
 
-def check_safe(folder: Path, trust_remote_code: bool) -> None:
-    """
+def check_safe(folder: Path, trust_remote_code: bool) -> WeightFiles:
+    """The weight files of a checkpoint that may be loaded.
+
     Raises:
-        UnsafeCheckpoint: loading would run code: pickled weights, or Python files that were not allowed.
+        UnsafeCheckpoint: loading would run code (pickled weights, or Python files that were not allowed), or read a
+            file outside of the folder.
         UnsupportedModel: the weights are quantised.
+        CheckpointNotFound: there are no weights.
+        CorruptCheckpoint: a file is not what its name says.
     """
-    config = read_config(folder)
-    check_code(folder, config, trust_remote_code)
-    _check_not_quantized(folder, config)
-    if not list(folder.glob("*.safetensors")):
-        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-        if pickles:
-            raise UnsafeCheckpoint(
-                f"The weights in {folder} are pickled ({', '.join(pickles[:3])}); unpickling runs code, so they are "
-                "never loaded. Convert them to safetensors: load the model once in a place you trust and call "
-                "save_pretrained()."
-            )
-        raise CheckpointNotFound(f"{folder} has a config but no weights (*.safetensors).")
+    with loader_errors(folder, "a file"):
+        config = read_config(folder)
+        check_code(folder, config, trust_remote_code)
+        _check_not_quantized(folder, config)
+        generation = folder / "generation_config.json"
+        if generation.exists():
+            check_generation_config(read_json(generation), str(generation), CorruptCheckpoint)
+        return WeightFiles(folder)
 
 
 def _check_not_quantized(folder: Path, config: dict[str, Any]) -> None:
@@ -97,32 +141,64 @@ def _check_not_quantized(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
+def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The Hugging Face config in ``folder``, which was checked.
+
+    Raises:
+        UnsupportedModel: transformers knows no such architecture.
+        CorruptCheckpoint: a value has a wrong type.
+    """
+    from transformers import AutoConfig
+
+    with loader_errors(folder, "the config", unknown=(ValueError, KeyError)):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
 def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, **options: Any) -> Any:
     """The Hugging Face model in ``folder``, in the checkpoint's dtype, its safetensors memory-mapped.
 
     Raises:
         UnsafeCheckpoint: see :func:`check_safe`.
         UnsupportedModel: transformers knows no model of this kind for the checkpoint.
-        CorruptCheckpoint: weights are truncated, missing or misshapen.
+        CorruptCheckpoint: weights are truncated, missing, misshapen or of a wrong type.
     """
-    check_safe(folder, trust_remote_code)
+    files = check_safe(folder, trust_remote_code)
+    model = _load(auto_class, files, trust_remote_code, _open, options)
+    _check_dtypes(folder, files, model)
+    return model
+
+
+def _open(file: WeightFile, **options: Any) -> Any:
+    return safe_open(file.path, **options)
+
+
+def _load(
+    auto_class: Any,
+    files: WeightFiles,
+    trust_remote_code: bool,
+    open_file: Callable[..., Any],
+    options: dict[str, Any],
+    *,
+    in_this_thread: bool = False,
+) -> Any:
+    from QEfficient.transformers.patches import weights_opened_by
+
     options = {"dtype": "auto", "trust_remote_code": trust_remote_code, **options}
     # transformers would stop at a mismatch without naming the weight; the loading info names it.
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True, "use_safetensors": True}
-    try:
-        with _quiet_transformers():
-            model, info = auto_class.from_pretrained(folder, **report, **options)
-    except SafetensorError as error:
-        raise CorruptCheckpoint(
-            f"The weights in {folder} cannot be read: {error}. A file is truncated or damaged; download it again."
-        ) from error
-    except ImportError as error:
-        raise UnsupportedModel(f"Loading {folder} needs a package that is not installed: {error}") from error
-    except (ValueError, KeyError) as error:
-        raise UnsupportedModel(f"transformers cannot load {folder} with {auto_class.__name__}: {error}") from error
-    except RuntimeError as error:
-        raise CorruptCheckpoint(f"The weights in {folder} do not fit the config: {error}") from error
-    _check_loaded(folder, info)
+    paths = [str(path) for path in files.paths]
+
+    def open_path(path: str, **options: Any) -> Any:
+        return open_file(files.file(Path(path)), **options)
+
+    with (
+        _LOADING,
+        weights_opened_by(open_path, paths, in_this_thread=in_this_thread),
+        loader_errors(files.folder, f"the {auto_class.__name__}", unknown=(ValueError, KeyError)),
+        _quiet_transformers(),
+    ):
+        model, info = auto_class.from_pretrained(files.folder, **report, **options)
+    _check_loaded(files.folder, info)
     return model.eval()
 
 
@@ -136,19 +212,19 @@ def load_skeleton(auto_class: Any, folder: Path, trust_remote_code: bool = False
         UnsafeCheckpoint, UnsupportedModel, CorruptCheckpoint: as :func:`load_model`.
     """
     from QEfficient.transformers.checkpoint.recorder import Recorder
-    from QEfficient.transformers.patches import weights_opened_by
 
-    check_safe(folder, trust_remote_code)
+    files = check_safe(folder, trust_remote_code)
     recorder = Recorder()
     try:
-        with recorder, weights_opened_by(recorder.open):
-            model = load_model(auto_class, folder, trust_remote_code, **options)
+        with recorder:
+            model = _load(auto_class, files, trust_remote_code, recorder.open, options, in_this_thread=True)
         recorder.settle(model)
-        obstacles = recorder.obstacles
     except (CheckpointError, UnsupportedModel) as error:  # the message of a real load is the true one
-        obstacles = [str(error)]
-    if obstacles:
-        logger.info("The weights in %s are read at once: %s.", folder, obstacles[0])
+        recorder.obstacles.append(str(error))
+    else:
+        _check_dtypes(folder, files, model)
+    if recorder.obstacles:
+        logger.info("The weights in %s are read at once: %s.", folder, recorder.obstacles[0])
         return load_model(auto_class, folder, trust_remote_code, **options)
     return model
 
@@ -184,11 +260,38 @@ def _check_loaded(folder: Path, info: dict[str, Any]) -> None:
         )
 
 
+def _check_dtypes(folder: Path, files: WeightFiles, model: nn.Module) -> None:
+    """Refuse integers where the model has real numbers: a cast would make other weights of the same bytes."""
+    from QEfficient.transformers.checkpoint.unread import UnreadParameter, stored_in
+
+    dtypes = {name: tensor.dtype for name, tensor in files.tensors() if not tensor.is_float}
+    if not dtypes:
+        return
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        sources = {name, name.removeprefix(prefix), f"{prefix}{name}"}
+        if isinstance(parameter, UnreadParameter):
+            sources = {stored.name for stored in stored_in(parameter.unread)}
+        wrong = sorted(sources & dtypes.keys())
+        if wrong and torch.is_floating_point(parameter):
+            raise CorruptCheckpoint(
+                f"Weight '{wrong[0]}' in {folder} is stored as {dtypes[wrong[0]]}, expected real numbers: '{name}' of "
+                f"the config's model is {str(parameter.dtype).removeprefix('torch.')}. Download the checkpoint again."
+            )
+
+
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any | None:
-    """The checkpoint's tokenizer, or None if it brings none."""
+    """The checkpoint's tokenizer, or None if it brings none.
+
+    Raises:
+        UnsafeCheckpoint: it brings code that was not allowed, or a file is a link out of the folder.
+        CorruptCheckpoint: transformers cannot read it.
+    """
     from transformers import AutoTokenizer
 
     names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
     if not any((folder / name).is_file() for name in names):
         return None
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    with loader_errors(folder, "the tokenizer"):
+        check_code(folder, read_config(folder), trust_remote_code)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)

@@ -9,7 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers.initialization import no_init_weights
 
-from QEfficient.errors import UnsupportedModel
+from QEfficient.transformers.checkpoint.loader_errors import loader_errors
 
 _NO_CONTENT = frozenset({torch.empty, torch.rand, torch.randn, torch.empty_strided})
 """What makes tensors whose values nobody has said yet."""
@@ -30,15 +30,12 @@ def outline(auto_class: Any, config: Any, folder: Path, trust_remote_code: bool 
 
     Raises:
         UnsupportedModel: transformers knows no model of this kind for the config.
+        CorruptCheckpoint: a value of the config makes no model.
     """
-    try:
+    with loader_errors(folder, f"the {auto_class.__name__}", unknown=(ValueError, KeyError)):
         with _OnMeta(), no_init_weights():
             model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
-    except ImportError as error:
-        raise UnsupportedModel(f"{folder} needs a package that is not installed: {error}") from error
-    except (ValueError, KeyError) as error:
-        raise UnsupportedModel(f"transformers has no {auto_class.__name__} for {folder}: {error}") from error
-    model.tie_weights()
+        model.tie_weights()
     return model.eval()
 
 

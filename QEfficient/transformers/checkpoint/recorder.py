@@ -8,7 +8,6 @@ equal, is answered from the file.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from QEfficient.transformers.checkpoint.files import TORCH_NAMES, identity, read_header
 from QEfficient.transformers.checkpoint.pieces import pieces
 from QEfficient.transformers.checkpoint.source import Dense, split
 from QEfficient.transformers.checkpoint.unread import (
@@ -27,10 +25,10 @@ from QEfficient.transformers.checkpoint.unread import (
     Reader,
     Stored,
     UnreadParameter,
-    WeightFile,
     evaluate,
     mapped,
 )
+from QEfficient.transformers.checkpoint.weight_files import TORCH_NAMES, WeightFile
 
 aten = torch.ops.aten
 
@@ -54,12 +52,8 @@ class Recorder(TorchDispatchMode):
         self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._unread = WeakTensorKeyDictionary()
 
-    def open(self, file: str, **options: Any) -> _OpenFile:
-        """safetensors' ``safe_open``, over tensors that are not read.
-
-        Raises:
-            SafetensorError: the file is truncated or damaged.
-        """
+    def open(self, file: WeightFile, **options: Any) -> _OpenFile:
+        """safetensors' ``safe_open``, over tensors that are not read."""
         return _OpenFile(self, file, options)
 
     def stand_in(self, stored: Stored) -> torch.Tensor:
@@ -131,11 +125,9 @@ def _is_fake(value: object) -> bool:
 class _OpenFile:
     """An open file as the loader uses it: ``keys``, ``get_slice`` and what describes them."""
 
-    def __init__(self, recorder: Recorder, file: str, options: dict[str, Any]):
-        self._recorder = recorder
-        self._opened = safe_open(file, **options)  # checks the header
-        self._file = WeightFile(Path(file), identity(Path(file)))
-        self._header = read_header(self._file.path)
+    def __init__(self, recorder: Recorder, file: WeightFile, options: dict[str, Any]):
+        self._recorder, self._file = recorder, file
+        self._opened = safe_open(file.path, **options)
 
     def __enter__(self) -> _OpenFile:
         return self
@@ -148,13 +140,14 @@ class _OpenFile:
 
     def get_slice(self, name: str) -> Any:
         opened = self._opened.get_slice(name)
-        is_known = self._header.tensors[name]["dtype"] in TORCH_NAMES
+        is_known = self._file.header.tensors[name].dtype in TORCH_NAMES
         return _OpenTensor(opened, self._recorder, self._stored(name)) if is_known else opened
 
     def _stored(self, name: str) -> Stored:
-        entry = self._header.tensors[name]
-        tensor = Dense(tuple(entry["shape"]), getattr(torch, TORCH_NAMES[entry["dtype"]]))
-        return Stored(self._file, name, self._header.data_offset + entry["data_offsets"][0], tensor)
+        header = self._file.header
+        entry = header.tensors[name]
+        tensor = Dense(entry.shape, getattr(torch, TORCH_NAMES[entry.dtype]))
+        return Stored(self._file, name, header.data_offset + entry.begin, tensor)
 
 
 class _OpenTensor:

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from torch import nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from QEfficient.errors import CorruptCheckpoint
-from QEfficient.transformers.checkpoint.files import identity
 from QEfficient.transformers.checkpoint.source import Dense
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class WeightFile:
-    """A safetensors file as it was when its header was read."""
-
-    path: Path
-    identity: dict[str, Any]
-
-    def check_unchanged(self) -> None:
-        """
-        Raises:
-            CorruptCheckpoint: it is another file now, or gone.
-        """
-        if not self.path.is_file() or identity(self.path) != self.identity:
-            raise CorruptCheckpoint(f"{self.path} has changed since the model was loaded. Load the checkpoint again.")
+from QEfficient.transformers.checkpoint.weight_files import WeightFile
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -129,3 +112,13 @@ def evaluate(unread: Unread, load: Callable[[Stored], torch.Tensor]) -> torch.Te
     made = unread.operator(*args, **kwargs)
     tensor: torch.Tensor = made[unread.output] if isinstance(made, list | tuple) else made
     return tensor
+
+
+def stored_in(unread: Unread) -> Iterator[Stored]:
+    """The stored tensors that a tensor is made of."""
+    if isinstance(unread, Stored):
+        yield unread
+    else:
+        for leaf in tree_leaves((unread.args, unread.kwargs)):
+            if isinstance(leaf, Unread):
+                yield from stored_in(leaf)

@@ -57,7 +57,8 @@ def _state_specs(model: nn.Module) -> list[StateSpec]:
             return _of_all_layers(first)
         except FAILURES as error:
             logger.debug("%s is run with all of its layers: %s", type(model).__name__, error)
-    return _found_specs(model)
+    with refusing(model):
+        return _found_specs(model)
 
 
 def _of_all_layers(first: FirstLayers) -> list[StateSpec]:
@@ -148,7 +149,7 @@ def refusing(module: nn.Module) -> Iterator[None]:
         yield
     except QEffError:
         raise
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+    except FAILURES as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise UnsupportedModel(
             f"{type(module).__name__} does something that cannot be traced without weights and for any token: {line} "
@@ -184,7 +185,8 @@ def _encoder_decoder_specs(model: nn.Module) -> tuple[list[StateSpec], list[Stat
             return [self_specs[index] for index in indices], [cross_specs[index] for index in indices]
         except FAILURES as error:
             logger.debug("%s is run with all of its layers: %s", type(model).__name__, error)
-    return _found_on_both_sides(model)
+    with refusing(model):
+        return _found_on_both_sides(model)
 
 
 def _found_on_both_sides(model: nn.Module) -> tuple[list[StateSpec], list[StateSpec]]:

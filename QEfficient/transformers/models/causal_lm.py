@@ -13,7 +13,7 @@ from QEfficient.contract import MODEL_GRAPH, Plan, Specialization
 from QEfficient.errors import CapacityError, OptionError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.causal_lm import DecoderRecord
-from QEfficient.options import CausalLMCompileOptions
+from QEfficient.options import CausalLMCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
 from QEfficient.transformers.models.generative_model import QEFFGenerativeModel, Stream
@@ -63,6 +63,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
 
     def __init__(self, model: Any, continuous_batching: bool = False, *, tokenizer: Any | None = None) -> None:
         super().__init__(model, tokenizer=tokenizer)
+        require_bool("continuous_batching", continuous_batching)
         self.continuous_batching = continuous_batching
 
     @classmethod

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from QEfficient.generation.sampling import entries_without_effect
+from QEfficient.transformers.checkpoint.loader_errors import saver_errors
 
 if TYPE_CHECKING:
     from transformers import GenerationMixin
@@ -16,7 +17,8 @@ logger = logging.getLogger(__name__)
 
 def save_generation_config(model: GenerationMixin, folder: Path) -> None:
     """Write ``generation_config.json`` into ``folder``."""
-    model.generation_config.save_pretrained(folder)
+    with saver_errors(model.config.name_or_path or type(model).__name__, "the generation config"):
+        model.generation_config.save_pretrained(folder)
 
 
 def warn_of_ignored_entries(model: GenerationMixin, followed: tuple[str, ...] = ()) -> None:

@@ -159,6 +159,8 @@ def encoder_record(plan: SequencePlan, options: EncoderCompileOptions, config: P
             why_not_padded=contract.padding.reason,
             token_type_ids=contract.token_type_ids,
             end_token_id=contract.end_token_id,
+            vocab_size=getattr(config.get_text_config(), "vocab_size", None),
+            type_vocab_size=getattr(config.get_text_config(), "type_vocab_size", None) or None,
         ),
         min_len=plan.seq_len or 1,
         max_len=plan.seq_len or plan.max_len or max_positions(config),

@@ -29,7 +29,8 @@ from QEfficient.transformers.checkpoint.from_checkpoint import (
 from QEfficient.transformers.checkpoint.load import load_model, load_skeleton
 from QEfficient.transformers.checkpoint.pieces import aten, pieces
 from QEfficient.transformers.checkpoint.source import Dense, FromModule
-from QEfficient.transformers.checkpoint.unread import Made, Reader, Stored, UnreadParameter, WeightFile, evaluate
+from QEfficient.transformers.checkpoint.unread import Made, Reader, Stored, UnreadParameter, evaluate
+from QEfficient.transformers.checkpoint.weight_files import Header, WeightFile
 
 WRITES = "transformers writes into a weight after it has read it"
 READ_AT_ONCE = {
@@ -206,11 +207,10 @@ def test_blob_of_the_hub_is_known_by_its_name(folder: Path) -> None:
     again = FromCheckpoint(load(snapshot))
     assert again.digest() == first
     assert again.bytes_read == 0
-    moved = folder.parent / "moved" / "blobs"
-    shutil.copytree(blob.parent, moved)
-    (snapshot / "model.safetensors").unlink()
-    (snapshot / "model.safetensors").symlink_to(moved / blob.name)
-    elsewhere = FromCheckpoint(load(snapshot))
+    shutil.copytree(blob.parent, folder / "blobs")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(Path("blobs", blob.name))
+    elsewhere = FromCheckpoint(load(folder))
     assert elsewhere.digest() == first
     assert elsewhere.bytes_read > 0, "a file of such a name outside of the cache says nothing"
 
@@ -245,7 +245,7 @@ def test_copy_with_values_runs_and_leaves_the_model_unread(folder: Path) -> None
 
 def stored(tensor: torch.Tensor, path: Path) -> Stored:
     path.write_bytes(b"head" + tensor.contiguous().numpy().tobytes())
-    return Stored(WeightFile(path, {}), "it", 4, Dense(tuple(tensor.shape), tensor.dtype))
+    return Stored(WeightFile(path, {}, Header({}, 4)), "it", 4, Dense(tuple(tensor.shape), tensor.dtype))
 
 
 def made(operator: Any, args: tuple[Any, ...], output: int = 0, **kwargs: Any) -> Made:

@@ -1,0 +1,63 @@
+"""The boundary to loaders of others: whatever they raise over a checkpoint becomes an error of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from QEfficient.errors import CorruptCheckpoint, QEffError, UnsupportedModel
+
+
+@contextmanager
+def loader_errors(folder: Path, what: str, *, unknown: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """
+    Args:
+        folder: the checkpoint's.
+        what: is read: "the tokenizer".
+        unknown: errors by which the loader says that it does not know such a model.
+
+    Raises:
+        UnsupportedModel: one of ``unknown``, or a package is not installed.
+        CorruptCheckpoint: any other error. Memory that runs out is none.
+    """
+    try:
+        yield
+    except (QEffError, MemoryError):
+        raise
+    except ImportError as error:
+        raise UnsupportedModel(f"Reading {what} of {folder} needs a package that is not installed: {error}") from error
+    except unknown as error:
+        raise UnsupportedModel(f"transformers cannot read {what} of {folder}: {_said(error)}") from error
+    except Exception as error:
+        raise CorruptCheckpoint(
+            f"{folder}: {what} cannot be read: {_said(error)}. A file is damaged or not what its name says; "
+            "download the checkpoint again."
+        ) from error
+
+
+@contextmanager
+def saver_errors(source: str, what: str) -> Iterator[None]:
+    """
+    Args:
+        source: the checkpoint's folder, or the model's name.
+        what: is written: "the tokenizer".
+
+    Raises:
+        CorruptCheckpoint: it holds something that its class cannot write. Errors of the disk stay what they are.
+    """
+    try:
+        yield
+    except (QEffError, OSError):
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        raise CorruptCheckpoint(
+            f"{source}: {what} cannot be written into a package: {_said(error)}. Correct it in the checkpoint."
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    """An error's first lines, with its class where it has no sentence."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 400 else f"{text[:397]}..."
+    return text if isinstance(error, ValueError | RuntimeError) and text else f"{type(error).__name__}: {text}"

@@ -1,0 +1,219 @@
+"""A checkpoint's weight files: one list, resolved and checked before any of them is opened for its tensors.
+
+A name in an index is a stranger's: it stays in the folder, and a file is safetensors by its content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from QEfficient.errors import CheckpointNotFound, CorruptCheckpoint, UnsafeCheckpoint
+from QEfficient.transformers.checkpoint.files import contained, identity, is_regular, parse_json, read_json
+
+TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"} | {
+    f"{kind}{bits}": f"{'u' * (kind == 'U')}int{bits}" for kind in "IU" for bits in (8, 16, 32, 64)
+}
+"""torch's names of safetensors' dtypes."""
+_ITEM_BYTES = {"BOOL": 1, "BF16": 2, "F16": 2, "F32": 4, "F64": 8} | {
+    f"{kind}{bits}": bits // 8 for kind in "IU" for bits in (8, 16, 32, 64)
+}
+_MOST_HEADER_BYTES = 100_000_000
+"""safetensors' own limit."""
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_SUFFIX = ".safetensors"
+_WHOLE, _INDEX = f"model{_SUFFIX}", f"model{_SUFFIX}.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """What a safetensors file says of one of its tensors."""
+
+    dtype: str
+    """In safetensors' words."""
+    shape: tuple[int, ...]
+    begin: int
+    """First byte, counted from the end of the header."""
+    end: int
+
+    @property
+    def is_float(self) -> bool:
+        """Whether its elements are real or complex numbers."""
+        return self.dtype.startswith(("F", "BF", "C"))
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says of itself."""
+
+    tensors: dict[str, StoredTensor]
+    data_offset: int
+    """Bytes before the first tensor."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class WeightFile:
+    """A safetensors file as it was when its header was read."""
+
+    path: Path
+    identity: dict[str, Any]
+    header: Header
+
+    def check_unchanged(self) -> None:
+        """
+        Raises:
+            CorruptCheckpoint: it is another file now, or gone.
+        """
+        if not self.path.is_file() or identity(self.path) != self.identity:
+            raise CorruptCheckpoint(f"{self.path} has changed since the model was loaded. Load the checkpoint again.")
+
+
+class WeightFiles:
+    """The weight files of one checkpoint.
+
+    Attributes:
+        folder: the checkpoint's.
+        paths: those that its index names, or its only one.
+    """
+
+    def __init__(self, folder: Path):
+        """
+        Raises:
+            CheckpointNotFound: there are none.
+            CorruptCheckpoint: one is missing, or no safetensors file; the index is none.
+            UnsafeCheckpoint: one is pickled, or outside of the folder.
+        """
+        self.folder = folder
+        self.paths = [contained(folder, name) for name in _names(folder)]
+        missing = [path for path in self.paths if not path.exists()]
+        if missing:
+            raise CorruptCheckpoint(
+                f"{folder} lacks {missing[0].name} (and {len(missing) - 1} more), which {_INDEX} names. Download the "
+                "checkpoint again."
+            )
+        self._files = {path: _checked(path) for path in self.paths}
+        if not self._files:
+            raise _no_weights(folder)
+
+    def file(self, path: Path) -> WeightFile:
+        """One of the files; one that only the architecture's class names is checked now.
+
+        Raises:
+            CorruptCheckpoint: it has changed since it was checked, or is no safetensors file.
+            UnsafeCheckpoint: it is outside of the folder.
+        """
+        if path not in self._files:
+            name = str(path.relative_to(self.folder)) if path.is_relative_to(self.folder) else str(path)
+            self._files[path] = _checked(contained(self.folder, name))
+        self._files[path].check_unchanged()
+        return self._files[path]
+
+    def tensors(self) -> Iterator[tuple[str, StoredTensor]]:
+        """The tensors of all files by name."""
+        for file in self._files.values():
+            yield from file.header.tensors.items()
+
+
+def weights_size(folder: Path) -> tuple[int, list[str]] | None:
+    """Bytes and dtypes of the weights in ``folder``, by the headers of its files; None if a file is not here.
+
+    Raises:
+        CorruptCheckpoint, UnsafeCheckpoint: as :class:`WeightFiles`.
+    """
+    paths = [contained(folder, name) for name in _names(folder)]
+    if not paths or not all(path.exists() for path in paths):
+        return None
+    tensors = [tensor for _, tensor in WeightFiles(folder).tensors()]
+    size = sum(tensor.end - tensor.begin for tensor in tensors)
+    return size, sorted({TORCH_NAMES.get(tensor.dtype, tensor.dtype.lower()) for tensor in tensors})
+
+
+def _names(folder: Path) -> list[str]:
+    """Names of the files that hold the weights; none if there is neither a whole file nor an index."""
+    if contained(folder, _WHOLE).exists():
+        return [_WHOLE]
+    index = contained(folder, _INDEX)
+    if not index.exists():
+        return []
+    names = read_json(index).get("weight_map")
+    values = list(names.values()) if isinstance(names, dict) else []
+    if not values or not all(isinstance(name, str) for name in values):
+        raise CorruptCheckpoint(
+            f"{index} is no index of weights: weight_map must be an object of file names. Download it again."
+        )
+    unsafe = sorted({name for name in values if not name.endswith(_SUFFIX)})
+    if unsafe:
+        raise UnsafeCheckpoint(
+            f"{index} names {unsafe[0]}, which is no {_SUFFIX} file. Unpickling runs code, so other formats are never "
+            "loaded: take the model's safetensors files, or convert it in a place that you trust."
+        )
+    return sorted({*values})
+
+
+def _no_weights(folder: Path) -> Exception:
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+    if not pickles:
+        return CheckpointNotFound(f"{folder} has a config but no weights ({_WHOLE}, or {_INDEX} and its files).")
+    return UnsafeCheckpoint(
+        f"The weights in {folder} are pickled ({', '.join(pickles[:3])}); unpickling runs code, so they are "
+        "never loaded. Convert them to safetensors: load the model once in a place you trust and call "
+        "save_pretrained()."
+    )
+
+
+def _checked(path: Path) -> WeightFile:
+    if not is_regular(path):
+        raise CorruptCheckpoint(f"{path} is no file: weights are in safetensors files. Download the checkpoint again.")
+    return WeightFile(path, identity(path), read_header(path))
+
+
+def read_header(path: Path) -> Header:
+    """
+    Raises:
+        CorruptCheckpoint: the file is none of safetensors, or its header does not fit its size.
+    """
+    num_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > min(_MOST_HEADER_BYTES, num_bytes - 8):
+            raise _damaged(path, f"its header has {size} bytes and the file {num_bytes}")
+        entries = parse_json(path, file.read(size))
+    tensors = {name: _tensor(path, name, entry) for name, entry in entries.items() if name != "__metadata__"}
+    _check_layout(path, tensors, num_bytes - 8 - size)
+    return Header(tensors, 8 + size)
+
+
+def _tensor(path: Path, name: str, entry: object) -> StoredTensor:
+    fields = entry if isinstance(entry, dict) else {}
+    dtype, shape, offsets = fields.get("dtype"), _sizes(fields.get("shape")), _sizes(fields.get("data_offsets"))
+    if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
+        raise _damaged(path, f"its header does not give '{name}' a dtype, a shape and two data_offsets")
+    tensor = StoredTensor(dtype, shape, *offsets)
+    item_bytes = _ITEM_BYTES.get(dtype)
+    if item_bytes is not None and prod(shape) * item_bytes != tensor.end - tensor.begin:
+        raise _damaged(path, f"'{name}' is {dtype} {shape} in {tensor.end - tensor.begin} bytes")
+    return tensor
+
+
+def _sizes(values: object) -> tuple[int, ...] | None:
+    if isinstance(values, list) and all(type(value) is int and value >= 0 for value in values):
+        return tuple(values)
+    return None
+
+
+def _check_layout(path: Path, tensors: dict[str, StoredTensor], num_bytes: int) -> None:
+    """One after the other, without holes, up to the end of the file: as safetensors writes them."""
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if tensor.begin != end or tensor.end < tensor.begin:
+            raise _damaged(path, f"'{name}' is at {tensor.begin} to {tensor.end}, expected from {end} on")
+        end = tensor.end
+    if end != num_bytes:
+        raise _damaged(path, f"its tensors take {end} bytes, and {num_bytes} are there")
+
+
+def _damaged(path: Path, what: str) -> CorruptCheckpoint:
+    return CorruptCheckpoint(f"{path} is truncated or damaged, or no safetensors file: {what}. Download it again.")
