@@ -3,6 +3,7 @@ not hidden/heads, grouped heads, windows shorter than the prompts, several layer
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ _COMMON: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-_LLAMA3_ROPE = {
+LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
     "factor": 8.0,
@@ -26,11 +27,19 @@ _LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 1.0,
+    "short_factor": [1.0 + i / 8 for i in range(8)],
+    "long_factor": [2.0 + i for i in range(8)],
+    "original_max_position_embeddings": 512,
+}
 _MOE = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
 _GPT2 = {"n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 512}
 
 CAUSAL_LMS: dict[str, dict[str, Any]] = {
-    "llama": {"rope_parameters": _LLAMA3_ROPE},
+    "llama": {"rope_parameters": LLAMA3_ROPE},
     "qwen2": {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
     "qwen3": {"head_dim": 32},
     "qwen3_moe": {**_MOE, "head_dim": 32, "decoder_sparse_step": 1, "norm_topk_prob": True},
@@ -41,14 +50,7 @@ CAUSAL_LMS: dict[str, dict[str, Any]] = {
     "phi3": {
         "num_key_value_heads": 4,
         "original_max_position_embeddings": 512,
-        "rope_parameters": {
-            "rope_type": "longrope",
-            "rope_theta": 10000.0,
-            "partial_rotary_factor": 1.0,
-            "short_factor": [1.0 + i / 8 for i in range(8)],
-            "long_factor": [2.0 + i for i in range(8)],
-            "original_max_position_embeddings": 512,
-        },
+        "rope_parameters": LONG_ROPE,
     },
     "gpt2": {**_GPT2},
     "gpt_bigcode": {**_GPT2, "multi_query": True},
@@ -95,7 +97,9 @@ def causal_lm(name: str, seed: int = 0, **changes: Any) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model(name, **{**_COMMON, **(CAUSAL_LMS | LATENT_ATTENTION)[name], **changes})
+    # A copy, since a config writes into its dicts.
+    values = deepcopy({**_COMMON, **(CAUSAL_LMS | LATENT_ATTENTION)[name], **changes})
+    config = AutoConfig.for_model(name, **values)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     # The usual 0.02 makes logits so flat that any two runs agree or tie; spread them.

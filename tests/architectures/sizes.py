@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from tiny_models import LLAMA3_ROPE, LONG_ROPE
+
 VOCAB = 320
 
 RULES: list[tuple[str, int]] = [
@@ -70,22 +72,6 @@ def rule(name: str) -> int | None:
     return next((size for pattern, size in RULES if re.fullmatch(pattern, name)), None)
 
 
-_LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-_LONG_ROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "partial_rotary_factor": 1.0,
-    "short_factor": [1.0 + i / 8 for i in range(8)],
-    "long_factor": [2.0 + i for i in range(8)],
-    "original_max_position_embeddings": 512,
-}
 _GRANITE = {"attention_multiplier": 0.2, "logits_scaling": 4.0, "residual_multiplier": 0.5, "embedding_multiplier": 2.0}
 _MIXED = ["linear_attention", "full_attention", "linear_attention"]
 _TAKING_TURNS = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
@@ -119,11 +105,11 @@ _QSA = {
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     # Defaults that leave out what the published checkpoints of the architecture have.
-    "llama": {"rope_parameters": _LLAMA3_ROPE},
+    "llama": {"rope_parameters": LLAMA3_ROPE},
     "qwen2": {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 16},
     # Either side of the length where the factors change: crossing it makes transformers' cache differ from its model.
-    "phi4_multimodal": {"rope_parameters": _LONG_ROPE, "original_max_position_embeddings": 4},
-    "phi3": {"rope_parameters": _LONG_ROPE, "original_max_position_embeddings": 512},
+    "phi4_multimodal": {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 4},
+    "phi3": {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 512},
     "granite": _GRANITE,
     "granitemoe": _GRANITE,
     "granitemoeshared": {**_GRANITE, "shared_intermediate_size": 48},

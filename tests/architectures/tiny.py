@@ -6,6 +6,7 @@ several kinds: a few layers are picked out of the default's so that every kind o
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from typing import Any
 
 from architectures.sizes import KEPT, OVERRIDES, SPREAD, VOCAB, rule
@@ -65,11 +66,12 @@ def tiny_config(family: str, model_type: str) -> Any:
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``values`` with ``changes``, dict into dict."""
-    merged = dict(values)
+    """``values`` with ``changes``, dict into dict; a copy, since a config writes into its dicts."""
+    merged = deepcopy(values)
     for name, change in changes.items():
-        held = merged.get(name)
-        merged[name] = _merged(held, change) if isinstance(held, dict) and isinstance(change, dict) else change
+        value = merged.get(name)
+        are_dicts = isinstance(value, dict) and isinstance(change, dict)
+        merged[name] = _merged(value, change) if are_dicts else deepcopy(change)
     return merged
 
 

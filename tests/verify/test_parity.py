@@ -15,11 +15,11 @@ import pytest
 import tiny_models
 import torch
 import yaml
+from verify.numeric_reports import numeric_report
 
 from QEfficient import QEFFAutoModelForCausalLM
 from QEfficient.errors import CapacityError, LifecycleError, OptionError
 from QEfficient.store.artifacts import open_artifact
-from QEfficient.verify.numeric_report import NumericReport
 from QEfficient.verify.parity import ParityReport, PromptParity, compare
 
 pytestmark = pytest.mark.xdist_group("parity")
@@ -169,19 +169,6 @@ def test_answer_is_compared_up_to_the_end_of_the_context(damaged: QEFFAutoModelF
     assert report.prompts[0].num_compared == CTX_LEN - 58
 
 
-def numbers(**changes: Any) -> NumericReport:
-    plain = NumericReport(
-        computes_fp16=True,
-        num_positions=5,
-        first_overflow=None,
-        first_underflow=None,
-        num_overflowing=0,
-        logit_noise=0.02,
-        noise_margin=0.03,
-    )
-    return replace(plain, **changes)
-
-
 @pytest.mark.parametrize(
     ("margin", "changes", "is_noise"),
     [
@@ -194,7 +181,7 @@ def numbers(**changes: Any) -> NumericReport:
 )
 def test_difference_is_judged_by_the_noise(margin: float, changes: dict[str, Any], is_noise: bool) -> None:
     parted = prompt(num_agreed=1, margin_at_divergence=margin)
-    report = ParityReport([prompt(), parted]).with_numerics(numbers(**changes))
+    report = ParityReport([prompt(), parted]).with_numerics(numeric_report(**changes))
     assert [each.is_within_noise for each in report.prompts] == [None, is_noise]
     assert not report.agrees
     assert report.has_fault is not is_noise
