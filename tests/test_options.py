@@ -119,7 +119,7 @@ def test_message_names_the_value() -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "values",
     [
         {"temperature": 0},
         {"temperature": 100},
@@ -132,8 +132,9 @@ def test_message_names_the_value() -> None:
     ],
     ids=str,
 )
-def test_edges_of_the_ranges_are_allowed(given: dict[str, Any]) -> None:
-    SamplingOptions.parse(given)
+def test_edges_of_the_ranges_are_allowed(values: dict[str, Any]) -> None:
+    options = SamplingOptions.parse(values)
+    assert {name: getattr(options, name) for name in values} == values
 
 
 @pytest.mark.parametrize(

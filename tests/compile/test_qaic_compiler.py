@@ -180,12 +180,18 @@ def test_everything_is_there_before_the_compiler_runs(tmp_path: Path, onnx_path:
     look = """
 import pathlib, sys
 for argument in sys.argv[1:]:
-    path = argument.partition("=")[2]
-    if "/" in path and "binary-dir" not in argument: assert pathlib.Path(path).stat().st_size, path
-    if "binary-dir" in argument: assert not pathlib.Path(path).exists()
+    path = pathlib.Path(argument.partition("=")[2])
+    if "binary-dir" in argument:
+        assert not path.exists()
+    elif "/" in str(path):
+        assert path.stat().st_size, path
+        print("read", path.name)
 """
     sdk = fake_sdk.sdk_tree(tmp_path / "sdk", code=look + fake_sdk.WRITE_QPC)
-    compile_onnx(onnx_path, folder, job(num_devices=2), sdk)
+    compile_onnx(onnx_path, folder, job(num_devices=2, mxint8_kv_cache=True), sdk)
+    log = (folder / "compile.log").read_text()
+    for name in (onnx_path.name, "specializations.json", "custom_io.yaml", "mdp_ts_2.json"):
+        assert f"read {name}" in log
 
 
 def failing(tmp_path: Path, code: str) -> QaicSDK:
@@ -241,6 +247,7 @@ def writing(tmp_path: Path, content: bytes) -> QaicSDK:
 
 def test_a_strange_header_can_be_accepted(tmp_path: Path, onnx_path: Path, folder: Path) -> None:
     compile_onnx(onnx_path, folder, job(compiler_options={"verify_qpc": False}), writing(tmp_path, b"x" * 100))
+    assert (folder / "qpc" / "programqpc.bin").read_bytes() == b"x" * 100
 
 
 def test_a_strange_header_of_several_devices_is_reported(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from simulator import graphs
 from simulator.graphs import INT32, UINT8
-from simulator.harness import compile_graph
+from simulator.harness import compile_graph, run_once
 
 from QEfficient.simulator.rejection import Rejected
 
@@ -40,7 +41,8 @@ IF_ON_SHAPE = """g (float[2] x) => (float[2] y) {{
 
 def test_if_on_a_shape_is_resolved(tmp_path: Path) -> None:
     body = IF_ON_SHAPE.format(extra="", condition="is_two", branches=BRANCHES)
-    compile_graph(graphs.parse(tmp_path / "m.onnx", body), tmp_path / "qpc")
+    folder = compile_graph(graphs.parse(tmp_path / "m.onnx", body), tmp_path / "qpc")
+    assert run_once(folder, x=np.array([1, -2], np.float32))["y"].tolist() == [-1, 2]
 
 
 def test_if_on_an_or_of_shapes(tmp_path: Path) -> None:

@@ -394,7 +394,8 @@ def test_additional_file_is_damage(store: ArtifactStore) -> None:
 def test_left_over_of_nfs_is_not_damage(store: ArtifactStore) -> None:
     folder = make(store).path
     (folder / ".nfs000000000000abcd").write_text("x")
-    open_artifact(folder)
+    assert open_artifact(folder).path == folder
+    assert store.get("package", INGREDIENTS) is not None
 
 
 def test_link_in_place_of_a_file_is_damage(store: ArtifactStore, tmp_path: Path) -> None:
