@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 
-from QEfficient.contract import PackageBody
 from QEfficient.errors import CapacityError, CorruptArtifact, LifecycleError, OptionError
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
 from QEfficient.generation.engine import Engine
@@ -24,7 +23,6 @@ from QEfficient.generation.sessions.session import Chunk, Session, SessionInfo
 from QEfficient.generation.streaming import AnswerPrinter
 from QEfficient.generation.tokenizer import FOLDER
 from QEfficient.options import CausalLMCompileOptions
-from QEfficient.store.manifest import Artifact
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,14 +83,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
 
     takes_chat = True
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        body: PackageBody,
-        device_ids: Sequence[int] | None = None,
-        settings: Mapping[str, Any] | None = None,
-    ):
-        super().__init__(artifact, body, device_ids, settings)
+    def _load(self) -> None:
         self.generation_config = self._read_generation_config()
         self.engine = Engine(self._open_session())
         self._builder = RequestBuilder(self.generation_config, self.engine.session.info.ctx_len)
