@@ -158,9 +158,9 @@ def inside(module: str) -> str:
 @cache
 def level(module: str) -> int:
     """Of the longest entry of LEVELS that the module is in."""
-    own = inside(module)
+    name = inside(module)
     entries = {entry: number for number, group in enumerate(LEVELS) for entry in group}
-    fitting = [entry for entry in entries if own == entry or (entry and own.startswith(f"{entry}."))]
+    fitting = [entry for entry in entries if name == entry or (entry and name.startswith(f"{entry}."))]
     assert fitting, f"{module} is on no level: add it to LEVELS"
     return entries[max(fitting, key=len)]
 
@@ -183,8 +183,8 @@ def imports(path: Path, *, when_imported: bool = False) -> Iterator[str]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_downward(module: str) -> None:
-    own = [name for name in imports(MODULES[module]) if name.partition(".")[0] == "QEfficient"]
-    assert [name for name in own if level(name) > level(module)] == []
+    ours = [name for name in imports(MODULES[module]) if name.partition(".")[0] == "QEfficient"]
+    assert [name for name in ours if level(name) > level(module)] == []
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if inside(name).partition(".")[0] in LIGHT])
@@ -242,8 +242,8 @@ def test_constraints_have_exact_versions_of_what_the_commands_install(project: d
 
 def test_no_file_has_a_path_of_a_machine() -> None:
     machine = re.compile(r"(?<![\w.$}>~])/(?:tmp|root|home|work|Users|mnt)/")
-    found = [f"{path}: {line}" for path in text_files() for line in lines(path) if machine.search(line)]
-    assert found == []
+    with_paths = [f"{path}: {line}" for path in text_files() for line in lines(path) if machine.search(line)]
+    assert with_paths == []
 
 
 def text_files() -> list[Path]:

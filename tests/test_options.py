@@ -106,16 +106,16 @@ REFUSED: list[tuple[type[Options], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "given", "word"), REFUSED, ids=str)
-def test_impossible_value_is_refused(kind: type[Options], given: dict[str, Any], word: str) -> None:
+@pytest.mark.parametrize(("kind", "values", "word"), REFUSED, ids=str)
+def test_impossible_value_is_refused(kind: type[Options], values: dict[str, Any], word: str) -> None:
     with pytest.raises(OptionError, match=word):
-        kind.parse(given)
+        kind.parse(values)
 
 
 def test_message_names_the_value() -> None:
-    for given in ({"temperature": -0.25}, {"top_p": 1.75}, {"top_k": -3}, {"seed": -7}):
-        with pytest.raises(OptionError, match=rf"got {next(iter(given.values()))}"):
-            SamplingOptions.parse(given)
+    for values in ({"temperature": -0.25}, {"top_p": 1.75}, {"top_k": -3}, {"seed": -7}):
+        with pytest.raises(OptionError, match=rf"got {next(iter(values.values()))}"):
+            SamplingOptions.parse(values)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_edges_of_the_ranges_are_allowed(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "samples"),
+    ("values", "samples"),
     [
         ({}, False),
         ({"seed": 1}, False),
@@ -154,15 +154,15 @@ def test_edges_of_the_ranges_are_allowed(values: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_when_tokens_are_drawn(given: dict[str, Any], samples: bool) -> None:
-    assert SamplingOptions.parse(given).samples is samples
+def test_when_tokens_are_drawn(values: dict[str, Any], samples: bool) -> None:
+    assert SamplingOptions.parse(values).samples is samples
 
 
 @pytest.mark.parametrize(
-    ("given", "lengths"), [(32, (32,)), ([128, 32, 128], (32, 128)), ((16,), (16,)), (range(8, 10), (8, 9))]
+    ("seq_len", "lengths"), [(32, (32,)), ([128, 32, 128], (32, 128)), ((16,), (16,)), (range(8, 10), (8, 9))]
 )
-def test_compiled_lengths_ascend(given: Any, lengths: tuple[int, ...]) -> None:
-    assert EncoderCompileOptions.parse({"seq_len": given}).seq_lens == lengths
+def test_compiled_lengths_ascend(seq_len: Any, lengths: tuple[int, ...]) -> None:
+    assert EncoderCompileOptions.parse({"seq_len": seq_len}).seq_lens == lengths
 
 
 def test_slots() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from QEfficient.base.compilation import Compilation, first_graph
 from QEfficient.base.open_package import PackageOwner
+from QEfficient.base.plan_resolution import first_exportable
 from QEfficient.contract import ONNX, PACKAGE, CompileJob, PackageBody, Plan, Specialization
 from QEfficient.errors import ExportError, LifecycleError, OptionError, nearest
 from QEfficient.options import CompileOptions
@@ -23,7 +24,6 @@ from QEfficient.progress import stage
 from QEfficient.store.artifacts import Artifact, ArtifactStore, Build, Built, write_artifact
 from QEfficient.store.digests import json_safe
 from QEfficient.store.files import check_free_space
-from QEfficient.store.notes import read_note, write_note
 from QEfficient.store.source_version import source_version
 from QEfficient.targets import Target, choose_target
 from QEfficient.tasks import auto_class_for_model
@@ -368,20 +368,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             lengths: what it was asked for, as far as ``narrow`` looks at it.
             narrow: the next plan to try after an export that failed; raises where there is none.
         """
-        wish = {"onnx": self.export_ingredients(plan), "lengths": lengths}
-        if (changes := read_note("plans", wish)) is not None:
-            return plan.replaced(**changes)
-        resolved = plan
-        while True:
-            try:
-                self.export_plan(resolved)
-                break
-            except ExportError as error:
-                resolved = narrow(resolved, error)
-                logger.info("%s is exported for fewer lengths: %s", self.model_name, error)
-        before, after = plan.key(), resolved.key()
-        write_note("plans", wish, {name: value for name, value in after.items() if value != before[name]})
-        return resolved
+        return first_exportable(self, plan, lengths, narrow)
 
     def store_or_folder(
         self, kind: str, ingredients: Mapping[str, Any], build: Build, folder: PathLike | None = None

@@ -87,7 +87,7 @@ class _Copies:
         return self._edge(index, "out", max(self._repeats.chain.values()))
 
     def _body(self, index: int) -> Iterator[ir.Node]:
-        """The nodes of a traced layer that depend on what is its own, in order, without the marks."""
+        """The nodes of a traced layer that depend on its inputs, weights or state, in order, without the marks."""
         weight_names = set(self._weights[index].values())
         depending: set[ir.Value | None] = {self._edge(index, "in", leaf).outputs[0] for leaf in self._repeats.chain}
         depending |= {value for value in self._graph.initializers.values() if _source_name(value) in weight_names}

@@ -157,10 +157,10 @@ class _Kinds:
 def _relative(ref: Ref, index: int, path: str) -> Ref:
     """``ref`` as seen from its layer."""
     if ref.kind == "weight" and str(ref.name).startswith(f"{path}."):
-        return Ref("own weight", None, str(ref.name)[len(path) :], ref.detail)
+        return Ref("weight of layer", None, str(ref.name)[len(path) :], ref.detail)
     if ref.kind == "input":
         return replace(ref, name=without_number(str(ref.name), index))
-    return replace(ref, layer=None, kind="own result") if ref.layer == index else ref
+    return replace(ref, layer=None, kind="result of layer") if ref.layer == index else ref
 
 
 def without_number(name: str, index: int) -> str:

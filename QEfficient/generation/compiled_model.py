@@ -73,6 +73,11 @@ class CompiledModel(Generic[RecordT]):
         self._check_graphs()
         record: RecordT = read_record(self.record_class, body.session, f"{artifact.path}: session")
         self.record, self._open_options = self._settled(record, dict(settings or {}))
+        self._load()
+
+    def _load(self) -> None:
+        """Load what :meth:`generate` runs, from what the package and the settings say."""
+        raise NotImplementedError
 
     def _find_target(self) -> Target:
         if self.body.target not in TARGETS:

@@ -44,7 +44,7 @@ class PackageTokenizer:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn what the tokenizers library raises, which has no class of its own, into an error of ours."""
+        """Turn what the tokenizers library raises, which has no class for it, into an error of ours."""
         try:
             yield
         except MemoryError:

@@ -70,12 +70,12 @@ def _generated(family: str, model_type: str, model: Any, options: dict[str, Any]
     expected = _answers(family, model_type)
     row = _compiled(model, options)
     with model:
-        found = [ids.tolist() for ids in model.generate(asked, generation_len=NUM_NEW_TOKENS).generated_ids]
-    equal = [tokens == answer.tokens[-len(tokens) :] for tokens, answer in zip(found, expected, strict=True)]
+        answered = [ids.tolist() for ids in model.generate(asked, generation_len=NUM_NEW_TOKENS).generated_ids]
+    equal = [tokens == answer.tokens[-len(tokens) :] for tokens, answer in zip(answered, expected, strict=True)]
     return row | {
-        "tokens": sum(map(len, found)),
+        "tokens": sum(map(len, answered)),
         "margin": float(f"{min(answer.margin for answer in expected):.1e}"),
-        "agrees": all(equal) and all(len(tokens) == NUM_NEW_TOKENS for tokens in found),
+        "agrees": all(equal) and all(len(tokens) == NUM_NEW_TOKENS for tokens in answered),
         "note": _note(family, model_type),
     }
 
@@ -95,14 +95,14 @@ def _texts(family: str, model_type: str, target: str) -> Row:
     asked = prompts(model.config)
     options = _options(target, batch_size=NUM_SLOTS)
     try:
-        row, found = _encoded(model, asked, options | {"seq_len": [*PROMPT_LENS]})
+        row, results = _encoded(model, asked, options | {"seq_len": [*PROMPT_LENS]})
     except SizeDependence:
         made = [_encoded(model, [text], options | {"seq_len": len(text)}) for text in asked]
-        row, found = made[-1][0] | {"note": "a package for each length"}, [one for _, (one,) in made]
-    expected = [given[0].float().numpy() for given in _outputs(family, model_type)]
+        row, results = made[-1][0] | {"note": "a package for each length"}, [one for _, (one,) in made]
+    expected = [output[0].float().numpy() for output in _outputs(family, model_type)]
     distances = [
         float(np.abs(ours[: len(theirs)] - theirs).max() / np.abs(theirs).max())
-        for ours, theirs in zip(found, expected, strict=True)
+        for ours, theirs in zip(results, expected, strict=True)
     ]
     return {"note": ""} | row | {"distance": float(f"{max(distances):.1e}"), "agrees": max(distances) <= TOLERANCE}
 
@@ -110,8 +110,8 @@ def _texts(family: str, model_type: str, target: str) -> Row:
 def _encoded(model: Any, asked: list[list[int]], options: dict[str, Any]) -> tuple[Row, list[Any]]:
     row = _compiled(model, options)
     with model:
-        (found,) = model.generate(asked).values()
-    return row, [*found]
+        (results,) = model.generate(asked).values()
+    return row, [*results]
 
 
 @cache

@@ -121,15 +121,15 @@ def _is_current(case: tuple[str, str], stamp: dict[str, str]) -> bool:
 
 def _rows() -> dict[tuple[str, str], dict[str, Any]]:
     """All rows that there are, by family and model type; what cannot run says why."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for family, model_types in families().items():
         for model_type in model_types:
             case = (family, model_type)
             if case in UNABLE:
-                found[case] = {"reason": UNABLE[case]}
+                rows[case] = {"reason": UNABLE[case]}
             elif _file(case).is_file():
-                found[case] = json.loads(_file(case).read_text())["rows"]
-    return found
+                rows[case] = json.loads(_file(case).read_text())["rows"]
+    return rows
 
 
 if __name__ == "__main__":

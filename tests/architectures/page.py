@@ -55,8 +55,8 @@ def agrees(row: dict[str, Any]) -> bool:
 
 
 def _count(rows: dict[tuple[str, str], dict[str, Any]], family: str) -> tuple[int, int]:
-    own = [row for (kind, _), row in rows.items() if kind == family]
-    return sum(map(agrees, own)), len(own)
+    of_family = [row for (kind, _), row in rows.items() if kind == family]
+    return sum(map(agrees, of_family)), len(of_family)
 
 
 def _summary(counts: dict[str, tuple[int, int]]) -> str:

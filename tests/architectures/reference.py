@@ -59,8 +59,8 @@ def outputs(model: Any, asked: list[list[int]]) -> list[torch.Tensor]:
     """What an encoder or a classifier gives for each prompt alone: logits ``[1, labels]``, or the last hidden state
     ``[1, tokens, width]``."""
     with torch.no_grad():
-        given = [model(**_inputs(ids)) for ids in asked]
-    return [answer["logits"] if "logits" in answer else answer["last_hidden_state"] for answer in given]
+        answers = [model(**_inputs(ids)) for ids in asked]
+    return [answer["logits"] if "logits" in answer else answer["last_hidden_state"] for answer in answers]
 
 
 def uncached(model: Any, asked: list[int], answer: list[int]) -> torch.Tensor:

@@ -159,7 +159,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "num_buckets": 2,
     },
     "esmc": {"num_key_value_heads": 4},
-    "funnel": {"block_sizes": [1, 1]},
+    "funnel": {"block_sizes": [1, 1], "num_decoder_layers": 1},
     "squeezebert": {"embedding_size": 64},
     "layoutlmv3": {"coordinate_size": 8, "shape_size": 16},
     "lilt": {"hidden_size": 96},

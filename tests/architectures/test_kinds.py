@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from architectures.cases import check
+from architectures.shared_traces import shared_traces
 
 from QEfficient.transformers.lowering.cache_spec import StateKind
 
@@ -39,8 +41,17 @@ CASES = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_trace_for_all_targets() -> Iterator[None]:
+    with shared_traces():
+        yield
+
+
 @pytest.mark.parametrize("target", ["cpu", "cloud-ai-100-sim"])
-@pytest.mark.parametrize(("family", "model_type"), CASES)
+@pytest.mark.parametrize(
+    ("family", "model_type"),
+    [pytest.param(*case, marks=pytest.mark.xdist_group("-".join(case))) for case in CASES],
+)
 def test_answers_are_those_of_hugging_face(family: str, model_type: str, target: str) -> None:
     row = check(family, model_type, target)
     assert row["agrees"], row

@@ -81,41 +81,41 @@ def _shrunk(config: Any) -> dict[str, Any]:
 
     fields = {config.attribute_map.get(name, name): field for name, field in config.__dataclass_fields__.items()}
     values: dict[str, Any] = {}
-    for name, held in vars(config).items():
-        if isinstance(held, PreTrainedConfig):
-            values[name] = {"model_type": held.model_type} | _shrunk(held)
-        elif isinstance(held, int) and not isinstance(held, bool) and name not in KEPT:
+    for name, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            values[name] = {"model_type": value.model_type} | _shrunk(value)
+        elif isinstance(value, int) and not isinstance(value, bool) and name not in KEPT:
             size = rule(name)
             # What the class works out itself follows from what it is given.
-            if size is not None and held > size and name in fields and fields[name].default is not None:
+            if size is not None and value > size and name in fields and fields[name].default is not None:
                 values[fields[name].name] = size
     return values | _head_groups(config) | _expert_groups(config) | _layers(config) | _token_ids(config)
 
 
 def _head_groups(config: Any) -> dict[str, int]:
     """Two heads of keys and values for four of queries, unless heads share a latent."""
-    held = vars(config).get("num_key_value_heads")
-    if not isinstance(held, int) or held == 1:
+    num_heads = vars(config).get("num_key_value_heads")
+    if not isinstance(num_heads, int) or num_heads == 1:
         return {}
     return {"num_key_value_heads": 4 if "kv_lora_rank" in vars(config) else 2}
 
 
 def _expert_groups(config: Any) -> dict[str, int]:
     """Routing in groups needs two groups of at least two experts to choose from."""
-    held = vars(config)
-    groups = next((name for name in ("n_group", "num_expert_group") if (held.get(name) or 1) > 1), None)
+    fields = vars(config)
+    groups = next((name for name in ("n_group", "num_expert_group") if (fields.get(name) or 1) > 1), None)
     if groups is None:
         return {}
-    experts = "n_routed_experts" if "n_routed_experts" in held else "num_experts"
+    experts = "n_routed_experts" if "n_routed_experts" in fields else "num_experts"
     return {experts: 8, groups: 4, "topk_group": 2}
 
 
 def _layers(config: Any) -> dict[str, Any]:
     """Lists of one entry a layer, and lists of layers' indices, cut down to a few layers of every kind."""
-    held = vars(config)
-    counts = [name for name in ("num_hidden_layers", "num_layers", "n_layer", "n_layers") if name in held]
-    count = held[counts[0]] if counts else 0
-    lists = {name: value for name, value in held.items() if isinstance(value, list) and value and count > 2}
+    fields = vars(config)
+    counts = [name for name in ("num_hidden_layers", "num_layers", "n_layer", "n_layers") if name in fields]
+    count = fields[counts[0]] if counts else 0
+    lists = {name: value for name, value in fields.items() if isinstance(value, list) and value and count > 2}
     indices = {k: v for k, v in lists.items() if re.search("layers$|(indices|idxs|ids)$", k) and _are_indices(v, count)}
     entries = {k: v for k, v in lists.items() if len(v) == count and k not in indices}
     if not indices and not entries:
@@ -146,12 +146,12 @@ def _token_ids(config: Any) -> dict[str, Any]:
     """Special tokens inside the small vocabulary: padding 0, start 1, end 2, the others at its end."""
     usual = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     ids: dict[str, Any] = {}
-    for name, held in sorted(vars(config).items()):
+    for name, token in sorted(vars(config).items()):
         if not name.endswith(("_token_id", "_token_index")):
             continue
-        if name in usual and (held is not None or name != "decoder_start_token_id"):
-            ids[name] = held if isinstance(held, int) and 0 <= held < 3 else usual[name]
-        elif held is not None and name not in usual and (not isinstance(held, int) or held >= VOCAB - 20):
+        if name in usual and (token is not None or name != "decoder_start_token_id"):
+            ids[name] = token if isinstance(token, int) and 0 <= token < 3 else usual[name]
+        elif token is not None and name not in usual and (not isinstance(token, int) or token >= VOCAB - 20):
             ids[name] = VOCAB - 1 - len(ids)
     return ids
 

@@ -161,7 +161,7 @@ def test_a_raw_zero_is_a_value() -> None:
 
 def test_compiles(tmp_path: Path, onnx_path: Path, folder: Path) -> None:
     sdk = fake_sdk.sdk_tree(tmp_path / "sdk")
-    found = compile_onnx(onnx_path, folder, job(num_devices=2, mxint8_kv_cache=True), sdk)
+    compiled = compile_onnx(onnx_path, folder, job(num_devices=2, mxint8_kv_cache=True), sdk)
     assert (folder / "qpc" / "programqpc.bin").read_bytes() == fake_sdk.GOOD_QPC
     assert sorted(path.name for path in folder.iterdir()) == [
         "compile.log",
@@ -170,8 +170,8 @@ def test_compiles(tmp_path: Path, onnx_path: Path, folder: Path) -> None:
         "qpc",
         "specializations.json",
     ]
-    assert found.inputs["past_key.0"] == Binding(dtype="mxint8", shape=(1, 2, 32, 4))
-    assert found.command is None
+    assert compiled.inputs["past_key.0"] == Binding(dtype="mxint8", shape=(1, 2, 32, 4))
+    assert compiled.command is None
     assert "compiled" in (folder / "compile.log").read_text()
     assert json.loads((folder / "specializations.json").read_text())["specializations"][0]["name"] == "Prefill"
 

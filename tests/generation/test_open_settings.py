@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import tiny_models
 import torch
@@ -19,9 +20,12 @@ from QEfficient import (
     QEFFAutoModelForSequenceClassification,
 )
 from QEfficient.errors import CapacityError, OptionError
+from QEfficient.exporter import export
+from QEfficient.exporter.trace import trace
 from QEfficient.generation.package import from_package
 from QEfficient.store.artifacts import ArtifactStore
 from QEfficient.store.entries import stored_bytes
+from QEfficient.transformers.tasks.graph_spec import TaskGraph
 
 pytestmark = pytest.mark.xdist_group("open settings")
 PROMPTS = [[5, 6, 7], [9, 8, 7, 6, 5, 4, 3, 2], [11] * 20]
@@ -88,8 +92,16 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], error: type[E
 
 
 @pytest.mark.parametrize(("family", "name"), [("sequence_classification", "canine"), ("text_encoder", "funnel")])
-def test_lengths_never_share_a_wrong_program(family: str, name: str) -> None:
-    """The code of these models depends on the length, so each has a program that another length must not get."""
+def test_lengths_never_share_a_wrong_program(family: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of these models depends on the length, so each has a program that another length must not get. That no
+    graph is for all lengths is found out once."""
+    traced: list[TaskGraph] = []
+
+    def counted(graph: TaskGraph) -> ir.Model:
+        traced.append(graph)
+        return trace(graph)
+
+    monkeypatch.setattr(export, "trace", counted)
     hf = tiny_model(family, name)
     model = (QEFFAutoModelForSequenceClassification if name == "canine" else QEFFAutoModel)(hf)
     packages = {length: model.compile(seq_len=length, precision="fp32") for length in (16, 40)}
@@ -99,6 +111,7 @@ def test_lengths_never_share_a_wrong_program(family: str, name: str) -> None:
             expected = hf(input_ids=ids, attention_mask=torch.ones_like(ids))[0].numpy()
         with from_package(package) as opened:
             np.testing.assert_allclose(next(iter(opened.generate(ids.tolist()).values())), expected, atol=2e-4)
+    assert len(traced) <= 1 + len(packages)
 
 
 def test_an_encoder_opens_for_other_lengths() -> None:

@@ -12,7 +12,7 @@ def numeric_report(**changes: Any) -> NumericReport:
     """A report without overflow whose noise is up to 0.02, with ``changes``."""
     plain = NumericReport(
         computes_fp16=True,
-        num_positions=3,
+        num_positions=5,
         first_overflow=None,
         first_underflow=None,
         num_overflowing=0,

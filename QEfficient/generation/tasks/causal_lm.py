@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 
-from QEfficient.contract import Count, PackageBody
+from QEfficient.contract import Count
 from QEfficient.errors import CapacityError, CorruptArtifact, LifecycleError, OptionError
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
 from QEfficient.generation.engine import Engine
@@ -24,7 +24,6 @@ from QEfficient.generation.streaming import AnswerPrinter
 from QEfficient.generation.tokenizer import FOLDER, read_side_file
 from QEfficient.generation_config import check_generation_config
 from QEfficient.options import CausalLMCompileOptions, require_bool
-from QEfficient.store.manifest import Artifact
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -93,14 +92,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
     takes_chat = True
     output = "logits"
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        body: PackageBody,
-        device_ids: Sequence[int] | None = None,
-        settings: Mapping[str, Any] | None = None,
-    ):
-        super().__init__(artifact, body, device_ids, settings)
+    def _load(self) -> None:
         self.generation_config = self._read_generation_config()
         self.engine = Engine(self._open_session())
         self._builder = RequestBuilder(self.generation_config, self.engine.session.info.ctx_len)

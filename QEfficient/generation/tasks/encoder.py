@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 
-from QEfficient.contract import Count, PackageBody
+from QEfficient.contract import Count
 from QEfficient.errors import CapacityError
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
 from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
 from QEfficient.generation.texts import Texts, encode_texts
 from QEfficient.options import EncoderCompileOptions
-from QEfficient.store.manifest import Artifact
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,14 +52,7 @@ class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
 
     lowerings = ("encoder",)
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        body: PackageBody,
-        device_ids: Sequence[int] | None = None,
-        settings: Mapping[str, Any] | None = None,
-    ):
-        super().__init__(artifact, body, device_ids, settings)
+    def _load(self) -> None:
         self._inputs = self._input_contract()
         *_, length = self.body.graph.inputs["input_ids"].shape
         with ExitStack() as opened:

@@ -22,7 +22,7 @@ _ITEM_BYTES = {"BOOL": 1, "BF16": 2, "F16": 2, "F32": 4, "F64": 8} | {
     f"{kind}{bits}": bits // 8 for kind in "IU" for bits in (8, 16, 32, 64)
 }
 _MOST_HEADER_BYTES = 100_000_000
-"""safetensors' own limit."""
+"""The limit of safetensors."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _SUFFIX = ".safetensors"
 _WHOLE, _INDEX = f"model{_SUFFIX}", f"model{_SUFFIX}.index.json"

@@ -58,7 +58,7 @@ def _state_specs(model: nn.Module) -> list[StateSpec]:
         except FAILURES as error:
             logger.debug("%s is run with all of its layers: %s", type(model).__name__, error)
     with refusing(model):
-        return _found_specs(model)
+        return _specs_by_running(model)
 
 
 def _of_all_layers(first: FirstLayers) -> list[StateSpec]:
@@ -73,7 +73,8 @@ def _of_all_layers(first: FirstLayers) -> list[StateSpec]:
     return [specs[index] for index in first.stands_for]
 
 
-def _found_specs(model: nn.Module) -> list[StateSpec]:
+def _specs_by_running(model: nn.Module) -> list[StateSpec]:
+    """As :func:`state_specs`, with all layers of ``model``."""
     lowered = run_eagerly(model)
     layer_types, kwargs = get_layer_types_and_kwargs(lowered.module.config.get_text_config(decoder=True))
     for index, layer_type in enumerate(layer_types):

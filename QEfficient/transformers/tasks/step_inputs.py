@@ -78,7 +78,7 @@ def state_inputs(specs: list[StateSpec], continuous_batching: bool, ctx_len: int
 
     Args:
         specs: what each layer keeps.
-        continuous_batching: whether the state has rows of its own, ``full_batch_size``; else those of the batch.
+        continuous_batching: whether the state has ``full_batch_size`` rows instead of one for each row of the batch.
         ctx_len: context length, where it is fixed and not an axis.
     """
     row_axis = "full_batch_size" if continuous_batching else "batch_size"

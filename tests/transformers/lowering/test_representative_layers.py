@@ -38,7 +38,7 @@ def test_first_layers_stand_for_all(name: str, num_kept: int) -> None:
     assert max(first.stands_for) < num_kept
     assert first.module.config.num_hidden_layers == num_kept
     assert model.config.num_hidden_layers == len(first.stands_for) == config.num_hidden_layers
-    assert state_discovery.state_specs(model) == state_discovery._found_specs(model)
+    assert state_discovery.state_specs(model) == state_discovery._specs_by_running(model)
     for lowering in ("paged", "retained"):
         assert why_not(model, lowering) == why_not_run(model, lowering)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import tiny_models
 import torch
 from architectures.reference import outputs, prompts
+from architectures.shared_traces import shared_traces
 from architectures.tiny import tiny_model
 
 from QEfficient import QEFFAutoModelForSequenceClassification, QEFFCommonLoader, from_package
@@ -30,10 +33,21 @@ def compiled(hf: Any, target: str = "cpu", **options: Any) -> QEFFAutoModelForSe
     return model
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_trace_for_all_targets() -> Iterator[None]:
+    with shared_traces():
+        yield
+
+
+@cache
+def classifier(name: str) -> Any:
+    return tiny_model("sequence_classification", name)
+
+
 @pytest.mark.parametrize("target", ["cpu", "cloud-ai-100-sim"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES])
 def test_a_text_gets_what_it_gets_alone(name: str, target: str) -> None:
-    hf = tiny_model("sequence_classification", name)
+    hf = classifier(name)
     texts = prompts(hf.config)
     with compiled(hf, target) as model:
         logits = model.generate(texts)["logits"]
@@ -91,13 +105,19 @@ def test_a_graph_is_for_the_lengths_that_it_can_be_for() -> None:
 def test_what_the_key_of_a_graph_has() -> None:
     """Words have no part in it, the greatest length only where it decides the graph."""
 
-    def graph(name: str, seq_len: int) -> Any:
-        model = QEFFAutoModelForSequenceClassification(tiny_model("sequence_classification", name))
-        return model.package_ingredients(target="cpu", seq_len=seq_len)["program"]["onnx"]["plan"]
+    def model(name: str) -> QEFFAutoModelForSequenceClassification:
+        return QEFFAutoModelForSequenceClassification(tiny_model("sequence_classification", name))
 
-    assert graph("fnet", 8) == graph("fnet", 20)
-    assert graph("qwen3_next", 8) != graph("qwen3_next", 20), "recurrences are unrolled for it"
-    assert graph("phi3", 8) != graph("phi3", 20), "its rotary scaling depends on it"
+    def exported(name: str, seq_len: int) -> Any:
+        return model(name).package_ingredients(target="cpu", seq_len=seq_len)["program"]["onnx"]["plan"]
+
+    def asked(name: str, seq_len: int) -> Any:
+        planned = model(name)
+        return planned._plan(*planned._parse({"target": "cpu", "seq_len": seq_len})).key()
+
+    assert exported("fnet", 8) == exported("fnet", 20)
+    assert asked("qwen3_next", 8) != asked("qwen3_next", 20), "recurrences are unrolled for it"
+    assert asked("phi3", 8) != asked("phi3", 20), "its rotary scaling depends on it"
 
 
 @pytest.fixture(scope="module")
