@@ -15,7 +15,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -54,8 +54,11 @@ def user_path(path: str | os.PathLike[str], name: str = "The path") -> Path:
         text.encode()
         if "\0" in text:
             raise ValueError("it has a NUL character")
-        return Path(text).expanduser().absolute()
-    except (ValueError, RuntimeError, OSError) as error:  # not UTF-8, no such user, no working folder
+        chosen = Path(text).expanduser().absolute()
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            os.lstat(chosen)
+        return chosen
+    except (ValueError, RuntimeError, OSError) as error:  # not UTF-8, no such user, no working folder, too long
         raise StorageError(f"{name} {text!r} cannot be used: {error}. Choose another one.") from error
 
 

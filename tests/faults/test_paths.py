@@ -126,9 +126,10 @@ def test_timeout_of_the_environment(monkeypatch: pytest.MonkeyPatch, text: str) 
         timeout_ms()
 
 
+@pytest.mark.parametrize("value", ["~no-such-user-here/x", "x" * 300])
 @pytest.mark.parametrize("variable", ["QEFF_QAIC_SDK", "QEFF_TARGET"])
-def test_environment_that_names_nothing(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    monkeypatch.setenv(variable, "~no-such-user-here/x")
+def test_environment_that_names_nothing(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
     with pytest.raises(QEffError):
         choose_target("cloud-ai-100" if variable == "QEFF_QAIC_SDK" else None)
 
