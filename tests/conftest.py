@@ -12,6 +12,7 @@ import pytest
 from collected import CASE_COUNTS
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker has a core; torch's other threads wait busily
 
 
 @pytest.hookimpl(tryfirst=True)

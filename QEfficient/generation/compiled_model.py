@@ -38,6 +38,8 @@ class CompiledModel(Generic[RecordT]):
     task: ClassVar[str]
     record_class: ClassVar[type[Any]]
     """The dataclass of ``body.session``."""
+    input: ClassVar[str] = "input_ids"
+    """Name of what the graph reads, ``[batch, length]``."""
     output: ClassVar[str]
     """Name of the graph's result."""
     lowerings: ClassVar[tuple[LoweringName, ...]]
@@ -96,8 +98,8 @@ class CompiledModel(Generic[RecordT]):
             if graph.folder != ("" if name == MODEL_GRAPH else name):
                 raise self._not_ours(f"the folder of the graph '{name}' is {graph.folder!r}")
         graph = self._result_graph
-        if self.output not in graph.outputs or len(graph.inputs.get("input_ids", _NOTHING).shape) != 2:
-            raise self._not_ours(f"its graph has no input_ids [batch, length] or no {self.output}")
+        if self.output not in graph.outputs or len(graph.inputs.get(self.input, _NOTHING).shape) != 2:
+            raise self._not_ours(f"its graph has no {self.input} [batch, length] or no {self.output}")
 
     @property
     def _result_graph(self) -> GraphRecord:
