@@ -33,7 +33,8 @@ def copy_layers(model: ir.Model, graph: TaskGraph, repeats: Iterable[Repeats], s
     for node in edges:
         entered = node.inputs[0]
         assert entered is not None
-        ir.convenience.replace_all_uses_with(node.outputs[0], entered, replace_graph_outputs=True)
+        _replace_output(model.graph, node.outputs[0], entered)
+        ir.convenience.replace_all_uses_with(node.outputs[0], entered)
         model.graph.remove(node, safe=True)
     if edges:
         model.graph.sort()
@@ -75,7 +76,7 @@ class _Copies:
                 for leaf, (value, uses) in zip(leaving, later, strict=True):
                     for node, position in uses:
                         node.replace_input_with(position, handed_on[leaf])
-                    self._replace_output(value, handed_on[leaf])
+                    _replace_output(self._graph, value, handed_on[leaf])
 
     def _edge(self, index: int, side: str, leaf: int) -> ir.Node:
         label = self._repeats.label(index, side, leaf)
@@ -91,7 +92,7 @@ class _Copies:
         weight_names = set(self._weights[index].values())
         depending: set[ir.Value | None] = {self._edge(index, "in", leaf).outputs[0] for leaf in self._repeats.chain}
         depending |= {value for value in self._graph.initializers.values() if _source_name(value) in weight_names}
-        depending |= {value for name, value in self._inputs.items() if without_number(name, index) != name}
+        depending |= {value for name, value in self._inputs.items() if name in self._repeats.state[index]}
         ends = {self._edge(index, "out", leaf) for leaf in self._repeats.chain.values()}
         after: list[ir.Node] = []
         for node in self._graph:
@@ -99,7 +100,7 @@ class _Copies:
                 after.append(node)
                 depending.update(node.outputs)
         needed: set[ir.Value | None] = {end.inputs[0] for end in ends}
-        needed |= {v for v in self._graph.outputs if v in depending and without_number(str(v.name), index) != v.name}
+        needed |= {value for value in self._graph.outputs if value.name in self._repeats.state[index]}
         body = []
         for node in reversed(after):
             if any(value in needed for value in node.outputs):
@@ -132,7 +133,7 @@ class _Copies:
                 value.type, value.shape = old.type, old.shape
                 value.name = f"{old.name}.{index}"
                 copies[old] = value
-                if old.is_graph_output():
+                if old.name in self._repeats.state[first]:
                     self._become_output(value, str(old.name), first, index)
         leaves = set(self._repeats.chain.values())
         ends = {leaf: self._edge(first, "out", leaf).inputs[0] for leaf in leaves}
@@ -144,24 +145,23 @@ class _Copies:
             return copies[value]
         name = str(value.name)
         if self._inputs.get(name) is value:
-            return self._inputs.get(_renumbered(name, first, index), value)
-        source_name = _source_name(value)
-        for path, owned in self._weights[first].items():
-            if owned == source_name:
-                copies[value] = self._weight(value, self._weights[index][path], first, index)
+            return self._inputs[_renumbered(name, first, index)] if name in self._repeats.state[first] else value
+        for path, source_name in self._weights[first].items():
+            if source_name == _source_name(value):
+                copies[value] = self._weight(value, path, first, index)
                 return copies[value]
         return value
 
-    def _weight(self, value: ir.Value, source_name: str, first: int, index: int) -> ir.Value:
-        runs = self._repeats.runs
-        name = str(value.name).replace(runs[first].path, runs[index].path)
-        if name not in self._graph.initializers:
-            assert isinstance(value.const_value, Weight)
-            weight = value.const_value.renamed(source_name)
-            weight.name = name
-            new = ir.Value(name=name, type=value.type, shape=value.shape, const_value=weight)
-            self._graph.register_initializer(new)
-        return self._graph.initializers[name]
+    def _weight(self, value: ir.Value, path: str, first: int, index: int) -> ir.Value:
+        """The initializer of layer ``index`` that ``value`` is of layer ``first``."""
+        prefix, number, end = str(value.name).rpartition(f"{first}.{path}")
+        name = f"{prefix}{index}.{path}{end}" if number else f"{self._repeats.runs[index].path}.{path}"
+        assert isinstance(value.const_value, Weight)
+        weight = value.const_value.renamed(self._weights[index][path])
+        weight.name = name
+        new = ir.Value(name=name, type=value.type, shape=value.shape, const_value=weight)
+        self._graph.register_initializer(new)
+        return new
 
     def _become_output(self, value: ir.Value, name: str, first: int, index: int) -> None:
         new_name = _renumbered(name, first, index)
@@ -171,15 +171,19 @@ class _Copies:
                 self._graph.outputs[position] = value
                 value.name = new_name
 
-    def _replace_output(self, old: ir.Value, new: ir.Value) -> None:
-        for position, output in enumerate(self._graph.outputs):
-            if output is old:
-                self._graph.outputs[position] = new
-
     def _metadata(self, node: ir.Node, first: int, index: int) -> dict[str, str]:
         runs = self._repeats.runs
         scopes = node.metadata_props.get(SCOPES, "")
         return {SCOPES: re.sub(rf"{re.escape(runs[first].path)}(?=['.\"])", runs[index].path, scopes)}
+
+
+def _replace_output(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Make ``new`` the output that ``old`` is, if it is one."""
+    for position, output in enumerate(graph.outputs):
+        if output is old:
+            name, old.name = old.name, f"{old.name}.passed_by"
+            new.name, new.shape, new.type = name, old.shape, old.type
+            graph.outputs[position] = new
 
 
 def _is_size(node: ir.Node) -> bool:

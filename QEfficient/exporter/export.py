@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import onnx_ir as ir
 import onnxscript.optimizer
+from onnx_ir.passes.common import initializer_deduplication
 
 from QEfficient.exporter.copied_layers import copy_layers
 from QEfficient.exporter.external_data import ExternalData
@@ -84,7 +87,7 @@ def _build(
     with passing_by(graph, repeats):
         model = trace(graph)
     weights = attach(model, graph.lowered, source, in_checkpoint_dtype)
-    with rules_by_operator():
+    with rules_by_operator(), _without_values(weights):
         onnxscript.optimizer.optimize_ir(model, should_fold=lambda node: _touches(node, weights), inline=False)
     copy_layers(model, graph, repeats, source)
     layers = name_layers(model, graph.module, layer_modules(graph.lowered.module, graph.num_layers).values())
@@ -98,6 +101,23 @@ def _build(
         "layers": layers,
         "num_layers": graph.num_layers,
     }
+
+
+@contextmanager
+def _without_values(weights: Iterable[ir.Value]) -> Iterator[None]:
+    """Keep the optimizer from what holds for the values of one layer's weights, and not for a layer's that is copied
+    from it: two weights that are equal, a bias of zeros."""
+    values = {weight: weight.const_value for weight in weights}
+    for weight in values:
+        weight.const_value = None
+    level = initializer_deduplication.logger.level
+    initializer_deduplication.logger.setLevel(logging.ERROR)  # warns of each
+    try:
+        yield
+    finally:
+        initializer_deduplication.logger.setLevel(level)
+        for weight, value in values.items():
+            weight.const_value = value
 
 
 def _touches(node: ir.Node, weights: set[ir.Value]) -> bool | None:

@@ -35,6 +35,8 @@ class Repeats:
     """For each layer the one that is traced: itself, or an earlier one."""
     chain: dict[int, int]
     """Which leaf of a layer's arguments is which leaf of the result of the layer before."""
+    state: list[frozenset[str]]
+    """For each layer the inputs and outputs of the graph that are its state."""
 
     def label(self, index: int, side: str, leaf: int) -> str:
         """The mark of a value that enters or leaves a layer."""
@@ -86,7 +88,16 @@ class _Kinds:
             stands_for.append(first if self._can_be_passed_by(index) else index)
         if stands_for == list(range(len(stands_for))):
             return None
-        return Repeats(self._list_path, self._log.runs, stands_for, self._chain)
+        state = [self._state(index) for index in range(len(stands_for))]
+        return Repeats(self._list_path, self._log.runs, stands_for, self._chain, state)
+
+    def _state(self, index: int) -> frozenset[str]:
+        run = self._log.runs[index]
+        parts = (part.ref for operator in run.operators for part in operator if isinstance(part, Argument))
+        names = {str(ref.name) for ref in (*run.inputs, *parts) if ref is not None and ref.kind == "input"}
+        outputs = zip(self._output_names, self._log.graph_outputs, strict=True)
+        names |= {name for name, ref in outputs if ref is not None and ref.layer == index}
+        return frozenset(name for name in names if without_number(name, index) != name)
 
     def _chain_of(self, index: int) -> dict[int, int]:
         """Which leaf of a layer's arguments is which result of the layer before."""

@@ -107,7 +107,8 @@ class Stack(nn.Module):
         super().__init__()
         self.layers, self.collects, self.between = nn.ModuleList(layers), collects, between
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        (hidden,) = inputs
         shared, collected = hidden.mean() * torch.ones(4), []
         for layer in self.layers:
             hidden = layer(hidden, shared)
@@ -159,6 +160,15 @@ def test_kinds_of_layers(stack: nn.Module, expected: list[int]) -> None:
 def test_layers_that_must_be_traced(stack: nn.Module) -> None:
     graph, source = toy(stack)
     assert find_repeats(graph, source) == []
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1.0, 1.0), (2.0, 1.0, 1.0), (1.0, 1.0, 2.0)])
+def test_a_last_layer_whose_result_is_the_graphs(scales: tuple[float, ...]) -> None:
+    graph, source = toy(Stack([Layer(scale=scale) for scale in scales]))
+    assert find_repeats(graph, source)
+    model, _ = export._build(graph, source, True, ())
+    assert [value.name for value in model.graph.outputs] == ["output"]
+    assert len([node for node in model.graph if node.op_type in ("Gemm", "MatMul")]) == 6
 
 
 def test_a_layer_that_is_called_twice_is_traced() -> None:
