@@ -17,7 +17,7 @@ from typing import Any
 import openvino as ov
 
 from QEfficient.compile.openvino_context import add_context_extensions
-from QEfficient.compile.openvino_paged import add_extensions
+from QEfficient.compile.openvino_paged import custom_operators
 from QEfficient.compile.openvino_rewrites import fold_weight_transposes
 from QEfficient.contract import Binding, CompiledGraph, CompileJob
 from QEfficient.errors import CompileError
@@ -56,18 +56,17 @@ def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob) -> CompiledGrap
     Raises:
         CompileError: OpenVINO could not read or write the model.
     """
-    core = ov.Core()
-    add_extensions(core)
+    core, axes = ov.Core(), _axis_names(onnx_path)
     add_context_extensions(core)
     try:
-        model = core.read_model(onnx_path)
-        fold_weight_transposes(model)
-        model = compress_weights(model, job.options.weight_format)
-        ov.save_model(model, folder / MODEL_FILE, compress_to_fp16=False)
+        with custom_operators(core):
+            model = core.read_model(onnx_path)
+            fold_weight_transposes(model)
+            model = compress_weights(model, job.options.weight_format)
+            ov.save_model(model, folder / MODEL_FILE, compress_to_fp16=False)
+            return CompiledGraph(inputs=_bindings(model.inputs, axes), outputs=_bindings(model.outputs, axes))
     except RuntimeError as error:
         raise CompileError(f"OpenVINO {ov.get_version()} could not compile {onnx_path.name}: {error}") from error
-    axes = _axis_names(onnx_path)
-    return CompiledGraph(inputs=_bindings(model.inputs, axes), outputs=_bindings(model.outputs, axes))
 
 
 def _axis_names(onnx_path: Path) -> dict[str, tuple[str, ...]]:

@@ -6,6 +6,9 @@ read it back from a file. Just before compilation OpenVINO's operator replaces t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +34,8 @@ _ATTRIBUTES: dict[str, Any] = {
     "has_sink": 0,
 }
 _SINK = 10
+_CREATED: ContextVar[list[Op] | None] = ContextVar("created operators", default=None)
+"""The operators that OpenVINO made within the current :func:`custom_operators`."""
 
 
 class PagedAttention(Op):
@@ -39,6 +44,8 @@ class PagedAttention(Op):
     def __init__(self, inputs: list[Any] | None = None, **attributes: float):
         super().__init__(self)
         self.attributes = {**_ATTRIBUTES, **attributes}
+        if (created := _CREATED.get()) is not None:
+            created.append(self)
         if inputs is not None:
             self.set_arguments(inputs)
             self.constructor_validate_and_infer_types()
@@ -56,10 +63,25 @@ class PagedAttention(Op):
         return True
 
 
-def add_extensions(core: ov.Core) -> None:
-    """Let ``core`` read the custom operator from ONNX and from IR."""
+@contextmanager
+def custom_operators(core: ov.Core) -> Iterator[None]:
+    """Let ``core`` read the custom operator from ONNX and from IR. Models with it are only valid inside.
+
+    OpenVINO never frees an operator that is written in Python, nor the graph that it is connected to, whose constants
+    map the file of weights. So its inputs are cut off at the end.
+    """
     core.add_extension(PagedAttention)
     core.add_extension(ConversionExtension("PagedAttention", "qeff", _from_onnx))
+    created: list[Op] = []
+    token = _CREATED.set(created)
+    try:
+        yield
+    finally:
+        _CREATED.reset(token)
+        nothing = _empty(np.float32)
+        for operator in created:
+            for index in range(operator.get_input_size()):
+                operator.input(index).replace_source_output(nothing)
 
 
 def _from_onnx(node: Any) -> list[Any]:

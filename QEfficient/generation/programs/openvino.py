@@ -14,7 +14,7 @@ import openvino as ov
 from openvino._offline_transformations import apply_make_stateful_transformation
 
 from QEfficient.compile.openvino_compiler import MODEL_FILE
-from QEfficient.compile.openvino_paged import add_extensions, to_plugin_form
+from QEfficient.compile.openvino_paged import custom_operators, to_plugin_form
 from QEfficient.contract import RETAINED, GraphRecord, OpenOptions
 from QEfficient.errors import CapacityError, CompileError, CorruptArtifact, DeviceError, LifecycleError, QEffError
 from QEfficient.generation.programs.program import Opening, Shape
@@ -42,16 +42,16 @@ def compile_for_cpu(package: Path, record: GraphRecord, opening: Opening) -> ov.
         CompileError: OpenVINO cannot load it.
     """
     core = ov.Core()
-    add_extensions(core)
     path = package / record.folder / MODEL_FILE
     try:
-        model = core.read_model(path)
-        _check_ports(path, model, record)
-        if opening.extra_outputs:
-            model.add_outputs(list(opening.extra_outputs))
-        _keep_state_inside(model, record, opening.sizes)
-        to_plugin_form(model)
-        return core.compile_model(model, "CPU", _properties(opening.options))
+        with custom_operators(core):
+            model = core.read_model(path)
+            _check_ports(path, model, record)
+            if opening.extra_outputs:
+                model.add_outputs(list(opening.extra_outputs))
+            _keep_state_inside(model, record, opening.sizes)
+            to_plugin_form(model)
+            return core.compile_model(model, "CPU", _properties(opening.options))
     except RuntimeError as error:
         raise CompileError(f"OpenVINO could not load {path}: {error}") from error
 
