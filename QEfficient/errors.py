@@ -91,7 +91,14 @@ class DeviceError(QEffError, RuntimeError):
 
 
 class NumericError(QEffError, ArithmeticError):
-    """The model computed NaN or infinity where its answer should be."""
+    """The model computed NaN or infinity where its answer should be.
+
+    ``token_ids``: the answer up to there.
+    """
+
+    def __init__(self, message: str, token_ids: Iterable[int] = ()):
+        super().__init__(message)
+        self.token_ids = list(token_ids)
 
 
 class CapacityError(QEffError, ValueError):

@@ -183,9 +183,10 @@ def _choose(logits: np.ndarray, best: int, state: RequestState) -> int:
 
 
 def _not_finite(value: float, state: RequestState) -> NumericError:
-    num_new = len(state.sequence.tokens) - state.sequence.prompt_len
+    answer = state.sequence.tokens[state.sequence.prompt_len :]
     return NumericError(
-        f"Prompt {state.index} has no token {num_new + 1} of its answer: the largest of its logits is {value}. "
+        f"Prompt {state.index} has no token {len(answer) + 1} of its answer: the largest of its logits is {value}. "
         "The model overflows, or the checkpoint is damaged. On cpu try precision='fp32'; on a card run "
-        "`qefficient verify`, which names the layer and writes node_precision_info for it."
+        "`qefficient verify`, which names the layer and writes node_precision_info for it.",
+        answer,
     )

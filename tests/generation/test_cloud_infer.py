@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -589,29 +588,27 @@ def test_a_run_that_takes_too_long(opened: Open, plain: Path, monkeypatch: pytes
     assert session.run(prompt_of_4(TOKENS[:4]))["logits"].shape == (1, 1, VOCAB)
 
 
-@pytest.mark.usefixtures("ctrl_c")
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
 def test_an_interrupted_run_is_over_when_the_next_one_comes(
-    session: QAICInferenceSession, monkeypatch: pytest.MonkeyPatch
+    session: QAICInferenceSession, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Executable.run
+    run, wait, interrupts = Executable.run, qaicrt.ExecObj.waitForCompletion, iter([KeyboardInterrupt])
 
     def slowly(self: Executable, feeds: Any, outputs: Any) -> Any:
-        threading.Event().wait(0.3)
+        threading.Event().wait(seconds)
         return run(self, feeds, outputs)
 
-    def interrupted_run(timer: threading.Timer) -> None:
-        timer.start()  # inside of the block that expects the interrupt, whenever it comes
-        session.run(prompt_of_4(TOKENS[:4]))
-        timer.join()
+    def interrupted(self: qaicrt.ExecObj) -> QStatus:
+        if interrupt := next(interrupts, None):
+            raise interrupt
+        return wait(self)
 
     monkeypatch.setattr(Executable, "run", slowly)
-    for delay in (0.05, 0.1, 0.2):
-        timer = threading.Timer(delay, signal.pthread_kill, [threading.get_ident(), signal.SIGINT])
-        with pytest.raises(KeyboardInterrupt):
-            interrupted_run(timer)
-        timer.join()
-        logits = session.run(prompt_of_4(TOKENS[:4]))["logits"][0, 0]
-        np.testing.assert_allclose(logits, reference(TOKENS[:4]), atol=1e-5)
+    monkeypatch.setattr(qaicrt.ExecObj, "waitForCompletion", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.run(prompt_of_4(TOKENS[:4]))
+    logits = session.run(prompt_of_4(TOKENS[:4]))["logits"][0, 0]
+    np.testing.assert_allclose(logits, reference(TOKENS[:4]), atol=1e-5)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, True, 1.5])
