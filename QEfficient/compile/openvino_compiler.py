@@ -107,11 +107,16 @@ def _quiet(logger_name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
+def port_shape(port: Any) -> tuple[int, ...]:
+    """Sizes of an input or output of a graph; -1 where they vary."""
+    return tuple(-1 if dim.is_dynamic else dim.get_length() for dim in port.get_partial_shape())
+
+
 def _bindings(ports: list[Any], axes: dict[str, tuple[str, ...]]) -> dict[str, Binding]:
     return {
         port.get_any_name(): Binding(
             dtype=port.get_element_type().get_type_name(),
-            shape=tuple(-1 if dim.is_dynamic else dim.get_length() for dim in port.get_partial_shape()),
+            shape=port_shape(port),
             axes=axes.get(port.get_any_name(), ()),
         )
         for port in ports

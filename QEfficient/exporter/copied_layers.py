@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -54,27 +55,25 @@ class _Copies:
             for run in repeats.runs
         ]
         """For each layer, the name in the source of each of its parameters."""
+        self._paths: list[dict[str | None, str]] = [
+            {source_name: path for path, source_name in weights.items()} for weights in self._weights
+        ]
+        self._outputs = {str(value.name): value for value in ir_graph.outputs}
         self._bodies = {index: list(self._body(index)) for index in set(repeats.stands_for)}
 
     def insert(self) -> None:
         """Insert every layer that was not traced after the one before it."""
         stands_for = self._repeats.stands_for
-        index = 0
-        while index < len(stands_for):
-            traced = index
-            leaving = {leaf: self._edge(traced, "out", leaf).outputs[0] for leaf in set(self._repeats.chain.values())}
-            later = [(value, list(value.uses())) for value in leaving.values()]
-            last = self._last_edge(traced)
-            handed_on = dict(leaving)
-            for index in range(traced + 1, len(stands_for)):
-                if stands_for[index] == index:
-                    break
+        traced = [index for index, first in enumerate(stands_for) if index == first]
+        for start, end in pairwise([*traced, len(stands_for)]):
+            leaving = {leaf: self._edge(start, "out", leaf).outputs[0] for leaf in self._repeats.leaving}
+            uses = {leaf: list(value.uses()) for leaf, value in leaving.items()}
+            last, handed_on = self._edge(start, "out", self._repeats.leaving[-1]), leaving
+            for index in range(start + 1, end):
                 last, handed_on = self._copy(index, last, handed_on)
-            else:
-                index = len(stands_for)
-            if handed_on != leaving:
-                for leaf, (value, uses) in zip(leaving, later, strict=True):
-                    for node, position in uses:
+            if end > start + 1:
+                for leaf, value in leaving.items():
+                    for node, position in uses[leaf]:
                         node.replace_input_with(position, handed_on[leaf])
                     _replace_output(self._graph, value, handed_on[leaf])
 
@@ -84,22 +83,17 @@ class _Copies:
             raise ExportError(f"The traced graph has no mark '{label}'. Please report it with the model's config.")
         return self._edges[label]
 
-    def _last_edge(self, index: int) -> ir.Node:
-        return self._edge(index, "out", max(self._repeats.chain.values()))
-
     def _body(self, index: int) -> Iterator[ir.Node]:
         """The nodes of a traced layer that depend on its inputs, weights or state, in order, without the marks."""
-        weight_names = set(self._weights[index].values())
         depending: set[ir.Value | None] = {self._edge(index, "in", leaf).outputs[0] for leaf in self._repeats.chain}
-        depending |= {value for value in self._graph.initializers.values() if _source_name(value) in weight_names}
+        depending |= {value for value in self._graph.initializers.values() if _source_name(value) in self._paths[index]}
         depending |= {value for name, value in self._inputs.items() if name in self._repeats.state[index]}
-        ends = {self._edge(index, "out", leaf) for leaf in self._repeats.chain.values()}
         after: list[ir.Node] = []
         for node in self._graph:
             if node.op_type != EDGE and not _is_size(node) and any(value in depending for value in node.inputs):
                 after.append(node)
                 depending.update(node.outputs)
-        needed: set[ir.Value | None] = {end.inputs[0] for end in ends}
+        needed: set[ir.Value | None] = set(self._ends(index).values())
         needed |= {value for value in self._graph.outputs if value.name in self._repeats.state[index]}
         body = []
         for node in reversed(after):
@@ -134,10 +128,15 @@ class _Copies:
                 value.name = f"{old.name}.{index}"
                 copies[old] = value
                 if old.name in self._repeats.state[first]:
-                    self._become_output(value, str(old.name), first, index)
-        leaves = set(self._repeats.chain.values())
-        ends = {leaf: self._edge(first, "out", leaf).inputs[0] for leaf in leaves}
-        return after, {leaf: copies[end] for leaf, end in ends.items() if end is not None}
+                    passed_by = self._outputs.get(_renumbered(str(old.name), first, index))
+                    if passed_by is not None:
+                        _replace_output(self._graph, passed_by, value)
+        return after, {leaf: copies[end] for leaf, end in self._ends(first).items()}
+
+    def _ends(self, index: int) -> dict[int, ir.Value]:
+        """What leaves a traced layer, before its marks."""
+        ends = {leaf: self._edge(index, "out", leaf).inputs[0] for leaf in self._repeats.leaving}
+        return {leaf: end for leaf, end in ends.items() if end is not None}
 
     def _copied(self, value: ir.Value, first: int, index: int, copies: dict[ir.Value, ir.Value]) -> ir.Value:
         """What stands for ``value`` in layer ``index``; values from outside of the layer stand for themselves."""
@@ -146,11 +145,11 @@ class _Copies:
         name = str(value.name)
         if self._inputs.get(name) is value:
             return self._inputs[_renumbered(name, first, index)] if name in self._repeats.state[first] else value
-        for path, source_name in self._weights[first].items():
-            if source_name == _source_name(value):
-                copies[value] = self._weight(value, path, first, index)
-                return copies[value]
-        return value
+        path = self._paths[first].get(_source_name(value))
+        if path is None:
+            return value
+        copies[value] = self._weight(value, path, first, index)
+        return copies[value]
 
     def _weight(self, value: ir.Value, path: str, first: int, index: int) -> ir.Value:
         """The initializer of layer ``index`` that ``value`` is of layer ``first``."""
@@ -162,14 +161,6 @@ class _Copies:
         new = ir.Value(name=name, type=value.type, shape=value.shape, const_value=weight)
         self._graph.register_initializer(new)
         return new
-
-    def _become_output(self, value: ir.Value, name: str, first: int, index: int) -> None:
-        new_name = _renumbered(name, first, index)
-        for position, output in enumerate(self._graph.outputs):
-            if output.name == new_name != name:
-                output.name = f"{new_name}.passed_by"
-                self._graph.outputs[position] = value
-                value.name = new_name
 
     def _metadata(self, node: ir.Node, first: int, index: int) -> dict[str, str]:
         runs = self._repeats.runs

@@ -38,6 +38,11 @@ class Repeats:
     state: list[frozenset[str]]
     """For each layer the inputs and outputs of the graph that are its state."""
 
+    @property
+    def leaving(self) -> list[int]:
+        """The leaves of a layer's result that the next layer takes."""
+        return sorted(set(self.chain.values()))
+
     def label(self, index: int, side: str, leaf: int) -> str:
         """The mark of a value that enters or leaves a layer."""
         return f"{self.list_path}.{index} {side} {leaf}"
@@ -46,10 +51,11 @@ class Repeats:
 def find_repeats(graph: TaskGraph, source: WeightSource) -> list[Repeats]:
     """The lists of layers in ``graph`` of which some need no tracing."""
     details = {id(fake): _stored_form(source, parameter) for fake, parameter in graph.lowered.parameters}
+    details |= {id(buffer): _digest(buffer) for buffer in graph.module.buffers()}
     repeats = []
     for path in layer_lists(graph.module, _MIN_LAYERS):
         try:
-            log = record(graph, path, lambda tensor: details.get(id(tensor)) or _digest(tensor))
+            log = record(graph, path, details)
         except FAILURES as error:
             logger.debug("every layer of %s is traced: %s", path, error)
             continue
@@ -95,9 +101,13 @@ class _Kinds:
         run = self._log.runs[index]
         parts = (part.ref for operator in run.operators for part in operator if isinstance(part, Argument))
         names = {str(ref.name) for ref in (*run.inputs, *parts) if ref is not None and ref.kind == "input"}
-        outputs = zip(self._output_names, self._log.graph_outputs, strict=True)
-        names |= {name for name, ref in outputs if ref is not None and ref.layer == index}
+        names |= {name for name, _ in self._graph_outputs(index)}
         return frozenset(name for name in names if without_number(name, index) != name)
+
+    def _graph_outputs(self, index: int) -> list[tuple[str, Ref]]:
+        """The outputs of the graph that a layer computed."""
+        outputs = zip(self._output_names, self._log.graph_outputs, strict=True)
+        return [(name, ref) for name, ref in outputs if ref is not None and ref.layer == index]
 
     def _chain_of(self, index: int) -> dict[int, int]:
         """Which leaf of a layer's arguments is which result of the layer before."""
@@ -124,8 +134,8 @@ class _Kinds:
         )
         state = tuple(
             (without_number(name, index), relative(ref))
-            for name, ref in zip(self._output_names, self._log.graph_outputs, strict=True)
-            if ref is not None and ref.layer == index and ref not in run.outputs
+            for name, ref in self._graph_outputs(index)
+            if ref not in run.outputs
         )
         return (
             operators,
@@ -157,8 +167,8 @@ class _Kinds:
                     return False
         return all(
             without_number(name, index) != name
-            for name, ref in zip(self._output_names, self._log.graph_outputs, strict=True)
-            if ref is not None and ref.layer == index and not (is_last and ref in leaving)
+            for name, ref in self._graph_outputs(index)
+            if not (is_last and ref in leaving)
         )
 
     def _users(self, ref: Ref | None) -> set[int | None]:

@@ -6,7 +6,7 @@ One step over fake tensors, without tracing.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,13 +80,13 @@ def layer_lists(module: nn.Module, min_layers: int, path: str = "") -> Iterator[
             yield from layer_lists(child, min_layers, child_path)
 
 
-def record(graph: TaskGraph, list_path: str, detail: Callable[[torch.Tensor], Hashable]) -> LayerLog | None:
+def record(graph: TaskGraph, list_path: str, details: Mapping[int, Hashable]) -> LayerLog | None:
     """The log of the layers at ``list_path``; None if they do not run once each, in order.
 
     Args:
         graph: the graph to run; unchanged.
         list_path: path of a list of layers in its module.
-        detail: what weights of two layers must have in common for the layers to be alike.
+        details: by id, what a weight or buffer must have in common with another layer's for the layers to be alike.
     """
     module = graph.module
     layers = [*module.get_submodule(list_path).children()]
@@ -94,7 +94,7 @@ def record(graph: TaskGraph, list_path: str, detail: Callable[[torch.Tensor], Ha
     fake_mode = graph.lowered.fake_mode
     samples = [fake_mode.from_tensor(item.sample, static_shapes=True) for item in graph.inputs]
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        recorder.note(tensor, Ref("weight", None, name, detail(tensor)))
+        recorder.note(tensor, Ref("weight", None, name, details.get(id(tensor), id(tensor))))
     for item, sample in zip(graph.inputs, samples, strict=True):
         recorder.note(sample, Ref("input", None, item.name, tuple(sorted(item.axes.items()))))
     hooks = [layer.register_forward_pre_hook(recorder.enter, prepend=True, with_kwargs=True) for layer in layers]

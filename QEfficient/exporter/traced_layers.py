@@ -83,7 +83,7 @@ def _marked(repeats: Repeats, index: int, forward: Callable[..., Any]) -> Callab
             leaves[leaf] = layer_edge(leaves[leaf], repeats.label(index, "in", leaf))
         args, kwargs = tree_unflatten(leaves, spec)
         leaves, spec = tree_flatten(forward(*args, **kwargs))
-        for leaf in set(repeats.chain.values()):
+        for leaf in repeats.leaving:
             leaves[leaf] = layer_edge(leaves[leaf], repeats.label(index, "out", leaf))
         return tree_unflatten(leaves, spec)
 

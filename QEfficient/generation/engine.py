@@ -162,9 +162,13 @@ class Engine:
         while self._cancelled:
             state = self._cancelled[0]
             if state.request_id in self._states:
-                self._scheduler.remove(state.sequence)
-                del self._states[state.request_id]
+                self._forget(state)
             self._cancelled.popleft()
+
+    def _forget(self, state: RequestState) -> None:
+        """Free what an unfinished request has."""
+        self._scheduler.remove(state.sequence)
+        del self._states[state.request_id]
 
     def _step(self) -> dict[int, Outcome]:
         """One step of the caller that has the turn.
@@ -202,8 +206,7 @@ class Engine:
     def _accept(self, state: RequestState, chosen: int | NumericError) -> Outcome:
         if isinstance(chosen, NumericError):
             state.send(chosen)
-            self._scheduler.remove(state.sequence)
-            del self._states[state.request_id]
+            self._forget(state)
             return chosen
         token = state.accept(chosen)
         state.send(token)
@@ -219,8 +222,7 @@ class Engine:
             states = [self._states[s.request_id] for s, _ in step if s.request_id in self._states]
             for state in states:
                 state.send(outcome)
-                self._scheduler.remove(state.sequence)
-                del self._states[state.request_id]
+                self._forget(state)
             self._scheduler.repair()
         return {state.request_id: outcome for state in states}
 

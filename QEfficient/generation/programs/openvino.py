@@ -13,7 +13,7 @@ import numpy as np
 import openvino as ov
 from openvino._offline_transformations import apply_make_stateful_transformation
 
-from QEfficient.compile.openvino_compiler import MODEL_FILE
+from QEfficient.compile.openvino_compiler import MODEL_FILE, port_shape
 from QEfficient.compile.openvino_paged import custom_operators, to_plugin_form
 from QEfficient.contract import RETAINED, GraphRecord, OpenOptions
 from QEfficient.errors import CapacityError, CompileError, CorruptArtifact, DeviceError, LifecycleError, QEffError
@@ -93,7 +93,7 @@ def _check_ports(path: Path, model: ov.Model, record: GraphRecord) -> None:
         CorruptArtifact: they differ.
     """
     for ports, expected in ((model.inputs, record.inputs), (model.outputs, record.outputs)):
-        shapes = {port.get_any_name(): _shape(port) for port in ports}
+        shapes = {port.get_any_name(): port_shape(port) for port in ports}
         described = {name: binding.shape for name, binding in expected.items()}
         if shapes != described:
             name = next(name for name in [*shapes, *described] if shapes.get(name) != described.get(name))
@@ -101,10 +101,6 @@ def _check_ports(path: Path, model: ov.Model, record: GraphRecord) -> None:
                 f"{path} is not what its package says: '{name}' has the shape {shapes.get(name)}, expected "
                 f"{described.get(name)}. Compile again."
             )
-
-
-def _shape(port: Any) -> Shape:
-    return tuple(-1 if dim.is_dynamic else dim.get_length() for dim in port.get_partial_shape())
 
 
 def _keep_state_inside(model: ov.Model, record: GraphRecord, sizes: Mapping[str, int]) -> None:
