@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,11 @@ def test_other_settings_cost_neither_time_nor_disk(own_home: Path, lowering: str
     model = causal_lm("llama")
     model.compile(ctx_len=48, lowering=lowering)
     for settings in ({"ctx_len": 96}, {"full_batch_size": 4}, {"precision": "fp32"}, {"num_threads": 1}):
-        before, started = stored_bytes(ArtifactStore().entries()), time.process_time()
+        gc.collect()  # what earlier tests left is not this compilation's to pay for
+        before, started = stored_bytes(ArtifactStore().entries()), time.thread_time()
         model.compile(**{"ctx_len": 48, "lowering": lowering, **settings})
+        assert time.thread_time() - started < 2
         assert stored_bytes(ArtifactStore().entries()) - before < 100_000
-        assert time.process_time() - started < 2
 
 
 def test_what_was_settled_by_the_compiler_is_refused() -> None:
