@@ -116,6 +116,8 @@ class CompiledGraph:
 
     inputs: dict[str, Binding]
     outputs: dict[str, Binding]
+    data_files: tuple[str, ...] = ()
+    """Files beside the exported graph that the compiled one reads too; a package has them in its root."""
     command: str | None = None
     """Of a dry run: the command that it did not run."""
 
@@ -159,6 +161,8 @@ class GraphRecord:
     num_layers: Annotated[int, Range(0)] = 0
     onnx_key: str = ""
     """Key of the artifact that holds the exported graph."""
+    data_files: tuple[str, ...] = ()
+    """Files in the package's root with weights that several graphs may read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -99,7 +99,9 @@ class Compilation:
         def build(folder: Path) -> dict[str, Any]:
             onnx = self.model.export_plan(self.plan)
             with stage("Compiling", f"{self.model.model_name} for {self.target.name}"):
-                return {"graphs": {name: asdict(self._compile(name, onnx, folder)) for name in self.jobs}}
+                graphs = {name: self._compile(name, onnx, folder) for name in self.jobs}
+            onnx.link_into(folder, {file for graph in graphs.values() for file in graph.data_files})
+            return {"graphs": {name: asdict(graph) for name, graph in graphs.items()}}
 
         return self.model.store_or_folder(PROGRAM, self.program_ingredients, build)
 
@@ -113,6 +115,7 @@ class Compilation:
             layers=tuple(exported["layers"]),
             num_layers=exported["num_layers"],
             onnx_key=onnx.manifest.key,
+            data_files=compiled.data_files,
         )
 
     def _side_file_digests(self) -> dict[str, str]:

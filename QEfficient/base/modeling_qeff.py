@@ -329,7 +329,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         return self._source
 
     def export_ingredients(self, plan: PlanT) -> dict[str, Any]:
-        from QEfficient.exporter.export import toolchain
+        from QEfficient.exporter.toolchain import toolchain
 
         config = self.config.to_dict()
         config.pop("_name_or_path", None)

@@ -1,8 +1,8 @@
-"""ONNX to an OpenVINO IR with compressed weights, for the ``cpu`` target. It runs nothing.
+"""ONNX to an OpenVINO IR, for the ``cpu`` target. It runs nothing.
 
-OpenVINO compiles to machine code when a program opens, for the processor of that machine. The IR stores the result of
-the slow part: reading and compressing the weights. Sizes of the state, threads and precision are set when a program
-opens, so that one IR serves every context length and any number of slots.
+OpenVINO compiles to machine code when a program opens, for the processor of that machine. The IR holds the weights that
+were compressed; without compression they stay in the exported graph's data files. Sizes of the state, threads and
+precision are set when a program opens, so that one IR serves every context length and any number of slots.
 """
 
 from __future__ import annotations
@@ -12,17 +12,21 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openvino as ov
 
 from QEfficient.compile.openvino_context import add_context_extensions
 from QEfficient.compile.openvino_paged import custom_operators
 from QEfficient.compile.openvino_rewrites import fold_weight_transposes
+from QEfficient.compile.openvino_weights import detach_weights, external_places
 from QEfficient.contract import Binding, CompiledGraph, CompileJob
 from QEfficient.errors import CompileError
 from QEfficient.options import CompileOptions
 from QEfficient.targets import Target
+
+if TYPE_CHECKING:
+    import onnx
 
 MODEL_FILE = "model.xml"
 
@@ -56,23 +60,27 @@ def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob) -> CompiledGrap
     Raises:
         CompileError: OpenVINO could not read or write the model.
     """
-    core, axes = ov.Core(), _axis_names(onnx_path)
+    import onnx
+
+    core, graph = ov.Core(), onnx.load(onnx_path, load_external_data=False).graph
+    axes = _axis_names(graph)
     add_context_extensions(core)
     try:
         with custom_operators(core):
             model = core.read_model(onnx_path)
             fold_weight_transposes(model)
             model = compress_weights(model, job.options.weight_format)
+            inputs, outputs = _bindings(model.inputs, axes), _bindings(model.outputs, axes)
+            data_files: tuple[str, ...] = ()
+            if job.options.weight_format is None:
+                data_files = detach_weights(model, external_places(graph), onnx_path.parent, folder)
             ov.save_model(model, folder / MODEL_FILE, compress_to_fp16=False)
-            return CompiledGraph(inputs=_bindings(model.inputs, axes), outputs=_bindings(model.outputs, axes))
+            return CompiledGraph(inputs=inputs, outputs=outputs, data_files=data_files)
     except RuntimeError as error:
         raise CompileError(f"OpenVINO {ov.get_version()} could not compile {onnx_path.name}: {error}") from error
 
 
-def _axis_names(onnx_path: Path) -> dict[str, tuple[str, ...]]:
-    import onnx
-
-    graph = onnx.load(onnx_path, load_external_data=False).graph
+def _axis_names(graph: onnx.GraphProto) -> dict[str, tuple[str, ...]]:
     return {
         value.name: tuple(dim.dim_param for dim in value.type.tensor_type.shape.dim)
         for value in [*graph.input, *graph.output]

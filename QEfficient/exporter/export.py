@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import onnx_ir as ir
@@ -17,7 +16,7 @@ from QEfficient.exporter.copied_layers import copy_layers
 from QEfficient.exporter.external_data import ExternalData
 from QEfficient.exporter.layer_kinds import find_repeats
 from QEfficient.exporter.layers import layer_modules, name_layers
-from QEfficient.exporter.trace import OPSET, trace
+from QEfficient.exporter.trace import trace
 from QEfficient.exporter.traced_layers import passing_by
 from QEfficient.exporter.transforms import apply_transforms
 from QEfficient.exporter.weights import attach
@@ -30,12 +29,6 @@ MODEL_FILE = "model.onnx"
 WEIGHTS_FILE = "model.onnx.data"
 WEIGHTS_FILE_BYTES = 10 << 30
 """Maximum size of a weight file: some file systems and tools fail on larger files."""
-
-
-def toolchain() -> dict[str, str]:
-    """Versions that affect the exported graph."""
-    packages = ("torch", "transformers", "onnxscript", "onnx-ir")
-    return {name: version(name) for name in packages} | {"opset": str(OPSET)}
 
 
 @dataclass(frozen=True)

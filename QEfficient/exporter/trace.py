@@ -20,6 +20,7 @@ from transformers.exporters.utils import _PATCHES, apply_fx_node_fixes, import_d
 from QEfficient.errors import ExportError, QEffError, SizeDependence
 from QEfficient.exporter.context_functions import TRANSLATIONS, add_functions
 from QEfficient.exporter.decompose import decompose
+from QEfficient.exporter.toolchain import OPSET
 from QEfficient.exporter.traced_layers import EDGE_TRANSLATIONS
 from QEfficient.transformers.patches import (
     lean_tracing,
@@ -29,9 +30,6 @@ from QEfficient.transformers.patches import (
     reused_onnx_registry,
 )
 from QEfficient.transformers.tasks.graph_spec import TaskGraph
-
-OPSET = 18
-"""The newest opset that the card's compiler is known to accept."""
 
 _LONGEST_AXIS = 1 << 24
 

@@ -97,6 +97,8 @@ class CompiledModel(Generic[RecordT]):
         for name, graph in graphs.items():
             if graph.folder != ("" if name == MODEL_GRAPH else name):
                 raise self._not_ours(f"the folder of the graph '{name}' is {graph.folder!r}")
+            if missing := {*graph.data_files} - self.artifact.manifest.files.keys():
+                raise self._not_ours(f"it has no file {sorted(missing)[0]!r}")
         graph = self._result_graph
         if self.output not in graph.outputs or len(graph.inputs.get(self.input, _NOTHING).shape) != 2:
             raise self._not_ours(f"its graph has no {self.input} [batch, length] or no {self.output}")

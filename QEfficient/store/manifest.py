@@ -279,14 +279,16 @@ class Artifact:
             shutil.copyfile(self.file(name), folder / name)
         return dict(self.manifest.body)
 
-    def link_into(self, folder: Path) -> None:
+    def link_into(self, folder: Path, names: Iterable[str] | None = None) -> None:
         """Put its files into an existing folder: hard links inside one store, copies elsewhere.
 
         Args:
             folder: where an artifact is being built. A folder outside the store never shares bytes with it.
+            names: of the files; None: all.
         """
         root = self.path.parents[2]
-        for name, record in self.manifest.files.items():
+        for name in self.manifest.files if names is None else names:
+            record = self.manifest.files[name]
             source, link = self.file(name), folder / name
             link.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -15,6 +15,7 @@ from openvino._offline_transformations import apply_make_stateful_transformation
 
 from QEfficient.compile.openvino_compiler import MODEL_FILE, port_shape
 from QEfficient.compile.openvino_paged import custom_operators, to_plugin_form
+from QEfficient.compile.openvino_weights import attach_weights
 from QEfficient.contract import RETAINED, GraphRecord, OpenOptions
 from QEfficient.errors import CapacityError, CompileError, CorruptArtifact, DeviceError, LifecycleError, QEffError
 from QEfficient.generation.programs.program import Opening, Shape
@@ -46,6 +47,8 @@ def compile_for_cpu(package: Path, record: GraphRecord, opening: Opening) -> ov.
     try:
         with custom_operators(core):
             model = core.read_model(path)
+            for name in record.data_files:
+                attach_weights(core, model, path.parent, package / name)
             _check_ports(path, model, record)
             if opening.extra_outputs:
                 model.add_outputs(list(opening.extra_outputs))
