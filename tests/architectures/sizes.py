@@ -180,6 +180,16 @@ _DULL = {"att": 0.1}
 _UNEVEN = {"zeros": 1.0}
 _SHARP_MIRRORED = {"flips": 0.5, "embeddings": 0.3, "att": 0.6}
 
+_FALCON_RW: dict[str, Any] = {"new_decoder_architecture": False, "multi_query": False, "parallel_attn": False}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "falcon+rw": {"alibi": True, "bias": True, **_FALCON_RW},
+    "falcon+alibi": {"alibi": True, "new_decoder_architecture": False, "multi_query": True},
+    "falcon+alibi-groups": {"alibi": True, "new_decoder_architecture": True},
+    "gpt2+upcast": {"reorder_and_upcast_attn": True, "scale_attn_by_inverse_layer_idx": True},
+}
+"""Configs of checkpoints that differ from their architecture's defaults, as ``architecture+what``."""
+
 SPREAD: dict[str, dict[str, float]] = {
     **dict.fromkeys(("bert", "bert-generation", "camembert", "ernie", "xlm-roberta", "xlm-roberta-xl", "xmod"), _SHARP),
     **dict.fromkeys(("bigbird_pegasus", "blenderbot-small", "ctrl", "plbart", "prophetnet"), _SHARP),

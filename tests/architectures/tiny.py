@@ -9,7 +9,7 @@ import re
 from copy import deepcopy
 from typing import Any
 
-from architectures.sizes import KEPT, OVERRIDES, SPREAD, VOCAB, rule
+from architectures.sizes import KEPT, OVERRIDES, SPREAD, VARIANTS, VOCAB, rule
 
 _NOT_TEXT = {
     *("audioflamingo3", "glmasr", "granite_speech", "granite_speech_plus", "moss_transcribe_diarize", "musicflamingo"),
@@ -49,12 +49,14 @@ def families() -> dict[str, list[str]]:
 
 
 def tiny_config(family: str, model_type: str) -> Any:
-    """A small config of ``model_type`` as ``family`` uses it."""
+    """A small config of ``model_type``, or of one of its :data:`VARIANTS`, as ``family`` uses it."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+    variant = VARIANTS[model_type] if "+" in model_type else {}
+    model_type = model_type.partition("+")[0]
     config_class = CONFIG_MAPPING[model_type]
     changes = _merged(OVERRIDES.get(model_type, {}), OVERRIDES.get(f"{family}/{model_type}", {}))
-    values = _merged(_shrunk(config_class()), changes)
+    values = _merged(_merged(_shrunk(config_class()), changes), variant)
     if family == "sequence_classification":
         values["num_labels"] = 3
     if family == "causal_lm" and "is_decoder" in config_class.__dataclass_fields__:

@@ -25,6 +25,7 @@ _INTEGER_MASK = "it subtracts a mask of integers from a float, which torch.onnx 
 REASONS = {
     "cpmant": "its code needs all tokens at every step, to find its past among them",
     "dbrx": _DATA_DEPENDENT,
+    "falcon": "it asks for the name of its attention, and under any but SDPA's adds its ALiBi bias twice",
     "fsmt": "it drops its causal mask when it has a cache",
     "funnel": "OpenVINO 2026.4 computes a wrong product for its Einsum over GatherElements of a constant",
     "gemma3n_text": "it computes a constant with the inverse error function, which ONNX does not have",
