@@ -169,7 +169,22 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             options = {} if dtype is None else {"dtype": dtype}
             model = checkpoint.load_skeleton(cls.hf_auto_class(), folder, trust_remote_code, **options)
             tokenizer = checkpoint.load_tokenizer(folder, trust_remote_code)
-        return cls(model, tokenizer=tokenizer, **arguments)
+            loaded = cls(model, tokenizer=tokenizer, **arguments)
+            loaded._check_missing()
+        return loaded
+
+    def _check_missing(self) -> None:
+        """Check that the task's outputs depend on nothing that the checkpoint does not have.
+
+        Raises:
+            CorruptCheckpoint: one does.
+        """
+        from QEfficient.transformers.checkpoint.missing import MissingParameter
+        from QEfficient.transformers.tasks.missing_weights import check_missing_weights
+
+        if any(isinstance(parameter, MissingParameter) for parameter in self._loaded().parameters()):
+            plan = self._checked_plan(*self._parse({}))
+            check_missing_weights(self._loaded(), self._graphs(plan).values())
 
     @classmethod
     def _without_model(cls) -> Self:

@@ -29,6 +29,7 @@ from QEfficient.transformers.checkpoint.files import (
     read_json,
 )
 from QEfficient.transformers.checkpoint.loader_errors import loader_errors
+from QEfficient.transformers.checkpoint.missing import mark_missing
 from QEfficient.transformers.checkpoint.weight_files import WeightFile, WeightFiles
 
 logger = logging.getLogger(__name__)
@@ -198,7 +199,7 @@ def _load(
         _quiet_transformers(),
     ):
         model, info = auto_class.from_pretrained(files.folder, **report, **options)
-    _check_loaded(files.folder, info)
+    _check_loaded(files.folder, info, mark_missing(model, info.get("missing_keys", ())))
     return model.eval()
 
 
@@ -245,8 +246,8 @@ def _quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _check_loaded(folder: Path, info: dict[str, Any]) -> None:
-    problems = [f"'{key}' is missing" for key in sorted(info.get("missing_keys", ()))]
+def _check_loaded(folder: Path, info: dict[str, Any], missing_buffers: list[str]) -> None:
+    problems = [f"'{key}' is missing" for key in missing_buffers]
     problems += [
         f"'{key}' has shape {tuple(actual)}, expected {tuple(expected)}"
         for key, actual, expected in sorted(info.get("mismatched_keys", ()))

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from QEfficient.errors import CorruptCheckpoint, ExportError
+from QEfficient.transformers.checkpoint.missing import MissingParameter
 
 PIECE_BYTES = 8 << 20
 """Maximum read at once, so that memory does not grow with a tensor's size. The C library reuses blocks of up to about
@@ -75,7 +76,11 @@ class WeightSource(Protocol):
         """
 
     def read(self, name: str) -> Iterator[torch.Tensor]:
-        """A dense tensor's elements in order, as flat pieces of at most :data:`PIECE_BYTES`."""
+        """A dense tensor's elements in order, as flat pieces of at most :data:`PIECE_BYTES`.
+
+        Raises:
+            CorruptCheckpoint: the checkpoint does not have it, or its file is damaged.
+        """
 
     def digest(self) -> str:
         """What names the content: names, dtypes, shapes and bytes.
@@ -176,6 +181,8 @@ class FromModule:
 
     def read(self, name: str) -> Iterator[torch.Tensor]:
         """See :class:`WeightSource`."""
+        if isinstance(self._tensors[name], MissingParameter):
+            raise CorruptCheckpoint(f"The checkpoint has no weight '{name}' {self.tensors[name].shape}.")
         for piece in split(self._tensors[name]):
             self._bytes_read += piece.nbytes
             yield piece
@@ -195,5 +202,7 @@ class FromModule:
         return contents
 
     def _content(self, name: str) -> str:
+        if isinstance(self._tensors[name], MissingParameter):
+            return "missing"
         is_parameter = name in self._parameters
         return content_digest(name, self.tensors[name], self.read(name), must_be_finite=is_parameter)

@@ -11,7 +11,7 @@ from QEfficient.transformers.quirks import Quirk
 
 
 def attend_with_bias_in_the_mask(
-    self: Any, hidden_states: Tensor, alibi: Tensor | None, *args: Any, **kwargs: Any
+    self: Any, hidden_states: Tensor, alibi: Tensor | None, *args: object, **kwargs: object
 ) -> Any:
     """``FalconAttention.forward`` with a bias of zeros beside a mask that has it."""
     bias = None if alibi is None else torch.zeros_like(alibi)

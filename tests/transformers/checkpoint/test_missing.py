@@ -1,0 +1,79 @@
+"""Weights that a checkpoint does not have: harmless where nothing that is asked for depends on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from architectures.tiny import tiny_config
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForMaskedLM
+
+from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM, QEFFAutoModelForSequenceClassification
+from QEfficient.errors import CorruptCheckpoint
+from QEfficient.transformers.checkpoint.missing import MissingParameter
+
+IDS = [[5, 6, 7, 8, 9], [11, 12, 13]]
+
+
+def saved_by(auto_class: Any, family: str, model_type: str, folder: Path) -> Any:
+    """A model as ``auto_class`` makes it, saved in ``folder``."""
+    torch.manual_seed(0)
+    model = auto_class.from_config(tiny_config(family, model_type), dtype=torch.float32).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("target", ["cpu", "cloud-ai-100-sim"])
+@pytest.mark.parametrize("model_type", ["roberta", "bert", "mpnet"])
+def test_a_masked_language_model_has_no_pooler(tmp_path: Path, model_type: str, target: str) -> None:
+    saved = saved_by(AutoModelForMaskedLM, "text_encoder", model_type, tmp_path)
+    options: dict[str, Any] = {"precision": "fp32"} if target == "cpu" else {}
+    with QEFFAutoModel.from_pretrained(tmp_path) as model:
+        assert any(isinstance(parameter, MissingParameter) for parameter in model._loaded().parameters())
+        model.compile(seq_len=16, target=target, **options)
+        states = model.generate(IDS)["output"]
+    for ids, got in zip(IDS, states, strict=True):
+        expected = saved.base_model(torch.tensor([ids])).last_hidden_state[0].detach().numpy()
+        np.testing.assert_allclose(got[: len(ids)], expected, atol=1e-4 if target == "cpu" else 2e-2)
+
+
+def test_what_is_missing_is_no_part_of_the_key(tmp_path: Path) -> None:
+    """transformers draws it anew at each load."""
+    saved_by(AutoModelForMaskedLM, "text_encoder", "roberta", tmp_path)
+    keys = [QEFFAutoModel.from_pretrained(tmp_path).package_ingredients(seq_len=16, target="cpu") for _ in range(2)]
+    assert keys[0] == keys[1]
+
+
+def test_a_classifier_needs_its_head(tmp_path: Path) -> None:
+    saved_by(AutoModelForMaskedLM, "text_encoder", "roberta", tmp_path)
+    with pytest.raises(CorruptCheckpoint, match=r"'classifier\.dense\.bias' is missing.*saved without the head"):
+        QEFFAutoModelForSequenceClassification.from_pretrained(tmp_path)
+
+
+def test_a_language_model_needs_its_head(tmp_path: Path) -> None:
+    saved_by(AutoModel, "causal_lm", "gpt_neox", tmp_path)
+    with pytest.raises(CorruptCheckpoint, match="is missing"):
+        QEFFAutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+def test_pooling_with_a_missing_weight(tmp_path: Path) -> None:
+    """A layer's weight is needed whatever is asked for."""
+    saved_by(AutoModelForMaskedLM, "text_encoder", "bert", tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("layer.1.output.dense.weight"))
+    del tensors[name]
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(CorruptCheckpoint, match=r"layer\.1\.output\.dense\.weight' is missing"):
+        QEFFAutoModel.from_pretrained(tmp_path, pooling="mean")
+
+
+def test_reading_a_missing_weight_is_an_error(tmp_path: Path) -> None:
+    saved_by(AutoModelForMaskedLM, "text_encoder", "bert", tmp_path)
+    weights = QEFFAutoModel.from_pretrained(tmp_path)._weights()
+    with pytest.raises(CorruptCheckpoint, match=r"has no weight 'pooler\.dense\.weight'"):
+        next(weights.read("pooler.dense.weight"))
