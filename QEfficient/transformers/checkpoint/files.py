@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -125,20 +125,32 @@ def check_links(folder: Path) -> None:
 def check_code(folder: Path, config: Mapping[str, Any], trust_remote_code: bool) -> None:
     """
     Raises:
-        UnsafeCheckpoint: loading would run Python files without permission, or read a file outside of the folder.
+        UnsafeCheckpoint: loading would run Python files without permission, or read a file outside of the folder. Of
+            an architecture that transformers has, it runs none.
         CorruptCheckpoint: the tokenizer's config is no JSON object.
     """
     check_links(folder)
     if trust_remote_code:
         return
     tokenizer = folder / "tokenizer_config.json"
-    names = code_names(config) + code_names(read_json(tokenizer) if tokenizer.exists() else {})
-    if names:
+    parts = [config, read_json(tokenizer) if tokenizer.exists() else {}]
+    names = [name for part in parts for name in code_names(part)]
+    if names and not _is_native(config, parts):
         files = sorted({name.rpartition("--")[2].split(".")[0] + ".py" for name in names})
         raise UnsafeCheckpoint(
             f"{folder} brings code ({', '.join(files)}), which loading would run. Read it, then pass "
             "trust_remote_code=True if you trust it."
         )
+
+
+def _is_native(config: Mapping[str, Any], parts: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether transformers has the architecture itself; it takes no class of the checkpoint then unless told to."""
+    if not all(isinstance(part.get("auto_map", {}), Mapping) for part in parts):
+        return False
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    model_type = config.get("model_type")
+    return isinstance(model_type, str) and model_type in CONFIG_MAPPING
 
 
 def code_names(config: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from QEfficient.errors import CorruptCheckpoint, QEffError, UnsupportedModel
+from QEfficient.errors import CorruptCheckpoint, QEffError, UnsafeCheckpoint, UnsupportedModel
 
 
 @contextmanager
@@ -18,6 +18,7 @@ def loader_errors(folder: Path, what: str, *, unknown: tuple[type[Exception], ..
         unknown: errors by which the loader says that it does not know such a model.
 
     Raises:
+        UnsafeCheckpoint: it would run code that was not allowed.
         UnsupportedModel: one of ``unknown``, or a package is not installed.
         CorruptCheckpoint: any other error. Memory that runs out is none.
     """
@@ -25,15 +26,24 @@ def loader_errors(folder: Path, what: str, *, unknown: tuple[type[Exception], ..
         yield
     except (QEffError, MemoryError):
         raise
-    except ImportError as error:
-        raise UnsupportedModel(f"Reading {what} of {folder} needs a package that is not installed: {error}") from error
-    except unknown as error:
-        raise UnsupportedModel(f"transformers cannot read {what} of {folder}: {_said(error)}") from error
     except Exception as error:
-        raise CorruptCheckpoint(
-            f"{folder}: {what} cannot be read: {_said(error)}. A file is damaged or not what its name says; "
-            "download the checkpoint again."
-        ) from error
+        raise _translated(folder, what, error, unknown) from error
+
+
+def _translated(folder: Path, what: str, error: Exception, unknown: tuple[type[Exception], ...]) -> QEffError:
+    if isinstance(error, ImportError):
+        return UnsupportedModel(f"Reading {what} of {folder} needs a package that is not installed: {error}")
+    if isinstance(error, ValueError) and "trust_remote_code" in str(error):  # transformers has no class of its own
+        return UnsafeCheckpoint(
+            f"{folder}: transformers has no class of its own for {what}, and the checkpoint's would run its Python "
+            "files. Read them, then pass trust_remote_code=True if you trust them."
+        )
+    if isinstance(error, unknown):
+        return UnsupportedModel(f"transformers cannot read {what} of {folder}: {_said(error)}")
+    return CorruptCheckpoint(
+        f"{folder}: {what} cannot be read: {_said(error)}. A file is damaged or not what its name says; download the "
+        "checkpoint again."
+    )
 
 
 @contextmanager

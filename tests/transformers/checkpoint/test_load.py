@@ -6,13 +6,14 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 
-from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM, QEFFCommonLoader
+from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM, QEFFAutoModelForSeq2SeqLM, QEFFCommonLoader
 from QEfficient.errors import (
     CapacityError,
     CheckpointNotFound,
@@ -88,11 +89,61 @@ def test_pickled_weights_are_never_loaded(folder: Path, tmp_path: Path, own_home
     assert not written(own_home)
 
 
-def test_remote_code_needs_permission(folder: Path, tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    (folder / "modeling_toy.py").write_text(f"open({str(canary)!r}, 'w').close()\n")
-    change_config(folder, auto_map={"AutoModelForCausalLM": "modeling_toy.ToyForCausalLM"})
+def with_code(folder: Path, canary: Path, **changes: Any) -> Path:
+    """Python files in ``folder`` that create ``canary`` when they run, named by ``auto_map``."""
+    for file in ("modeling_toy", "configuration_toy", "tokenization_toy"):
+        (folder / f"{file}.py").write_text(f"open({str(canary)!r}, 'w').close()\n")
+    own = {"AutoConfig": "configuration_toy.ToyConfig", "AutoModelForCausalLM": "modeling_toy.ToyForCausalLM"}
+    change_config(folder, **{"auto_map": own, **changes})
+    return canary
+
+
+UNKNOWN = {"model_type": "toy", "architectures": ["ToyForCausalLM"]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        UNKNOWN,
+        {**UNKNOWN, "auto_map": {"AutoModelForCausalLM": "modeling_toy.ToyForCausalLM"}},
+        {"auto_map": "modeling_toy.ToyForCausalLM"},
+        {"auto_map": ["modeling_toy.ToyForCausalLM"]},
+        {"model_type": None},
+        {"model_type": ["llama"]},
+    ],
+)
+def test_remote_code_needs_permission(folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    canary = with_code(folder, tmp_path / "canary", **changes)
     fails(folder, UnsafeCheckpoint, "modeling_toy.py", "trust_remote_code=True")
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"auto_map": {"AutoConfig": "nobody/repository--configuration_toy.ToyConfig"}},
+        {"auto_map": {"AutoModelForCausalLM": "modeling_toy.ToyForCausalLM"}},
+    ],
+)
+def test_a_native_architecture_runs_no_code(folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Phi-3 and many others have been in transformers for long, and their checkpoints still bring files."""
+    canary = with_code(folder, tmp_path / "canary", **changes)
+    tiny_models.tiny_tokenizer().save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    own = {"auto_map": {"AutoTokenizer": ["tokenization_toy.ToyTokenizer", None]}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    model = QEFFAutoModelForCausalLM.from_pretrained(folder)
+    assert type(model._loaded()).__module__.startswith("transformers.models.llama")
+    assert not canary.exists()
+
+
+def test_the_class_asked_for_is_native_too(folder: Path, tmp_path: Path) -> None:
+    """transformers has the config, and no class of it for this task."""
+    own = {"AutoModelForSeq2SeqLM": "modeling_toy.ToyForSeq2Seq"}
+    canary = with_code(folder, tmp_path / "canary", auto_map=own)
+    with pytest.raises(UnsafeCheckpoint, match="trust_remote_code=True"):
+        QEFFAutoModelForSeq2SeqLM.from_pretrained(folder)
     assert not canary.exists()
 
 
