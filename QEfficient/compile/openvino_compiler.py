@@ -18,6 +18,7 @@ import openvino as ov
 
 from QEfficient.compile.openvino_context import add_context_extensions
 from QEfficient.compile.openvino_paged import custom_operators
+from QEfficient.compile.openvino_properties import check_storable
 from QEfficient.compile.openvino_rewrites import fold_weight_transposes
 from QEfficient.contract import Binding, CompiledGraph, CompileJob
 from QEfficient.errors import CompileError
@@ -36,7 +37,7 @@ class OpenVINOCompiler:
     """See :class:`QEfficient.contract.Compiler`."""
 
     def check(self, job: CompileJob) -> None:
-        """The options have checked everything."""
+        check_storable(job.options.compiler_options)
 
     def key(self, job: CompileJob) -> dict[str, Any]:
         from importlib.metadata import version

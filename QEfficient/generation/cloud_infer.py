@@ -17,8 +17,10 @@ import numpy as np
 
 from QEfficient.compile.qaic_sdk import QaicSDK
 from QEfficient.contract import RETAINED
-from QEfficient.errors import CorruptArtifact, OptionError, TargetUnavailable, nearest
+from QEfficient.errors import CapacityError, CorruptArtifact, OptionError, TargetUnavailable, nearest
 from QEfficient.generation.qaic_program import QaicProgram
+from QEfficient.machine import memory_bytes
+from QEfficient.store.files import readable_bytes
 
 Shape = tuple[int, ...]
 
@@ -113,6 +115,20 @@ class QAICInferenceSession:
         if any(len(allowed) != len(self.bindings) for allowed in self.allowed_shapes):
             raise CorruptArtifact(f"{self.qpc_path}: its allowed shapes are not one per binding. Compile it again.")
         self._prepare_buffers()
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        memory = memory_bytes()
+        for shapes in self._specs:
+            if any(dim < 0 for shape in shapes for dim in shape):
+                raise CorruptArtifact(f"{self.qpc_path}: a buffer has a negative size. Compile it again.")
+            sizes = (dtype.itemsize * prod(shape) for dtype, shape in zip(self._dtypes, shapes, strict=True))
+            num_bytes = sum(sizes)
+            if memory is not None and num_bytes > memory:
+                raise CapacityError(
+                    f"{self.qpc_path}: the buffers of one run take {readable_bytes(num_bytes)}, and this machine has "
+                    f"{readable_bytes(memory)} of memory. Compile with a smaller ctx_len or batch."
+                )
 
     def _prepare_buffers(self) -> None:
         binding_dims = [tuple(binding.dims) for binding in self.bindings]

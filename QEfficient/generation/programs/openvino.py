@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -18,6 +17,7 @@ from QEfficient.compile.openvino_paged import custom_operators, to_plugin_form
 from QEfficient.contract import RETAINED, GraphRecord, OpenOptions
 from QEfficient.errors import CapacityError, CompileError, CorruptArtifact, DeviceError, LifecycleError, QEffError
 from QEfficient.generation.programs.program import Opening, Shape
+from QEfficient.machine import memory_bytes
 from QEfficient.store.files import readable_bytes
 
 if TYPE_CHECKING:
@@ -76,10 +76,8 @@ def check_memory(num_bytes: int, what: str) -> None:
     Raises:
         CapacityError: it is larger than this machine's memory.
     """
-    if not hasattr(os, "sysconf"):
-        return
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if num_bytes > memory:
+    memory = memory_bytes()
+    if memory is not None and num_bytes > memory:
         raise CapacityError(
             f"{what} takes {readable_bytes(num_bytes)}, and this machine has {readable_bytes(memory)} of memory: open "
             "the package with a smaller ctx_len or full_batch_size."
