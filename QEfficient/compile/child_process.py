@@ -1,4 +1,8 @@
-"""Runs a compiler: its output is logged live, it ends with this process, and an error says what to do."""
+"""Runs a compiler: its output is logged live, it ends with this process, and an error says what to do.
+
+A guard leads the compiler's process group: a shell that reads a pipe which only this process can write to. When this
+process ends, also by SIGKILL, the pipe does, and the guard kills the group.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,10 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from QEfficient.errors import CompileError
 from QEfficient.progress import stage
@@ -41,8 +45,8 @@ _GENERAL_ADVICE: tuple[Advice, ...] = (
 def run_compiler(command: Sequence[str], *, log: Path, output: Path, advice: Sequence[Advice] = ()) -> None:
     """Run ``command``, without a shell, until it has written ``output``.
 
-    Its process group is killed on any error here, Ctrl-C included, and so are child processes that outlive it. Each
-    line is logged with the seconds since the start.
+    Its process group is killed on any error here, Ctrl-C included, when this process is killed, and so are child
+    processes that outlive it. Each line is logged with the seconds since the start.
 
     Args:
         command: program and arguments.
@@ -65,26 +69,70 @@ def run_compiler(command: Sequence[str], *, log: Path, output: Path, advice: Seq
 
 def _run(command: Sequence[str], sink: BinaryIO, source: BinaryIO) -> int:
     began = time.perf_counter()
+    with _guarded_group() as group:
+        process = _start(command, sink, group)
+        unfinished = b""
+        try:
+            while process.poll() is None:
+                unfinished = _follow(source, unfinished, began)
+                time.sleep(_POLL_S)
+            _follow(source, unfinished, began)
+        finally:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+            process.wait()
+    return process.returncode
+
+
+def _start(command: Sequence[str], sink: BinaryIO, group: int) -> subprocess.Popen[bytes]:
     try:
         # To a file, not a pipe: the log is complete even if this process is killed, and no reader can block it.
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, process_group=group
         )
     except OSError as error:
         raise CompileError(
             f"{command[0]} does not start: {error.strerror}. Check that it is installed and may be executed."
         ) from error
-    unfinished = b""
+
+
+_GUARD = ("/bin/sh", "-c", "trap '' HUP INT TERM; read line; kill -KILL 0")
+"""``kill 0`` is for the shell's own process group, the compiler's."""
+_pipes: set[IO[bytes]] = set()
+"""Ends of pipes to guards. A fork must not keep them open when this process ends."""
+
+
+@contextmanager
+def _guarded_group() -> Iterator[int]:
+    """A new process group that is killed when this process ends, or at the end of the block."""
+    nothing = subprocess.DEVNULL
     try:
-        while process.poll() is None:
-            unfinished = _follow(source, unfinished, began)
-            time.sleep(_POLL_S)
-        _follow(source, unfinished, began)
+        guard = subprocess.Popen(
+            _GUARD, bufsize=0, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, process_group=0
+        )
+    except OSError as error:
+        raise CompileError(f"No compiler can be started: {_GUARD[0]}: {error.strerror}.") from error
+    assert guard.stdin is not None
+    _pipes.add(guard.stdin)
+    try:
+        yield guard.pid
     finally:
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    return process.returncode
+            os.killpg(guard.pid, signal.SIGKILL)
+        _pipes.discard(guard.stdin)
+        guard.stdin.close()
+        guard.wait()
+
+
+def _close_pipes() -> None:
+    for pipe in _pipes:
+        with suppress(OSError):
+            pipe.close()
+    _pipes.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_pipes)
 
 
 def _follow(source: BinaryIO, unfinished: bytes, began: float) -> bytes:

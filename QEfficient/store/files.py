@@ -68,15 +68,33 @@ def temporary_home() -> Path:
     Raises:
         StorageError: it cannot be created, or another user could have written into it.
     """
-    user = os.geteuid() if os.name == "posix" else "user"
-    folder = Path(tempfile.gettempdir()) / f"qefficient-{user}"
+    folder = _temporary_home()
     with storage_errors(folder):
         make_private(folder)
-        status = folder.lstat()
-    is_ours = os.name != "posix" or (status.st_uid == user and not status.st_mode & 0o022)
-    if not stat.S_ISDIR(status.st_mode) or not is_ours:
-        raise StorageError(f"{folder} is not a folder of this user alone. Remove it, or set TMPDIR. {_DENIED_ADVICE}")
+        if not _is_private(folder):
+            raise StorageError(
+                f"{folder} is not a folder of this user alone. Remove it, or set TMPDIR. {_DENIED_ADVICE}"
+            )
     return folder
+
+
+def existing_temporary_home() -> Path | None:
+    """:func:`temporary_home`, if it is there and of this user alone."""
+    with suppress(OSError):
+        folder = _temporary_home()
+        return folder if _is_private(folder) else None
+    return None
+
+
+def _temporary_home() -> Path:
+    user = os.geteuid() if os.name == "posix" else "user"
+    return Path(tempfile.gettempdir()) / f"qefficient-{user}"
+
+
+def _is_private(folder: Path) -> bool:
+    status = folder.lstat()
+    is_ours = os.name != "posix" or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
+    return stat.S_ISDIR(status.st_mode) and is_ours
 
 
 def sibling(folder: Path, role: str) -> Path:
