@@ -97,6 +97,23 @@ def _is_private(folder: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and is_ours
 
 
+UNFINISHED = "unfinished"
+"""The folder of :func:`home` for what is being made; :mod:`QEfficient.store.leftovers` clears it up."""
+SHORT_LIVED = ".new"
+"""Suffix of files that live there for an instant."""
+
+
+def new_file() -> Path:
+    """An unused path, on the filesystem of :func:`home`, for a small file that is renamed at once.
+
+    Raises:
+        OSError: its folder cannot be created.
+    """
+    make_private(home())
+    make_private(home() / UNFINISHED)
+    return home() / UNFINISHED / f"{secrets.token_hex(6)}{SHORT_LIVED}"
+
+
 def sibling(folder: Path, role: str) -> Path:
     """``.<name>.<role>`` beside ``folder``."""
     return folder.parent / f".{folder.name}.{role}"

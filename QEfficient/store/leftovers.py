@@ -10,11 +10,14 @@ import logging
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from QEfficient.store.files import (
+    SHORT_LIVED,
+    UNFINISHED,
     existing_temporary_home,
     home,
     make_private,
@@ -27,8 +30,8 @@ from QEfficient.store.locks import hold, hold_if_free
 
 logger = logging.getLogger(__name__)
 
-_FOLDER = "unfinished"
 _LOCK = re.compile(r"\.([0-9a-f]{12})\.lock")
+_SHORT_LIFE_S = 60
 
 
 @contextmanager
@@ -66,13 +69,13 @@ def scratch_folder() -> Iterator[Path]:
 
 def _new_note() -> Path:
     """An unused path in the folder of notes, which is created."""
-    place = home() / _FOLDER
+    place = home() / UNFINISHED
     try:
         make_private(place)
         if not os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             raise PermissionError
     except OSError:
-        place = temporary_home() / _FOLDER
+        place = temporary_home() / UNFINISHED
         with storage_errors(place):
             make_private(place)
     return place / secrets.token_hex(6)
@@ -87,10 +90,12 @@ def sweep(recover: Callable[[Path], None]) -> None:
     for home_folder in (home(), existing_temporary_home()):
         if home_folder is None:
             continue
-        for name in _names(home_folder / _FOLDER):
-            if match := _LOCK.fullmatch(name):
-                with suppress(OSError):
-                    _clean(home_folder / _FOLDER / match[1], recover)
+        for name in _names(home_folder / UNFINISHED):
+            with suppress(OSError):
+                if match := _LOCK.fullmatch(name):
+                    _clean(home_folder / UNFINISHED / match[1], recover)
+                elif name.endswith(SHORT_LIVED):
+                    _remove_old(home_folder / UNFINISHED / name)
 
 
 def _names(folder: Path) -> list[str]:
@@ -98,6 +103,11 @@ def _names(folder: Path) -> list[str]:
         return os.listdir(folder)
     except OSError:
         return []
+
+
+def _remove_old(path: Path) -> None:
+    if time.time() - path.lstat().st_mtime > _SHORT_LIFE_S:
+        path.unlink(missing_ok=True)
 
 
 def _clean(note: Path, recover: Callable[[Path], None]) -> None:

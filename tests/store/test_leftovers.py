@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from QEfficient.store import leftovers
+from QEfficient.store import files, leftovers
 from QEfficient.store.artifacts import ArtifactStore, write_artifact
 from QEfficient.store.files import existing_temporary_home, temporary_home
 from QEfficient.store.leftovers import noted, scratch_folder, sweep
@@ -124,6 +124,15 @@ def test_note_that_leads_nowhere(tmp_path: Path, content: bytes) -> None:
     note.with_name(f".{note.name}.lock").touch()
     ask()
     assert not note.exists()
+
+
+def test_files_that_live_for_an_instant(tmp_path: Path) -> None:
+    old, young = files.new_file(), files.new_file()
+    for path in (old, young):
+        path.write_text("x")
+    os.utime(old, (0, 0))
+    ask()
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 def test_finished_work_leaves_no_note(tmp_path: Path) -> None:
