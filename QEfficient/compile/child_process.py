@@ -21,7 +21,7 @@ from typing import IO, BinaryIO
 
 from QEfficient.errors import CompileError
 from QEfficient.progress import stage
-from QEfficient.store.files import home
+from QEfficient.store.files import full_disk, has_room, home, says_full
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,6 @@ _MEMORY = (
 )
 _GENERAL_ADVICE: tuple[Advice, ...] = (
     (r"(?i)bad_alloc|out of memory|cannot allocate memory|memory resource exhausted", _MEMORY),
-    (r"(?i)no space left on device", "The disk is full: free space, or set QEFF_HOME to a larger disk."),
 )
 
 
@@ -56,6 +55,7 @@ def run_compiler(command: Sequence[str], *, log: Path, output: Path, advice: Seq
 
     Raises:
         CompileError: it cannot be started, fails, or leaves no ``output``.
+        StorageError: it fails because the disk is full.
     """
     log.write_text(f"$ {shlex.join(command)}\n", encoding="utf-8")
     with stage("Running", Path(command[0]).name), log.open("ab") as sink, log.open("rb") as source:
@@ -64,7 +64,10 @@ def run_compiler(command: Sequence[str], *, log: Path, output: Path, advice: Seq
     if status == 0 and output.is_file():
         return
     problem = _ending(status) if status else f"ended well, and wrote no {output}"
-    raise CompileError(_report(command, problem, log, _advice(status, log, advice)))
+    text = log.read_text(encoding="utf-8", errors="replace").partition("\n")[2]
+    if says_full(text) or not has_room(log.parent):
+        raise full_disk(log.parent, f"{Path(command[0]).name} {problem}, its log is {_keep(log)}")
+    raise CompileError(_report(command, problem, log, _advice(status, text, advice)))
 
 
 def _run(command: Sequence[str], sink: BinaryIO, source: BinaryIO) -> int:
@@ -149,8 +152,7 @@ def _ending(status: int) -> str:
     return f"was killed by signal {-status} ({signal.Signals(-status).name})"
 
 
-def _advice(status: int, log: Path, advice: Sequence[Advice]) -> str:
-    text = log.read_text(encoding="utf-8", errors="replace").partition("\n")[2]
+def _advice(status: int, text: str, advice: Sequence[Advice]) -> str:
     for pattern, what_to_do in (*advice, *_GENERAL_ADVICE):
         if match := re.search(pattern, text):
             return match.expand(what_to_do)

@@ -23,6 +23,7 @@ from QEfficient.compile.openvino_rewrites import fold_weight_transposes
 from QEfficient.contract import Binding, CompiledGraph, CompileJob
 from QEfficient.errors import CompileError
 from QEfficient.options import CompileOptions
+from QEfficient.store.files import check_free_space, storage_errors
 from QEfficient.targets import Target
 
 MODEL_FILE = "model.xml"
@@ -55,7 +56,8 @@ def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob) -> CompiledGrap
     """Write the IR of ``onnx_path`` into ``folder``; every axis that has a name stays open.
 
     Raises:
-        CompileError: OpenVINO could not read or write the model.
+        CompileError: OpenVINO could not read or convert the model.
+        StorageError: the disk is full.
     """
     core, axes = ov.Core(), _axis_names(onnx_path)
     add_context_extensions(core)
@@ -64,10 +66,17 @@ def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob) -> CompiledGrap
             model = core.read_model(onnx_path)
             fold_weight_transposes(model)
             model = compress_weights(model, job.options.weight_format)
-            ov.save_model(model, folder / MODEL_FILE, compress_to_fp16=False)
+            num_bytes = _constant_bytes(model)
+            check_free_space(folder, num_bytes, "the compiled weights")
+            with storage_errors(folder, only_under=folder, needed_bytes=num_bytes):
+                ov.save_model(model, folder / MODEL_FILE, compress_to_fp16=False)
             return CompiledGraph(inputs=_bindings(model.inputs, axes), outputs=_bindings(model.outputs, axes))
     except RuntimeError as error:
         raise CompileError(f"OpenVINO {ov.get_version()} could not compile {onnx_path.name}: {error}") from error
+
+
+def _constant_bytes(model: ov.Model) -> int:
+    return sum(node.get_byte_size() for node in model.get_ops() if node.get_type_name() == "Constant")
 
 
 def _axis_names(onnx_path: Path) -> dict[str, tuple[str, ...]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -217,14 +218,41 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+_FULL_WORDS = re.compile(
+    r"(?i)no space left on device|disk quota exceeded|\(os error (?:27|28|122)\)|basic_ios::\w+: iostream error"
+)
+"""What native code says when it cannot write: of the system, of Rust, of C++ streams."""
+
+
+def says_full(text: str) -> bool:
+    """Whether the message of another library says that the disk is full."""
+    return _FULL_WORDS.search(text) is not None
+
+
+def full_disk(folder: Path, reason: str, needed_bytes: int | None = None) -> StorageError:
+    """The error for a full disk that was not reported as an ``OSError``.
+
+    Args:
+        folder: what was being written.
+        reason: what the writer said.
+        needed_bytes: size of what was being written, if that is known.
+    """
+    needed = f"{readable_bytes(needed_bytes)} needed, " if needed_bytes is not None else ""
+    reason = " ".join(reason.split())[-200:]
+    error = StorageError(f"Cannot write {folder}: {reason}; {needed}{_free_space(folder)}. {_FULL_ADVICE}")
+    error.errno = errno.ENOSPC
+    return error
+
+
 @contextmanager
-def storage_errors(folder: Path, *, only_under: Path | None = None) -> Iterator[None]:
-    """Turn what the operating system refuses into :class:`StorageError`.
+def storage_errors(folder: Path, *, only_under: Path | None = None, needed_bytes: int | None = None) -> Iterator[None]:
+    """Turn what the operating system refuses into :class:`StorageError`, also where native code says it in its words.
 
     Args:
         folder: What was being written, for the message.
         only_under: For code of others: only a full disk, and a refused permission for paths in here, are ours. Their
             ``PermissionError`` may be about a compiler that is not executable.
+        needed_bytes: Size of what is written, if that is known, for the message.
     """
     try:
         yield
@@ -233,11 +261,17 @@ def storage_errors(folder: Path, *, only_under: Path | None = None) -> Iterator[
     except OSError as error:
         if error.errno in _FULL:
             raise _storage_error(folder, error, _FULL_ADVICE) from error
+        if error.errno is None and says_full(str(error)):
+            raise full_disk(folder, str(error), needed_bytes) from error
         if error.errno is None:  # filelock's, which waited
             raise
         if only_under is None or (is_denied(error) and _is_under(error.filename, only_under)):
             raise _storage_error(folder, error, _DENIED_ADVICE) from error
         raise
+    except Exception as error:
+        if not says_full(str(error)):
+            raise
+        raise full_disk(folder, str(error), needed_bytes) from error
 
 
 def is_denied(error: OSError) -> bool:
@@ -262,6 +296,19 @@ def _storage_error(folder: Path, cause: OSError, advice: str) -> StorageError:
 
 def _is_under(filename: object, folder: Path) -> bool:
     return isinstance(filename, str | os.PathLike) and Path(filename).is_relative_to(folder)
+
+
+def has_room(folder: Path) -> bool:
+    """Whether a small file can be written: a program that failed may not have had the room to say why."""
+    probe = folder / f".{secrets.token_hex(6)}.probe"
+    try:
+        probe.write_bytes(bytes(1 << 16))
+    except OSError as error:
+        return error.errno not in _FULL
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return True
 
 
 def check_free_space(folder: Path, needed_bytes: int, what: str) -> None:

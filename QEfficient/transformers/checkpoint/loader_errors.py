@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from QEfficient.errors import CorruptCheckpoint, QEffError, UnsupportedModel
+from QEfficient.store.files import full_disk, says_full
 
 
 @contextmanager
@@ -19,6 +20,7 @@ def loader_errors(folder: Path, what: str, *, unknown: tuple[type[Exception], ..
 
     Raises:
         UnsupportedModel: one of ``unknown``, or a package is not installed.
+        StorageError: the disk is full.
         CorruptCheckpoint: any other error. Memory that runs out is none.
     """
     try:
@@ -30,6 +32,8 @@ def loader_errors(folder: Path, what: str, *, unknown: tuple[type[Exception], ..
     except unknown as error:
         raise UnsupportedModel(f"transformers cannot read {what} of {folder}: {_said(error)}") from error
     except Exception as error:
+        if says_full(str(error)):
+            raise full_disk(folder, str(error)) from error
         raise CorruptCheckpoint(
             f"{folder}: {what} cannot be read: {_said(error)}. A file is damaged or not what its name says; "
             "download the checkpoint again."
