@@ -189,7 +189,12 @@ class QAICInferenceSession:
         Raises:
             OptionError: an unknown name, a wrong type, a shape that was not compiled, or one that cannot be skipped.
         """
-        arrays = {self._find(name): np.asarray(buffer) for name, buffer in buffers.items()}
+        if not isinstance(buffers, Mapping):
+            raise OptionError(f"Buffers are a dict of arrays by name, got a {type(buffers).__name__}.")
+        arrays = {
+            self._find(name): _as_array(name, buffer)
+            for name, buffer in zip(_names(buffers), buffers.values(), strict=True)
+        }
         shapes = {index: self._checked(index, array) for index, array in arrays.items()}
         for index, shape in shapes.items():
             is_content = shape != _SKIPPED and index not in self._outputs
@@ -198,11 +203,11 @@ class QAICInferenceSession:
 
     def skip_buffers(self, skipped_buffer_names: Iterable[str]) -> None:
         """Leave buffers to the card from now on: retained state, and outputs that are not read."""
-        self.set_buffers({name: np.array([]) for name in skipped_buffer_names})
+        self.set_buffers({name: np.array([]) for name in _names(skipped_buffer_names)})
 
     def reset_buffers(self, names: Iterable[str]) -> None:
         """Forget what was set: zeros again, in the shape that the other buffers choose."""
-        for index in [self._find(name) for name in names]:
+        for index in [self._find(name) for name in _names(names)]:
             self._shapes[index] = self._contents[index] = None
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -291,6 +296,22 @@ class QAICInferenceSession:
             f"No specialization has these shapes together.\nAllowed:{allowed}\nPassed:\n     {listed(self._shapes)}\n"
             "Outputs count too: call set_buffers() again when their shape changes, or reset_buffers() to infer it."
         )
+
+
+def _names(names: Iterable[str]) -> list[str]:
+    if isinstance(names, str | bytes) or not isinstance(names, Iterable) or getattr(names, "ndim", 1) == 0:
+        raise OptionError(f"Names of buffers are a list of texts, got {names!r}.")
+    listed = list(names)
+    if strange := [name for name in listed if not isinstance(name, str)]:
+        raise OptionError(f"A buffer's name is a text, got {strange[0]!r}.")
+    return listed
+
+
+def _as_array(name: str, buffer: object) -> np.ndarray:
+    try:
+        return np.asarray(buffer)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors with gradients or elsewhere
+        raise OptionError(f"'{name}' must be an array, got a {type(buffer).__name__}: {error}") from error
 
 
 def _numpy_types(api: Any) -> dict[int, np.dtype]:
