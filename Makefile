@@ -24,7 +24,7 @@ demo: install ## Stream text from the carried model and rank sentences with all-
 test: install ## Run the tests (at most 15 minutes on 2 cores, offline)
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --max-worker-restart 0 -m 'not sweep'
 
-sweep: install ## Run the tests that make test leaves out: every architecture on the simulated card, the benchmark
+sweep: install ## Run the tests that make test leaves out: every architecture on the simulated card, 200 kills, the benchmark
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --max-worker-restart 0 -m sweep
 
 coverage: install ## Compare every architecture of transformers with Hugging Face; ONLY=llama,mamba FAMILY=causal_lm

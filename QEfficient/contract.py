@@ -173,7 +173,8 @@ class OpenOptions:
     num_threads: Count | None = None
     num_devices: Annotated[int, Range(1, _MOST_DEVICES)] = 1
     compiler_options: dict[str, Json] = field(default_factory=dict)
-    """Raw properties for the runtime of a target that compiles when it opens."""
+    """Raw properties for the runtime of a target that compiles when it opens; of a package, none but those of
+    ``Target.package_properties``."""
 
     @classmethod
     def of(cls, options: CompileOptions, target: Target) -> Self:
@@ -182,7 +183,7 @@ class OpenOptions:
             precision=options.precision,
             num_threads=options.num_threads,
             num_devices=options.num_devices if target.has_devices else 1,
-            compiler_options=dict(options.compiler_options),
+            compiler_options=dict(options.compiler_options) if target.package_properties else {},
         )
 
 

@@ -223,7 +223,8 @@ class CompileOptions(Options):
     num_threads: int | None = option(None, qaic=IGNORED, qnn=IGNORED, openvino=HONOURED)
     """Threads on cpu; None: one per physical core."""
     compiler_options: Mapping[str, Any] = option(factory=dict, qaic=HONOURED, qnn=_FOR_QAIC, openvino=HONOURED)
-    """Raw options for the target's compiler, passed on as they are."""
+    """Raw options for the target's compiler, passed on as they are. On cpu: properties of OpenVINO that say how to
+    compute; those about the machine, such as CACHE_DIR, are passed when the package is opened."""
 
     def __post_init__(self) -> None:
         counts = ("batch_size", "num_devices", "num_cores", "mos", "mdp_num_partitions", "num_threads")

@@ -51,6 +51,8 @@ class Target:
     """Gives the compiler for some options: ``(Target, CompileOptions) -> Compiler``."""
     program: str
     """Opens a compiled graph: :class:`QEfficient.generation.programs.program.OpenProgram`."""
+    package_properties: str = ""
+    """The dataclass of the raw properties that a package may bring along, as ``module:attribute``; "": none."""
     why_unavailable: Callable[[], str | None]
     """Says what this machine lacks to compile for it, or None."""
     graph_transforms: tuple[str, ...] = ()
@@ -152,6 +154,7 @@ _CPU = Target(
     has_static_shapes=False,
     compiler="QEfficient.compile.openvino_compiler:load_compiler",
     program="QEfficient.generation.programs.openvino:open_program",
+    package_properties="QEfficient.compile.openvino_properties:PackageProperties",
     why_unavailable=_openvino_missing,
 )
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from QEfficient.contract import (
@@ -30,6 +29,7 @@ from QEfficient.progress import stage
 from QEfficient.store.artifacts import Artifact, home
 from QEfficient.store.digests import digest, hash_file, json_safe
 from QEfficient.store.files import list_files, storage_errors, user_path
+from QEfficient.store.leftovers import scratch_folder
 from QEfficient.store.records import read_record
 from QEfficient.store.source_version import source_version
 from QEfficient.targets import Target
@@ -119,9 +119,9 @@ class Compilation:
         )
 
     def _side_file_digests(self) -> dict[str, str]:
-        with TemporaryDirectory() as folder:
-            self.model.write_side_files(Path(folder))
-            return {name: hash_file(Path(folder) / name)[0] for name in list_files(Path(folder))}
+        with scratch_folder() as folder:
+            self.model.write_side_files(folder)
+            return {name: hash_file(folder / name)[0] for name in list_files(folder)}
 
     def _side_files(self) -> Artifact:
         """As a separate artifact: a tokenizer may be larger than everything else of a package."""

@@ -43,6 +43,12 @@ PlanT = TypeVar("PlanT", bound=Plan)
 OptionsT = TypeVar("OptionsT", bound=CompileOptions)
 
 
+_OF_COMPILERS = frozenset(
+    {"compiler_options", "dry_run", "mdp_load_partition_config", "node_precision_info", "qnn_config"}
+)
+"""Options that no graph depends on, and that a package of others must not bring: files to read, flags."""
+
+
 class _Transform:
     """``model.transform(**options)`` on a model of ours, and upstream's ``Class.transform(hf_model, form_factor)``."""
 
@@ -303,7 +309,8 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         artifact = ArtifactStore().get_by_key(ONNX, key)
         if artifact is None:
             defaults = json_safe(asdict(self.options_class()))
-            passed = {name: value for name, value in body.options.items() if value != defaults.get(name)}
+            options = {name: value for name, value in body.options.items() if name not in _OF_COMPILERS}
+            passed = {name: value for name, value in options.items() if value != defaults.get(name)}
             parsed, target = self._parse({**passed, "target": body.target})
             artifact = self.export_plan(self._resolve(self._checked_plan(parsed, target), parsed))
         return first_graph(artifact)

@@ -1,4 +1,8 @@
-"""Runs a compiler: its output is logged live, it ends with this process, and an error says what to do."""
+"""Runs a compiler: its output is logged live, it ends with this process, and an error says what to do.
+
+A guard leads the compiler's process group: a shell that reads a pipe which only this process can write to. When this
+process ends, also by SIGKILL, the pipe does, and the guard kills the group.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from QEfficient.errors import CompileError
 from QEfficient.progress import stage
-from QEfficient.store.files import home
+from QEfficient.store.files import full_disk, has_room, home, says_full
 
 logger = logging.getLogger(__name__)
 
@@ -34,15 +38,14 @@ _MEMORY = (
 )
 _GENERAL_ADVICE: tuple[Advice, ...] = (
     (r"(?i)bad_alloc|out of memory|cannot allocate memory|memory resource exhausted", _MEMORY),
-    (r"(?i)no space left on device", "The disk is full: free space, or set QEFF_HOME to a larger disk."),
 )
 
 
 def run_compiler(command: Sequence[str], *, log: Path, output: Path, advice: Sequence[Advice] = ()) -> None:
     """Run ``command``, without a shell, until it has written ``output``.
 
-    Its process group is killed on any error here, Ctrl-C included, and so are child processes that outlive it. Each
-    line is logged with the seconds since the start.
+    Its process group is killed on any error here, Ctrl-C included, when this process is killed, and so are child
+    processes that outlive it. Each line is logged with the seconds since the start.
 
     Args:
         command: program and arguments.
@@ -52,6 +55,7 @@ def run_compiler(command: Sequence[str], *, log: Path, output: Path, advice: Seq
 
     Raises:
         CompileError: it cannot be started, fails, or leaves no ``output``.
+        StorageError: it fails because the disk is full.
     """
     log.write_text(f"$ {shlex.join(command)}\n", encoding="utf-8")
     with stage("Running", Path(command[0]).name), log.open("ab") as sink, log.open("rb") as source:
@@ -60,31 +64,78 @@ def run_compiler(command: Sequence[str], *, log: Path, output: Path, advice: Seq
     if status == 0 and output.is_file():
         return
     problem = _ending(status) if status else f"ended well, and wrote no {output}"
-    raise CompileError(_report(command, problem, log, _advice(status, log, advice)))
+    text = log.read_text(encoding="utf-8", errors="replace").partition("\n")[2]
+    if says_full(text) or not has_room(log.parent):
+        raise full_disk(log.parent, f"{Path(command[0]).name} {problem}, its log is {_keep(log)}")
+    raise CompileError(_report(command, problem, log, _advice(status, text, advice)))
 
 
 def _run(command: Sequence[str], sink: BinaryIO, source: BinaryIO) -> int:
     began = time.perf_counter()
+    with _guarded_group() as group:
+        process = _start(command, sink, group)
+        unfinished = b""
+        try:
+            while process.poll() is None:
+                unfinished = _follow(source, unfinished, began)
+                time.sleep(_POLL_S)
+            _follow(source, unfinished, began)
+        finally:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+            process.wait()
+    return process.returncode
+
+
+def _start(command: Sequence[str], sink: BinaryIO, group: int) -> subprocess.Popen[bytes]:
     try:
         # To a file, not a pipe: the log is complete even if this process is killed, and no reader can block it.
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, process_group=group
         )
     except OSError as error:
         raise CompileError(
             f"{command[0]} does not start: {error.strerror}. Check that it is installed and may be executed."
         ) from error
-    unfinished = b""
+
+
+_GUARD = ("/bin/sh", "-c", "trap '' HUP INT TERM; read line; kill -KILL 0")
+"""``kill 0`` is for the shell's own process group, the compiler's."""
+_pipes: set[IO[bytes]] = set()
+"""Ends of pipes to guards. A fork must not keep them open when this process ends."""
+
+
+@contextmanager
+def _guarded_group() -> Iterator[int]:
+    """A new process group that is killed when this process ends, or at the end of the block."""
+    nothing = subprocess.DEVNULL
     try:
-        while process.poll() is None:
-            unfinished = _follow(source, unfinished, began)
-            time.sleep(_POLL_S)
-        _follow(source, unfinished, began)
+        guard = subprocess.Popen(
+            _GUARD, bufsize=0, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, process_group=0
+        )
+    except OSError as error:
+        raise CompileError(f"No compiler can be started: {_GUARD[0]}: {error.strerror}.") from error
+    assert guard.stdin is not None
+    _pipes.add(guard.stdin)
+    try:
+        yield guard.pid
     finally:
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    return process.returncode
+            os.killpg(guard.pid, signal.SIGKILL)
+        _pipes.discard(guard.stdin)
+        guard.stdin.close()
+        guard.wait()
+
+
+def _close_pipes() -> None:
+    for pipe in _pipes:
+        with suppress(OSError):
+            pipe.close()
+    _pipes.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_pipes)
 
 
 def _follow(source: BinaryIO, unfinished: bytes, began: float) -> bytes:
@@ -101,8 +152,7 @@ def _ending(status: int) -> str:
     return f"was killed by signal {-status} ({signal.Signals(-status).name})"
 
 
-def _advice(status: int, log: Path, advice: Sequence[Advice]) -> str:
-    text = log.read_text(encoding="utf-8", errors="replace").partition("\n")[2]
+def _advice(status: int, text: str, advice: Sequence[Advice]) -> str:
     for pattern, what_to_do in (*advice, *_GENERAL_ADVICE):
         if match := re.search(pattern, text):
             return match.expand(what_to_do)

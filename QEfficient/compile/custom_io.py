@@ -4,6 +4,7 @@ each."""
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from QEfficient.contract import RETAINED, Binding, CompiledGraph, CompileJob
 from QEfficient.errors import CompileError, OptionError
 
 FILE = "custom_io.yaml"
+NODES_FILE = "node_precision_info.yaml"
+"""The package's copy of ``node_precision_info``: a path in a package would be one of another machine."""
 PRECISION_KEYS = ("FP32NodeInstanceNames", "FP16NodeInstanceNames")
 _DTYPES = {"float": "float32"}  # the compiler's names of formats to numpy's, where they differ
 _KEY_OR_VALUE = re.compile(r"past_(key|value)")
@@ -143,6 +146,12 @@ def _size(dim: int | str, job: CompileJob) -> int:
         return dim
     sizes = {entry.symbols.get(dim, -1) for entry in job.specializations}
     return sizes.pop() if len(sizes) == 1 else -1
+
+
+def keep_node_precision_info(folder: Path, job: CompileJob) -> None:
+    """Copy the file of ``node_precision_info`` into the package, if there is one."""
+    if job.options.node_precision_info is not None:
+        shutil.copyfile(job.options.node_precision_info, folder / NODES_FILE)
 
 
 def read_node_precision_info(path: Path) -> dict[str, list[str]]:

@@ -18,11 +18,13 @@ import openvino as ov
 
 from QEfficient.compile.openvino_context import add_context_extensions
 from QEfficient.compile.openvino_paged import custom_operators
+from QEfficient.compile.openvino_properties import check_storable
 from QEfficient.compile.openvino_rewrites import fold_weight_transposes
 from QEfficient.compile.openvino_weights import detach_weights, external_places
 from QEfficient.contract import Binding, CompiledGraph, CompileJob
 from QEfficient.errors import CompileError
 from QEfficient.options import CompileOptions
+from QEfficient.store.files import check_free_space, storage_errors
 from QEfficient.targets import Target
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class OpenVINOCompiler:
     """See :class:`QEfficient.contract.Compiler`."""
 
     def check(self, job: CompileJob) -> None:
-        """The options have checked everything."""
+        check_storable(job.options.compiler_options)
 
     def key(self, job: CompileJob) -> dict[str, Any]:
         from importlib.metadata import version
@@ -58,7 +60,8 @@ def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob) -> CompiledGrap
     """Write the IR of ``onnx_path`` into ``folder``; every axis that has a name stays open.
 
     Raises:
-        CompileError: OpenVINO could not read or write the model.
+        CompileError: OpenVINO could not read or convert the model.
+        StorageError: the disk is full.
     """
     import onnx
 
@@ -74,10 +77,17 @@ def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob) -> CompiledGrap
             data_files: tuple[str, ...] = ()
             if job.options.weight_format is None:
                 data_files = detach_weights(model, external_places(graph), onnx_path.parent, folder)
-            ov.save_model(model, folder / MODEL_FILE, compress_to_fp16=False)
+            num_bytes = _constant_bytes(model)
+            check_free_space(folder, num_bytes, "the compiled weights")
+            with storage_errors(folder, only_under=folder, needed_bytes=num_bytes):
+                ov.save_model(model, folder / MODEL_FILE, compress_to_fp16=False)
             return CompiledGraph(inputs=inputs, outputs=outputs, data_files=data_files)
     except RuntimeError as error:
         raise CompileError(f"OpenVINO {ov.get_version()} could not compile {onnx_path.name}: {error}") from error
+
+
+def _constant_bytes(model: ov.Model) -> int:
+    return sum(node.get_byte_size() for node in model.get_ops() if node.get_type_name() == "Constant")
 
 
 def _axis_names(graph: onnx.GraphProto) -> dict[str, tuple[str, ...]]:

@@ -108,6 +108,7 @@ def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob, sdk: QaicSDK | 
         logger.info("Not run: %s", shlex.join(arguments))
         return replace(compiled, command=shlex.join(arguments))
     program = claim_folder(folder)
+    custom_io.keep_node_precision_info(folder, job)
     run_compiler(arguments, log=folder / LOG_FILE, output=program, advice=ADVICE)
     check_qpc(program, job)
     return compiled

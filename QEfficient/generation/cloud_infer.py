@@ -17,8 +17,10 @@ import numpy as np
 
 from QEfficient.compile.qaic_sdk import QaicSDK
 from QEfficient.contract import RETAINED
-from QEfficient.errors import CorruptArtifact, OptionError, TargetUnavailable, nearest
+from QEfficient.errors import CapacityError, CorruptArtifact, OptionError, TargetUnavailable, nearest
 from QEfficient.generation.qaic_program import QaicProgram
+from QEfficient.machine import memory_bytes
+from QEfficient.store.files import readable_bytes
 
 Shape = tuple[int, ...]
 
@@ -113,6 +115,20 @@ class QAICInferenceSession:
         if any(len(allowed) != len(self.bindings) for allowed in self.allowed_shapes):
             raise CorruptArtifact(f"{self.qpc_path}: its allowed shapes are not one per binding. Compile it again.")
         self._prepare_buffers()
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        memory = memory_bytes()
+        for shapes in self._specs:
+            if any(dim < 0 for shape in shapes for dim in shape):
+                raise CorruptArtifact(f"{self.qpc_path}: a buffer has a negative size. Compile it again.")
+            sizes = (dtype.itemsize * prod(shape) for dtype, shape in zip(self._dtypes, shapes, strict=True))
+            num_bytes = sum(sizes)
+            if memory is not None and num_bytes > memory:
+                raise CapacityError(
+                    f"{self.qpc_path}: the buffers of one run take {readable_bytes(num_bytes)}, and this machine has "
+                    f"{readable_bytes(memory)} of memory. Compile with a smaller ctx_len or batch."
+                )
 
     def _prepare_buffers(self) -> None:
         binding_dims = [tuple(binding.dims) for binding in self.bindings]
@@ -173,7 +189,12 @@ class QAICInferenceSession:
         Raises:
             OptionError: an unknown name, a wrong type, a shape that was not compiled, or one that cannot be skipped.
         """
-        arrays = {self._find(name): np.asarray(buffer) for name, buffer in buffers.items()}
+        if not isinstance(buffers, Mapping):
+            raise OptionError(f"Buffers are a dict of arrays by name, got a {type(buffers).__name__}.")
+        arrays = {
+            self._find(name): _as_array(name, buffer)
+            for name, buffer in zip(_names(buffers), buffers.values(), strict=True)
+        }
         shapes = {index: self._checked(index, array) for index, array in arrays.items()}
         for index, shape in shapes.items():
             is_content = shape != _SKIPPED and index not in self._outputs
@@ -182,11 +203,11 @@ class QAICInferenceSession:
 
     def skip_buffers(self, skipped_buffer_names: Iterable[str]) -> None:
         """Leave buffers to the card from now on: retained state, and outputs that are not read."""
-        self.set_buffers({name: np.array([]) for name in skipped_buffer_names})
+        self.set_buffers({name: np.array([]) for name in _names(skipped_buffer_names)})
 
     def reset_buffers(self, names: Iterable[str]) -> None:
         """Forget what was set: zeros again, in the shape that the other buffers choose."""
-        for index in [self._find(name) for name in names]:
+        for index in [self._find(name) for name in _names(names)]:
             self._shapes[index] = self._contents[index] = None
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -275,6 +296,22 @@ class QAICInferenceSession:
             f"No specialization has these shapes together.\nAllowed:{allowed}\nPassed:\n     {listed(self._shapes)}\n"
             "Outputs count too: call set_buffers() again when their shape changes, or reset_buffers() to infer it."
         )
+
+
+def _names(names: Iterable[str]) -> list[str]:
+    if isinstance(names, str | bytes) or not isinstance(names, Iterable) or getattr(names, "ndim", 1) == 0:
+        raise OptionError(f"Names of buffers are a list of texts, got {names!r}.")
+    listed = list(names)
+    if strange := [name for name in listed if not isinstance(name, str)]:
+        raise OptionError(f"A buffer's name is a text, got {strange[0]!r}.")
+    return listed
+
+
+def _as_array(name: str, buffer: object) -> np.ndarray:
+    try:
+        return np.asarray(buffer)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists, tensors with gradients or elsewhere
+        raise OptionError(f"'{name}' must be an array, got a {type(buffer).__name__}: {error}") from error
 
 
 def _numpy_types(api: Any) -> dict[int, np.dtype]:

@@ -15,7 +15,7 @@ from QEfficient.generation.tokenizer import FOLDER, ForeignTokenizer, PackageTok
 from QEfficient.options import CompileOptions
 from QEfficient.store.manifest import Artifact
 from QEfficient.store.records import read_record
-from QEfficient.targets import TARGETS, Target
+from QEfficient.targets import TARGETS, Target, load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,6 +73,7 @@ class CompiledModel(Generic[RecordT]):
         self.artifact, self.body, self.device_ids = artifact, body, device_ids
         self.target = self._find_target()
         self._check_graphs()
+        self._check_properties()
         record: RecordT = read_record(self.record_class, body.session, f"{artifact.path}: session")
         self.record, self._open_options = self._settled(record, dict(settings or {}))
         self._load()
@@ -103,6 +104,14 @@ class CompiledModel(Generic[RecordT]):
         if self.output not in graph.outputs or len(graph.inputs.get(self.input, _NOTHING).shape) != 2:
             raise self._not_ours(f"its graph has no {self.input} [batch, length] or no {self.output}")
 
+    def _check_properties(self) -> None:
+        """Refuse what would reach beyond the package: files, plug-ins, the machine's devices and threads."""
+        name, properties = self.target.package_properties, self.body.open.compiler_options
+        if name:
+            read_record(load(name), properties, f"{self.path}: open.compiler_options")
+        elif properties:
+            raise self._not_ours(f"it brings compiler_options {', '.join(properties)} to '{self.target.name}'")
+
     @property
     def _result_graph(self) -> GraphRecord:
         return next(self.body.graphs[names[-1]] for names in self.graph_names if names[-1] in self.body.graphs)
@@ -128,7 +137,11 @@ class CompiledModel(Generic[RecordT]):
                 f"{sorted(settings)[0]} was settled when {self.path} was compiled for '{self.target.name}': compile "
                 "another package."
             )
-        options = replace(self.body.open, **{name: settings.pop(name) for name in _AT_OPEN if name in settings})
+        chosen = {name: settings.pop(name) for name in _AT_OPEN if name in settings}
+        stored = self.body.open
+        if "compiler_options" in chosen:
+            chosen["compiler_options"] = stored.compiler_options | dict(chosen["compiler_options"])
+        options = replace(stored, **chosen)
         return self.resized(record, **settings), options
 
     def resized(self, record: RecordT, **sizes: Any) -> RecordT:

@@ -111,6 +111,8 @@ def checked_text(text: str) -> str:
     Raises:
         OptionError: it is not valid Unicode.
     """
+    if not isinstance(text, str):
+        raise OptionError(f"A text was expected, got a {type(text).__name__}.")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -122,6 +124,22 @@ def checked_text(text: str) -> str:
 
 _NO_LISTS = (bytes, bytearray, memoryview, AbstractSet, Mapping)
 """What can be iterated over and is no list of prompts or tokens: bytes are no ids, and a set has no order."""
+
+
+def token_ids(values: object, what: str) -> list[int]:
+    """The token ids of one sequence.
+
+    Args:
+        values: a list, or an array or tensor with one axis.
+        what: their name for the message.
+
+    Raises:
+        OptionError: they have another form.
+    """
+    ids = _token_ids(values)
+    if ids is None:
+        raise OptionError(f"{what} must be a list of token ids, whole numbers, got {repr(values)[:80]}.")
+    return ids
 
 
 def _token_ids(prompt: Any) -> list[int] | None:

@@ -24,6 +24,7 @@ from QEfficient.errors import (
     QEffError,
     TargetUnavailable,
 )
+from QEfficient.store.files import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ class QaicProgram:
                 raise TargetUnavailable("The runtime detects no card: see `qaic-util -q`.")
             return self._known_devices()[:1]
         ids = list(device_ids) if isinstance(device_ids, Sequence) else []
-        if not ids or len({*ids}) < len(ids) or any(isinstance(i, bool) or not isinstance(i, int) for i in ids):
+        are_qids = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**31 for i in ids)
+        if not ids or not are_qids or len({*ids}) < len(ids):
             raise OptionError(f"device_ids must be QIDs, each once, such as [0] or [0, 1]; got {device_ids!r}.")
         return ids
 
@@ -252,7 +254,7 @@ def find_qpc(path: str | os.PathLike[str]) -> Path:
         ArtifactNotFound: there is none.
         CorruptArtifact: the file has fewer bytes than it says.
     """
-    root = Path(path)
+    root = user_path(path, "The path of a compiled program")
     folders = [root.parent] if root.name == QPC_FILE else [root, root / QPC_FOLDER]
     folder = next((folder for folder in folders if (folder / QPC_FILE).is_file()), None)
     if folder is None:

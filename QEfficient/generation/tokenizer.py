@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer
 
 from QEfficient.errors import CorruptArtifact, LifecycleError, OptionError
+from QEfficient.generation.prompts import checked_text, token_ids
 from QEfficient.generation.streaming import stream_text
 
 if TYPE_CHECKING:
@@ -55,19 +56,31 @@ class PackageTokenizer:
             ) from error
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of ``text``."""
+        """Token ids of ``text``.
+
+        Raises:
+            OptionError: it is no text, or not valid Unicode.
+        """
+        text = checked_text(text)
         with self._errors():
             return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def encode_text(self, text: str, second: str | None = None) -> tuple[list[int], list[int] | None]:
-        """Token ids and ``token_type_ids`` of a text or of a pair, special tokens included."""
+        """Token ids and ``token_type_ids`` of a text or of a pair, with special tokens. Raises as :meth:`encode`."""
+        text, second = checked_text(text), None if second is None else checked_text(second)
         with self._errors():
             encoding = self._tokenizer.encode(text, second)
         return list(encoding.ids), list(encoding.type_ids)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of ``ids``."""
-        known = list(ids)
+        """The text of ``ids``.
+
+        Raises:
+            OptionError: they are no token ids.
+        """
+        known = token_ids(ids, "ids")
+        if known and not 0 <= min(known) <= max(known) < 2**32:
+            raise OptionError(f"ids must be token ids, from 0 on, got {min(known)} to {max(known)}.")
         with self._errors():
             return self._tokenizer.decode(known, skip_special_tokens=skip_special_tokens)
 

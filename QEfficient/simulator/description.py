@@ -6,10 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import prod
+from typing import Annotated, Literal
 
+from QEfficient.contract import Count, Range
+from QEfficient.errors import CorruptArtifact
 from QEfficient.simulator.runtime.descriptors import DESCRIPTION_VERSION, ITEM_BYTES, NetworkDescriptor
+from QEfficient.store.records import read_record
 
-Shape = tuple[int, ...]
+Bytes = Annotated[int, Range(0)]
+Shape = tuple[Annotated[int, Range(0, 2**31 - 1)], ...]
+Precision = Literal["float", "float16", "bfloat16", "int8", "uint8", "mxint8", "int16", "int32", "int64", "bool"]
 
 NETWORK = "networkdesc.bin"
 WEIGHTS = "sim_weights.bin"
@@ -41,7 +47,7 @@ class Binding:
 
     name: str
     is_input: bool
-    precision: str
+    precision: Precision
     """Type of the host's buffer: one of the custom IO's precisions, or an integer type."""
     shapes: tuple[Shape, ...]
     """One per specialization."""
@@ -72,16 +78,35 @@ class ProgramOptions:
     """Metadata that the runtime needs with the graph; stored as JSON."""
 
     sdk_version: str
-    num_cores: int
-    num_devices: int
+    num_cores: Count
+    num_devices: Count
     fp16: bool
     bindings: list[Binding]
-    weight_bytes: int = 0
+    weight_bytes: Bytes = 0
     """On the card, in the formats that it stores."""
-    state_bytes: int = 0
-    io_bytes: int = 0
+    state_bytes: Bytes = 0
+    io_bytes: Bytes = 0
     retained: Mapping[str, str] = field(default_factory=dict)
     """State output -> the input that it becomes."""
+
+    def check(self) -> None:
+        """Compare the fields with each other, since what follows relies on that.
+
+        Raises:
+            CorruptArtifact: they contradict each other.
+        """
+        inputs = {binding.name for binding in self.bindings if binding.is_input}
+        states = {binding.name for binding in self.bindings if binding.is_state and not binding.is_input}
+        sizes = memory(self.bindings, self.retained)
+        fault = ""
+        if not self.bindings or {len(binding.shapes) for binding in self.bindings} != {len(self.bindings[0].shapes)}:
+            fault = "its bindings have different numbers of shapes"
+        elif not states <= self.retained.keys() or not {*self.retained.values()} <= inputs:
+            fault = "state lacks its input"
+        elif sizes != {"state_bytes": self.state_bytes, "io_bytes": self.io_bytes}:
+            fault = f"its buffers take {sizes}, and it says {self.state_bytes} and {self.io_bytes}"
+        if fault:
+            raise CorruptArtifact(f"The program's description contradicts itself: {fault}. Compile it again.")
 
     @property
     def bytes_per_device(self) -> int:
@@ -94,11 +119,18 @@ class ProgramOptions:
 
     @classmethod
     def from_json(cls, text: str) -> ProgramOptions:
-        """The inverse of :meth:`to_json`."""
-        fields = json.loads(text)
-        for binding in fields["bindings"]:
-            binding["shapes"] = tuple(tuple(shape) for shape in binding["shapes"])
-        return cls(**{**fields, "bindings": [Binding(**binding) for binding in fields["bindings"]]})
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            CorruptArtifact: it is no such description, or contradicts itself.
+        """
+        try:
+            fields = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise CorruptArtifact(f"The program's description is no JSON: {error}. Compile it again.") from error
+        options = read_record(cls, fields, "the program's description")
+        options.check()
+        return options
 
 
 def network_descriptor(bindings: Sequence[Binding], name: str, num_cores: int, lists_shapes: bool) -> bytes:

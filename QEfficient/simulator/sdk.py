@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import platform
-import secrets
 import shlex
 import shutil
 import sys
@@ -20,7 +19,8 @@ from pathlib import Path
 
 from QEfficient.errors import StorageError
 from QEfficient.simulator.versions import DEFAULT_VERSION, parse_version
-from QEfficient.store.files import storage_errors, user_path
+from QEfficient.store.files import new_sibling, storage_errors, user_path
+from QEfficient.store.leftovers import noted
 
 _LAUNCHER = """#!/bin/sh
 exec {python} -P -c 'import sys
@@ -67,9 +67,9 @@ def install(root: Path, version: str = DEFAULT_VERSION) -> Path:
     files = _files(version)
     if _is_equal(root, files):
         return root
-    temporary = root.with_name(f".{root.name}.{secrets.token_hex(6)}")
+    temporary = new_sibling(root, "tmp")
     try:
-        with storage_errors(root):
+        with storage_errors(root), noted(root):
             if root.exists() and not (root / "versions" / "apps.xml").is_file():
                 raise StorageError(f"{root} exists and is no SDK: name a folder that does not exist.")
             for name, text in files.items():
@@ -111,7 +111,7 @@ def _is_equal(root: Path, files: dict[str, str]) -> bool:
 
 def _replace(temporary: Path, root: Path) -> None:
     """Rename into place, replacing an older tree. Of two concurrent installations the later one wins."""
-    old = root.with_name(f".{root.name}.{secrets.token_hex(6)}")
+    old = new_sibling(root, "old")
     with suppress(FileNotFoundError):
         os.rename(root, old)
     os.rename(temporary, root)

@@ -28,6 +28,7 @@ from QEfficient.store.files import (
     warn_if_shared,
 )
 from QEfficient.store.housekeeping import ABSENT
+from QEfficient.store.leftovers import sweep
 from QEfficient.store.locks import hold
 from QEfficient.store.manifest import (
     FORMAT_VERSION,
@@ -130,6 +131,7 @@ class ArtifactStore:
             ArtifactError: The build left nothing, an empty file or a link.
             StorageError: The disk is full, or neither the store nor the temporary folder can be written.
         """
+        sweep(recover)
         if (stored := self.get(kind, ingredients)) is not None:
             return stored, False
         recipe = Recipe.of(kind, ingredients, label, versions)
@@ -208,6 +210,7 @@ def write_artifact(
         StorageError: The disk is full or not writable.
     """
     path = Path(os.path.realpath(user_path(folder, "The folder to write to")))
+    sweep(recover)
     recipe = Recipe.of(kind, ingredients, label, versions)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from QEfficient.errors import ArtifactError
-from QEfficient.store.files import home, make_private, new_sibling
+from QEfficient.store.files import home, new_file
 
 # A write within the clock tick of the one before leaves no trace in the file's times.
 _TICK_NS = 20_000_000
@@ -141,9 +141,8 @@ def remember(path: str | os.PathLike[str], sha256: str, seen: os.stat_result) ->
     """Cache a digest for :func:`file_digest`. Failing to write the note is not an error."""
     real = os.path.realpath(path)
     note = _note(real, seen)
-    temporary = new_sibling(note, "tmp")
     with suppress(OSError):
-        make_private(home())
+        temporary = new_file()
         note.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.write_text(_dumps({"path": real, "sha256": sha256, **_identity(seen)}))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -68,15 +69,50 @@ def temporary_home() -> Path:
     Raises:
         StorageError: it cannot be created, or another user could have written into it.
     """
-    user = os.geteuid() if os.name == "posix" else "user"
-    folder = Path(tempfile.gettempdir()) / f"qefficient-{user}"
+    folder = _temporary_home()
     with storage_errors(folder):
         make_private(folder)
-        status = folder.lstat()
-    is_ours = os.name != "posix" or (status.st_uid == user and not status.st_mode & 0o022)
-    if not stat.S_ISDIR(status.st_mode) or not is_ours:
-        raise StorageError(f"{folder} is not a folder of this user alone. Remove it, or set TMPDIR. {_DENIED_ADVICE}")
+        if not _is_private(folder):
+            raise StorageError(
+                f"{folder} is not a folder of this user alone. Remove it, or set TMPDIR. {_DENIED_ADVICE}"
+            )
     return folder
+
+
+def existing_temporary_home() -> Path | None:
+    """:func:`temporary_home`, if it is there and of this user alone."""
+    with suppress(OSError):
+        folder = _temporary_home()
+        return folder if _is_private(folder) else None
+    return None
+
+
+def _temporary_home() -> Path:
+    user = os.geteuid() if os.name == "posix" else "user"
+    return Path(tempfile.gettempdir()) / f"qefficient-{user}"
+
+
+def _is_private(folder: Path) -> bool:
+    status = folder.lstat()
+    is_ours = os.name != "posix" or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
+    return stat.S_ISDIR(status.st_mode) and is_ours
+
+
+UNFINISHED = "unfinished"
+"""The folder of :func:`home` for what is being made; :mod:`QEfficient.store.leftovers` clears it up."""
+SHORT_LIVED = ".new"
+"""Suffix of files that live there for an instant."""
+
+
+def new_file() -> Path:
+    """An unused path, on the filesystem of :func:`home`, for a small file that is renamed at once.
+
+    Raises:
+        OSError: its folder cannot be created.
+    """
+    make_private(home())
+    make_private(home() / UNFINISHED)
+    return home() / UNFINISHED / f"{secrets.token_hex(6)}{SHORT_LIVED}"
 
 
 def sibling(folder: Path, role: str) -> Path:
@@ -182,14 +218,41 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+_FULL_WORDS = re.compile(
+    r"(?i)no space left on device|disk quota exceeded|\(os error (?:27|28|122)\)|basic_ios::\w+: iostream error"
+)
+"""What native code says when it cannot write: of the system, of Rust, of C++ streams."""
+
+
+def says_full(text: str) -> bool:
+    """Whether the message of another library says that the disk is full."""
+    return _FULL_WORDS.search(text) is not None
+
+
+def full_disk(folder: Path, reason: str, needed_bytes: int | None = None) -> StorageError:
+    """The error for a full disk that was not reported as an ``OSError``.
+
+    Args:
+        folder: what was being written.
+        reason: what the writer said.
+        needed_bytes: size of what was being written, if that is known.
+    """
+    needed = f"{readable_bytes(needed_bytes)} needed, " if needed_bytes is not None else ""
+    reason = " ".join(reason.split())[-200:]
+    error = StorageError(f"Cannot write {folder}: {reason}; {needed}{_free_space(folder)}. {_FULL_ADVICE}")
+    error.errno = errno.ENOSPC
+    return error
+
+
 @contextmanager
-def storage_errors(folder: Path, *, only_under: Path | None = None) -> Iterator[None]:
-    """Turn what the operating system refuses into :class:`StorageError`.
+def storage_errors(folder: Path, *, only_under: Path | None = None, needed_bytes: int | None = None) -> Iterator[None]:
+    """Turn what the operating system refuses into :class:`StorageError`, also where native code says it in its words.
 
     Args:
         folder: What was being written, for the message.
         only_under: For code of others: only a full disk, and a refused permission for paths in here, are ours. Their
             ``PermissionError`` may be about a compiler that is not executable.
+        needed_bytes: Size of what is written, if that is known, for the message.
     """
     try:
         yield
@@ -198,11 +261,17 @@ def storage_errors(folder: Path, *, only_under: Path | None = None) -> Iterator[
     except OSError as error:
         if error.errno in _FULL:
             raise _storage_error(folder, error, _FULL_ADVICE) from error
+        if error.errno is None and says_full(str(error)):
+            raise full_disk(folder, str(error), needed_bytes) from error
         if error.errno is None:  # filelock's, which waited
             raise
         if only_under is None or (is_denied(error) and _is_under(error.filename, only_under)):
             raise _storage_error(folder, error, _DENIED_ADVICE) from error
         raise
+    except Exception as error:
+        if not says_full(str(error)):
+            raise
+        raise full_disk(folder, str(error), needed_bytes) from error
 
 
 def is_denied(error: OSError) -> bool:
@@ -227,6 +296,19 @@ def _storage_error(folder: Path, cause: OSError, advice: str) -> StorageError:
 
 def _is_under(filename: object, folder: Path) -> bool:
     return isinstance(filename, str | os.PathLike) and Path(filename).is_relative_to(folder)
+
+
+def has_room(folder: Path) -> bool:
+    """Whether a small file can be written: a program that failed may not have had the room to say why."""
+    probe = folder / f".{secrets.token_hex(6)}.probe"
+    try:
+        probe.write_bytes(bytes(1 << 16))
+    except OSError as error:
+        return error.errno not in _FULL
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return True
 
 
 def check_free_space(folder: Path, needed_bytes: int, what: str) -> None:

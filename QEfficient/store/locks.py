@@ -62,6 +62,7 @@ def hold_if_free(folder: Path) -> Iterator[bool]:
     try:
         yield True
     finally:
+        _tidy(folder)
         lock.release()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from QEfficient.store.digests import digest
-from QEfficient.store.files import home, make_private, new_sibling, write_atomic
+from QEfficient.store.files import home, make_private, new_file, write_atomic
 
 
 def read_note(kind: str, ingredients: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -26,7 +26,7 @@ def write_note(kind: str, ingredients: Mapping[str, Any], value: Mapping[str, An
     path = _path(kind, ingredients)
     with suppress(OSError):
         make_private(path.parent)
-        write_atomic(path, json.dumps(value), temporary=new_sibling(path, "new"))
+        write_atomic(path, json.dumps(value), temporary=new_file())
 
 
 def _path(kind: str, ingredients: Mapping[str, Any]) -> Path:

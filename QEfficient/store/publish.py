@@ -28,6 +28,7 @@ from QEfficient.store.files import (
     sync_tree,
     write_atomic,
 )
+from QEfficient.store.leftovers import noted
 from QEfficient.store.locks import hold
 from QEfficient.store.manifest import (
     MANIFEST_NAME,
@@ -92,18 +93,19 @@ def publish(folder: Path, recipe: Recipe, build: Build) -> Artifact:
         StorageError: The disk is full or not writable.
     """
     temporary = new_sibling(folder, "tmp")
-    try:
-        with storage_errors(folder):
-            temporary.mkdir()
-        with storage_errors(folder, only_under=temporary):
-            made = build(temporary)
-        with storage_errors(folder):
-            manifest, seen = _finish(temporary, recipe, made if isinstance(made, Built) else Built(made))
-            _swap(temporary, folder)
-    except BaseException:
-        with suppress(OSError):  # the first error is the one to report
-            remove(temporary)
-        raise
+    with noted(folder):
+        try:
+            with storage_errors(folder):
+                temporary.mkdir()
+            with storage_errors(folder, only_under=temporary):
+                made = build(temporary)
+            with storage_errors(folder):
+                manifest, seen = _finish(temporary, recipe, made if isinstance(made, Built) else Built(made))
+                _swap(temporary, folder)
+        except BaseException:
+            with suppress(OSError):  # the first error is the one to report
+                remove(temporary)
+            raise
     for name, record in manifest.files.items():
         remember(folder / name, record.sha256, seen[name])
     return Artifact(folder, manifest)
@@ -187,7 +189,7 @@ def update_body(artifact: Artifact, changes: Mapping[str, Any]) -> Artifact:
         ArtifactError: The folder now holds something else.
         StorageError: The disk is full or not writable.
     """
-    with hold(artifact.path), storage_errors(artifact.path):
+    with hold(artifact.path), storage_errors(artifact.path), noted(artifact.path):
         now = read_artifact(artifact.path).manifest
         if (now.kind, now.key) != (artifact.manifest.kind, artifact.manifest.key):
             raise ArtifactError(f"{artifact.path} was replaced by another artifact ({now.label or now.key[:12]})")

@@ -1,5 +1,5 @@
-"""Dataclasses from JSON, read as if a stranger had written it: an unknown field, a missing one and a wrong type are all
-:class:`CorruptArtifact`."""
+"""Dataclasses from JSON, read as if a stranger had written it: an unknown field, a missing one and a wrong type are
+errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from QEfficient.contract import Range
-from QEfficient.errors import CorruptArtifact
+from QEfficient.errors import CorruptArtifact, OptionError, nearest
 
 Record = TypeVar("Record")
 
@@ -27,29 +27,49 @@ def read_record(cls: type[Record], value: object, where: str) -> Record:
     Raises:
         CorruptArtifact: it is no such object; says which field, what was expected and what is there.
     """
+    try:
+        return _read_fields(cls, value, where)
+    except _Misfit as misfit:
+        raise CorruptArtifact(f"{misfit} The package is damaged or was changed by hand: compile again.") from misfit
+
+
+def check_options(cls: type[Any], value: Mapping[str, Any], where: str) -> None:
+    """Check what a caller passed against the record ``cls`` that it becomes.
+
+    Raises:
+        OptionError: it is no such object; says which field, what was expected and what was passed.
+    """
+    try:
+        _read_fields(cls, value, where)
+    except _Misfit as misfit:
+        raise OptionError(str(misfit)) from misfit
+
+
+class _Misfit(Exception):
+    """A value that a field does not take."""
+
+
+def _read_fields(cls: type[Record], value: object, where: str) -> Record:
     if not isinstance(value, Mapping):
         raise _wrong(where, "an object", value)
     hints, known = _hints(cls), {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
     for name in value:
         if name not in known:
-            raise CorruptArtifact(f"{where} has the unknown field {name!r}. {_ADVICE}")
+            raise _Misfit(f"{where} has the unknown field {name!r}.{nearest(str(name), known)}")
     missing = [name for name, item in known.items() if name not in value and _is_required(item)]
     if missing:
-        raise CorruptArtifact(f"{where} lacks the field {missing[0]!r}. {_ADVICE}")
+        raise _Misfit(f"{where} lacks the field {missing[0]!r}.")
     read = {name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()}
     try:
         return cls(**read)
     except ValueError as error:
-        raise CorruptArtifact(f"{where}: {error}. {_ADVICE}") from error
+        raise _Misfit(f"{where}: {error}.") from error
 
 
-_ADVICE = "The package is damaged or was changed by hand: compile again."
-
-
-def _wrong(where: str, expected: str, value: object) -> CorruptArtifact:
+def _wrong(where: str, expected: str, value: object) -> _Misfit:
     text = repr(value)
     shown = text if len(text) <= 60 else f"{text[:57]}..."
-    return CorruptArtifact(f"{where} is {shown}, expected {expected}. {_ADVICE}")
+    return _Misfit(f"{where} is {shown}, expected {expected}.")
 
 
 @cache
@@ -81,7 +101,7 @@ def _read(kind: Any, value: object, where: str) -> Any:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise _wrong(where, "an object", value)
         return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    return read_record(kind, value, where) if _is_record(kind) else _read_plain(kind, value, where)
+    return _read_fields(kind, value, where) if _is_record(kind) else _read_plain(kind, value, where)
 
 
 def _read_number(arguments: tuple[Any, ...], value: object, where: str) -> Any:
@@ -105,8 +125,8 @@ def _read_union(kinds: tuple[Any, ...], value: object, where: str) -> Any:
             continue
         try:
             return _read(kind, value, where)
-        except CorruptArtifact as error:
-            problems.append(error)
+        except _Misfit as misfit:
+            problems.append(misfit)
     raise problems[0]
 
 

@@ -8,10 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from QEfficient.compile.custom_io import PRECISION_KEYS, read_node_precision_info
-from QEfficient.contract import PackageBody
+from QEfficient.compile.custom_io import NODES_FILE, PRECISION_KEYS, read_node_precision_info
 from QEfficient.errors import OptionError
-from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.options import CausalLMCompileOptions
 from QEfficient.progress import stage
 from QEfficient.store.files import storage_errors
@@ -19,6 +17,7 @@ from QEfficient.targets import Target
 from QEfficient.verify.numeric_report import NumericReport
 
 if TYPE_CHECKING:
+    from QEfficient.generation.tasks.causal_lm import CompiledCausalLM
     from QEfficient.simulator.compiler.configuration import NodePrecision
     from QEfficient.transformers.models.modeling_auto import QEFFAutoModelForCausalLM
 
@@ -44,8 +43,7 @@ def check_output(target: Target, out: Path | None) -> None:
 
 def examine_package(
     model: QEFFAutoModelForCausalLM,
-    body: PackageBody,
-    record: DecoderRecord,
+    compiled: CompiledCausalLM,
     prompts: Sequence[Sequence[int]],
     out: Path | None,
 ) -> NumericReport | None:
@@ -53,8 +51,7 @@ def examine_package(
 
     Args:
         model: with its PyTorch model; the graph comes from the store, or is exported again.
-        body: of the package.
-        record: of its session.
+        compiled: the package.
         prompts: token ids of each.
         out: file for the nodes that must stay in float32, written if there are any.
 
@@ -64,8 +61,9 @@ def examine_package(
     from QEfficient.simulator.examination.examine import Subject, examine
     from QEfficient.simulator.rejection import Rejected
 
+    body, record = compiled.body, compiled.record
     options = CausalLMCompileOptions.parse({**body.options, "compiler_options": {}})
-    nodes = _compiled_nodes(options.node_precision_info)
+    nodes = _compiled_nodes(compiled.path / NODES_FILE)
     sizes = {
         **record.sizes,
         "batch_size": 1,
@@ -100,12 +98,12 @@ def examine_package(
     return replace(report, node_precision_file=str(out))
 
 
-def _compiled_nodes(file: str | None) -> NodePrecision:
+def _compiled_nodes(file: Path) -> NodePrecision:
     from QEfficient.simulator.compiler.configuration import NodePrecision
 
-    if file is None:
+    if not file.exists():
         return NodePrecision()
-    content = read_node_precision_info(Path(file))
+    content = read_node_precision_info(file)
     fp32, fp16 = (frozenset(content.get(key, ())) for key in PRECISION_KEYS)
     return NodePrecision(fp32, fp16)
 

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import fake_sdk
 import pytest
@@ -118,7 +120,6 @@ def test_signals_have_names_and_nine_means_memory() -> None:
     ("said", "advised"),
     [
         ("terminate called after throwing an instance of 'std::bad_alloc'", "Memory ran out"),
-        ("write: No space left on device", "QEFF_HOME"),
         ("unknown frobnication of x7", "the x7 needs oil"),
     ],
 )
@@ -166,17 +167,77 @@ def test_an_exception_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None
     assert_gone(family())
 
 
-def test_ctrl_c_leaves_no_process() -> None:
+PARENTS = {
+    "alone": "compile()",
+    "in a thread": "threading.Thread(target=compile).start()\ntime.sleep(60)",
+    "beside a fork": """
+threading.Thread(target=compile).start()
+while not Path("pids").exists():
+    time.sleep(0.02)
+if not os.fork():
+    Path("fork").write_text(str(os.getpid()))
+time.sleep(60)
+""",
+}
+
+
+def start_parent(kind: str = "alone", **options: Any) -> subprocess.Popen[bytes]:
+    """A process that runs a slow compiler, which has a child."""
     program = fake_sdk.script(Path.cwd() / "compiler", f"{FAMILY}\ntime.sleep(60)")
     code = textwrap.dedent(f"""
+        import os, threading, time
         from pathlib import Path
         from QEfficient.compile.child_process import run_compiler
-        run_compiler([{str(program)!r}], log=Path("log"), output=Path("out"))
+        def compile():
+            run_compiler([{str(program)!r}], log=Path("log"), output=Path("out"))
     """)
+    return subprocess.Popen([sys.executable, "-c", code + PARENTS[kind]], start_new_session=True, **options)
+
+
+@pytest.mark.parametrize("kind", PARENTS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_no_process_outlives_this_one(kind: str, number: signal.Signals) -> None:
+    """A fork of it does; the compiler does not, nor the compiler's children."""
+    parent = start_parent(kind)
+    pids = family()
+    fork = Path("fork")
+    while kind == "beside a fork" and not (fork.exists() and fork.read_text()):
+        time.sleep(0.02)
+    try:
+        os.kill(parent.pid, number)
+        assert parent.wait(10) == -number
+        assert_gone(pids)
+        assert not fork.exists() or is_alive(int(fork.read_text()))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+
+
+def test_nor_when_its_group_is_killed() -> None:
+    parent = start_parent()
+    pids = family()
+    os.killpg(parent.pid, signal.SIGKILL)
+    parent.wait(10)
+    assert_gone(pids)
+
+
+def test_guard_ends_with_the_compiler() -> None:
+    run("import os\nopen('out', 'w').write(str(os.getpgrp()))")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(int(Path("out").read_text()), 0)
+
+
+def test_without_a_shell_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_process, "_GUARD", ("./nowhere",))
+    with pytest.raises(CompileError, match="nowhere"):
+        run("open('out', 'w').write('x')")
+    assert not Path("out").exists()
+
+
+def test_ctrl_c_leaves_no_process() -> None:
     # Where the tests run in the background of a shell, they inherit that Ctrl-C is ignored.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    command = [sys.executable, "-c", code]
-    parent = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed)
+    parent = start_parent(stderr=subprocess.PIPE, preexec_fn=heed)
     try:
         pids = family()
         assert all(map(is_alive, pids))

@@ -233,7 +233,7 @@ def test_indexes_of_weights(checkpoint: Path, scale: int) -> None:
 def test_bodies_of_packages(package: Path, scale: int) -> None:
     manifest = read_artifact(package).manifest
     body = json.loads(json.dumps(manifest.body))
-    places = [path for path in paths(body) if path[:2] != ("open", "compiler_options") and path[0] != "options"]
+    places = [path for path in paths(body) if path[0] != "options"]
 
     def check(case: tuple[tuple[str | int, ...], Any]) -> None:
         with copied(package) as folder:

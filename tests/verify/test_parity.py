@@ -253,6 +253,18 @@ def test_with_these_nodes_in_float32_it_agrees(overflowing: QEFFAutoModelForCaus
     assert not nodes_file.with_name("more.yaml").exists(), "there is nothing to add"
 
 
+def test_the_package_brings_its_nodes_along(
+    overflowing: QEFFAutoModelForCausalLM, nodes_file: Path, tmp_path: Path
+) -> None:
+    """A path in a package's description is one of another machine: nothing is read there."""
+    copy = tmp_path / "nodes.yaml"
+    copy.write_text(nodes_file.read_text())
+    package = overflowing.compile(**CARD, node_precision_info=str(copy))
+    copy.write_text("not such a file")
+    assert (package / "node_precision_info.yaml").read_text() == nodes_file.read_text()
+    assert overflowing.verify(PROMPTS[:1], generation_len=2).agrees
+
+
 def test_what_block_formats_add_to_each_layer(overflowing: QEFFAutoModelForCausalLM, nodes_file: Path) -> None:
     overflowing.compile(**CARD, node_precision_info=str(nodes_file), mxfp6_matmul=True, mxint8_kv_cache=True)
     report = overflowing.verify(PROMPTS[:1], generation_len=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -17,8 +16,17 @@ from QEfficient.compile.openvino_compiler import MODEL_FILE, port_shape
 from QEfficient.compile.openvino_paged import custom_operators, to_plugin_form
 from QEfficient.compile.openvino_weights import attach_weights
 from QEfficient.contract import RETAINED, GraphRecord, OpenOptions
-from QEfficient.errors import CapacityError, CompileError, CorruptArtifact, DeviceError, LifecycleError, QEffError
+from QEfficient.errors import (
+    CapacityError,
+    CompileError,
+    CorruptArtifact,
+    DeviceError,
+    LifecycleError,
+    OptionError,
+    QEffError,
+)
 from QEfficient.generation.programs.program import Opening, Shape
+from QEfficient.machine import memory_bytes
 from QEfficient.store.files import readable_bytes
 
 if TYPE_CHECKING:
@@ -79,10 +87,8 @@ def check_memory(num_bytes: int, what: str) -> None:
     Raises:
         CapacityError: it is larger than this machine's memory.
     """
-    if not hasattr(os, "sysconf"):
-        return
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if num_bytes > memory:
+    memory = memory_bytes()
+    if memory is not None and num_bytes > memory:
         raise CapacityError(
             f"{what} takes {readable_bytes(num_bytes)}, and this machine has {readable_bytes(memory)} of memory: open "
             "the package with a smaller ctx_len or full_batch_size."
@@ -146,8 +152,13 @@ class OpenVINOProgram:
 
     def __init__(self, name: str, compiled: ov.CompiledModel):
         self.name = name
-        self.inputs = frozenset(port.get_any_name() for port in compiled.inputs)
+        self._ports = {
+            port.get_any_name(): (np.dtype(port.get_element_type().to_dtype()), port_shape(port))
+            for port in compiled.inputs
+        }
+        self.inputs = frozenset(self._ports)
         self.outputs = frozenset(port.get_any_name() for port in compiled.outputs)
+        self._known = frozenset(name for port in compiled.outputs for name in port.get_names())
         self.shapes: Sequence[Mapping[str, Shape]] | None = None
         with native_errors(name):
             self._request: Any = compiled.create_infer_request()
@@ -158,9 +169,31 @@ class OpenVINOProgram:
         request = self._request
         if request is None:
             raise LifecycleError(f"{self.name} is closed: open the package again.")
+        self._check(inputs, outputs or ())
         with native_errors(self.name):
             request.infer(dict(inputs), share_inputs=True)
         return {name: request.get_tensor(name).data for name in (self.outputs if outputs is None else outputs)}
+
+    def _check(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> None:
+        """OpenVINO reads what was there before for an input that is missing, and converts one of another type."""
+        if not isinstance(inputs, Mapping) or inputs.keys() != self._ports.keys():
+            raise OptionError(
+                f"{self.name} takes a dict with {', '.join(sorted(self._ports))}; got "
+                f"{', '.join(map(str, inputs)) if isinstance(inputs, Mapping) else type(inputs).__name__}."
+            )
+        for name, (dtype, shape) in self._ports.items():
+            value = inputs[name]
+            if not isinstance(value, np.ndarray) or value.dtype != dtype:
+                kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+                raise OptionError(f"'{name}' must be an array of {dtype}, got {kind}.")
+            fits = value.ndim == len(shape) and all(n in (-1, m) for n, m in zip(shape, value.shape, strict=True))
+            if not fits or not value.flags.c_contiguous:
+                raise OptionError(
+                    f"'{name}' must be {list(shape)}, with any size for -1, and contiguous in memory; got "
+                    f"{list(value.shape)}{'' if value.flags.c_contiguous else ', not contiguous'}."
+                )
+        if unknown := [name for name in outputs if name not in self._known]:
+            raise OptionError(f"{self.name} has no output '{unknown[0]}'; it has {', '.join(sorted(self.outputs))}.")
 
     def close(self) -> None:
         self._request = None

@@ -40,6 +40,7 @@ class Program(Protocol):
             Arrays by name. They are valid until the next run, and read only.
 
         Raises:
+            OptionError: an input is missing, unknown, or of another dtype or shape; an output is unknown.
             LifecycleError: the program is closed.
             DeviceError: the device failed, or did not answer in time.
         """

@@ -64,7 +64,9 @@ class CloudAI100Program:
         self._skipped: set[str] = set()
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        wanted = self.outputs if outputs is None else {*outputs}
+        wanted = self.outputs if outputs is None else frozenset(outputs)
+        if unknown := sorted(wanted - self.outputs):
+            raise OptionError(f"{self.name} has no output '{unknown[0]}'; it has {', '.join(sorted(self.outputs))}.")
         skipped = self._may_skip - wanted
         if skipped != self._skipped:
             self.session.reset_buffers(self._skipped)

@@ -12,6 +12,7 @@ import numpy as np
 from QEfficient.contract import Count
 from QEfficient.errors import CapacityError, NumericError, OptionError
 from QEfficient.generation.programs.program import Program
+from QEfficient.generation.prompts import token_ids
 from QEfficient.generation.sessions.retained import check_names, not_as_described
 from QEfficient.generation.texts import EncodedText
 
@@ -48,6 +49,18 @@ class InputContract:
 
 _MOST_IDS = 2**31
 """Where the config does not say how many there are."""
+
+
+def _as_text(index: int, text: object) -> EncodedText:
+    if not isinstance(text, EncodedText):
+        return EncodedText(token_ids(text, f"Text {index}"))
+    ids, token_types = token_ids(text.ids, f"Text {index}"), text.token_type_ids
+    if token_types is None:
+        return EncodedText(ids)
+    token_types = token_ids(token_types, f"The token types of text {index}")
+    if len(token_types) != len(ids):
+        raise OptionError(f"Text {index} has {len(ids)} tokens and {len(token_types)} token types.")
+    return EncodedText(ids, token_types)
 
 
 def _check_range(index: int, values: Sequence[int], size: int | None, what: str) -> None:
@@ -97,11 +110,13 @@ class EncoderSession:
         Raises:
             CapacityError: a sequence is empty, too long, or of a length that cannot run.
             NumericError: a result is no number.
-            OptionError: a sequence lacks an input or a token that the model needs.
+            OptionError: a sequence is none, or lacks an input or a token that the model needs.
         """
+        if not isinstance(texts, Sequence) or isinstance(texts, str | bytes):
+            raise OptionError(f"texts must be a list of encoded texts, got a {type(texts).__name__}.")
         if not texts:
             raise CapacityError("No text was passed.")
-        sequences = [text if isinstance(text, EncodedText) else EncodedText(text) for text in texts]
+        sequences = [_as_text(index, text) for index, text in enumerate(texts)]
         lengths = [self._run_len(index, text) for index, text in enumerate(sequences)]
         longest = max(len(text.ids) for text in sequences)
         results: list[np.ndarray] = [np.empty(0)] * len(sequences)

@@ -12,10 +12,10 @@ import openvino as ov
 
 from QEfficient.compile.openvino_paged import BLOCK_LEN
 from QEfficient.contract import GraphRecord
-from QEfficient.errors import CapacityError, LifecycleError
+from QEfficient.errors import CapacityError, LifecycleError, OptionError
 from QEfficient.generation.programs.openvino import check_memory, compile_for_cpu, native_errors
 from QEfficient.generation.programs.program import Opening
-from QEfficient.generation.sessions.session import Chunk, SessionInfo
+from QEfficient.generation.sessions.session import Chunk, SessionInfo, check_chunks
 
 
 class PagedSession:
@@ -60,6 +60,9 @@ class PagedSession:
     def step(self, chunks: Sequence[Chunk]) -> np.ndarray:
         """See :class:`QEfficient.generation.sessions.session.Session`."""
         request = self._running()
+        check_chunks(chunks, self.info)
+        if not chunks:
+            return np.empty((0, self.info.vocab_size), np.float32)
         with native_errors(self._name):
             request.infer(self._inputs(chunks), share_inputs=True)
         logits: np.ndarray = request.get_tensor("logits").data[0]
@@ -68,8 +71,10 @@ class PagedSession:
     def outputs(self, names: Sequence[str], chunk: Chunk) -> list[np.ndarray]:
         """Inner values ``[tokens, ...]`` of a chunk that runs alone."""
         request = self._running()
-        request.infer(self._inputs([chunk]), share_inputs=True)
-        return [np.array(request.get_tensor(name).data) for name in names]
+        check_chunks([chunk], self.info)
+        with native_errors(self._name):
+            request.infer(self._inputs([chunk]), share_inputs=True)
+            return [np.array(request.get_tensor(name).data) for name in names]
 
     def _inputs(self, chunks: Sequence[Chunk]) -> dict[str, np.ndarray]:
         lengths = np.array([len(chunk.tokens) for chunk in chunks], np.int32)
@@ -83,23 +88,27 @@ class PagedSession:
             "logits_indices": np.array(wanted, np.int64),
             "past_lens": past,
             "subsequence_begins": np.concatenate([[0], ends]).astype(np.int32),
-            "block_indices": _block_indices(chunks, num_blocks),
+            "block_indices": self._block_indices(chunks, num_blocks),
             "block_indices_begins": np.concatenate([[0], np.cumsum(num_blocks)]).astype(np.int32),
             "max_context_len": np.array((past + lengths).max(), np.int32),
         }
+
+    def _block_indices(self, chunks: Sequence[Chunk], num_blocks: np.ndarray) -> np.ndarray:
+        """The plugin would read and write outside of its memory for a block too few, and for one that is not there."""
+        for chunk, count in zip(chunks, num_blocks, strict=True):
+            if len(chunk.block_ids) < count:
+                raise CapacityError(
+                    f"Tokens {chunk.start} to {chunk.start + len(chunk.tokens) - 1} of a sequence need {count} KV "
+                    f"blocks of {BLOCK_LEN}, it has {len(chunk.block_ids)}: shorten the prompt, or compile with a "
+                    "larger ctx_len."
+                )
+        pairs = zip(chunks, num_blocks, strict=True)
+        ids = np.concatenate([np.asarray(chunk.block_ids[:count]) for chunk, count in pairs])
+        if ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= (self.info.num_blocks or 0):
+            raise OptionError(f"block_ids must be from 0 to {(self.info.num_blocks or 0) - 1}, got {ids.tolist()}.")
+        return ids.astype(np.int32)
 
     def close(self) -> None:
         """Release the memory. Closing again does nothing."""
         self._request = None
         self._caches.clear()
-
-
-def _block_indices(chunks: Sequence[Chunk], num_blocks: np.ndarray) -> np.ndarray:
-    for chunk, count in zip(chunks, num_blocks, strict=True):
-        if len(chunk.block_ids) < count:  # the plugin would write outside of its memory
-            raise CapacityError(
-                f"Tokens {chunk.start} to {chunk.start + len(chunk.tokens) - 1} of a sequence need {count} KV blocks "
-                f"of {BLOCK_LEN}, it has {len(chunk.block_ids)}: shorten the prompt, or compile with a larger ctx_len."
-            )
-    rows = [np.asarray(chunk.block_ids[:count], np.int32) for chunk, count in zip(chunks, num_blocks, strict=True)]
-    return np.concatenate(rows)

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from QEfficient.errors import CapacityError, CorruptArtifact, OptionError
+from QEfficient.errors import CorruptArtifact
 from QEfficient.generation.programs.program import Program, Shape
 from QEfficient.generation.sessions.buckets import Bucket, Piece, plan
 from QEfficient.generation.sessions.packing import pack_tokens
-from QEfficient.generation.sessions.session import Chunk, SessionInfo
+from QEfficient.generation.sessions.session import Chunk, SessionInfo, check_chunks
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,9 @@ class RetainedSession:
             CapacityError: a slot or a position beyond what the program holds.
             LifecycleError: no compiled shape reaches a position, or the session is closed; says what to compile.
         """
-        self._check_chunks(chunks)
+        check_chunks(chunks, self.info, self._num_rows)
+        if not chunks:
+            return np.empty((0, self.info.vocab_size), np.float32)
         runs = self._plan(chunks)
         slots = {chunk.slot for chunk in chunks}
         results = [self._run(bucket, pieces, slots) for bucket, pieces in runs]
@@ -103,7 +105,7 @@ class RetainedSession:
 
     def outputs(self, names: Sequence[str], chunk: Chunk) -> list[np.ndarray]:
         """Inner values ``[tokens, ...]`` of a chunk that runs alone, for programs that were opened with them."""
-        self._check_chunks([chunk])
+        check_chunks([chunk], self.info, self._num_rows)
         ((bucket, pieces),) = self._plan([chunk])
         values = self._program.run(self._inputs(bucket, pieces, {chunk.slot}), names)
         return [np.array(values[name]) for name in names]
@@ -116,22 +118,6 @@ class RetainedSession:
         bucket = Bucket(max(len(chunk.tokens) for chunk in chunks), batch_size, 1, (self.info.ctx_len,))
         pieces = [Piece(i, c.slot, c.tokens, c.start, c.num_logits) for i, c in enumerate(chunks)]
         return [(bucket, pieces)]
-
-    def _check_chunks(self, chunks: Sequence[Chunk]) -> None:
-        if len({chunk.slot for chunk in chunks}) < len(chunks):
-            raise OptionError(f"A step takes each slot once, got {[chunk.slot for chunk in chunks]}.")
-        for chunk in chunks:
-            end = chunk.start + len(chunk.tokens)
-            if not 0 <= chunk.slot < self._num_rows:
-                raise CapacityError(
-                    f"There is no slot {chunk.slot}: the program keeps {self._num_rows}, 0 to {self._num_rows - 1}. "
-                    "Compile with a larger kv_cache_batch_size."
-                )
-            if not chunk.tokens or chunk.start < 0 or end > self.info.ctx_len:
-                raise CapacityError(
-                    f"Slot {chunk.slot}: tokens {chunk.start} to {end - 1} do not fit ctx_len={self.info.ctx_len}. "
-                    "Compile with a larger ctx_len, or shorten the prompt."
-                )
 
     def _warn_of_makeshift(self, chunks: Sequence[Chunk], buckets: Sequence[Bucket]) -> None:
         """Say once that a shape does the work of one that was not compiled."""

@@ -11,7 +11,7 @@ from QEfficient.errors import CapacityError, OptionError
 from QEfficient.generation.programs.program import Program
 from QEfficient.generation.sessions.packing import pack_tokens
 from QEfficient.generation.sessions.retained import check_names, not_as_described
-from QEfficient.generation.sessions.session import Chunk, SessionInfo
+from QEfficient.generation.sessions.session import Chunk, SessionInfo, check_chunks
 
 TEXT = "encoder_input_ids"
 HIDDEN = "encoder_hidden_states"
@@ -105,6 +105,7 @@ class Seq2SeqSession:
 
     def step(self, chunks: Sequence[Chunk]) -> np.ndarray:
         """See :class:`QEfficient.generation.sessions.session.Session`."""
+        check_chunks(chunks, self.info)
         for chunk in chunks:
             if not chunk.start:
                 self._text_lens[chunk.slot] = len(_text(chunk))

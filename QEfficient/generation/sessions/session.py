@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from QEfficient.errors import CapacityError, OptionError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionInfo:
@@ -60,3 +62,50 @@ class Session(Protocol):
     def close(self) -> None:
         """Release the memory; the session cannot run afterwards."""
         ...
+
+
+def check_chunks(chunks: Sequence[Chunk], info: SessionInfo, num_rows: int | None = None) -> None:
+    """Check what a step is to run, before native code computes addresses from it.
+
+    Args:
+        chunks: of the step.
+        info: of the session.
+        num_rows: slots that the program keeps; None: ``info.num_slots``.
+
+    Raises:
+        OptionError: a slot twice, ids that are no tokens, or more logits than tokens.
+        CapacityError: a slot or a position beyond what the session holds.
+    """
+    num_rows = num_rows or info.num_slots
+    slots = [chunk.slot for chunk in chunks]
+    if len({*slots}) < len(slots):
+        raise OptionError(f"A step takes each slot once, got {slots}.")
+    for chunk in chunks:
+        count = len(chunk.tokens)
+        if not 0 <= chunk.slot < num_rows:
+            raise CapacityError(
+                f"There is no slot {chunk.slot}: the program keeps {num_rows}, 0 to {num_rows - 1}. "
+                "Compile with a larger kv_cache_batch_size."
+            )
+        if not count or chunk.start < 0 or chunk.start + count > info.ctx_len:
+            raise CapacityError(
+                f"Slot {chunk.slot}: tokens {chunk.start} to {chunk.start + count - 1} do not fit "
+                f"ctx_len={info.ctx_len}. Compile with a larger ctx_len, or shorten the prompt."
+            )
+        if not 0 <= chunk.num_logits <= count:
+            raise OptionError(f"Slot {chunk.slot}: num_logits={chunk.num_logits} of {count} tokens.")
+        _check_tokens(chunk, info.vocab_size)
+
+
+def _check_tokens(chunk: Chunk, vocab_size: int) -> None:
+    ids = np.asarray(chunk.tokens)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise OptionError(
+            f"Slot {chunk.slot}: tokens must be a list of whole numbers, got {ids.dtype} {list(ids.shape)}."
+        )
+    lowest, highest = int(ids.min()), int(ids.max())
+    if lowest < 0 or highest >= vocab_size:
+        raise OptionError(
+            f"Slot {chunk.slot}: the token id {lowest if lowest < 0 else highest}; the model's go from 0 to "
+            f"{vocab_size - 1}."
+        )

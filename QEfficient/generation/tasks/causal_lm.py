@@ -14,7 +14,7 @@ from QEfficient.contract import Count
 from QEfficient.errors import CapacityError, CorruptArtifact, LifecycleError, OptionError
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
 from QEfficient.generation.engine import Engine
-from QEfficient.generation.prompts import Prompts, encode_prompts
+from QEfficient.generation.prompts import Prompts, encode_prompts, token_ids
 from QEfficient.generation.request import Request, RequestTimes, check_request
 from QEfficient.generation.request_builder import RequestBuilder, SamplingValue, for_each, options_of_each
 from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
@@ -160,7 +160,12 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         return encode_prompts(prompts, lambda: self.tokenizer(tokenizer))
 
     def layer_outputs(self, ids: list[int]) -> list[np.ndarray]:
-        """Hidden states ``[len(ids), hidden]`` after each layer; an empty list if the target cannot output them."""
+        """Hidden states ``[len(ids), hidden]`` after each layer; an empty list if the target cannot output them.
+
+        Raises:
+            OptionError: ``ids`` are no token ids of the model.
+            CapacityError: they are none, or do not fit ``ctx_len``.
+        """
         return []
 
     def stream(
@@ -232,7 +237,7 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
         return session
 
     def layer_outputs(self, ids: list[int]) -> list[np.ndarray]:
-        names = self.body.graph.layers
+        ids, names = token_ids(ids, "ids"), self.body.graph.layers
         if self.target.has_static_shapes or not names:
             return []
         check_request(Request(prompt_ids=ids, max_new_tokens=1), self.engine.session.info, 0)

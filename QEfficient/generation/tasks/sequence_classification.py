@@ -63,7 +63,15 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
         return list(self.record.labels)
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
-        """Scores of logits ``[n, num_labels]`` by the problem type: probabilities, or the values of a regression."""
+        """Scores of logits ``[n, num_labels]`` by the problem type: probabilities, or the values of a regression.
+
+        Raises:
+            OptionError: they have another shape, or are no numbers.
+        """
+        size = len(self.labels)
+        if not isinstance(logits, np.ndarray) or logits.shape[1:] != (size,) or logits.dtype.kind != "f":
+            shape = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, np.ndarray) else type(logits).__name__
+            raise OptionError(f"logits must be an array of floats [n, {size}], got {shape}.")
         kind = self.record.problem_type
         if kind == "regression":
             return logits

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import onnx
 import onnx_ir as ir
 
 from QEfficient.simulator.compiler.configuration import CustomIO, Symbols
-from QEfficient.simulator.description import Binding, Shape
+from QEfficient.simulator.description import Binding, Precision, Shape
 from QEfficient.simulator.rejection import Rejected
 
 SUFFIXES = ("_InternalRetainedState", "_RetainedState")
@@ -157,7 +158,7 @@ def _binding(
     return Binding(
         name=name,
         is_input=is_input,
-        precision=precision,
+        precision=cast("Precision", precision),
         shapes=shapes,
         is_state=is_state,
         is_integer=graph_type not in _FLOATS,

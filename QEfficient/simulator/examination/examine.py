@@ -8,7 +8,6 @@ keep_in_fp32        on overflow: more nodes in float32 until nothing overflows
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -25,6 +24,7 @@ from QEfficient.simulator.examination.graph_runs import LOGITS, GraphRun, State,
 from QEfficient.simulator.examination.result import Examination, LayerErrors, LossyNode
 from QEfficient.simulator.examination.tallies import OVERFLOW, ErrorTally, LogitTally, Tally
 from QEfficient.simulator.passes.precision import Policy
+from QEfficient.store.leftovers import scratch_folder
 
 NUM_DECODED = 4
 """Last tokens of a prompt, run one by one as in decoding: they read the state as the card stores it."""
@@ -60,8 +60,8 @@ def examine(subject: Subject, prompts: Sequence[Sequence[int]]) -> Examination:
         Rejected: the simulated compiler rejects an operator of the graph.
         CompileError: the graph has an input that does not come from a prompt.
     """
-    with tempfile.TemporaryDirectory(prefix="qeff-sim-") as folder:
-        bench = _Bench(subject, Path(folder))
+    with scratch_folder() as folder:
+        bench = _Bench(subject, folder)
         steps = [plan_steps(ids, subject.chunk_len) for ids in prompts]
         half = bench.fp16(subject.nodes)
         layers, logits = [name for name in subject.layers if name in bench.wide.nodes], LogitTally()

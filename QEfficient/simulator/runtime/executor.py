@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,10 @@ from QEfficient.simulator.description import (
     Binding,
     ProgramOptions,
 )
+
+if TYPE_CHECKING:
+    import onnx
+    from google.protobuf.message import Message
 
 POISON = 1000.0
 """Far above activations, but small enough that sums of its products stay finite in most graphs."""
@@ -79,7 +83,7 @@ class Executable:
 
     def options(self) -> ProgramOptions:
         """The compiler's metadata."""
-        return ProgramOptions.from_json(read_segment(self.path, self._segments[OPTIONS]).decode())
+        return ProgramOptions.from_json(read_segment(self.path, self._segments[OPTIONS]).decode(errors="replace"))
 
     def load(self) -> None:
         """Open the session; weights are mapped from the container."""
@@ -127,19 +131,46 @@ def open_session(graph: bytes, weights_folder: Path) -> Any:
 
 
 def _relocated(graph: bytes, weights: Segment, undefined: float) -> bytes:
-    """Point the constants at the segment's place in the container."""
-    import onnx
+    """Point the constants at the segment's place in the container, which is all that they may read.
 
-    model = onnx.load_model_from_string(graph)
+    Raises:
+        CorruptArtifact: it is no graph, or another constant lies in a file, or one reaches out of the segment.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(graph)
+    except DecodeError as error:
+        raise CorruptArtifact(f"The program's graph cannot be read: {error}. Compile it again.") from error
+    if _num_external(model) != sum(bool(tensor.external_data) for tensor in model.graph.initializer):
+        raise CorruptArtifact("The program's graph reads a constant of its inner graphs from a file. Compile it again.")
     for tensor in model.graph.initializer:
         if tensor.name == UNDEFINED:
             tensor.raw_data = np.float32(undefined).tobytes()
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = FILE_NAME
-            elif entry.key == "offset":
-                entry.value = str(int(entry.value) + weights.start)
+        if tensor.external_data:
+            _relocate(tensor, weights)
     return model.SerializeToString()
+
+
+def _num_external(message: Message) -> int:
+    """How many constants anywhere in an ONNX message lie in files."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        return bool(message.external_data)  # type: ignore[attr-defined]
+    inner = [value for field, value in message.ListFields() if field.message_type is not None]
+    parts = [part for value in inner for part in ([value] if hasattr(value, "ListFields") else value)]
+    return sum(map(_num_external, parts))
+
+
+def _relocate(tensor: onnx.TensorProto, weights: Segment) -> None:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    numbers = [entries.get(name, "0") for name in ("offset", "length")]
+    if not all(text.isdecimal() and len(text) < 19 for text in numbers) or sum(map(int, numbers)) > weights.num_bytes:
+        raise CorruptArtifact(f"The program's constant {tensor.name} lies outside of its weights. Compile it again.")
+    del tensor.external_data[:]
+    offset, length = map(int, numbers)
+    for key, value in (("location", FILE_NAME), ("offset", str(offset + weights.start)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
 
 
 def host_dtype(binding: Binding) -> np.dtype:

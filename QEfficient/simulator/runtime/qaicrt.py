@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from QEfficient.errors import CorruptArtifact
+from QEfficient.machine import memory_bytes
 from QEfficient.simulator.runtime.descriptors import NetworkDescriptor, io_description
 from QEfficient.simulator.runtime.device_information import (
     QDevInfo,
@@ -104,9 +105,9 @@ class Qpc:
     def __init__(self, path: str):
         try:
             self._executable = Executable(Path(path))
+            self._options = self._executable.options()
         except CorruptArtifact as error:
             raise RuntimeError(str(error)) from error
-        self._options = self._executable.options()
 
     def getIoDescriptor(self) -> tuple[QStatus, bytes]:
         """The serialized ``aicapi.IoDesc``."""
@@ -153,6 +154,10 @@ class Program:
         if self._activation is not None:
             return QStatus.QS_SUCCESS
         options = self.qpc._options
+        memory = memory_bytes()
+        if memory is not None and options.state_bytes > memory:
+            logger.error("The state takes %d bytes, this machine has %d", options.state_bytes, memory)
+            return QStatus.QS_NOMEM
         request = (self._devices, options.num_cores, options.bytes_per_device)
         reason = DEVICES.take(*request)
         if reason:

@@ -12,13 +12,22 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import safe_open
 from torch import nn
 
-from QEfficient.errors import CheckpointError, CheckpointNotFound, CorruptCheckpoint, OptionError, UnsupportedModel
+from QEfficient.errors import (
+    CheckpointError,
+    CheckpointNotFound,
+    CorruptCheckpoint,
+    OptionError,
+    StorageError,
+    UnsupportedModel,
+)
 from QEfficient.generation_config import check_generation_config
 from QEfficient.options import require_bool
+from QEfficient.store.files import storage_errors
 from QEfficient.transformers.checkpoint.files import (
     READ,
     check_code,
@@ -93,8 +102,12 @@ def resolve(model_name: str | os.PathLike[str], *, config_only: bool = False, **
 
 
 def _download(model_name: str, wanted: list[str], options: dict[str, Any]) -> Path:
+    cache = Path(options.get("cache_dir") or HF_HUB_CACHE)
     try:
-        return Path(snapshot_download(model_name, allow_patterns=wanted, **options))
+        with storage_errors(cache, only_under=cache):
+            return Path(snapshot_download(model_name, allow_patterns=wanted, **options))
+    except StorageError:
+        raise
     except HFValidationError as error:
         raise CheckpointNotFound(
             f"There is no folder '{model_name}', and it is not a valid model id on the Hub either."

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from QEfficient.errors import CorruptCheckpoint, QEffError, UnsafeCheckpoint, UnsupportedModel
+from QEfficient.store.files import full_disk, says_full
 
 
 @contextmanager
@@ -20,6 +21,7 @@ def loader_errors(folder: Path, what: str, *, unknown: tuple[type[Exception], ..
     Raises:
         UnsafeCheckpoint: it would run code that was not allowed.
         UnsupportedModel: one of ``unknown``, or a package is not installed.
+        StorageError: the disk is full.
         CorruptCheckpoint: any other error. Memory that runs out is none.
     """
     try:
@@ -40,6 +42,8 @@ def _translated(folder: Path, what: str, error: Exception, unknown: tuple[type[E
         )
     if isinstance(error, unknown):
         return UnsupportedModel(f"transformers cannot read {what} of {folder}: {_said(error)}")
+    if says_full(str(error)):
+        return full_disk(folder, str(error))
     return CorruptCheckpoint(
         f"{folder}: {what} cannot be read: {_said(error)}. A file is damaged or not what its name says; download the "
         "checkpoint again."

@@ -285,7 +285,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         prompt_ids = compiled.encode(prompts)
         report = compare(model, compiled, prompt_ids, generation_len)
         if compiled.target.has_card_numerics:
-            numerics = numeric_check.examine_package(self, compiled.body, compiled.record, prompt_ids, out)
+            numerics = numeric_check.examine_package(self, compiled, prompt_ids, out)
             report = report.with_numerics(numerics) if numerics is not None else report
         compiled.artifact = update_body(compiled.artifact, {"parity": report.to_dict()})
         return report

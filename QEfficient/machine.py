@@ -1,0 +1,12 @@
+"""What this machine has."""
+
+from __future__ import annotations
+
+import os
+
+
+def memory_bytes() -> int | None:
+    """Bytes of memory, used or not; None where the system does not say."""
+    if not hasattr(os, "sysconf"):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
