@@ -117,33 +117,18 @@ def load(folder: Path, entry: str) -> None:
 
 # Checkpoints
 
-SIZES = frozenset(
-    {
-        "num_hidden_layers",
-        "hidden_size",
-        "intermediate_size",
-        "vocab_size",
-        "num_attention_heads",
-        "num_key_value_heads",
-    }
-)
-"""Keys of a config by which a model grows."""
 EXTRA_KEYS = (
     "auto_map", "architectures", "dtype", "torch_dtype", "quantization_config", "text_config", "rope_parameters",
     "rope_scaling", "transformers_weights", "fusion_config", "eos_token_id", "tie_word_embeddings", "head_dim",
     "generation_config", "attn_implementation", "_attn_implementation", "_name_or_path", "sliding_window",
     "layer_types", "id2label", "num_labels", "is_encoder_decoder", "pruned_heads", "max_new_tokens", "do_sample",
-    "pad_token_id",
+    "pad_token_id", "num_local_experts", "vision_config",
 )  # fmt: skip
-SMALL = st.one_of(
-    st.none(), st.booleans(), TEXTS, st.sampled_from([-(2**70), -1, 0, 1, 3, 0.5, float("nan"), [1], {"a": 1}])
-)
 
 
 def test_configs(checkpoint: Path, scale: int) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
-    keys = sorted({*config, *EXTRA_KEYS} - SIZES)
-    changes = st.one_of(st.tuples(st.sampled_from(keys), VALUES), st.tuples(st.sampled_from(sorted(SIZES)), SMALL))
+    changes = st.tuples(st.sampled_from(sorted({*config, *EXTRA_KEYS})), VALUES)
 
     def check(case: tuple[tuple[str, Any], str]) -> None:
         change, entry = case
