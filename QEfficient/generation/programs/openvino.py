@@ -17,6 +17,7 @@ from QEfficient.compile.openvino_compiler import MODEL_FILE, port_shape
 from QEfficient.compile.openvino_paged import custom_operators, to_plugin_form
 from QEfficient.contract import RETAINED, GraphRecord, OpenOptions
 from QEfficient.errors import CapacityError, CompileError, CorruptArtifact, DeviceError, LifecycleError, QEffError
+from QEfficient.forks import leave_to_parent
 from QEfficient.generation.programs.program import Opening, Shape
 from QEfficient.store.files import readable_bytes
 
@@ -150,6 +151,7 @@ class OpenVINOProgram:
             self._request: Any = compiled.create_infer_request()
             for variable in self._request.query_state():
                 variable.reset()
+        leave_to_parent(self)
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         request = self._request
@@ -158,6 +160,10 @@ class OpenVINOProgram:
         with native_errors(self.name):
             request.infer(dict(inputs), share_inputs=True)
         return {name: request.get_tensor(name).data for name in (self.outputs if outputs is None else outputs)}
+
+    def natives(self) -> list[object]:
+        """See :class:`QEfficient.forks.NativeOwner`."""
+        return [self._request]
 
     def close(self) -> None:
         self._request = None
