@@ -1,6 +1,6 @@
 """Python functions that native code calls: an interrupt inside one comes out as it is, whatever becomes of it there.
 
-OpenVINO turns each exception of a callback into a RuntimeError of its own, or drops it. Ctrl-C usually is noticed in a
+OpenVINO turns each exception of a callback into a RuntimeError, or drops it. Ctrl-C usually is noticed in a
 callback, because the interpreter looks for signals only while Python code runs.
 """
 

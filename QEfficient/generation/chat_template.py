@@ -44,7 +44,7 @@ def render_chat(template: str, messages: Sequence[Mapping[str, Any]], variables:
             "give the prompt as text."
         ) from error
     except (RecursionError, ValueError) as error:  # ValueError: of marshal, for what is nested deeply
-        raise OptionError(f"The messages cannot be given to the chat template {source}: {error}.") from error
+        raise OptionError(f"The chat template {source} cannot take these messages: {error}.") from error
 
 
 def _printable(error: RenderError) -> str:
