@@ -29,7 +29,7 @@ IMPORT_S = 0.3
 
 # Lowest first; a module imports from its own level and from those before it.
 LEVELS = (
-    ("errors", "version", "progress", "machine"),
+    ("errors", "version", "progress", "forks", "machine"),
     ("options", "contract", "targets", "tasks", "generation_config"),
     ("store",),
     ("transformers",),
@@ -50,6 +50,7 @@ LIGHT = frozenset(
         "errors",
         "version",
         "progress",
+        "forks",
         "machine",
         "options",
         "targets",

@@ -30,14 +30,19 @@ def describe_model(source: ModelSource, lens: Mapping[str, int]) -> dict[str, An
     Raises:
         CheckpointNotFound: no such model id or folder.
         UnsafeCheckpoint: it needs code of its repository, which is not allowed.
+        CorruptCheckpoint: a file is damaged, or the config gives sizes that no model or not its weights have.
         UnsupportedModel: transformers or this library does not support it.
     """
     from QEfficient.transformers.checkpoint.config import open_config
     from QEfficient.transformers.checkpoint.files import quantization
     from QEfficient.transformers.checkpoint.loader_errors import loader_errors
-    from QEfficient.transformers.checkpoint.weight_files import weights_size
+    from QEfficient.transformers.checkpoint.weight_files import local_weight_files
 
     opened = open_config(source.name, **source.load_options)
+    with loader_errors(opened.folder, "the weights"):
+        files = local_weight_files(opened.folder)
+        if files is not None:
+            files.check_config(opened.config)
     ingredients = _ingredients(opened.folder, opened.config, source, lens)
     description = read_note(_KIND, ingredients) if opened.is_self_contained else None
     if description is None or "targets" not in description:
@@ -47,10 +52,8 @@ def describe_model(source: ModelSource, lens: Mapping[str, int]) -> dict[str, An
         if opened.is_self_contained:
             write_note(_KIND, ingredients, description)
     description["quantization"] = quantization(opened.config)
-    with loader_errors(opened.folder, "the weights"):
-        size = weights_size(opened.folder)
-    if size is not None:
-        description["weights_bytes"], description["dtypes"] = size
+    if files is not None:
+        description["weights_bytes"], description["dtypes"] = files.num_bytes, files.dtypes
     elif description["quantization"] is not None:
         description["weights_bytes"] = None  # the config does not say which weights are quantised
     for name, target in description["targets"].items():

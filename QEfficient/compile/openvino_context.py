@@ -9,6 +9,8 @@ import openvino as ov
 import openvino.opset13 as ops
 from openvino.frontend.onnx import ConversionExtension
 
+from QEfficient.compile.native_callbacks import native_callback
+
 DOMAIN = "com.qualcomm.cloud"
 
 
@@ -19,6 +21,7 @@ def add_context_extensions(core: ov.Core) -> None:
         core.add_extension(ConversionExtension(name, DOMAIN, converter))
 
 
+@native_callback
 def _scatter(node: Any) -> list[Any]:
     """data, [batch_index,] position_ids, updates"""
     data, *rows, positions, updates = _inputs(node)
@@ -33,6 +36,7 @@ def _scatter(node: Any) -> list[Any]:
     return [ops.scatter_nd_update(data, ops.concat(parts, 3), updates).output(0)]
 
 
+@native_callback
 def _gather(node: Any) -> list[Any]:
     """data, [batch_index,] ctx_indices, comp_ctx_len"""
     data, *rows, indices, length = _inputs(node)

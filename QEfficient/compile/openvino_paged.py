@@ -18,6 +18,8 @@ from openvino import Op
 from openvino.frontend.onnx import ConversionExtension
 from openvino.op import _PagedAttentionExtension
 
+from QEfficient.compile.native_callbacks import interruptible, native_callback
+
 if TYPE_CHECKING:
     from openvino._pyopenvino import AttributeVisitor
 
@@ -41,6 +43,7 @@ _CREATED: ContextVar[list[Op] | None] = ContextVar("created operators", default=
 class PagedAttention(Op):
     """``qeff::PagedAttention`` as an OpenVINO operator that only infers shapes."""
 
+    @native_callback
     def __init__(self, inputs: list[Any] | None = None, **attributes: float):
         super().__init__(self)
         self.attributes = {**_ATTRIBUTES, **attributes}
@@ -50,14 +53,17 @@ class PagedAttention(Op):
             self.set_arguments(inputs)
             self.constructor_validate_and_infer_types()
 
+    @native_callback
     def validate_and_infer_types(self) -> None:
         num_tokens = self.get_input_partial_shape(0)[0]
         width = self.attributes["num_heads"] * self.attributes["value_dim"]
         self.set_output_type(0, self.get_input_element_type(0), ov.PartialShape([num_tokens, width]))
 
+    @native_callback
     def clone_with_new_inputs(self, new_inputs: list[Any]) -> PagedAttention:
         return PagedAttention(new_inputs, **self.attributes)
 
+    @native_callback
     def visit_attributes(self, visitor: AttributeVisitor) -> bool:
         visitor.on_attributes(self.attributes)
         return True
@@ -65,17 +71,19 @@ class PagedAttention(Op):
 
 @contextmanager
 def custom_operators(core: ov.Core) -> Iterator[None]:
-    """Let ``core`` read the custom operator from ONNX and from IR. Models with it are only valid inside.
+    """Let ``core`` read the custom operator from ONNX and from IR. Models with it are only valid inside. See
+    :func:`interruptible` for what is raised.
 
     OpenVINO never frees an operator that is written in Python, nor the graph that it is connected to, whose constants
     map the file of weights. So its inputs are cut off at the end.
     """
-    core.add_extension(PagedAttention)
-    core.add_extension(ConversionExtension("PagedAttention", "qeff", _from_onnx))
     created: list[Op] = []
     token = _CREATED.set(created)
     try:
-        yield
+        with interruptible():
+            core.add_extension(PagedAttention)
+            core.add_extension(ConversionExtension("PagedAttention", "qeff", _from_onnx))
+            yield
     finally:
         _CREATED.reset(token)
         nothing = _empty(np.float32)
@@ -84,6 +92,7 @@ def custom_operators(core: ov.Core) -> Iterator[None]:
                 operator.input(index).replace_source_output(nothing)
 
 
+@native_callback
 def _from_onnx(node: Any) -> list[Any]:
     attributes = {name: node.get_attribute(name, default) for name, default in _ATTRIBUTES.items()}
     num_inputs = _SINK + attributes["has_sink"]

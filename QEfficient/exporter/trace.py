@@ -54,6 +54,8 @@ def trace(graph: TaskGraph) -> ir.Model:
     except QEffError:
         raise
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
+        if (interrupt := _interrupt(error)) is not None:
+            raise interrupt from error
         message = (
             f"{type(graph.lowered.module).__name__} could not be exported in the "
             f"'{graph.lowering}' lowering: {_first_line(error)}. Please report it with the model's config and this "
@@ -160,6 +162,14 @@ def _name(model: ir.Model, graph: TaskGraph) -> None:
 
 def _shape(dims: Any, axes: dict[int, str]) -> ir.Shape:
     return ir.Shape([axes.get(axis, dim if isinstance(dim, int) else None) for axis, dim in enumerate(dims)])
+
+
+def _interrupt(error: BaseException) -> BaseException | None:
+    """The interrupt that an error of the exporter stands for: both exporters wrap what a step of theirs raised."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt | SystemExit | MemoryError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def _first_line(error: BaseException) -> str:

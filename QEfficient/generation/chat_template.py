@@ -1,96 +1,83 @@
-"""Renders a checkpoint's chat template as transformers does, without transformers.
-
-The template is the checkpoint's code: it runs in jinja2's sandbox, with nothing that reaches outside of it.
-"""
+"""A conversation as text, by the checkpoint's chat template: as transformers renders it, without transformers."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Any, NoReturn
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
+import numpy as np
 
 from QEfficient.errors import OptionError
+from QEfficient.generation.template_process import PROCESS, RenderError
+
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Keys of a message's reasoning, the first the one that templates read; gpt-oss's reads the second."""
+_SCALARS: dict[type, Callable[[Any], Any]] = {str: str.__str__, int: int.__int__, float: float.__float__}
+"""How the value of a subclass is read, which may print as something else."""
 
 
-def render_chat(template: str, messages: list[Mapping[str, Any]], special_tokens: Mapping[str, str]) -> str:
+def render_chat(template: str, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], source: str) -> str:
     """A conversation as the text that the model was trained on, ready for the assistant's turn.
 
+    The template runs in a separate process, with at most 2 s of the processor and 64 MiB.
+
+    Args:
+        template: jinja2.
+        messages: each with ``role`` and ``content``.
+        variables: what else it may read: the special tokens by name, and ``tools`` and ``documents`` if there are any.
+        source: where the template is from, for errors.
+
     Raises:
-        OptionError: the template is not valid, or refuses the conversation.
+        OptionError: the template is not valid, refuses the conversation, fails on it, or takes too much time or memory.
     """
-    # Templates test whether a key exists and do not expect None.
-    plain_messages = [{key: value for key, value in message.items() if value is not None} for message in messages]
     try:
-        compiled = _environment().from_string(template)
-        return compiled.render(
-            messages=plain_messages, tools=None, documents=None, add_generation_prompt=True, **special_tokens
-        )
-    except jinja2.TemplateError as error:
-        raise refusal(error) from error
+        plain = [_with_reasoning(_plain(_without_none(message))) for message in messages]
+        common = {"tools": None, "documents": None, "add_generation_prompt": True}
+        return PROCESS.render(template, {**common, **_plain(variables), "messages": plain})
+    except RenderError as error:
+        where = source if error.line is None else f"{source}, line {error.line},"
+        if error.is_refusal:
+            raise OptionError(f"The chat template {where} refuses this conversation: {_printable(error)}") from error
+        raise OptionError(
+            f"The chat template {where} cannot render this conversation: {_printable(error)}. Correct the template, or "
+            "give the prompt as text."
+        ) from error
+    except (RecursionError, ValueError) as error:  # ValueError: of marshal, for what is nested deeply
+        raise OptionError(f"The chat template {source} cannot take these messages: {error}.") from error
 
 
-def refusal(error: Exception) -> OptionError:
-    """The error to raise for an error of a template."""
-    return OptionError(f"The checkpoint's chat template refuses this conversation: {error}")
+def _printable(error: RenderError) -> str:
+    """Its text, which the template may have chosen, without what a terminal takes for commands."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(error)).rstrip(".")
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals |= {
-        "raise_exception": _refuse,
-        "strftime_now": lambda form: datetime.now().strftime(form),
-        "dict": _PlainDict(),
-        "namespace": _PlainNamespace,
-    }
-    return environment
+def _without_none(message: Mapping[str, Any]) -> dict[str, Any]:
+    # Templates test whether a key exists and do not expect None.
+    return {key: value for key, value in message.items() if value is not None}
 
 
-class _Generation(Extension):
-    """``{% generation %}`` marks the assistant's text for training; here it changes nothing."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Parser) -> list[Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    reasoning = next((message[key] for key in _REASONING if message.get(key) is not None), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
-class _PlainDict:
-    """``dict`` without the attributes of a class."""
-
-    def __call__(self, *args: Any, **items: Any) -> dict[Any, Any]:
-        return dict(*args, **items)
-
-    def fromkeys(self, *args: Any) -> dict[Any, Any]:
-        return dict.fromkeys(*args)
-
-
-class _PlainNamespace(Namespace):
-    """jinja2's namespace, without names that are special in Python."""
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if name.startswith("_"):
-            raise jinja2.exceptions.SecurityError(f"namespace attribute {name!r} is unsafe.")
-        super().__setitem__(name, value)
-
-
-def _to_json(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    # The filter of jinja2 escapes HTML.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _refuse(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
+def _plain(value: Any) -> Any:
+    """``value`` as JSON's types and tuples. Of an image, templates ask only whether it is there: its type will do."""
+    if value is None or isinstance(value, bool):
+        return value
+    for scalar, to_scalar in _SCALARS.items():
+        if isinstance(value, scalar):
+            return to_scalar(value)
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_plain(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if callable(getattr(value, "model_dump", None)):  # pydantic
+        return _plain(value.model_dump())
+    return f"<{type(value).__name__}>"

@@ -24,6 +24,7 @@ from QEfficient.errors import (
     QEffError,
     TargetUnavailable,
 )
+from QEfficient.forks import leave_to_parent
 from QEfficient.store.files import user_path
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,13 @@ class QaicProgram:
         self._has_stalled, self._timeout_ms = False, timeout_ms
         self.runtime, self.api = import_runtime(_installed(sdk))
         self.qids = self._choose_devices(device_ids)
+        self._pid = os.getpid()
         self._load(self._read(), enable_debug_logs)
+        leave_to_parent(self)
+
+    def natives(self) -> list[object]:
+        """See :class:`QEfficient.forks.NativeOwner`."""
+        return [self._exec_obj, self._program, self._queue, self._context]
 
     def _choose_devices(self, device_ids: Sequence[int] | None) -> list[int]:
         if device_ids is None:
@@ -148,7 +155,8 @@ class QaicProgram:
         self._exec_obj = None  # released first, since it uses the program
         if self.is_active:
             self.is_active = False
-            self._check(self._program.deactivate(), "deactivate")
+            if self._is_ours:
+                self._check(self._program.deactivate(), "deactivate")
 
     def close(self) -> None:
         """Deactivate and unload; a second call does nothing."""
@@ -157,7 +165,7 @@ class QaicProgram:
             self.deactivate()
         finally:
             self._program = None
-            if program is not None and (status := int(program.unload())):
+            if program is not None and self._is_ours and (status := int(program.unload())):
                 logger.warning("%s was not unloaded: status %s.", self.path, status)
 
     def check_ready(self) -> None:
@@ -170,7 +178,16 @@ class QaicProgram:
                 "An earlier run did not finish in time: deactivate() and activate(), or open it again."
             )
 
+    @property
+    def _is_ours(self) -> bool:
+        """False in a forked child: the connection to the card, and the cores, are the parent's."""
+        return os.getpid() == self._pid
+
     def _check_open(self) -> None:
+        if not self._is_ours:
+            raise LifecycleError(
+                f"The session of {self.path} was opened by the process that forked this one: open it again here."
+            )
         if self._program is None:
             raise LifecycleError(f"The session of {self.path} is closed: open another one.")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer
 
 from QEfficient.errors import CorruptArtifact, LifecycleError, OptionError
+from QEfficient.generation.chat_template import render_chat
 from QEfficient.generation.prompts import checked_text, token_ids
 from QEfficient.generation.streaming import stream_text
 
@@ -39,6 +40,7 @@ class PackageTokenizer:
         config, template = folder / "tokenizer_config.json", folder / "chat_template.jinja"
         self._config = read_side_file(config) if config.is_file() else {}
         self._special_tokens = _special_tokens(self._config, config)
+        self._template_source = str(template) if template.is_file() else f"of {config}"
         self.chat_template: str | None = (
             _read_text(template) if template.is_file() else self._config.get("chat_template")
         )
@@ -95,17 +97,16 @@ class PackageTokenizer:
             messages: each with ``role`` and ``content``.
 
         Raises:
-            OptionError: the checkpoint has no chat template, or the template refuses the conversation.
+            OptionError: the checkpoint has no chat template, or the template refuses the conversation, fails on it, or
+                takes more than 2 s or 64 MiB.
         """
         return self.encode(self.render_chat(messages), add_special_tokens=False)
 
     def render_chat(self, messages: list[Mapping[str, str]]) -> str:
         """The conversation as the text that the model was trained on. Raises as :meth:`encode_chat`."""
-        from QEfficient.generation.chat_template import render_chat  # jinja2 is for chats only
-
         if not isinstance(self.chat_template, str):
             raise OptionError(_NO_TEMPLATE)
-        return render_chat(self.chat_template, messages, self._special_tokens)
+        return render_chat(self.chat_template, messages, self._special_tokens, self._template_source)
 
 
 _SPECIAL = frozenset(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
@@ -165,14 +166,19 @@ class ForeignTokenizer:
         return stream_text(self.decode, ids)
 
     def encode_chat(self, messages: list[Mapping[str, str]]) -> list[int]:
-        from jinja2 import TemplateError
-
-        from QEfficient.generation.chat_template import refusal
-
         if not getattr(self._tokenizer, "chat_template", None):
             raise OptionError(_NO_TEMPLATE)
+        return self.encode(self.render_chat(messages), add_special_tokens=False)
+
+    def render_chat(self, messages: list[Mapping[str, str]]) -> str:
+        from transformers import PreTrainedTokenizerBase
+
+        if type(self._tokenizer).apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:
+            # A class of the caller, which may have no template of jinja2 at all.
+            return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        source = f"of the tokenizer {self._tokenizer.name_or_path!r}"
         try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise refusal(error) from error
-        return self.encode(text, add_special_tokens=False)
+            template = self._tokenizer.get_chat_template()
+        except ValueError as error:
+            raise OptionError(f"The chat template {source} cannot be used: {error}") from error
+        return render_chat(template, messages, self._tokenizer.special_tokens_map, source)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import make_dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from QEfficient.errors import LifecycleError, OptionError
+from QEfficient.generation.chat_template import render_chat
 from QEfficient.generation.tokenizer import ForeignTokenizer, PackageTokenizer
 
 TEXTS = [
@@ -189,6 +193,12 @@ TEMPLATES = {
     "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %};{% endfor %}",
     "date": "{{ strftime_now('%Y-%m') }}",
     "dict": "{% set d = dict(a=1) %}{{ d.a }}{{ dict.fromkeys([3, 4], 5) }}",
+    "namespace of a dict": "{% set ns = namespace({'n': 2}, self=3) %}{{ ns.n }}{{ ns.self }}",
+    "scope of generation": "{% generation %}{% set x = 1 %}{{ x }}{% endgeneration %}{{ x }}|",
+    "macros": "{% macro show(m) %}{{ m.role }}{{ caller() }}{% endmacro %}"
+    "{% for m in messages %}{% call show(m) %}:{{ m.content | length }}{% endcall %}{% endfor %}",
+    "filters": "{{ messages | map(attribute='role') | unique | join(', ') | title }}{{ 'a b' | wordwrap(1) }}"
+    "{{ messages | selectattr('role', 'equalto', 'user') | list | pprint }}{{ 'x' | urlize }}{{ 1.5 | round | int }}",
     "missing key": "{% if 'name' in messages[0] %}named{% endif %}{{ messages[0].name }}",
 }
 
@@ -207,6 +217,44 @@ def test_chat_renders_as_in_transformers(tmp_path: Path, name: str) -> None:
     assert ours.render_chat(CHAT) == expected
     ids = theirs.apply_chat_template(CHAT, add_generation_prompt=True)["input_ids"]
     assert ours.encode_chat(CHAT) == ForeignTokenizer(theirs).encode_chat(CHAT) == ids
+
+
+RICH: list[dict[str, Any]] = [
+    {"role": "user", "content": [{"type": "image", "image": np.zeros(2)}, {"type": "text", "text": "x"}], "n": (1, 2)},
+    {"role": "assistant", "reasoning": "so", "content": "", "tool_calls": [{"function": {"arguments": {"a": 1.5}}}]},
+    {"role": "tool", "content": {1: np.float32(0.5), "b": np.bool_(False), "c": True, "d": 2**70}},
+    {"role": StrEnum("Role", "user").user, "content": SimpleNamespace(x=1), "thinking": "a", "reasoning_content": "b"},
+    {"role": "user", "content": make_dataclass("Part", ["x", "y"])("\0\u2028", float("inf"))},
+]
+
+
+def test_rich_messages_are_shown_as_in_transformers(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}{{ m }}{{ m | tojson }}{{ m.content is string }}{{ m.reasoning_content }}{% endfor %}"
+    )
+    ours, theirs = pair(tmp_path, template)
+    expected = theirs.apply_chat_template(RICH, tokenize=False, add_generation_prompt=True)
+    assert ours.render_chat(RICH) == ForeignTokenizer(theirs).render_chat(RICH) == expected
+
+
+def test_tools_and_documents_are_shown_as_in_transformers(tmp_path: Path) -> None:
+    _, theirs = pair(
+        tmp_path, "{{ tools | tojson }}{% for d in documents %}{{ d.title }}{{ d }}{% endfor %}{{ bos_token }}"
+    )
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"required": ("a", "b")}}}]
+    documents = [{"title": "<t>", "text": "é"}]
+    expected = theirs.apply_chat_template(CHAT, tokenize=False, tools=tools, documents=documents)
+    variables = {"tools": tools, "documents": documents, **theirs.special_tokens_map}
+    assert render_chat(theirs.chat_template, CHAT, variables, "t") == expected
+
+
+def test_a_tokenizer_with_a_way_of_its_own_to_render(tmp_path: Path) -> None:
+    class Own(PreTrainedTokenizerFast):
+        def apply_chat_template(self, messages: Any, **options: Any) -> str:  # type: ignore[override]
+            return f"{len(messages)} messages"
+
+    tiny_models.tiny_tokenizer().save_pretrained(tmp_path)
+    assert ForeignTokenizer(Own.from_pretrained(tmp_path)).render_chat(CHAT) == "4 messages"
 
 
 def test_keys_without_a_value_do_not_reach_the_template(tmp_path: Path) -> None:

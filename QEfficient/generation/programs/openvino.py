@@ -25,6 +25,7 @@ from QEfficient.errors import (
     OptionError,
     QEffError,
 )
+from QEfficient.forks import leave_to_parent
 from QEfficient.generation.programs.program import Opening, Shape
 from QEfficient.machine import memory_bytes
 from QEfficient.store.files import readable_bytes
@@ -164,6 +165,7 @@ class OpenVINOProgram:
             self._request: Any = compiled.create_infer_request()
             for variable in self._request.query_state():
                 variable.reset()
+        leave_to_parent(self)
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         request = self._request
@@ -194,6 +196,10 @@ class OpenVINOProgram:
                 )
         if unknown := [name for name in outputs if name not in self._known]:
             raise OptionError(f"{self.name} has no output '{unknown[0]}'; it has {', '.join(sorted(self.outputs))}.")
+
+    def natives(self) -> list[object]:
+        """See :class:`QEfficient.forks.NativeOwner`."""
+        return [self._request]
 
     def close(self) -> None:
         self._request = None

@@ -13,6 +13,7 @@ import openvino as ov
 from QEfficient.compile.openvino_paged import BLOCK_LEN
 from QEfficient.contract import GraphRecord
 from QEfficient.errors import CapacityError, LifecycleError, OptionError
+from QEfficient.forks import leave_to_parent
 from QEfficient.generation.programs.openvino import check_memory, compile_for_cpu, native_errors
 from QEfficient.generation.programs.program import Opening
 from QEfficient.generation.sessions.session import Chunk, SessionInfo, check_chunks
@@ -39,6 +40,11 @@ class PagedSession:
         self._name = str(package)
         self._request: ov.InferRequest | None = compiled.create_infer_request()
         self._caches = self._allocate(compiled, num_blocks)
+        leave_to_parent(self)
+
+    def natives(self) -> list[object]:
+        """See :class:`QEfficient.forks.NativeOwner`."""
+        return [self._request]
 
     def _allocate(self, compiled: ov.CompiledModel, num_blocks: int) -> list[ov.Tensor]:
         ports = [port for port in compiled.inputs if port.get_any_name().startswith(("key_cache.", "value_cache."))]

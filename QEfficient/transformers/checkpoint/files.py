@@ -13,6 +13,7 @@ from typing import Any
 from QEfficient.errors import CheckpointNotFound, CorruptCheckpoint, OptionError, UnsafeCheckpoint
 from QEfficient.store.digests import is_sha256
 from QEfficient.store.files import user_path
+from QEfficient.transformers.checkpoint.sizes import check_limits
 
 READ = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "tokenizer*")
 """The files of a checkpoint that are read, and so downloaded."""
@@ -47,7 +48,8 @@ def local_folder(name: str) -> Path:
 def read_config(folder: Path) -> dict[str, Any]:
     """
     Raises:
-        CorruptCheckpoint: ``config.json`` is no JSON object, or names its classes in another way than a list.
+        CorruptCheckpoint: ``config.json`` is no JSON object, names its classes in another way than a list, or has a
+            size that no model has.
         UnsafeCheckpoint: it is outside of the folder.
     """
     config = read_json(contained(folder, "config.json"))
@@ -56,6 +58,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CorruptCheckpoint(
             f"{folder / 'config.json'}: architectures must be a list of class names, got {shortened(heads)}."
         )
+    check_limits(config, folder / "config.json")
     return config
 
 

@@ -28,6 +28,7 @@ from QEfficient.errors import (
 from QEfficient.generation_config import check_generation_config
 from QEfficient.options import require_bool
 from QEfficient.store.files import storage_errors
+from QEfficient.transformers.checkpoint.build_limits import BuildLimits
 from QEfficient.transformers.checkpoint.files import (
     READ,
     check_code,
@@ -134,7 +135,7 @@ def check_safe(folder: Path, trust_remote_code: bool) -> WeightFiles:
             file outside of the folder.
         UnsupportedModel: the weights are quantised.
         CheckpointNotFound: there are no weights.
-        CorruptCheckpoint: a file is not what its name says.
+        CorruptCheckpoint: a file is not what its name says, or the config gives sizes that the weights do not have.
     """
     with loader_errors(folder, "a file"):
         config = read_config(folder)
@@ -143,7 +144,9 @@ def check_safe(folder: Path, trust_remote_code: bool) -> WeightFiles:
         generation = folder / "generation_config.json"
         if generation.exists():
             check_generation_config(read_json(generation), str(generation), CorruptCheckpoint)
-        return WeightFiles(folder)
+        files = WeightFiles(folder)
+        files.check_config(config)
+        return files
 
 
 def _check_not_quantized(folder: Path, config: dict[str, Any]) -> None:
@@ -177,9 +180,14 @@ def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, *
         CorruptCheckpoint: weights are truncated, missing, misshapen or of a wrong type.
     """
     files = check_safe(folder, trust_remote_code)
-    model = _load(auto_class, files, trust_remote_code, _open, options)
+    with _build_limits(files):
+        model = _load(auto_class, files, trust_remote_code, _open, options)
     _check_dtypes(folder, files, model)
     return model
+
+
+def _build_limits(files: WeightFiles) -> BuildLimits:
+    return BuildLimits(files.folder, files.num_tensors, files.num_bytes)
 
 
 def _open(file: WeightFile, **options: Any) -> Any:
@@ -228,7 +236,7 @@ def load_skeleton(auto_class: Any, folder: Path, trust_remote_code: bool = False
     from QEfficient.transformers.checkpoint.recorder import Recorder
 
     files = check_safe(folder, trust_remote_code)
-    recorder = Recorder()
+    recorder = Recorder(_build_limits(files))
     try:
         with recorder:
             model = _load(auto_class, files, trust_remote_code, recorder.open, options, in_this_thread=True)

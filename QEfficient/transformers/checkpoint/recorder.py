@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from QEfficient.transformers.checkpoint.build_limits import BuildLimits
 from QEfficient.transformers.checkpoint.pieces import pieces
 from QEfficient.transformers.checkpoint.source import Dense, split
 from QEfficient.transformers.checkpoint.unread import (
@@ -46,9 +47,14 @@ class Recorder(TorchDispatchMode):
         obstacles: why the weights have to be read at once after all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: BuildLimits):
+        """
+        Args:
+            limits: of what is made of nothing; this mode sees it first.
+        """
         super().__init__()
         self.obstacles: list[str] = []
+        self._limits = limits
         self._fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._unread = WeakTensorKeyDictionary()
 
@@ -58,7 +64,7 @@ class Recorder(TorchDispatchMode):
 
     def stand_in(self, stored: Stored) -> torch.Tensor:
         """A fake tensor for a stored one."""
-        with self._fake_mode:
+        with self._fake_mode, self._limits.paused():
             fake = torch.empty(stored.tensor.shape, dtype=stored.tensor.dtype)
         self._unread[fake] = stored
         return fake
@@ -66,6 +72,7 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs))):
+            self._limits.check(func, args, kwargs)
             return func(*args, **kwargs)
         if func == aten.equal.default:
             return self._are_equal(*args)

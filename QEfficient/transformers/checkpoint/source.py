@@ -6,6 +6,7 @@ is made of it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +17,10 @@ import torch
 from torch import nn
 
 from QEfficient.errors import CorruptCheckpoint, ExportError
+from QEfficient.forks import is_forked
 from QEfficient.transformers.checkpoint.missing import MissingParameter
+
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))  # as torch's data loaders: OpenMP's are gone
 
 PIECE_BYTES = 8 << 20
 """Maximum read at once, so that memory does not grow with a tensor's size. The C library reuses blocks of up to about
@@ -111,7 +115,8 @@ def content_digest(name: str, tensor: Dense, pieces: Iterable[torch.Tensor], *, 
     Raises:
         CorruptCheckpoint: it holds NaN or infinity, and must not.
     """
-    content = blake3.blake3(max_threads=blake3.blake3.AUTO)
+    # Its pool of threads is the process's, and a forked child would wait for threads that are not there.
+    content = blake3.blake3(max_threads=1 if is_forked() else blake3.blake3.AUTO)
     must_be_finite = must_be_finite and tensor.dtype.is_floating_point
     for piece in pieces:
         if must_be_finite and piece.numel() and not _is_finite(piece):

@@ -5,7 +5,7 @@ A name in an index is a stranger's: it stays in the folder, and a file is safete
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from QEfficient.errors import CheckpointNotFound, CorruptCheckpoint, UnsafeCheckpoint
 from QEfficient.transformers.checkpoint.files import contained, identity, is_regular, parse_json, read_json
+from QEfficient.transformers.checkpoint.sizes import check_fits
 
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"} | {
     f"{kind}{bits}": f"{'u' * (kind == 'U')}int{bits}" for kind in "IU" for bits in (8, 16, 32, 64)
@@ -111,24 +112,42 @@ class WeightFiles:
         self._files[path].check_unchanged()
         return self._files[path]
 
+    @property
+    def num_tensors(self) -> int:
+        """Of all files."""
+        return sum(len(file.header.tensors) for file in self._files.values())
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all tensors."""
+        return sum(tensor.end - tensor.begin for _, tensor in self.tensors())
+
+    @property
+    def dtypes(self) -> list[str]:
+        """Of the tensors, in torch's words."""
+        return sorted({TORCH_NAMES.get(tensor.dtype, tensor.dtype.lower()) for _, tensor in self.tensors()})
+
+    def check_config(self, config: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            CorruptCheckpoint: the weights are too few or too small for a size in ``config``.
+        """
+        check_fits(config, self.folder / "config.json", self.num_tensors, self.num_bytes)
+
     def tensors(self) -> Iterator[tuple[str, StoredTensor]]:
         """The tensors of all files by name."""
         for file in self._files.values():
             yield from file.header.tensors.items()
 
 
-def weights_size(folder: Path) -> tuple[int, list[str]] | None:
-    """Bytes and dtypes of the weights in ``folder``, by the headers of its files; None if a file is not here.
+def local_weight_files(folder: Path) -> WeightFiles | None:
+    """The weight files in ``folder``; None if one is not here, because only the config was downloaded.
 
     Raises:
         CorruptCheckpoint, UnsafeCheckpoint: as :class:`WeightFiles`.
     """
     paths = [contained(folder, name) for name in _names(folder)]
-    if not paths or not all(path.exists() for path in paths):
-        return None
-    tensors = [tensor for _, tensor in WeightFiles(folder).tensors()]
-    size = sum(tensor.end - tensor.begin for tensor in tensors)
-    return size, sorted({TORCH_NAMES.get(tensor.dtype, tensor.dtype.lower()) for tensor in tensors})
+    return WeightFiles(folder) if paths and all(path.exists() for path in paths) else None
 
 
 def _names(folder: Path) -> list[str]:
