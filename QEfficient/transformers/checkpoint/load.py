@@ -161,6 +161,9 @@ def _check_not_quantized(folder: Path, config: dict[str, Any]) -> None:
 def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
     """The Hugging Face config in ``folder``, which was checked.
 
+    Kernels that it names, of the machine that it was saved on, give way to transformers' defaults: a lowering has its
+    own.
+
     Raises:
         UnsupportedModel: transformers knows no such architecture.
         CorruptCheckpoint: a value has a wrong type.
@@ -168,7 +171,9 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
     from transformers import AutoConfig
 
     with loader_errors(folder, "the config", unknown=(ValueError, KeyError)):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config._attn_implementation = config._experts_implementation = None
+        return config
 
 
 def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, **options: Any) -> Any:
@@ -205,7 +210,8 @@ def _load(
 ) -> Any:
     from QEfficient.transformers.patches import weights_opened_by
 
-    options = {"dtype": "auto", "trust_remote_code": trust_remote_code, **options}
+    config = load_config(files.folder, trust_remote_code)
+    options = {"config": config, "dtype": "auto", "trust_remote_code": trust_remote_code, **options}
     # transformers would stop at a mismatch without naming the weight; the loading info names it.
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True, "use_safetensors": True}
     paths = [str(path) for path in files.paths]

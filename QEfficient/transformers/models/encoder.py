@@ -90,9 +90,8 @@ class _TextEncoders:
 
     @staticmethod
     def from_pretrained(folder: Any, **kwargs: Any) -> Any:
-        from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+        from transformers import AutoModel, AutoModelForTextEncoding
 
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=kwargs.get("trust_remote_code", False))
-        if type(config) not in AutoModelForTextEncoding._model_mapping:
+        if type(kwargs["config"]) not in AutoModelForTextEncoding._model_mapping:
             return AutoModel.from_pretrained(folder, **kwargs)
         return AutoModelForTextEncoding.from_pretrained(folder, **kwargs)

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM, QEFFAutoModelForSeq2SeqLM, QEFFCommonLoader
+from QEfficient.cloud.inspect import command as inspect
 from QEfficient.errors import (
     CapacityError,
     CheckpointNotFound,
@@ -145,6 +147,25 @@ def test_the_class_asked_for_is_native_too(folder: Path, tmp_path: Path) -> None
     with pytest.raises(UnsafeCheckpoint, match="trust_remote_code=True"):
         QEFFAutoModelForSeq2SeqLM.from_pretrained(folder)
     assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"attn_implementation": "flash_attention_2"},
+        {"_attn_implementation": "flash_attention_3"},
+        {"attn_implementation": "kernels-community/flash-attn"},
+        {"attn_implementation": {"": "flex_attention"}},
+        {"experts_implementation": "deepgemm"},
+    ],
+    ids=str,
+)
+def test_kernels_of_another_machine(folder: Path, choice: dict[str, object]) -> None:
+    """What a config says of how to run is not what the model is."""
+    change_config(folder, **choice)
+    model = QEFFAutoModelForCausalLM.from_pretrained(folder)
+    assert model.config._attn_implementation == "sdpa"
+    assert CliRunner().invoke(inspect, [str(folder)]).exit_code == 0
 
 
 def test_truncated_weights(folder: Path, own_home: Path) -> None:
