@@ -100,7 +100,7 @@ def _start(command: Sequence[str], sink: BinaryIO, group: int) -> subprocess.Pop
 
 
 _GUARD = ("/bin/sh", "-c", "trap '' HUP INT TERM; read line; kill -KILL 0")
-"""``kill 0`` is for the shell's own process group, the compiler's."""
+"""``kill 0`` is for the process group that the shell is in, the compiler's."""
 _pipes: set[IO[bytes]] = set()
 """Ends of pipes to guards. A fork must not keep them open when this process ends."""
 

@@ -185,9 +185,10 @@ def start_parent(kind: str = "alone", **options: Any) -> subprocess.Popen[bytes]
     """A process that runs a slow compiler, which has a child."""
     program = fake_sdk.script(Path.cwd() / "compiler", f"{FAMILY}\ntime.sleep(60)")
     code = textwrap.dedent(f"""
-        import os, threading, time
+        import os, signal, threading, time
         from pathlib import Path
         from QEfficient.compile.child_process import run_compiler
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's children inherit that it is ignored
         def compile():
             run_compiler([{str(program)!r}], log=Path("log"), output=Path("out"))
     """)

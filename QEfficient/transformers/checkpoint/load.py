@@ -161,8 +161,8 @@ def _check_not_quantized(folder: Path, config: dict[str, Any]) -> None:
 def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
     """The Hugging Face config in ``folder``, which was checked.
 
-    Kernels that it names, of the machine that it was saved on, give way to transformers' defaults: a lowering has its
-    own.
+    Kernels that it names, of the machine that it was saved on, give way to transformers' defaults: a lowering
+    brings others.
 
     Raises:
         UnsupportedModel: transformers knows no such architecture.

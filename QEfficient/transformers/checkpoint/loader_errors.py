@@ -35,9 +35,9 @@ def loader_errors(folder: Path, what: str, *, unknown: tuple[type[Exception], ..
 def _translated(folder: Path, what: str, error: Exception, unknown: tuple[type[Exception], ...]) -> QEffError:
     if isinstance(error, ImportError):
         return UnsupportedModel(f"Reading {what} of {folder} needs a package that is not installed: {error}")
-    if isinstance(error, ValueError) and "trust_remote_code" in str(error):  # transformers has no class of its own
+    if isinstance(error, ValueError) and "trust_remote_code" in str(error):  # it has no class for it
         return UnsafeCheckpoint(
-            f"{folder}: transformers has no class of its own for {what}, and the checkpoint's would run its Python "
+            f"{folder}: transformers has no class for {what}, and the checkpoint's would run its Python "
             "files. Read them, then pass trust_remote_code=True if you trust them."
         )
     if isinstance(error, unknown):
