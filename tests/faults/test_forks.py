@@ -83,7 +83,6 @@ assert in_child(anew) == 0
         pytest.param(COMPILE, "retained", id="compile retained", marks=pytest.mark.sweep),
     ],
 )
-@pytest.mark.parametrize("code", [COMPILE, INGREDIENTS, GENERATE], ids=["compile", "ingredients", "generate"])
 def test_after_a_fork(code: str, kind: str, tmp_path: Path) -> None:
     tests = str(Path(__file__).parents[1])
     environment = os.environ | {
