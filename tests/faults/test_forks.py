@@ -18,6 +18,12 @@ from QEfficient import QEFFAutoModelForCausalLM, from_package
 from QEfficient.errors import QEffError
 
 def in_child(work):
+    # A native thread may hold a lock at the moment of the fork, one time in twenty: once more then.
+    code = in_one_child(work)
+    print("a child ended with", code, file=sys.stderr)
+    return code if code >= 0 else in_one_child(work)
+
+def in_one_child(work):
     pid = os.fork()
     if not pid:
         signal.alarm(60)

@@ -151,7 +151,7 @@ def test_what_is_no_size_of_a_weight(with_sizes: Callable[..., Path], values: di
 def test_weights_that_would_be_made_up(with_sizes: Callable[..., Path], values: dict[str, int]) -> None:
     """transformers allocates weights of the config's size before it says that the checkpoint's are smaller."""
     folder, before = with_sizes(values), peak_bytes()
-    with pytest.raises(CorruptCheckpoint, match=r"makes a tensor \((134217728|1099511627776|1048575), 64\)"):
+    with pytest.raises(CorruptCheckpoint, match=r"makes a tensor \((134217728|1099511627776|1048575|64), \d+\)"):
         QEFFAutoModelForCausalLM.from_pretrained(folder)
     assert peak_bytes() - before < 2 * MAX_BYTES
 
