@@ -85,13 +85,10 @@ class QEFFAutoModel(QEFFSequenceModel):
 
 
 class _TextEncoders:
-    """Loads what transformers has for the text of a checkpoint: a class made for encoding text where there is one
-    that takes the checkpoint as it is, else what ``AutoModel`` gives."""
+    """Loads what transformers has for the text of a checkpoint."""
 
     @staticmethod
     def from_pretrained(folder: Any, **kwargs: Any) -> Any:
-        from transformers import AutoModel, AutoModelForTextEncoding
+        from QEfficient.transformers.checkpoint.meta_model import text_encoder_class
 
-        if type(kwargs["config"]) not in AutoModelForTextEncoding._model_mapping:
-            return AutoModel.from_pretrained(folder, **kwargs)
-        return AutoModelForTextEncoding.from_pretrained(folder, **kwargs)
+        return text_encoder_class(kwargs["config"]).from_pretrained(folder, **kwargs)
