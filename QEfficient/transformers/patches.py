@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+import torch._dynamo.config
 import torch.fx.config
 from onnxscript import opset18 as op
 from onnxscript.rewriter._rewrite_rule import RewriteRule
@@ -168,11 +169,12 @@ def patched(owner: object, name: str, replacement: object) -> Iterator[None]:
 
 @contextmanager
 def lean_tracing() -> Iterator[None]:
-    """Make torch.export record no line numbers, and drop the model's switches of gradients.
+    """Make torch.export record no line numbers, cache no fake tensors, and drop the model's switches of gradients.
 
-    torch 2.13. Line numbers take a fifth of a trace and are not used; goes when they are off by default. Around
-    each switch the graph is split and joined again, although an export has no gradients; goes when
-    ``replace_set_grad_with_hop_pass`` first checks whether a switch changes anything.
+    torch 2.13. Line numbers take a fifth of a trace and are not used; goes when they are off by default. The cache of
+    fake tensors takes a quarter: its keys hold symbolic sizes, and it computes the strides of a hit again; goes when a
+    hit is faster than the operator. Around each switch the graph is split and joined again, although an export has no
+    gradients; goes when ``replace_set_grad_with_hop_pass`` first checks whether a switch changes anything.
     """
 
     def without_switches(module: fx.GraphModule, signature: Any) -> tuple[fx.GraphModule, Any]:
@@ -184,6 +186,7 @@ def lean_tracing() -> Iterator[None]:
 
     with (
         patched(fx.config, "do_not_emit_stack_traces", True),
+        torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
         patched(replace_set_grad_with_hop_pass, "replace_set_grad_with_hop_pass", without_switches),
     ):
         yield

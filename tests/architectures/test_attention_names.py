@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import transformers
 from architectures.cases import check
+from architectures.shared_traces import shared_traces
 from architectures.sizes import VARIANTS
 from architectures.tiny import families
 
@@ -27,14 +29,17 @@ BRANCHES = {
     "qwen2_5_omni": "eager: how its vision tower masks. Not text",
 }
 """Architecture -> the branch on a name, what it is as loaded (SDPA, where there is one), and what it is under ours."""
+NAME = "_attn_implementation"
 TEXT = {*families()["causal_lm"], *families()["seq2seq"], *families()["sequence_classification"]}
 TEXT |= {*families()["text_encoder"]}
 
 
 def compared_names(file: Path) -> list[ast.Compare]:
     """Comparisons of an attention's name in a modeling file."""
-    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-    return [n for n in nodes if isinstance(n, ast.Compare) and "_attn_implementation" in ast.dump(n)]
+    if NAME not in (code := file.read_text(encoding="utf-8")):
+        return []
+    nodes = ast.walk(ast.parse(code))
+    return [n for n in nodes if isinstance(n, ast.Compare) and NAME in ast.dump(n)]
 
 
 def test_every_branch_was_looked_at() -> None:
@@ -46,8 +51,14 @@ def test_every_branch_was_looked_at() -> None:
     assert BRANCHES.keys() <= asking
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_trace_for_all_targets() -> Iterator[None]:
+    with shared_traces():
+        yield
+
+
 @pytest.mark.parametrize("target", ["cpu", "cloud-ai-100-sim"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in VARIANTS])
 def test_ours_takes_the_branch_that_was_loaded(variant: str, target: str) -> None:
     row = check("causal_lm", variant, target)
     assert row["agrees"], row

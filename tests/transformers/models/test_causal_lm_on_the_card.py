@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from architectures.shared_traces import shared_traces
 from greedy import answers, load, prompts, reference
 
 from QEfficient import QEFFAutoModelForCausalLM
@@ -21,8 +22,17 @@ from QEfficient.generation.sessions.session import Chunk, Session
 CARD: dict[str, Any] = {"target": "cloud-ai-100-sim", "prefill_seq_len": 24, "ctx_len": 160}
 IN_EVERY_RUN = {"llama", "gemma3_text", "gpt_oss", "qwen3_moe", "bloom", "gpt2"}
 """One for each kind of position, state, norm and expert; the others are in the sweep."""
-NAMES = [pytest.param(name, marks=[] if name in IN_EVERY_RUN else pytest.mark.sweep) for name in tiny_models.CAUSAL_LMS]
+NAMES = [
+    pytest.param(name, marks=[pytest.mark.xdist_group(name), *([] if name in IN_EVERY_RUN else [pytest.mark.sweep])])
+    for name in tiny_models.CAUSAL_LMS
+]
 BATCHED = {"full_batch_size": 2, "kv_cache_batch_size": 4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_trace_for_all_precisions() -> Iterator[None]:
+    with shared_traces():
+        yield
 
 
 @contextmanager
