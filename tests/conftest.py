@@ -5,10 +5,15 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from collected import CASE_COUNTS
+
+if TYPE_CHECKING:
+    from shared_traces import Traces
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker has a core; torch's other threads wait busily
@@ -36,6 +41,21 @@ def qeff_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home.mkdir(exist_ok=True)
     os.environ["QEFF_HOME"] = str(home)
     return home
+
+
+@pytest.fixture(scope="session")
+def traces() -> Traces:
+    """What was traced in this worker."""
+    from shared_traces import Traces
+
+    return Traces()
+
+
+@pytest.fixture(autouse=True)
+def shared_traces(traces: Traces) -> Iterator[None]:
+    """Trace a graph once in a worker; tests of the exporter have a fixture of this name that does nothing."""
+    with traces.shared():
+        yield
 
 
 @pytest.fixture

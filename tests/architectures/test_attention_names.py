@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import transformers
 from architectures.cases import check
-from architectures.shared_traces import shared_traces
 from architectures.sizes import VARIANTS
 from architectures.tiny import families
 
@@ -49,12 +47,6 @@ def test_every_branch_was_looked_at() -> None:
     folders = {model_type.replace("-", "_").removesuffix("_text") for model_type in TEXT}
     assert asking & folders <= BRANCHES.keys()
     assert BRANCHES.keys() <= asking
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_trace_for_all_targets() -> Iterator[None]:
-    with shared_traces():
-        yield
 
 
 @pytest.mark.parametrize("target", ["cpu", "cloud-ai-100-sim"])

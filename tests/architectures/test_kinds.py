@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import get_args
 
 import pytest
 from architectures.cases import check
-from architectures.shared_traces import shared_traces
 from architectures.sizes import VARIANTS
 
 from QEfficient.transformers.lowering.cache_spec import StateKind
@@ -40,12 +38,6 @@ CASES = [
     *(("causal_lm", model_type) for model_type in (*BY_KIND.values(), *SCANS)),
     *((family, model_type) for family, model_types in OTHERS.items() for model_type in model_types),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_trace_for_all_targets() -> Iterator[None]:
-    with shared_traces():
-        yield
 
 
 @pytest.mark.parametrize("target", ["cpu", "cloud-ai-100-sim"])

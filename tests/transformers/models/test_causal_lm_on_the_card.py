@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from architectures.shared_traces import shared_traces
 from greedy import answers, load, prompts, reference
 
 from QEfficient import QEFFAutoModelForCausalLM
@@ -27,12 +26,6 @@ NAMES = [
     for name in tiny_models.CAUSAL_LMS
 ]
 BATCHED = {"full_batch_size": 2, "kv_cache_batch_size": 4}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_trace_for_all_precisions() -> Iterator[None]:
-    with shared_traces():
-        yield
 
 
 @contextmanager

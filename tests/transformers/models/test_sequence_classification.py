@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 import tiny_models
 import torch
 from architectures.reference import outputs, prompts
-from architectures.shared_traces import shared_traces
 from architectures.tiny import tiny_model
 
 from QEfficient import QEFFAutoModelForSequenceClassification, QEFFCommonLoader, from_package
@@ -31,12 +29,6 @@ def compiled(hf: Any, target: str = "cpu", **options: Any) -> QEFFAutoModelForSe
     model = QEFFAutoModelForSequenceClassification(hf)
     model.compile(**{"target": target, "precision": "fp32", "seq_len": 96, "batch_size": 2, **options})
     return model
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_trace_for_all_targets() -> Iterator[None]:
-    with shared_traces():
-        yield
 
 
 @cache
