@@ -20,8 +20,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker has a core; torch's
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_finish() -> None:
-    """Let no collection look at the modules that are there for good."""
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Check that groups reach pytest-xdist; then let no garbage collection look at what is imported for good."""
+    for item in session.items:
+        if getattr(session.config.option, "loadgroup", False) and item.get_closest_marker("xdist_group"):
+            assert "@" in item.nodeid, "pytest-xdist lost the groups: tests that share a fixture run on both workers"
     import transformers.exporters  # noqa: F401
 
     gc.collect()
