@@ -18,7 +18,7 @@ from QEfficient.base.compilation import Compilation, first_graph
 from QEfficient.base.open_package import PackageOwner
 from QEfficient.base.plan_resolution import first_exportable
 from QEfficient.contract import ONNX, PACKAGE, CompileJob, PackageBody, Plan, Specialization
-from QEfficient.errors import ExportError, LifecycleError, OptionError, nearest
+from QEfficient.errors import CapacityError, ExportError, LifecycleError, OptionError, nearest
 from QEfficient.options import CompileOptions
 from QEfficient.progress import stage
 from QEfficient.store.artifacts import Artifact, ArtifactStore, Build, Built, write_artifact
@@ -105,7 +105,25 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         from QEfficient.transformers.lowering.infer_cache_spec import refusing
 
         with refusing(self._loaded()):
+            self._check_lens(options)
             return self._plan(options, target)
+
+    def max_lens(self) -> dict[str, int]:
+        """Maximum lengths by the model's positions, by the names of their options; those without a limit are left out.
+
+        ``compile`` checks them, ``inspect`` shows them, and an open package takes none beyond.
+        """
+        return {}
+
+    def _check_lens(self, options: OptionsT) -> None:
+        for name, limit in self.max_lens().items():
+            value = getattr(options, name)
+            longest = value if isinstance(value, int) else max(value)
+            if longest > limit:
+                raise CapacityError(
+                    f"{name}={longest} is beyond the {limit} positions that {self.model_name} was made for. "
+                    f"Give {name}={limit} or less."
+                )
 
     def _resolve(self, plan: PlanT, options: OptionsT) -> PlanT:
         """The plan that can be exported, where only an export shows what the model's code allows."""
@@ -189,7 +207,9 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         from QEfficient.transformers.tasks.missing_weights import check_missing_weights
 
         if any(isinstance(parameter, MissingParameter) for parameter in self._loaded().parameters()):
-            plan = self._checked_plan(*self._parse({}))
+            usual = self.options_class()
+            within = {name: limit for name, limit in self.max_lens().items() if getattr(usual, name) > limit}
+            plan = self._checked_plan(*self._parse(within))
             check_missing_weights(self._loaded(), self._graphs(plan).values())
 
     @classmethod

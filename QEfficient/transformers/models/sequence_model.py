@@ -15,7 +15,6 @@ from QEfficient.targets import Target
 from QEfficient.transformers.models.sequence_plan import (
     MeasuredInputs,
     SequencePlan,
-    check_positions,
     narrow,
     plan_sequences,
     specializations,
@@ -46,9 +45,14 @@ class QEFFSequenceModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
 
     def _plan(self, options: EncoderCompileOptions, target: Target) -> SequencePlan:
         model = self._loaded()
-        check_positions(model, options)
         contract = self._inputs.contract(model, options.seq_lens[-1], self.tokenizer)
-        return plan_sequences(model, contract, options, target)
+        return plan_sequences(model, contract, options, target, self.max_lens().get("seq_len"))
+
+    def max_lens(self) -> dict[str, int]:
+        from QEfficient.transformers.tasks.position_limits import max_seq_len
+
+        limit = max_seq_len(self._loaded())
+        return {} if limit is None else {"seq_len": limit}
 
     def _resolve(self, plan: SequencePlan, options: EncoderCompileOptions) -> SequencePlan:
         """The plan for as many lengths as one graph can be for."""
