@@ -219,7 +219,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
             input_ids: with ``attention_mask``, the form of Hugging Face's ``generate(**inputs)``.
             attention_mask: 0 where a row is padding.
-            tokenizer: default: the checkpoint's.
+            tokenizer: default: the model's.
             generation_len: most new tokens, for all prompts or one number each; default: the
                 checkpoint's ``max_new_tokens``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
@@ -241,7 +241,11 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
                 raise OptionError("Give either prompts or input_ids.")
             prompts = {"input_ids": input_ids, "attention_mask": attention_mask}
         return self._open(device_id).generate(
-            prompts, tokenizer=tokenizer, generation_len=generation_len, stream=stream, **sampling
+            prompts,
+            tokenizer=self._text_tokenizer(tokenizer),
+            generation_len=generation_len,
+            stream=stream,
+            **sampling,
         )
 
     def verify(
@@ -274,7 +278,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         model, compiled = self.model, self._open()
         out = Path(node_precision_out) if node_precision_out is not None else None
         numeric_check.check_output(compiled.target, out)
-        prompt_ids = compiled.encode(prompts)
+        prompt_ids = compiled.encode(prompts, self.tokenizer)
         report = compare(model, compiled, prompt_ids, generation_len)
         if compiled.target.has_card_numerics:
             numerics = numeric_check.examine_package(self, compiled, prompt_ids, out)

@@ -219,7 +219,7 @@ class QEFFAutoModelForSeq2SeqLM(QEFFGenerativeModel[Seq2SeqPlan, Seq2SeqLMCompil
             prompts: text, a list of texts, lists of token ids, or a tokenizer's output.
             device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
             runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
-            tokenizer: default: the checkpoint's.
+            tokenizer: default: the model's.
             generation_len: most new tokens, for all prompts or one number each; default: the checkpoint's
                 ``max_new_tokens``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
@@ -238,6 +238,10 @@ class QEFFAutoModelForSeq2SeqLM(QEFFGenerativeModel[Seq2SeqPlan, Seq2SeqLMCompil
         check_runtime(runtime_ai100)
         compiled = self._open(device_ids)
         answers: CloudAI100ExecInfo = compiled.generate(
-            prompts, tokenizer=tokenizer, generation_len=generation_len, stream=stream, **options
+            prompts,
+            tokenizer=self._text_tokenizer(tokenizer),
+            generation_len=generation_len,
+            stream=stream,
+            **options,
         )
         return answers

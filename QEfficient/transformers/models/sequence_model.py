@@ -88,7 +88,7 @@ class QEFFSequenceModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
             inputs: text, a list of texts or of pairs of texts, lists of token ids, or a tokenizer's output.
             device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
             runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
-            tokenizer: default: the checkpoint's.
+            tokenizer: default: the model's.
 
         Returns:
             The output by its name, a float32 array with a row for each text: see the class.
@@ -98,5 +98,5 @@ class QEFFSequenceModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
             CapacityError: a text is empty or longer than the longest compiled ``seq_len``.
         """
         check_runtime(runtime_ai100)
-        outputs: dict[str, Any] = self._open(device_ids).generate(inputs, tokenizer=tokenizer)
+        outputs: dict[str, Any] = self._open(device_ids).generate(inputs, tokenizer=self._text_tokenizer(tokenizer))
         return outputs
