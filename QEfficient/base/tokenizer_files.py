@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from QEfficient.errors import QEffError, UnsupportedModel
 from QEfficient.generation.tokenizer import TOKENIZER_FILE, ForeignTokenizer, PackageTokenizer, open_tokenizer
-from QEfficient.transformers.checkpoint.loader_errors import saver_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,6 +24,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, source: str
         CorruptCheckpoint: it holds something that its class cannot write.
         UnsupportedModel: what it wrote gives another tokenizer, or none.
     """
+    from QEfficient.transformers.checkpoint.loader_errors import saver_errors
+
     with saver_errors(source, "the tokenizer"):
         tokenizer.save_pretrained(folder)
     if (folder / TOKENIZER_FILE).is_file():
