@@ -24,15 +24,15 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, source: str
         CorruptCheckpoint: it holds something that its class cannot write.
         UnsupportedModel: what it wrote gives another tokenizer, or none.
     """
-    from QEfficient.transformers.checkpoint.loader_errors import saver_errors
+    from QEfficient.transformers.checkpoint.loader_errors import loader_errors, saver_errors
 
     with saver_errors(source, "the tokenizer"):
         tokenizer.save_pretrained(folder)
     if (folder / TOKENIZER_FILE).is_file():
         return
     try:
-        reopened = open_tokenizer(folder)
-        is_same = _encoded(reopened) == _encoded(ForeignTokenizer(tokenizer))
+        with loader_errors(folder, "the tokenizer"):
+            is_same = _encoded(open_tokenizer(folder)) == _encoded(ForeignTokenizer(tokenizer))
     except QEffError as error:
         raise _refusal(tokenizer, source, _why(error.__cause__ or error)) from error
     if not is_same:
@@ -53,6 +53,5 @@ def _encoded(tokenizer: PackageTokenizer | ForeignTokenizer) -> list[list[int]]:
 def _refusal(tokenizer: PreTrainedTokenizerBase, source: str, why: str) -> UnsupportedModel:
     return UnsupportedModel(
         f"The tokenizer of {source}, a {type(tokenizer).__name__}, has no {TOKENIZER_FILE} and cannot be put into a "
-        f"package: {why}. Set model.tokenizer = None before compile(), and pass tokenizer=... to "
-        "generate()."
+        f"package: {why}. Set model.tokenizer = None before compile(), and pass tokenizer=... to generate()."
     )

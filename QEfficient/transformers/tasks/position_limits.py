@@ -133,6 +133,7 @@ class _Lookups(TorchDispatchMode):
         self._num_tokens = num_tokens
         self._running: list[str] = []
         self._angles: list[torch.Tensor] = []
+        self._stored = [*model.parameters(), *model.buffers()]
         for name, part in parts.items():
             part.register_forward_pre_hook(lambda *_, name=name: self._running.append(name))
             part.register_forward_hook(lambda *_: self._leave())
@@ -146,9 +147,18 @@ class _Lookups(TorchDispatchMode):
         self._angles += _tensors(angles)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        operator, result = func.overloadpacket, func(*args, **(kwargs or {}))
         if self._running and self._running[-1] != _ROTARY:
-            self._note(self.uses[self._running[-1]], func.overloadpacket, args)
-        return func(*args, **(kwargs or {}))
+            self._note(self.uses[self._running[-1]], operator, args)
+            if operator is aten.slice and any(args[0] is table for table in self._stored):
+                self._note_slice(self.uses[self._running[-1]], result, *args)
+        return result
+
+    def _note_slice(self, use: _Use, result: torch.Tensor, table: torch.Tensor, axis: int = 0, *bounds: Any) -> None:
+        if result.shape == table.shape:
+            self._stored.append(result)
+        elif table.is_floating_point() and bounds[:2] in ((0, self._num_tokens), (None, self._num_tokens)):
+            use.tables.add((table.shape[axis], 0))
 
     def _note(self, use: _Use, operator: Any, args: Any) -> None:
         for table, axis, index in _read(operator, args):

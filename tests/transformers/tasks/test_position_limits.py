@@ -23,7 +23,7 @@ from QEfficient import (
 from QEfficient.cloud.description import _max_positions
 from QEfficient.cloud.inspect import command as inspect
 from QEfficient.errors import CapacityError
-from QEfficient.transformers.tasks.position_limits import stretched
+from QEfficient.transformers.tasks.position_limits import max_seq_len, stretched
 
 CLASSES: dict[str, Any] = {
     "causal_lm": QEFFAutoModelForCausalLM,
@@ -130,6 +130,23 @@ def test_a_model_that_cannot_be_measured_has_what_its_config_says(monkeypatch: p
     module = "QEfficient.transformers.tasks.position_limits"
     monkeypatch.setattr(f"{module}._measure", lambda *_: (_ for _ in ()).throw(ValueError("no")))
     assert QEFFAutoModelForCausalLM(model("causal_lm", "jamba")).max_lens() == {"ctx_len": 34}
+
+
+class Sliced(torch.nn.Module):
+    """A model of another's code, whose positions are the first rows of a parameter."""
+
+    def __init__(self, inner: Any):
+        super().__init__()
+        self.config, self.inner = inner.config, inner
+        self.positions = torch.nn.Parameter(torch.zeros(1, 24, inner.config.hidden_size))
+
+    def forward(self, input_ids: Any, attention_mask: Any = None, use_cache: bool = False) -> Any:
+        states = self.inner.get_input_embeddings()(input_ids) + self.positions[:, : input_ids.shape[1]]
+        return self.inner(inputs_embeds=states, use_cache=False)
+
+
+def test_a_table_that_is_cut() -> None:
+    assert max_seq_len(Sliced(model("causal_lm", "bloom"))) == 24
 
 
 def test_inspect_says_the_same(tmp_path: Path) -> None:
