@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+SLOW_TOKENIZERS = 'pip install "qefficient[slow-tokenizers]"'
+"""The command that installs sentencepiece and sacremoses, which some tokenizers that run in Python need."""
+
 
 def memory_bytes() -> int | None:
     """Bytes of memory, used or not; None where the system does not say."""

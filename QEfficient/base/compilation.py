@@ -27,9 +27,8 @@ from QEfficient.contract import (
 from QEfficient.options import CompileOptions
 from QEfficient.progress import stage
 from QEfficient.store.artifacts import Artifact, home
-from QEfficient.store.digests import digest, hash_file, json_safe
-from QEfficient.store.files import list_files, storage_errors, user_path
-from QEfficient.store.leftovers import scratch_folder
+from QEfficient.store.digests import digest, json_safe
+from QEfficient.store.files import storage_errors, user_path
 from QEfficient.store.records import read_record
 from QEfficient.store.source_version import source_version
 from QEfficient.targets import Target
@@ -51,6 +50,8 @@ class Compilation:
     """What the task's session will need."""
     jobs: Mapping[str, CompileJob]
     """One for each graph."""
+    side_files: Mapping[str, str]
+    """Digests of what :meth:`QEfficient.base.modeling_qeff.QEFFBaseModel.write_side_files` writes, by name."""
     compiler: Compiler
     target: Target
     options: CompileOptions
@@ -73,14 +74,14 @@ class Compilation:
             "task": self.model.task,
             "session": asdict(self.record),
             "open": asdict(OpenOptions.of(self.options, self.target)),
-            "side_files": self._side_file_digests(),
+            "side_files": self.side_files,
         }
 
     def package(self, folder: Path) -> dict[str, Any]:
         """Build the package in ``folder``; returns its manifest's body."""
         program = self._program()
         program.link_into(folder)
-        if self.ingredients["side_files"]:
+        if self.side_files:
             self._side_files().link_into(folder)
         graphs = program.manifest.body["graphs"]
         body = PackageBody(
@@ -118,11 +119,6 @@ class Compilation:
             data_files=compiled.data_files,
         )
 
-    def _side_file_digests(self) -> dict[str, str]:
-        with scratch_folder() as folder:
-            self.model.write_side_files(folder)
-            return {name: hash_file(folder / name)[0] for name in list_files(folder)}
-
     def _side_files(self) -> Artifact:
         """As a separate artifact: a tokenizer may be larger than everything else of a package."""
 
@@ -130,7 +126,7 @@ class Compilation:
             self.model.write_side_files(folder)
             return {}
 
-        return self.model.store_or_folder(SIDE_FILES, {"files": self.ingredients["side_files"]}, build)
+        return self.model.store_or_folder(SIDE_FILES, {"files": self.side_files}, build)
 
     def dry_run(self, folder: PathLike | None) -> Path:
         """Export, write what the compiler reads, and say its command; returns the folder."""

@@ -18,12 +18,13 @@ from QEfficient.base.compilation import Compilation, first_graph
 from QEfficient.base.open_package import PackageOwner
 from QEfficient.base.plan_resolution import first_exportable
 from QEfficient.contract import ONNX, PACKAGE, CompileJob, PackageBody, Plan, Specialization
-from QEfficient.errors import ExportError, LifecycleError, OptionError, nearest
+from QEfficient.errors import CapacityError, ExportError, LifecycleError, OptionError, nearest
 from QEfficient.options import CompileOptions
 from QEfficient.progress import stage
 from QEfficient.store.artifacts import Artifact, ArtifactStore, Build, Built, write_artifact
-from QEfficient.store.digests import json_safe
-from QEfficient.store.files import check_free_space
+from QEfficient.store.digests import hash_file, json_safe
+from QEfficient.store.files import check_free_space, list_files
+from QEfficient.store.leftovers import scratch_folder
 from QEfficient.store.source_version import source_version
 from QEfficient.targets import Target, choose_target
 from QEfficient.tasks import auto_class_for_model
@@ -60,7 +61,8 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
     """A Hugging Face model on its way to a target.
 
     Attributes:
-        tokenizer: the checkpoint's tokenizer, if it brings one.
+        tokenizer: the checkpoint's tokenizer, if it brings one; runs with what was changed about it since, and is put
+            into packages. None after :meth:`from_package`: the package's runs.
         onnx_path: the exported graph, once there is one; of several, the first.
         qpc_path: the compiled package's folder, once there is one.
     """
@@ -105,7 +107,25 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         from QEfficient.transformers.lowering.infer_cache_spec import refusing
 
         with refusing(self._loaded()):
+            self._check_lens(options)
             return self._plan(options, target)
+
+    def max_lens(self) -> dict[str, int]:
+        """Maximum lengths by the model's positions, by the names of their options; those without a limit are left out.
+
+        ``compile`` checks them, ``inspect`` shows them, and an open package takes none beyond.
+        """
+        return {}
+
+    def _check_lens(self, options: OptionsT) -> None:
+        for name, limit in self.max_lens().items():
+            value = getattr(options, name)
+            longest = value if isinstance(value, int) else max(value)
+            if longest > limit:
+                raise CapacityError(
+                    f"{name}={longest} is beyond the {limit} positions that {self.model_name} was made for. "
+                    f"Give {name}={limit} or less."
+                )
 
     def _resolve(self, plan: PlanT, options: OptionsT) -> PlanT:
         """The plan that can be exported, where only an export shows what the model's code allows."""
@@ -189,7 +209,9 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         from QEfficient.transformers.tasks.missing_weights import check_missing_weights
 
         if any(isinstance(parameter, MissingParameter) for parameter in self._loaded().parameters()):
-            plan = self._checked_plan(*self._parse({}))
+            usual = self.options_class()
+            within = {name: limit for name, limit in self.max_lens().items() if getattr(usual, name) > limit}
+            plan = self._checked_plan(*self._parse(within))
             check_missing_weights(self._loaded(), self._graphs(plan).values())
 
     @classmethod
@@ -335,10 +357,18 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         jobs = {name: CompileJob(specializations=each, options=options) for name, each in shapes.items()}
         for job in jobs.values():
             compiler.check(job)
+        side_files = self._side_file_digests()
         plan = self._resolve(plan, options)
         record = self._session(plan, options, target)
         return Compilation(
-            model=self, plan=plan, record=record, jobs=jobs, compiler=compiler, target=target, options=options
+            model=self,
+            plan=plan,
+            record=record,
+            jobs=jobs,
+            side_files=side_files,
+            compiler=compiler,
+            target=target,
+            options=options,
         )
 
     def _weights(self) -> WeightSource:
@@ -406,11 +436,15 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
     # What inference needs beside the compiled files.
 
+    def _side_file_digests(self) -> dict[str, str]:
+        with scratch_folder() as folder:
+            self.write_side_files(folder)
+            return {name: hash_file(folder / name)[0] for name in list_files(folder)}
+
     def write_side_files(self, folder: Path) -> None:
         """Tokenizer and configs: what inference needs beside the model."""
+        from QEfficient.base.tokenizer_files import save_tokenizer
         from QEfficient.generation.tokenizer import FOLDER
-        from QEfficient.transformers.checkpoint.loader_errors import saver_errors
 
         if self.tokenizer is not None:
-            with saver_errors(self.config.name_or_path or self.model_name, "the tokenizer"):
-                self.tokenizer.save_pretrained(folder / FOLDER)
+            save_tokenizer(self.tokenizer, folder / FOLDER, self.config.name_or_path or self.model_name)

@@ -23,6 +23,7 @@ class PackageOwner(ABC):
     """Runs a compiled package.
 
     Attributes:
+        tokenizer: encodes and decodes text; None: the package's does.
         qpc_path: the compiled package's folder, once there is one.
     """
 
@@ -30,6 +31,7 @@ class PackageOwner(ABC):
     """The task's name in :data:`QEfficient.tasks.TASKS`."""
 
     def __init__(self) -> None:
+        self.tokenizer: Any | None = None
         self.qpc_path: Path | None = None
         self._compiled: CompiledModel | None = None
         self._settings: dict[str, Any] = {}
@@ -90,6 +92,10 @@ class PackageOwner(ABC):
                 with stage("Opening", self.qpc_path.name[:12]):
                     self._compiled = from_package(self.qpc_path, **settings)
             return self._compiled
+
+    def _text_tokenizer(self, tokenizer: Any | None) -> Any | None:
+        """What text is encoded with: the caller's tokenizer, else the model's; None: the package's."""
+        return self.tokenizer if tokenizer is None else tokenizer
 
     @abstractmethod
     def generate(self, *args: Any, **kwargs: Any) -> Any:

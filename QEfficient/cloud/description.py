@@ -76,8 +76,6 @@ def _outline(opened: OpenedConfig, load_options: Mapping[str, Any]) -> QEFFBaseM
 
 
 def _described(model: QEFFBaseModel, lens: Mapping[str, int]) -> dict[str, Any]:
-    from QEfficient.transformers.lowering.apply import max_positions
-
     parameters = list(model.model.parameters())
     return {
         "architecture": model.model_name,
@@ -85,10 +83,19 @@ def _described(model: QEFFBaseModel, lens: Mapping[str, int]) -> dict[str, Any]:
         "num_parameters": sum(p.numel() for p in parameters),
         "weights_bytes": sum(p.numel() * p.element_size() for p in parameters),
         "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in parameters}),
-        "max_positions": max_positions(model.config),
+        **_max_positions(model),
         **(_layers(model, lens) if model.keeps_state else {}),
         "targets": {name: _on_target(model, target) for name, target in TARGETS.items()},
     }
+
+
+def _max_positions(model: QEFFBaseModel) -> dict[str, int | None]:
+    limits = model.max_lens()
+    names = [name for name in _POSITIONS if hasattr(model.options_class(), name)]
+    return {_POSITIONS[name]: limits.get(name) for name in names}
+
+
+_POSITIONS = {"ctx_len": "max_positions", "seq_len": "max_positions", "encoder_ctx_len": "max_encoder_positions"}
 
 
 def _layers(model: QEFFBaseModel, lens: Mapping[str, int]) -> dict[str, Any]:

@@ -80,10 +80,10 @@ def _check_slots(body: PackageBody, full_batch_size: int | None) -> None:
 def _tokenizer(
     folder: Path, model_name: str | None, local_model_dir: str | None, cache_dir: str | None, token: str | None
 ) -> Any | None:
-    from QEfficient.generation.tokenizer import FOLDER
+    from QEfficient.generation.tokenizer import FOLDER, has_tokenizer
 
     source = local_model_dir or model_name
-    if source is None or (folder / FOLDER / "tokenizer.json").is_file():
+    if source is None or has_tokenizer(folder / FOLDER):
         return None
     from QEfficient.transformers.checkpoint.load import load_tokenizer, resolve
 

@@ -57,7 +57,7 @@ def _lines(description: dict[str, Any]) -> dict[str, str]:
         "Task": description["task"],
         "Parameters": f"{description['num_parameters']:,}",
         "Weights": _weights_line(description),
-        "Positions": "no limit" if description["max_positions"] is None else f"{description['max_positions']:,}",
+        "Positions": _positions_line(description),
     }
     if description.get("recomputes"):
         lines["Layers"] = f"recompute every step: {description['recomputes']}"
@@ -75,6 +75,12 @@ def _weights_line(description: dict[str, Any]) -> str:
         return f"quantised ('{description['quantization']}'), and no local file tells the size"
     quantised = f", quantised ('{description['quantization']}')" if description["quantization"] else ""
     return f"{readable_bytes(description['weights_bytes'])} in {', '.join(description['dtypes'])}{quantised}"
+
+
+def _positions_line(description: dict[str, Any]) -> str:
+    names = {"max_positions": "", "max_encoder_positions": " of the text"}
+    limits = {place: description[name] for name, place in names.items() if name in description}
+    return ", ".join(f"{'no limit' if limit is None else f'{limit:,}'}{place}" for place, limit in limits.items())
 
 
 def _layer_line(layer: dict[str, Any]) -> str:

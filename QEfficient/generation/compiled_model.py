@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 from QEfficient.contract import MODEL_GRAPH, Binding, GraphRecord, LoweringName, OpenOptions, PackageBody
 from QEfficient.errors import ArtifactError, CorruptArtifact, OptionError
 from QEfficient.generation.programs.program import Opening, Program
-from QEfficient.generation.tokenizer import FOLDER, ForeignTokenizer, PackageTokenizer
+from QEfficient.generation.tokenizer import FOLDER, ForeignTokenizer, PackageTokenizer, open_tokenizer
 from QEfficient.options import CompileOptions
 from QEfficient.store.manifest import Artifact
 from QEfficient.store.records import read_record
@@ -189,8 +189,8 @@ class CompiledModel(Generic[RecordT]):
         return ForeignTokenizer(tokenizer)
 
     @cached_property
-    def _package_tokenizer(self) -> PackageTokenizer:
-        return PackageTokenizer(self.path / FOLDER)
+    def _package_tokenizer(self) -> PackageTokenizer | ForeignTokenizer:
+        return open_tokenizer(self.path / FOLDER)
 
     def describe(
         self, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None

@@ -41,9 +41,56 @@ class TextStream:
         return self._decode(self._ids[self._begin :])[len(shown) :]
 
 
-def stream_text(decode: Callable[[list[int]], str], ids: Iterable[int]) -> Iterator[str]:
+class SettledTextStream(TextStream):
+    """For decoders that change the end of a text when tokens follow: shows what the last two texts have in common.
+
+    Subwords that are marked as to be continued are joined then, and spaces before signs removed.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str]):
+        super().__init__(decode)
+        self._before = ""
+        self._num_chars = 0
+        """Of ``_before``, which are shown."""
+
+    def add(self, token_id: int) -> str:
+        self._ids.append(token_id)
+        text = self._decode(self._ids[self._begin :])
+        if text == self._before:  # a token without text shows nothing about the one before
+            return ""
+        piece = text[self._num_chars : _num_equal(self._before, text)]
+        self._num_chars += len(piece)
+        self._before = text
+        if len(self._ids) - self._begin > 2 * _CONTEXT:
+            self._forget(text)
+        return piece
+
+    def finish(self) -> str:
+        piece = self._before[self._num_chars :]
+        self._num_chars = len(self._before)
+        return piece
+
+    def _forget(self, text: str) -> None:
+        """Decode only the newest tokens from now on, if they end the same text alone."""
+        rest = self._decode(self._ids[-_CONTEXT:])
+        dropped = len(text) - len(rest)
+        if text.endswith(rest) and self._num_chars >= dropped:
+            self._begin, self._before = len(self._ids) - _CONTEXT, rest
+            self._num_chars -= dropped
+
+
+def _num_equal(first: str, second: str) -> int:
+    """Characters that two texts begin with."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((place for place, pair in pairs if pair[0] != pair[1]), min(len(first), len(second)))
+
+
+_CONTEXT = 16
+"""Tokens that the text of the next one may depend on."""
+
+
+def stream_text(text: TextStream, ids: Iterable[int]) -> Iterator[str]:
     """Pieces of the text of ``ids``, as they arrive; none is empty."""
-    text = TextStream(decode)
     for token_id in ids:
         if piece := text.add(token_id):
             yield piece
@@ -55,20 +102,20 @@ class AnswerPrinter:
     """Shows the answers to several prompts one after the other, while they are generated in parallel.
 
     Args:
-        decode: token ids to their text.
+        text_stream: makes what decodes one answer.
         num_answers: the number of answers.
         show: called with each piece of text.
         end: shown after each answer.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], num_answers: int, show: Callable[[str], None], end: str):
-        self._decode = decode
+    def __init__(self, text_stream: Callable[[], TextStream], num_answers: int, show: Callable[[str], None], end: str):
+        self._text_stream = text_stream
         self._show = show
         self._end = end
         self._waiting: list[list[int]] = [[] for _ in range(num_answers)]
         self._is_done = [False] * num_answers
         self._head = 0
-        self._text = TextStream(decode)
+        self._text = text_stream()
 
     def add(self, index: int, token_id: int, is_last: bool) -> None:
         """Take one token of answer ``index`` and show what can be shown."""
@@ -82,7 +129,7 @@ class AnswerPrinter:
                 return
             self._say(self._text.finish())
             self._say(self._end)
-            self._head, self._text = self._head + 1, TextStream(self._decode)
+            self._head, self._text = self._head + 1, self._text_stream()
 
     def _say(self, piece: str) -> None:
         if piece:

@@ -1,4 +1,8 @@
-"""The tokenizer of a package, without transformers: text to ids, ids to text, chats to prompts."""
+"""The tokenizer of a package: text to ids, ids to text, chats to prompts.
+
+One that is a single ``tokenizer.json`` needs no transformers. One that transformers computes in Python is there with
+the files that it wrote, and runs in transformers.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +17,61 @@ from tokenizers import Tokenizer
 from QEfficient.errors import CorruptArtifact, LifecycleError, OptionError
 from QEfficient.generation.chat_template import render_chat
 from QEfficient.generation.prompts import checked_text, token_ids
-from QEfficient.generation.streaming import stream_text
+from QEfficient.generation.streaming import SettledTextStream, TextStream, stream_text
+from QEfficient.machine import SLOW_TOKENIZERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FOLDER = "tokenizer"
+TOKENIZER_FILE = "tokenizer.json"
 _NO_TEMPLATE = "This checkpoint has no chat template: give the prompt as text, not as messages."
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a package's ``folder`` for it has one."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def open_tokenizer(folder: Path) -> PackageTokenizer | ForeignTokenizer:
+    """The tokenizer in ``folder``, in whatever form it is there.
+
+    Raises:
+        LifecycleError: there is none, or what it needs to run is not installed.
+        CorruptArtifact: it cannot be used.
+    """
+    if (folder / TOKENIZER_FILE).is_file() or not has_tokenizer(folder):
+        return PackageTokenizer(folder)
+    return ForeignTokenizer(_in_python(folder))
+
+
+def _in_python(folder: Path) -> PreTrainedTokenizerBase:
+    path = folder / "tokenizer_config.json"
+    config = read_side_file(path) if path.is_file() else {}
+    name = f"{folder} is a {config.get('tokenizer_class', 'tokenizer')}, which has no {TOKENIZER_FILE}"
+    try:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except ImportError as error:
+        said = " ".join(str(error).split())[:200]
+        raise LifecycleError(
+            f"{name} and runs in transformers, where something is not installed: {said}. Install it "
+            f"({SLOW_TOKENIZERS}), give token ids instead of text, or pass tokenizer=..."
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        said = "it is code of the checkpoint, and a package brings none"
+        said = said if config.get("auto_map") else " ".join(str(error).split())[:200].rstrip(".")
+        raise CorruptArtifact(f"{name}, and transformers cannot open it: {said}. Pass tokenizer=...") from error
 
 
 class PackageTokenizer:
     """Encodes and decodes with ``tokenizer.json``; renders the checkpoint's chat template."""
 
     def __init__(self, folder: Path):
-        path = folder / "tokenizer.json"
+        path = folder / TOKENIZER_FILE
         if not path.is_file():
             raise LifecycleError(
                 f"{folder.parent} has no tokenizer: the model was compiled without one. Give token ids instead of "
@@ -86,9 +131,13 @@ class PackageTokenizer:
         with self._errors():
             return self._tokenizer.decode(known, skip_special_tokens=skip_special_tokens)
 
+    def text_stream(self) -> TextStream:
+        """Decodes one answer while it is generated."""
+        return TextStream(self.decode)
+
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Text as the ids arrive, in pieces of complete characters."""
-        return stream_text(self.decode, ids)
+        return stream_text(self.text_stream(), ids)
 
     def encode_chat(self, messages: list[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation, ready for the assistant's turn.
@@ -146,7 +195,7 @@ def _read_text(path: Path) -> str:
 
 
 class ForeignTokenizer:
-    """A transformers tokenizer of the caller, with the methods of :class:`PackageTokenizer`."""
+    """A tokenizer of transformers, with the methods of :class:`PackageTokenizer`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer
@@ -162,8 +211,14 @@ class ForeignTokenizer:
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
+    def text_stream(self) -> TextStream:
+        # Python joins words and signs once it sees what follows.
+        is_python = not getattr(self._tokenizer, "is_fast", False)
+        revises = is_python or getattr(self._tokenizer, "clean_up_tokenization_spaces", False)
+        return SettledTextStream(self.decode) if revises else TextStream(self.decode)
+
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        return stream_text(self.decode, ids)
+        return stream_text(self.text_stream(), ids)
 
     def encode_chat(self, messages: list[Mapping[str, str]]) -> list[int]:
         if not getattr(self._tokenizer, "chat_template", None):

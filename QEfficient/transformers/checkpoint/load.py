@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
+from importlib.util import find_spec
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -26,13 +28,18 @@ from QEfficient.errors import (
     UnsupportedModel,
 )
 from QEfficient.generation_config import check_generation_config
+from QEfficient.machine import SLOW_TOKENIZERS
 from QEfficient.options import require_bool
 from QEfficient.store.files import storage_errors
 from QEfficient.transformers.checkpoint.build_limits import BuildLimits
 from QEfficient.transformers.checkpoint.files import (
+    NOT_READ,
     READ,
+    SHARDS,
+    VOCABULARIES,
     check_code,
     checked_name,
+    is_any,
     local_folder,
     quantization,
     read_config,
@@ -40,7 +47,7 @@ from QEfficient.transformers.checkpoint.files import (
 )
 from QEfficient.transformers.checkpoint.loader_errors import loader_errors
 from QEfficient.transformers.checkpoint.missing import mark_missing
-from QEfficient.transformers.checkpoint.weight_files import WeightFile, WeightFiles
+from QEfficient.transformers.checkpoint.weight_files import WeightFile, WeightFiles, missing_shards
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +98,15 @@ def resolve(model_name: str | os.PathLike[str], *, config_only: bool = False, **
     name = checked_name(model_name)
     folder = local_folder(name)
     if not folder.is_dir():
-        wanted = _DESCRIPTION if config_only else [*READ]
         hub_options = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
-        folder = _download(name, wanted, hub_options)
+        if config_only:
+            folder = _download(name, hub_options, _DESCRIPTION)
+        else:
+            folder = _download(name, hub_options, [each for each in READ if each != SHARDS], [*NOT_READ])
+            with loader_errors(folder, "a file"):
+                shards = [escape(shard) for shard in missing_shards(folder)]
+            if shards:
+                folder = _download(name, hub_options, shards)
     if not (folder / "config.json").is_file():
         raise CheckpointNotFound(
             f"'{name}' has no config.json, so it is not a transformers checkpoint. "
@@ -102,11 +115,11 @@ def resolve(model_name: str | os.PathLike[str], *, config_only: bool = False, **
     return folder
 
 
-def _download(model_name: str, wanted: list[str], options: dict[str, Any]) -> Path:
+def _download(model_name: str, options: dict[str, Any], wanted: list[str], unwanted: list[str] | None = None) -> Path:
     cache = Path(options.get("cache_dir") or HF_HUB_CACHE)
     try:
         with storage_errors(cache, only_under=cache):
-            return Path(snapshot_download(model_name, allow_patterns=wanted, **options))
+            return Path(snapshot_download(model_name, allow_patterns=wanted, ignore_patterns=unwanted, **options))
     except StorageError:
         raise
     except HFValidationError as error:
@@ -313,13 +326,31 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any | None:
 
     Raises:
         UnsafeCheckpoint: it brings code that was not allowed, or a file is a link out of the folder.
+        UnsupportedModel: a package that it needs is not installed.
         CorruptCheckpoint: transformers cannot read it.
     """
     from transformers import AutoTokenizer
 
-    names = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
-    if not any((folder / name).is_file() for name in names):
+    vocabularies = [path.name for path in folder.iterdir() if is_any(path.name, VOCABULARIES) and path.is_file()]
+    if not vocabularies:
         return None
     with loader_errors(folder, "the tokenizer"):
         check_code(folder, read_config(folder), trust_remote_code)
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        try:
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        except (ImportError, ValueError) as error:
+            if (lacking := _lacking_package(error, vocabularies)) is None:
+                raise
+            raise UnsupportedModel(
+                f"{folder}: its tokenizer ({', '.join(sorted(vocabularies)[:3])}) needs a package that is not "
+                f"installed: {lacking}. Install it; {SLOW_TOKENIZERS} has sentencepiece and sacremoses."
+            ) from error
+
+
+def _lacking_package(error: Exception, vocabularies: Iterable[str]) -> str | None:
+    """What is not installed, if that is why a tokenizer cannot be loaded: without sentencepiece, transformers does not
+    know some classes at all."""
+    if isinstance(error, ImportError):
+        return " ".join(str(error).split())[:200]
+    is_sentencepiece = any(is_any(name, ("*.model", "*.spm")) for name in vocabularies)
+    return "sentencepiece" if is_sentencepiece and find_spec("sentencepiece") is None else None

@@ -150,6 +150,15 @@ def local_weight_files(folder: Path) -> WeightFiles | None:
     return WeightFiles(folder) if paths and all(path.exists() for path in paths) else None
 
 
+def missing_shards(folder: Path) -> list[str]:
+    """Names of weight files that the index in ``folder`` has and that are not there, because they are not downloaded.
+
+    Raises:
+        CorruptCheckpoint, UnsafeCheckpoint: as :class:`WeightFiles`.
+    """
+    return [name for name in _names(folder) if not contained(folder, name).exists()]
+
+
 def _names(folder: Path) -> list[str]:
     """Names of the files that hold the weights; none if there is neither a whole file nor an index."""
     if contained(folder, _WHOLE).exists():

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.moe import ExpertsInterface
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -155,13 +155,3 @@ def run_eagerly(model: nn.Module) -> LoweredModel:
         config._attn_implementation = "eager"
         config._experts_implementation = _EXPERTS
     return lowered
-
-
-def max_positions(config: PreTrainedConfig) -> int | None:
-    """Maximum context length by the model's config; None if it sets no limit."""
-    config = config.get_text_config(decoder=True)
-    for name in ("max_position_embeddings", "max_seq_len", "n_positions"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None

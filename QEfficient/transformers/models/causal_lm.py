@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import MODEL_GRAPH, Plan, Specialization
-from QEfficient.errors import CapacityError, OptionError, UnsupportedModel
+from QEfficient.errors import OptionError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.options import CausalLMCompileOptions, require_bool
@@ -90,7 +90,6 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
 
         if self.continuous_batching and options.full_batch_size is None:
             raise OptionError("The model was loaded with continuous_batching=True: compile() needs full_batch_size.")
-        self._check_positions(options.ctx_len)
         choice = choose_lowering(self._loaded(), target, options.lowering)
         # Where any shape runs, one graph serves any number of slots.
         picks_rows = options.full_batch_size is not None or not target.has_static_shapes
@@ -115,18 +114,11 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             )
         return 1 << (self._chunk_len(options, target) - 1).bit_length()
 
-    def _check_positions(self, ctx_len: int) -> None:
-        limit = self._max_positions()
-        if limit is not None and ctx_len > limit:
-            raise CapacityError(
-                f"ctx_len={ctx_len} is beyond the {limit} positions that {self.model_name} was made for. "
-                f"Give ctx_len={limit} or less."
-            )
+    def max_lens(self) -> dict[str, int]:
+        from QEfficient.transformers.tasks.causal_lm import max_ctx_len
 
-    def _max_positions(self) -> int | None:
-        from QEfficient.transformers.lowering.apply import max_positions
-
-        return max_positions(self.config)
+        limit = max_ctx_len(self._loaded())
+        return {} if limit is None else {"ctx_len": limit}
 
     def _graphs(self, plan: CausalLMPlan) -> dict[str, TaskGraph]:
         from QEfficient.transformers.tasks import causal_lm
@@ -200,7 +192,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             row_axis="full_batch_size" if plan.has_batch_index else "batch_size",
             windows=windows(self.state_specs()),
             min_ctx_len=plan.traced_len or 1,
-            max_ctx_len=fixed or self._max_positions(),
+            max_ctx_len=fixed or self.max_lens().get("ctx_len"),
         )
 
     def generate(
@@ -227,7 +219,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
             input_ids: with ``attention_mask``, the form of Hugging Face's ``generate(**inputs)``.
             attention_mask: 0 where a row is padding.
-            tokenizer: default: the checkpoint's.
+            tokenizer: default: the model's.
             generation_len: most new tokens, for all prompts or one number each; default: the
                 checkpoint's ``max_new_tokens``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
@@ -249,7 +241,11 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
                 raise OptionError("Give either prompts or input_ids.")
             prompts = {"input_ids": input_ids, "attention_mask": attention_mask}
         return self._open(device_id).generate(
-            prompts, tokenizer=tokenizer, generation_len=generation_len, stream=stream, **sampling
+            prompts,
+            tokenizer=self._text_tokenizer(tokenizer),
+            generation_len=generation_len,
+            stream=stream,
+            **sampling,
         )
 
     def verify(
@@ -282,7 +278,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         model, compiled = self.model, self._open()
         out = Path(node_precision_out) if node_precision_out is not None else None
         numeric_check.check_output(compiled.target, out)
-        prompt_ids = compiled.encode(prompts)
+        prompt_ids = compiled.encode(prompts, self.tokenizer)
         report = compare(model, compiled, prompt_ids, generation_len)
         if compiled.target.has_card_numerics:
             numerics = numeric_check.examine_package(self, compiled, prompt_ids, out)

@@ -32,5 +32,6 @@ class QEFFGenerativeModel(QEFFBaseModel[PlanT, OptionsT]):
 
     def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
         """Yield the answer to one prompt as text, as it comes. Options are those of :meth:`generate`."""
+        options["tokenizer"] = self._text_tokenizer(options.get("tokenizer"))
         pieces: Iterator[str] = self._open().stream(prompt, **options)
         return pieces

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import MODEL_GRAPH, Json, Plan, Specialization
-from QEfficient.errors import CapacityError, ExportError, UnsupportedModel
+from QEfficient.errors import ExportError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.generation.tasks.seq2seq_lm import DECODER, ENCODER, Seq2SeqRecord
@@ -88,13 +88,6 @@ class QEFFAutoModelForSeq2SeqLM(QEFFGenerativeModel[Seq2SeqPlan, Seq2SeqLMCompil
     def _plan(self, options: Seq2SeqLMCompileOptions, target: Target) -> Seq2SeqPlan:
         from QEfficient.transformers.lowering.apply import rope_depends_on_length
 
-        self._loaded()
-        for name, limit in self._max_lens().items():
-            if getattr(options, name) > limit:
-                raise CapacityError(
-                    f"{name}={getattr(options, name)} is beyond the {limit} positions that {self.model_name} was made "
-                    f"for. Give {name}={limit} or less."
-                )
         return Seq2SeqPlan(
             lowering="retained",
             transforms=target.transforms(options),
@@ -105,7 +98,7 @@ class QEFFAutoModelForSeq2SeqLM(QEFFGenerativeModel[Seq2SeqPlan, Seq2SeqLMCompil
             is_split=not target.has_static_shapes,
         )
 
-    def _max_lens(self) -> dict[str, int]:
+    def max_lens(self) -> dict[str, int]:
         from QEfficient.transformers.tasks.seq2seq_lm import max_lens
 
         return max_lens(self._loaded())
@@ -176,7 +169,7 @@ class QEFFAutoModelForSeq2SeqLM(QEFFGenerativeModel[Seq2SeqPlan, Seq2SeqLMCompil
 
         encoder: Any = self._loaded().get_encoder()
         reader = encoder if hasattr(encoder, "get_input_embeddings") else self._loaded()
-        limits = self._max_lens()
+        limits = self.max_lens()
         decoder = DecoderRecord(
             num_slots=options.num_slots,
             ctx_len=options.ctx_len,
@@ -226,7 +219,7 @@ class QEFFAutoModelForSeq2SeqLM(QEFFGenerativeModel[Seq2SeqPlan, Seq2SeqLMCompil
             prompts: text, a list of texts, lists of token ids, or a tokenizer's output.
             device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
             runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
-            tokenizer: default: the checkpoint's.
+            tokenizer: default: the model's.
             generation_len: most new tokens, for all prompts or one number each; default: the checkpoint's
                 ``max_new_tokens``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
@@ -245,6 +238,10 @@ class QEFFAutoModelForSeq2SeqLM(QEFFGenerativeModel[Seq2SeqPlan, Seq2SeqLMCompil
         check_runtime(runtime_ai100)
         compiled = self._open(device_ids)
         answers: CloudAI100ExecInfo = compiled.generate(
-            prompts, tokenizer=tokenizer, generation_len=generation_len, stream=stream, **options
+            prompts,
+            tokenizer=self._text_tokenizer(tokenizer),
+            generation_len=generation_len,
+            stream=stream,
+            **options,
         )
         return answers

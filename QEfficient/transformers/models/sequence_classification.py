@@ -84,5 +84,7 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
         Raises:
             OptionError: the model has several labels.
         """
-        ranked: list[tuple[int, float]] = self._open(device_ids).rank(query, documents, tokenizer=tokenizer)
+        ranked: list[tuple[int, float]] = self._open(device_ids).rank(
+            query, documents, tokenizer=self._text_tokenizer(tokenizer)
+        )
         return ranked

@@ -15,7 +15,6 @@ from QEfficient.targets import Target
 from QEfficient.transformers.models.sequence_plan import (
     MeasuredInputs,
     SequencePlan,
-    check_positions,
     narrow,
     plan_sequences,
     specializations,
@@ -46,9 +45,14 @@ class QEFFSequenceModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
 
     def _plan(self, options: EncoderCompileOptions, target: Target) -> SequencePlan:
         model = self._loaded()
-        check_positions(model, options)
         contract = self._inputs.contract(model, options.seq_lens[-1], self.tokenizer)
-        return plan_sequences(model, contract, options, target)
+        return plan_sequences(model, contract, options, target, self.max_lens().get("seq_len"))
+
+    def max_lens(self) -> dict[str, int]:
+        from QEfficient.transformers.tasks.position_limits import max_seq_len
+
+        limit = max_seq_len(self._loaded())
+        return {} if limit is None else {"seq_len": limit}
 
     def _resolve(self, plan: SequencePlan, options: EncoderCompileOptions) -> SequencePlan:
         """The plan for as many lengths as one graph can be for."""
@@ -84,7 +88,7 @@ class QEFFSequenceModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
             inputs: text, a list of texts or of pairs of texts, lists of token ids, or a tokenizer's output.
             device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
             runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
-            tokenizer: default: the checkpoint's.
+            tokenizer: default: the model's.
 
         Returns:
             The output by its name, a float32 array with a row for each text: see the class.
@@ -94,5 +98,5 @@ class QEFFSequenceModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
             CapacityError: a text is empty or longer than the longest compiled ``seq_len``.
         """
         check_runtime(runtime_ai100)
-        outputs: dict[str, Any] = self._open(device_ids).generate(inputs, tokenizer=tokenizer)
+        outputs: dict[str, Any] = self._open(device_ids).generate(inputs, tokenizer=self._text_tokenizer(tokenizer))
         return outputs

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from QEfficient.contract import MODEL_GRAPH, Json, Plan, Specialization
-from QEfficient.errors import CapacityError, SizeDependence
+from QEfficient.errors import SizeDependence
 from QEfficient.generation.sessions.encoder import InputContract
 from QEfficient.generation.tasks.encoder import EncoderRecord
 from QEfficient.options import EncoderCompileOptions
@@ -83,31 +83,21 @@ class MeasuredInputs:
 
 
 def plan_sequences(
-    model: PreTrainedModel, contract: SequenceContract, options: EncoderCompileOptions, target: Target
+    model: PreTrainedModel,
+    contract: SequenceContract,
+    options: EncoderCompileOptions,
+    target: Target,
+    limit: int | None,
 ) -> SequencePlan:
-    """The plan for all lengths that are asked for."""
+    """The plan for all lengths that are asked for, and others up to ``limit``, the maximum by the model's positions."""
     shortest = min(options.seq_lens[0], _MIN_LEN if contract.padding.side is None else _MIN_LEN_PADDED)
     return SequencePlan(
         lowering="encoder",
         transforms=target.transforms(options),
         contract=contract,
         min_len=shortest,
-        max_len=options.seq_lens[-1] if _depends_on_longest(model) else None,
+        max_len=options.seq_lens[-1] if _depends_on_longest(model) else limit,
     )
-
-
-def check_positions(model: PreTrainedModel, options: EncoderCompileOptions) -> None:
-    """
-    Raises:
-        CapacityError: a length is beyond the model's positions.
-    """
-    from QEfficient.transformers.lowering.apply import max_positions
-
-    limit = max_positions(model.config)
-    if limit is not None and options.seq_lens[-1] > limit:
-        raise CapacityError(
-            f"seq_len={options.seq_lens[-1]} is beyond the {limit} positions that {type(model).__name__} was made for."
-        )
 
 
 def _depends_on_longest(model: PreTrainedModel) -> bool:
@@ -147,8 +137,6 @@ def specializations(name: str, options: EncoderCompileOptions) -> dict[str, tupl
 
 def encoder_record(plan: SequencePlan, options: EncoderCompileOptions, config: PretrainedConfig) -> EncoderRecord:
     """What the package says of its inputs."""
-    from QEfficient.transformers.lowering.apply import max_positions
-
     contract = plan.contract
     return EncoderRecord(
         inputs=InputContract(
@@ -163,5 +151,5 @@ def encoder_record(plan: SequencePlan, options: EncoderCompileOptions, config: P
             type_vocab_size=getattr(config.get_text_config(), "type_vocab_size", None) or None,
         ),
         min_len=plan.seq_len or 1,
-        max_len=plan.seq_len or plan.max_len or max_positions(config),
+        max_len=plan.seq_len or plan.max_len,
     )

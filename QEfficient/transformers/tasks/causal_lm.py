@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from QEfficient.contract import Specialization
 from QEfficient.errors import UnsupportedModel
 from QEfficient.options import CausalLMCompileOptions
-from QEfficient.transformers.lowering.apply import lower, max_positions
+from QEfficient.transformers.lowering.apply import lower
 from QEfficient.transformers.lowering.attention import PagedStep, paged_step
 from QEfficient.transformers.lowering.cache_layers import retained_cache
 from QEfficient.transformers.lowering.cache_spec import CTX_LEN, StateKind, StateSpec
@@ -29,6 +29,7 @@ from QEfficient.transformers.patches import functions_replaced
 from QEfficient.transformers.quirks import recomputed
 from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
 from QEfficient.transformers.tasks.lm_head import at_places, select_before_head
+from QEfficient.transformers.tasks.position_limits import position_limits
 from QEfficient.transformers.tasks.step_inputs import (
     SAMPLE_CTX_LEN,
     StepInputs,
@@ -225,11 +226,25 @@ _MIN_CTX_LEN, _MAX_SEQ_LEN = 4, 128
 """Tracing bounds, since models branch on an empty cache and on the maximum length."""
 
 
+def max_ctx_len(model: nn.Module) -> int | None:
+    """Maximum context length by the model's positions; None if they set no limit."""
+    limit, quirk = position_limits(model, _run_step).get(""), recomputed(model)
+    return limit if limit is None or quirk is None else limit - quirk.num_added
+
+
+def _run_step(model: nn.Module, ids: torch.Tensor) -> object:
+    """Run a model over the tokens of a first step."""
+    if (quirk := recomputed(model)) is not None:
+        inputs, _ = quirk.inputs(model.config, ids, torch.tensor([[ids.shape[1]]]))
+        return model(**accepted(model, inputs), use_cache=False)
+    inputs = accepted(model, {"input_ids": ids, "position_ids": torch.arange(ids.shape[1])[None]})
+    return model(**inputs, **{cache_argument(model): DynamicCache(config=model.config)}, use_cache=True)
+
+
 def _limits(model: nn.Module, most_tokens: int | None) -> dict[str, int]:
     limits = {"seq_len": _MAX_SEQ_LEN if most_tokens is None else most_tokens}
-    position_limit, quirk = max_positions(model.config), recomputed(model)
-    if position_limit is not None and position_limit > SAMPLE_CTX_LEN:
-        limits[CTX_LEN] = position_limit - (0 if quirk is None else quirk.num_added)
+    if (limit := max_ctx_len(model)) is not None and limit > SAMPLE_CTX_LEN:
+        limits[CTX_LEN] = limit
     return limits
 
 

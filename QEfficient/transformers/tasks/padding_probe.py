@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
 from QEfficient.errors import UnsupportedModel
 from QEfficient.transformers.checkpoint.from_checkpoint import copy_with_values, is_unread
@@ -19,7 +18,7 @@ from QEfficient.transformers.tasks.sequence_inputs import (
     SequenceModel,
     TokenTypes,
     forward_parameters,
-    pad_token_id,
+    ordinary_tokens,
 )
 
 _CANDIDATES = (Padding(), Padding(is_blank=True), Padding("left"))
@@ -99,10 +98,7 @@ class _Probe:
 
     def __init__(self, module: SequenceModel, max_len: int, end_token_id: int | None):
         self._module, self._end = module, end_token_id
-        config = module.model.config.get_text_config()
-        special = {pad_token_id(config), *_special_ids(config)}
-        vocab_size = getattr(config, "vocab_size", None) or 1000
-        self._ordinary = [token for token in range(min(vocab_size, 1000)) if token not in special]
+        self._ordinary = ordinary_tokens(module.model.config)
         parameters = list(module.parameters())
         affordable = _BUDGET // max(sum(parameter.numel() for parameter in parameters), 1)
         self._padded_len = max(_SHORT + 1, min(max_len, affordable))
@@ -186,8 +182,3 @@ class _Probe:
         if expected.shape != result.shape:
             return float("inf")
         return float((expected - result).abs().max() / expected.abs().max().clamp(min=1e-6))
-
-
-def _special_ids(config: PreTrainedConfig) -> set[int]:
-    values = [value for name, value in vars(config).items() if name.endswith(("_token_id", "_token_index"))]
-    return {token for value in values for token in (value if isinstance(value, list) else [value]) if token is not None}

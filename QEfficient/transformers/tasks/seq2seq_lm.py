@@ -30,6 +30,7 @@ from QEfficient.transformers.quirks import replaced_functions
 from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
 from QEfficient.transformers.tasks.lm_head import at_places, select_before_head
 from QEfficient.transformers.tasks.padding_probe import SequenceUse, measure_contract
+from QEfficient.transformers.tasks.position_limits import position_limits
 from QEfficient.transformers.tasks.sequence_inputs import (
     Padding,
     SequenceModel,
@@ -197,17 +198,20 @@ def measure_encoder(model: nn.Module, max_len: int) -> Padding:
 
 
 def max_lens(model: nn.Module) -> dict[str, int]:
-    """Maximum lengths of encoder and decoder by their position embeddings, keyed by axis name."""
-    if any(hasattr(module, "compute_bias") for module in model.modules()):
-        return {}  # relative positions have no maximum, whatever the config says
-    limits: dict[str, int] = {}
-    sides = {ENCODER_CTX_LEN: ("encoder", model.get_encoder()), CTX_LEN: ("decoder", model.get_decoder())}
-    for axis, (side, module) in sides.items():
-        config = getattr(module, "config", model.config).get_text_config()
-        for name in (f"max_{side}_position_embeddings", "max_position_embeddings"):
-            if isinstance(value := getattr(config, name, None), int) and value > 0:
-                limits.setdefault(axis, value)
-    return limits
+    """Maximum lengths of encoder and decoder by their positions, keyed by axis name."""
+    limits = position_limits(model, _run_both, _sides)
+    return {axis: limits[side] for axis, side in _SIDES.items() if side in limits}
+
+
+_SIDES = {ENCODER_CTX_LEN: "encoder", CTX_LEN: "decoder"}
+
+
+def _sides(model: Any) -> dict[str, nn.Module]:
+    return {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
+
+
+def _run_both(model: nn.Module, ids: torch.Tensor) -> object:
+    return model(input_ids=ids, decoder_input_ids=ids, use_cache=False)
 
 
 def seq2seq_graph(

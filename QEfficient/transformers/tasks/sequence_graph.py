@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from QEfficient.transformers.lowering.apply import lower, max_positions
+from QEfficient.transformers.lowering.apply import lower
 from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
 from QEfficient.transformers.tasks.recurrent_sequences import RecurrentSequenceModel, recurrent_specs
 from QEfficient.transformers.tasks.sequence_inputs import TOKEN_TYPE_IDS, SequenceContract, SequenceModel
@@ -40,7 +40,6 @@ def sequence_graph(
         inner = RecurrentSequenceModel(lowered.module, module.read, specs, seq_lens[-1])
     is_fixed = len(seq_lens) == 1
     axes = {0: "batch_size"} if is_fixed else {0: "batch_size", 1: "seq_len"}
-    limit = max_positions(model.config)
     return TaskGraph(
         module=inner.eval(),
         lowered=lowered,
@@ -48,7 +47,7 @@ def sequence_graph(
         num_layers=getattr(model.config.get_text_config(), "num_hidden_layers", 0),
         inputs=_inputs(contract, seq_lens[0] if is_fixed else _SAMPLE_LEN, axes),
         output_names=[output],
-        axis_limits={} if is_fixed else {"seq_len": min(limit or seq_lens[-1], seq_lens[-1])},
+        axis_limits={} if is_fixed else {"seq_len": seq_lens[-1]},
         axis_minimums={} if is_fixed else {"seq_len": seq_lens[0]},
         output_axes={output: {axis: name for axis, name in output_axes.items() if name in axes.values()}},
     )

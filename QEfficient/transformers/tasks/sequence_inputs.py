@@ -58,6 +58,19 @@ def pad_token_id(config: PreTrainedConfig) -> int | None:
     return token_id if token_id is not None and token_id >= 0 else None
 
 
+def ordinary_tokens(config: PreTrainedConfig) -> list[int]:
+    """Some tokens that mean nothing to the model's code, as padding and ends do."""
+    config = config.get_text_config()
+    special = {pad_token_id(config), *_special_ids(config)}
+    vocab_size = getattr(config, "vocab_size", None) or 1000
+    return [token for token in range(min(vocab_size, 1000)) if token not in special]
+
+
+def _special_ids(config: PreTrainedConfig) -> set[int]:
+    values = [value for name, value in vars(config).items() if name.endswith(("_token_id", "_token_index"))]
+    return {token for value in values for token in (value if isinstance(value, list) else [value]) if token is not None}
+
+
 class SequenceModel(nn.Module):
     """``model`` over ``input_ids``, ``attention_mask`` and optional ``token_type_ids``, all ``[B, S]``.
 

@@ -28,6 +28,8 @@ from QEfficient.errors import (
     UnsafeCheckpoint,
     UnsupportedModel,
 )
+from QEfficient.transformers.checkpoint import load as checkpoint
+from QEfficient.transformers.checkpoint.files import NOT_READ, READ, is_any
 
 
 @pytest.fixture(scope="module")
@@ -289,3 +291,73 @@ def test_loader_takes_full_batch_size_for_every_task(whole: Path, tmp_path: Path
     loaded = QEFFCommonLoader.from_pretrained(whole, full_batch_size=4)
     assert isinstance(loaded, QEFFAutoModelForCausalLM)
     assert loaded.continuous_batching
+
+
+HUB_FILES = {
+    "config.json": "{}",
+    "tokenizer_config.json": "{}",
+    **dict.fromkeys(
+        ("bpe.codes", "source.spm", "target.spm", "qwen.tiktoken", "merges.txt", "chat_template.jinja"), ""
+    ),
+    **dict.fromkeys(("spiece.model", "prophetnet.tokenizer", "additional_chat_templates/tools.jinja"), ""),
+}
+OTHER_FORMS = (
+    *("consolidated.safetensors", "consolidated.safetensors.index.json", "consolidated.00.pth", "pytorch_model.bin"),
+    *("model.fp16.safetensors", "model.fp16-00001-of-00002.safetensors", "model.fp16.safetensors.index.json"),
+    *("original/params.json", "original/tokenizer.model", "original/model.safetensors", "onnx/config.json"),
+    *("flax_model.msgpack", "tf_model.h5", "model.safetensors.zip"),
+)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[dict[str, str]], list[str]]:
+    """Gives a repository's files, and returns the names of those that are downloaded."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    def fetched(files: dict[str, str]) -> list[str]:
+        def download(model_name: str, allow_patterns: list[str], ignore_patterns: list[str] | None, **_: Any) -> str:
+            for name in filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+                path = tmp_path / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(files[name])
+            return str(tmp_path)
+
+        monkeypatch.setattr(checkpoint, "snapshot_download", download)
+        checkpoint.resolve("somebody/something")
+        return sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+
+    return fetched
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"model.safetensors": ""},
+        {"model-00001-of-00002.safetensors": "", "model-00002-of-00002.safetensors": ""},
+        {"parts/a[1].safetensors": "", "b.safetensors": ""},
+    ],
+    ids=["whole", "shards", "odd names"],
+)
+def test_of_the_hub_come_the_files_that_are_read(
+    hub: Callable[[dict[str, str]], list[str]], weights: dict[str, str]
+) -> None:
+    index = {"model.safetensors.index.json": json.dumps({"weight_map": {name: name for name in weights}})}
+    wanted = {**HUB_FILES, **weights, **({} if "model.safetensors" in weights else index)}
+    assert hub({**wanted, **dict.fromkeys(OTHER_FORMS, "")}) == sorted(wanted)
+
+
+def test_shards_beside_the_whole_file_are_left(hub: Callable[[dict[str, str]], list[str]]) -> None:
+    index = json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}})
+    whole = {"config.json": "{}", "model.safetensors": "", "model.safetensors.index.json": index}
+    assert hub({**whole, "model-00001-of-00001.safetensors": ""}) == sorted(whole)
+
+
+def test_every_vocabulary_of_transformers_is_read() -> None:
+    """Of the classes, by what they call their files."""
+    import transformers
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    classes = [getattr(transformers, name) for name in {*TOKENIZER_MAPPING_NAMES.values()} if name is not None]
+    names = {name for each in classes for name in getattr(each, "vocab_files_names", {}).values()}
+    assert {"bpe.codes", "prophetnet.tokenizer", "tokenizer.model"} <= names
+    assert [name for name in sorted(names) if not is_any(name, READ) or is_any(name, NOT_READ)] == []
