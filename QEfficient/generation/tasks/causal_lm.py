@@ -100,8 +100,12 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
     def _read_generation_config(self) -> dict[str, Any]:
         path = self.artifact.file("generation_config.json")
         config = read_side_file(path)
-        check_generation_config(config, str(path), CorruptArtifact)
+        check_generation_config(config, str(path), CorruptArtifact, self._vocab_size)
         return config
+
+    @property
+    def _vocab_size(self) -> int:
+        raise NotImplementedError
 
     def _open_session(self) -> Session:
         raise NotImplementedError
@@ -221,6 +225,10 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
     ) -> DecoderRecord:
         super().resized(record, **sizes)
         return record.resized(ctx_len, full_batch_size)
+
+    @property
+    def _vocab_size(self) -> int:
+        return self.record.vocab_size
 
     def _open_session(self, extra_outputs: Sequence[str] = ()) -> Any:
         record = self.record
