@@ -414,7 +414,8 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         """Tokenizer and configs: what inference needs beside the model."""
         from QEfficient.generation.tokenizer import FOLDER
         from QEfficient.transformers.checkpoint.loader_errors import saver_errors
+        from QEfficient.transformers.checkpoint.tokenizer_files import save_tokenizer
 
         if self.tokenizer is not None:
             with saver_errors(self.config.name_or_path or self.model_name, "the tokenizer"):
-                self.tokenizer.save_pretrained(folder / FOLDER)
+                save_tokenizer(self.tokenizer, folder / FOLDER)

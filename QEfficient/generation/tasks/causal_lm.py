@@ -185,7 +185,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
             raise OptionError(f"stream() takes one prompt, got {len(requests)}; use generate() for several.")
         if decoder is None:
             decoder = self.tokenizer()
-        return decoder.stream(token.token_id for token in self.engine.run(requests))
+        return decoder.text_stream().pieces(token.token_id for token in self.engine.run(requests))
 
     def _requests(
         self,
@@ -271,5 +271,5 @@ def _printer(decoder: Any | None, num_answers: int, stream: bool | Callable[[str
     if decoder is None:
         raise LifecycleError("Streaming text needs a tokenizer: pass tokenizer=...")
     if callable(stream):
-        return AnswerPrinter(decoder.decode, num_answers, stream, end="")
-    return AnswerPrinter(decoder.decode, num_answers, lambda piece: print(piece, end="", flush=True), end="\n")
+        return AnswerPrinter(decoder.text_stream, num_answers, stream, end="")
+    return AnswerPrinter(decoder.text_stream, num_answers, lambda piece: print(piece, end="", flush=True), end="\n")
