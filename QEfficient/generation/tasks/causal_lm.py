@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -24,6 +25,7 @@ from QEfficient.generation.streaming import AnswerPrinter
 from QEfficient.generation.tokenizer import FOLDER, read_side_file
 from QEfficient.generation_config import check_generation_config
 from QEfficient.options import CausalLMCompileOptions, require_bool
+from QEfficient.output import encodable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -272,4 +274,8 @@ def _printer(decoder: Any | None, num_answers: int, stream: bool | Callable[[str
         raise LifecycleError("Streaming text needs a tokenizer: pass tokenizer=...")
     if callable(stream):
         return AnswerPrinter(decoder.text_stream, num_answers, stream, end="")
-    return AnswerPrinter(decoder.text_stream, num_answers, lambda piece: print(piece, end="", flush=True), end="\n")
+    return AnswerPrinter(decoder.text_stream, num_answers, _print_piece, end="\n")
+
+
+def _print_piece(piece: str) -> None:
+    print(encodable(piece, sys.stdout), end="", flush=True)
