@@ -137,6 +137,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
     "blt": {"num_hidden_layers": 2},
     "xmod": {"default_language": "en_XX"},
+    "emu3": {"vocabulary_map": {"<image>": 318, "<|extra_200|>": 317, "<|visual token 000000|>": 316}},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": None, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
     },

@@ -36,7 +36,8 @@ FILES: dict[str, dict[str, Any]] = {
 
 @cache
 def saved(num_labels: int) -> Path:
-    folder = tiny_models.save(tiny_models.classifier(num_labels), Path(mkdtemp(dir=os.environ["QEFF_HOME"])))
+    folder = Path(mkdtemp(dir=Path(os.environ["QEFF_HOME"]).parent))
+    tiny_models.classifier(num_labels).save_pretrained(folder)
     tokenizer = tiny_models.tiny_tokenizer()
     tokenizer.chat_template = None  # sentence-transformers would make a chat of a pair
     tokenizer.save_pretrained(folder)
