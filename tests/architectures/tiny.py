@@ -63,9 +63,16 @@ UNREADABLE: dict[tuple[str, str], str] = {
 """Checkpoints of another head that transformers itself cannot load, and why."""
 
 
-def other_heads() -> dict[str, dict[str, tuple[str, str]]]:
+_WHOLE = {
+    "clip_text_model": ("AutoModel", "text_encoder", "clip"),
+    "tipsv2_text_model": ("AutoModel", "text_encoder", "tipsv2"),
+}
+"""Text encoders that have a type of their own, and the model that they are a part of."""
+
+
+def other_heads() -> dict[str, dict[str, tuple[str, str, str]]]:
     """By family and model type, the auto class that saves a checkpoint for a text encoder or a causal LM to load, and
-    the family whose config it has: a masked LM, an encoder with its decoder, a model that also sees."""
+    the family and type whose config it has: a masked LM, an encoder with its decoder, a model that also sees."""
     from transformers.models.auto import modeling_auto as auto
 
     multimodal = auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
@@ -76,16 +83,16 @@ def other_heads() -> dict[str, dict[str, tuple[str, str]]]:
     }
     causal = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     encoders = {
-        model_type: next(head for head, names in heads.items() if model_type in names)
+        model_type: next((*head, model_type) for head, names in heads.items() if model_type in names)
         for model_type in families()["text_encoder"]
         if any(model_type in names for names in heads.values()) and ("text_encoder", model_type) not in UNABLE
     }
     decoders = {
-        model_type: ("AutoModelForImageTextToText", "causal_lm")
+        model_type: ("AutoModelForImageTextToText", "causal_lm", model_type)
         for model_type, name in sorted(causal.items())
         if multimodal.get(model_type, name) != name and ("causal_lm", model_type) not in UNABLE
     }
-    return {f"text_encoder{OTHER_HEAD}": encoders, f"causal_lm{OTHER_HEAD}": decoders}
+    return {f"text_encoder{OTHER_HEAD}": encoders | _WHOLE, f"causal_lm{OTHER_HEAD}": decoders}
 
 
 def saved_by_other_head(family: str, model_type: str, folder: Path) -> str:
@@ -96,8 +103,8 @@ def saved_by_other_head(family: str, model_type: str, folder: Path) -> str:
     """
     import transformers
 
-    name, config_family = other_heads()[family][model_type]
-    model = _random_model(getattr(transformers, name), config_family, model_type, seed=0)
+    name, config_family, saved_type = other_heads()[family][model_type]
+    model = _random_model(getattr(transformers, name), config_family, saved_type, seed=0)
     model.save_pretrained(folder)
     return type(model).__name__
 
@@ -105,9 +112,11 @@ def saved_by_other_head(family: str, model_type: str, folder: Path) -> str:
 def loaded_from(family: str, model_type: str, folder: Path) -> Any:
     """What transformers makes of such a checkpoint, in float32."""
     import torch
+    from transformers import AutoConfig
 
     auto_class = model_class(family.removesuffix(OTHER_HEAD), model_type)
-    return auto_class.from_pretrained(folder, dtype=torch.float32).eval()
+    config = {"config": AutoConfig.from_pretrained(folder).text_config} if model_type in _WHOLE else {}
+    return auto_class.from_pretrained(folder, dtype=torch.float32, **config).eval()
 
 
 def tiny_config(family: str, model_type: str) -> Any:
