@@ -28,11 +28,6 @@ class RequestBuilder:
 
     def __init__(self, generation_config: Mapping[str, Any], ctx_len: int):
         self.generation_config, self.ctx_len = generation_config, ctx_len
-        eos = generation_config.get("eos_token_id")
-        self._eos_token_ids = frozenset([eos] if isinstance(eos, int) else eos or ())
-        # As in transformers, an end token alone cannot be banned.
-        sequences = map(tuple, generation_config.get("bad_words_ids") or ())
-        self._banned_ids = tuple(ids for ids in sequences if len(ids) > 1 or ids[0] not in self._eos_token_ids)
 
     def build(
         self,
@@ -52,14 +47,21 @@ class RequestBuilder:
         Raises:
             OptionError: an unknown or impossible option.
         """
+        eos = self.generation_config.get("eos_token_id")
+        eos_token_ids = frozenset([eos] if isinstance(eos, int) else eos or ())
         return Request(
             prompt_ids=prompt_ids,
             max_new_tokens=self._max_new_tokens(prompt_ids, generation_len),
-            eos_token_ids=self._eos_token_ids,
+            eos_token_ids=eos_token_ids,
             sampling=self._sampling(sampling),
             inputs=dict(inputs or {}),
-            banned_ids=self._banned_ids,
+            banned_ids=self._banned_ids(eos_token_ids),
         )
+
+    def _banned_ids(self, eos_token_ids: frozenset[int]) -> tuple[tuple[int, ...], ...]:
+        """As in transformers, an end token alone cannot be banned."""
+        sequences = map(tuple, self.generation_config.get("bad_words_ids") or ())
+        return tuple(ids for ids in sequences if len(ids) > 1 or ids[0] not in eos_token_ids)
 
     def _max_new_tokens(self, prompt_ids: list[int], generation_len: int | None) -> int:
         if generation_len is None:
