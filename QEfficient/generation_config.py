@@ -17,6 +17,10 @@ def _are_ids(value: object) -> bool:
     return _is_id(value) or (isinstance(value, list) and all(map(_is_id, value)))
 
 
+def _are_sequences(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(ids, list) and ids and _are_ids(ids) for ids in value)
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
@@ -37,19 +41,24 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "top_p": _NUMBER,
     "min_p": _NUMBER,
     "repetition_penalty": _NUMBER,
+    "bad_words_ids": ("a list of lists of token ids", _are_sequences),
 }
 """Entries that generation follows: what each must be. None is always no entry."""
 
 
-def check_generation_config(config: Mapping[str, Any], where: str, error: type[QEffError]) -> None:
+def check_generation_config(
+    config: Mapping[str, Any], where: str, error: type[QEffError], vocab_size: int | None = None
+) -> None:
     """
     Args:
         config: the file's content.
         where: its path, for the message.
         error: what to raise.
+        vocab_size: of the model, if it is known.
 
     Raises:
-        QEffError: an entry has a wrong type; says which, and what was expected.
+        QEffError: an entry has a wrong type, or bans tokens that the model does not have, or all that it has; says
+            which, and what was expected.
     """
     for name, (expected, holds) in _FIELDS.items():
         value = config.get(name)
@@ -57,3 +66,15 @@ def check_generation_config(config: Mapping[str, Any], where: str, error: type[Q
             raise error(
                 f"{where}: {name} must be {expected}, got {str(value)[:60]!r}. Correct it, or remove the entry."
             )
+    if vocab_size is not None:
+        _check_banned(config.get("bad_words_ids") or [], where, error, vocab_size)
+
+
+def _check_banned(sequences: list[list[int]], where: str, error: type[QEffError], vocab_size: int) -> None:
+    if unknown := [token for ids in sequences for token in ids if not 0 <= token < vocab_size]:
+        raise error(
+            f"{where}: bad_words_ids has the token id {unknown[0]}, and the model's go from 0 to {vocab_size - 1}. "
+            "Correct it, or remove the entry."
+        )
+    if len({ids[0] for ids in sequences if len(ids) == 1}) == vocab_size:
+        raise error(f"{where}: bad_words_ids bans all {vocab_size} tokens of the model. Remove the entry.")

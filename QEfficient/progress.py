@@ -10,11 +10,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from QEfficient.output import can_encode, encodable
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 logger = logging.getLogger(__name__)
 
+_DOT = "\N{BRAILLE PATTERN DOTS-124}"
+"""Of rich's usual spinner."""
 _SHOWN: ContextVar[Progress | None] = ContextVar("shown", default=None)
 """The display of the outermost stage."""
 
@@ -35,7 +39,7 @@ def _display(text: str) -> Iterator[None]:
         return
     shown = _SHOWN.get()
     if shown is not None:  # a stage inside a stage is a line below it
-        task = shown.add_task(text, total=None)
+        task = shown.add_task(encodable(text, sys.stderr), total=None)
         try:
             yield
         finally:
@@ -44,9 +48,10 @@ def _display(text: str) -> Iterator[None]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    spinner = SpinnerColumn("dots" if can_encode(_DOT, sys.stderr) else "line")
+    columns = (spinner, TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        progress.add_task(text, total=None)
+        progress.add_task(encodable(text, sys.stderr), total=None)
         token = _SHOWN.set(progress)
         try:
             yield

@@ -29,7 +29,7 @@ IMPORT_S = 0.3
 
 # Lowest first; a module imports from its own level and from those before it.
 LEVELS = (
-    ("errors", "version", "progress", "forks", "machine"),
+    ("errors", "version", "output", "progress", "forks", "machine"),
     ("options", "contract", "targets", "tasks", "generation_config"),
     ("store",),
     ("transformers",),
@@ -49,6 +49,7 @@ LIGHT = frozenset(
         "",
         "errors",
         "version",
+        "output",
         "progress",
         "forks",
         "machine",
@@ -211,6 +212,22 @@ def test_architectures_are_not_told_apart_by_name() -> None:
     readers = [module for module, path in MODULES.items() if "model_type" in path.read_text(encoding="utf-8")]
     allowed = ("QEfficient.transformers.quirks", "QEfficient.transformers.checkpoint.files")
     assert [module for module in readers if module not in allowed] == []
+
+
+def text_without_encoding(path: Path) -> Iterator[str]:
+    """Calls in a file that open text in the locale's encoding."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        name = ast.unparse(node.func)
+        is_binary = any("b" in ast.unparse(argument) for argument in node.args[1:2])
+        is_read = name.endswith(".read_text") and not node.args
+        if is_read or name.endswith(".write_text") or (name == "open" and not is_binary):
+            yield ast.unparse(node)
+
+
+def test_text_files_are_opened_with_an_encoding() -> None:
+    assert [call for path in MODULES.values() for call in text_without_encoding(path)] == []
 
 
 @pytest.fixture(scope="module")

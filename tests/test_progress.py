@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 
@@ -33,3 +34,13 @@ def test_a_stage_inside_a_stage_is_a_line_of_the_same_display(monkeypatch: pytes
     with stage("Opening", "gpt2"):
         pass
     assert len(displays) == 2
+
+
+def test_a_terminal_without_dots_gets_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    to = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(to, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stderr", to)
+    with stage("Opening", "caf\N{LATIN SMALL LETTER E WITH ACUTE}"):
+        pass
+    to.flush()
+    assert b"caf\\xe9" in to.buffer.getvalue()  # type: ignore[attr-defined]

@@ -196,8 +196,12 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             model = checkpoint.load_skeleton(cls.hf_auto_class(), folder, trust_remote_code, **options)
             tokenizer = checkpoint.load_tokenizer(folder, trust_remote_code)
             loaded = cls(model, tokenizer=tokenizer, **arguments)
+            loaded._read_files(folder)
             loaded._check_missing()
         return loaded
+
+    def _read_files(self, folder: Path) -> None:
+        """Read what else the task needs of a checkpoint's folder."""
 
     def _check_missing(self) -> None:
         """Check that the task's outputs depend on nothing that the checkpoint does not have.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from QEfficient.errors import QEffError, UnsupportedModel
 from QEfficient.generation.tokenizer import TOKENIZER_FILE, ForeignTokenizer, PackageTokenizer, open_tokenizer
@@ -11,6 +12,11 @@ from QEfficient.generation.tokenizer import TOKENIZER_FILE, ForeignTokenizer, Pa
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_FLAGS = (
+    "clean_up_tokenization_spaces",
+    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
+    "split_special_tokens",
+)
 _TEXTS = ("My name is John, 42.", "Ça va?  東京 \n")
 
 
@@ -28,6 +34,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, source: str
 
     with saver_errors(source, "the tokenizer"):
         tokenizer.save_pretrained(folder)
+        _write_defaults(tokenizer, folder / "tokenizer_config.json")
     if (folder / TOKENIZER_FILE).is_file():
         return
     try:
@@ -37,6 +44,14 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, source: str
         raise _refusal(tokenizer, source, _why(error.__cause__ or error)) from error
     if not is_same:
         raise _refusal(tokenizer, source, "opened from the files that it wrote, it gives other tokens")
+
+
+def _write_defaults(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Add to a tokenizer's config what only its class knows of how it encodes and decodes."""
+    config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    config |= {name: bool(getattr(tokenizer, name, False)) for name in _FLAGS}
+    config["model_input_names"] = list(tokenizer.model_input_names)
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _why(error: BaseException) -> str:

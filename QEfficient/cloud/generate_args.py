@@ -98,7 +98,12 @@ _FLAGS = (
         metavar="TEXT",
         help="A prompt; repeat it for several. A single one is split at |, except in a chat.",
     ),
-    Flag(["--prompts-txt-file-path"], section=_SECTION, metavar="FILE", help="A file with one prompt per line."),
+    Flag(
+        ["--prompts-txt-file-path"],
+        section=_SECTION,
+        metavar="FILE",
+        help="A file with one prompt per line, in UTF-8 or UTF-16.",
+    ),
     Flag(["--chat"], section=_SECTION, is_flag=True, help=_CHAT_HELP),
     Flag(["--system"], section=_SECTION, metavar="TEXT", help="What a chat tells the model before the first turn."),
     Flag(

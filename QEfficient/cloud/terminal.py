@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TextIO, TypedDict, Unpack
 import click
 
 from QEfficient.errors import OptionError, QEffError
+from QEfficient.output import can_encode, encodable
 
 OTHER = "Other options"
 _BAD_USAGE, _INTERRUPTED = 2, 130
@@ -38,12 +39,14 @@ class Output:
         return self.stream.isatty()
 
     def write(self, text: str = "", end: str = "\n") -> None:
-        """Print text unchanged, and flush it."""
-        print(text, end=end, file=self.stream, flush=True)
+        """Print text, as far as the stream's encoding has its characters unchanged, and flush it."""
+        print(encodable(text, self.stream), end=end, file=self.stream, flush=True)
 
     def json(self, value: object) -> None:
         """Print one JSON document: on several lines on a terminal, on one line elsewhere."""
-        self.write(json.dumps(value, indent=2 if self.is_terminal else None, ensure_ascii=False))
+        indent = 2 if self.is_terminal else None
+        text = json.dumps(value, indent=indent, ensure_ascii=False)
+        self.write(text if can_encode(text, self.stream) else json.dumps(value, indent=indent))
 
     def pairs(self, values: Mapping[str, str]) -> None:
         """Print names and values, one pair per line."""
@@ -55,7 +58,7 @@ class Output:
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="bold", no_wrap=True)
         for name, value in values.items():
-            grid.add_row(name, value)
+            grid.add_row(name, encodable(value, self.stream))
         return self._rich(grid)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -69,7 +72,7 @@ class Output:
 
         table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(encodable(cell, self.stream) for cell in row))
         return self._rich(table)
 
     def _rich(self, renderable: Any) -> None:
@@ -80,7 +83,7 @@ class Output:
 
 def note(text: str) -> None:
     """Print a message that is not a result, to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(encodable(text, sys.stderr), file=sys.stderr, flush=True)
 
 
 class _CommandSettings(TypedDict, total=False):

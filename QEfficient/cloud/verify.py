@@ -24,7 +24,7 @@ PROMPTS = (
 """Default prompts, of several lengths, so that they start to decode at different steps."""
 _FLAGS = (
     Flag(["prompt", "-p", "--prompt"], multiple=True, metavar="TEXT", help="A prompt; repeat it for several."),
-    Flag(["--prompts-txt-file-path"], metavar="FILE", help="A file with one prompt per line."),
+    Flag(["--prompts-txt-file-path"], metavar="FILE", help="A file with one prompt per line, in UTF-8 or UTF-16."),
     Flag(
         ["--generation-len"],
         type=int,

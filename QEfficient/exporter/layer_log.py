@@ -40,7 +40,8 @@ class Argument:
     """A tensor as an argument of an operator."""
 
     ref: Ref
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
+    """A size that depends on data is its symbol."""
     dtype: torch.dtype
 
 
@@ -165,7 +166,8 @@ class _Recorder(TorchDispatchMode):
     def _use(self, tensor: torch.Tensor) -> Argument:
         ref = self._ref(tensor)
         self.users[ref].add(self._layer)
-        return Argument(ref, tuple(tensor.shape), tensor.dtype)
+        shape = tuple(size if isinstance(size, int) else str(size) for size in tensor.shape)
+        return Argument(ref, shape, tensor.dtype)
 
     def _ref(self, tensor: torch.Tensor) -> Ref:
         if id(tensor) not in self._refs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,22 +34,49 @@ Prompts = Prompt | Iterable[Prompt] | Mapping[str, Any] | Encoding
 def read_prompts(prompt: str | list[str] | None, file: str | os.PathLike[str] | None) -> list[str]:
     """Prompts from a list, from one text split at ``|``, or from a file with one per line.
 
+    Args:
+        prompt: one text or several.
+        file: UTF-8, or UTF-16 with a byte order mark. A line ends at ``\\n`` or ``\\r\\n``, at no other character;
+            lines without text are left out.
+
     Raises:
-        OptionError: both or neither of the arguments are set.
+        OptionError: both or neither of the arguments are set, or the file cannot be read.
     """
     if (prompt is None) == (file is None):
         raise OptionError("Give either a prompt or a file of prompts (one per line).")
     if file is not None:
-        try:
-            text = Path(file).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no path
-            raise OptionError(f"The file of prompts cannot be read: {error}") from error
-        prompts = [line for line in text.splitlines() if line.strip()]
+        lines = (line.removesuffix("\r") for line in _read_text(file).split("\n"))
+        prompts = [line for line in lines if line.strip()]
     else:
         prompts = list(prompt) if isinstance(prompt, list) else str(prompt).split("|")
     if not prompts:
-        raise OptionError(f"{file} has no prompt in it.")
+        raise _no_text(file, "it has no prompt") if file is not None else OptionError("There is no prompt.")
     return prompts
+
+
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def _read_text(file: str | os.PathLike[str]) -> str:
+    try:
+        content = Path(file).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: no path
+        raise OptionError(f"The file of prompts cannot be read: {error}") from error
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except ValueError as error:
+        line = content[: getattr(error, "start", 0)].count(b"\n") + 1
+        raise _no_text(file, f"line {line} is not {encoding.removesuffix('-sig').upper()} ({error})") from error
+    if "\0" in text:
+        raise _no_text(file, f"line {text[: text.index(chr(0))].count(chr(10)) + 1} has a zero character")
+    return text
+
+
+def _no_text(file: str | os.PathLike[str], what: str) -> OptionError:
+    return OptionError(
+        f"The file of prompts {file} cannot be read: {what}. Save it as UTF-8, or as UTF-16 with a byte order mark."
+    )
 
 
 def encode_prompts(prompts: Prompts, tokenizer: Callable[[], Any]) -> list[list[int]]:

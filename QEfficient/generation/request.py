@@ -31,6 +31,8 @@ class Request:
     """Inputs beside the tokens, by name: ``encoder_input_ids`` ``[T]`` where the model has an encoder."""
     forced_ids: Mapping[int, int] = field(default_factory=dict)
     """Tokens that the answer has at these places, 0 the first, whatever the model predicts."""
+    banned_ids: tuple[tuple[int, ...], ...] = ()
+    """Sequences of tokens that do not occur, but for forced ones."""
 
     def max_len(self, ctx_len: int) -> int:
         """Maximum number of tokens of prompt and answer together."""
@@ -106,7 +108,7 @@ class RequestState:
         self.index = index
         self.outbox = outbox
         self.times = RequestTimes()
-        self.sampler = Sampler(request.sampling)
+        self.sampler = Sampler(request.sampling, request.banned_ids)
         self.sequence = Sequence(request_id, list(request.prompt_ids), request.max_len(ctx_len), inputs=request.inputs)
 
     def forced(self, token_id: int) -> int:

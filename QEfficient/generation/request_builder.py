@@ -48,13 +48,20 @@ class RequestBuilder:
             OptionError: an unknown or impossible option.
         """
         eos = self.generation_config.get("eos_token_id")
+        eos_token_ids = frozenset([eos] if isinstance(eos, int) else eos or ())
         return Request(
             prompt_ids=prompt_ids,
             max_new_tokens=self._max_new_tokens(prompt_ids, generation_len),
-            eos_token_ids=frozenset([eos] if isinstance(eos, int) else eos or ()),
+            eos_token_ids=eos_token_ids,
             sampling=self._sampling(sampling),
             inputs=dict(inputs or {}),
+            banned_ids=self._banned_ids(eos_token_ids),
         )
+
+    def _banned_ids(self, eos_token_ids: frozenset[int]) -> tuple[tuple[int, ...], ...]:
+        """As in transformers, an end token alone cannot be banned."""
+        sequences = map(tuple, self.generation_config.get("bad_words_ids") or ())
+        return tuple(ids for ids in sequences if len(ids) > 1 or ids[0] not in eos_token_ids)
 
     def _max_new_tokens(self, prompt_ids: list[int], generation_len: int | None) -> int:
         if generation_len is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ import numpy as np
 from QEfficient.options import SamplingOptions
 
 _NEUTRAL: dict[str, Any] = {
-    "bad_words_ids": None,
     "begin_suppress_tokens": None,
     "encoder_repetition_penalty": 1.0,
     "epsilon_cutoff": 0.0,
@@ -45,16 +44,22 @@ _MOST = 1e300
 
 
 class Sampler:
-    """Chooses the tokens of one sequence."""
+    """Chooses the tokens of one sequence.
 
-    def __init__(self, options: SamplingOptions):
+    Args:
+        options: how.
+        banned: sequences of tokens that never occur: the last token of one is no choice after the others.
+    """
+
+    def __init__(self, options: SamplingOptions, banned: Sequence[Sequence[int]] = ()):
         self.options = options
+        self._banned = banned
         self._random = np.random.default_rng(options.seed) if options.samples else None
 
     @property
     def is_plain_greedy(self) -> bool:
         """Whether the next token is the argmax of the logits, so that one argmax serves all rows."""
-        return self._random is None and self.options.repetition_penalty in (None, 1.0)
+        return self._random is None and self.options.repetition_penalty in (None, 1.0) and not self._banned
 
     def choose(self, logits: np.ndarray, tokens: list[int]) -> int:
         """The token after ``tokens`` (prompt included), from its logits ``[vocab]``."""
@@ -70,7 +75,10 @@ class Sampler:
     def _scores(self, logits: np.ndarray, tokens: list[int]) -> np.ndarray:
         scores = logits.astype(np.float64)
         penalty = self.options.repetition_penalty
-        return scores if penalty in (None, 1.0) else _penalise(scores, tokens, penalty)
+        if penalty not in (None, 1.0):
+            scores = _penalise(scores, tokens, penalty)
+        scores[[last for *before, last in self._banned if tokens[len(tokens) - len(before) :] == before]] = -np.inf
+        return scores
 
 
 def _penalise(scores: np.ndarray, tokens: list[int], penalty: float) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from QEfficient.generation.space_cleanup import SpaceCleaner
+
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -11,111 +13,73 @@ class TextStream:
     """Turns tokens into pieces of complete characters; together they are the text of all tokens.
 
     Args:
-        decode: token ids to their text.
+        decode: token ids to their text, its spaces not cleaned up.
+        cleans_spaces: whether the text is to be cleaned, as :func:`QEfficient.generation.space_cleanup.clean_up` does.
+        probe_ids: tokens that may change the text of tokens before them.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str]):
+    def __init__(
+        self, decode: Callable[[list[int]], str], *, cleans_spaces: bool = False, probe_ids: Iterable[int] = ()
+    ):
         self._decode = decode
-        self._ids: list[int] = []
+        self._cleaner = SpaceCleaner() if cleans_spaces else None
+        self._probe_ids = tuple(probe_ids)
         # Decoders treat the beginning of a text differently, so new tokens are decoded after those of the last piece.
-        self._begin = 0
-        self._num_shown = 0
+        self._last_ids: list[int] = []
+        self._last_text = ""
+        self._new_ids: list[int] = []
 
     def add(self, token_id: int) -> str:
         """The text that the next token completes; often empty."""
-        self._ids.append(token_id)
-        piece = self._pending()
-        if not piece or piece.endswith(_INCOMPLETE):
+        self._new_ids.append(token_id)
+        text = self._decode(self._last_ids + self._new_ids)
+        piece = text[len(self._last_text) :]
+        if not piece or piece.endswith(_INCOMPLETE) or not self._is_settled(text):
             return ""
-        self._begin, self._num_shown = self._num_shown, len(self._ids)
-        return piece
+        self._last_ids, self._new_ids = self._new_ids, []
+        self._last_text = self._decode(self._last_ids)
+        return self._cleaner.add(piece) if self._cleaner else piece
+
+    def _is_settled(self, text: str) -> bool:
+        """Whether the next token leaves ``text`` as it is, as far as a few tokens show: after an invalid byte, bytes
+        before it are none of a character; ``@@`` at the end joins a token to the next."""
+        ids = self._last_ids + self._new_ids
+        probe_ids = {*self._new_ids, *self._probe_ids}  # not the last alone, which may be a special token without text
+        return all(self._decode([*ids, probe_id]).startswith(text) for probe_id in probe_ids)
 
     def finish(self) -> str:
         """The pending text, which no further token completes."""
-        piece = self._pending()
-        self._begin = self._num_shown = len(self._ids)
-        return piece
+        piece = self._decode(self._last_ids + self._new_ids)[len(self._last_text) :]
+        self._last_ids, self._last_text, self._new_ids = [], "", []
+        return self._cleaner.add(piece) + self._cleaner.finish() if self._cleaner else piece
 
-    def _pending(self) -> str:
-        shown = self._decode(self._ids[self._begin : self._num_shown])
-        return self._decode(self._ids[self._begin :])[len(shown) :]
-
-
-class SettledTextStream(TextStream):
-    """For decoders that change the end of a text when tokens follow: shows what the last two texts have in common.
-
-    Subwords that are marked as to be continued are joined then, and spaces before signs removed.
-    """
-
-    def __init__(self, decode: Callable[[list[int]], str]):
-        super().__init__(decode)
-        self._before = ""
-        self._num_chars = 0
-        """Of ``_before``, which are shown."""
-
-    def add(self, token_id: int) -> str:
-        self._ids.append(token_id)
-        text = self._decode(self._ids[self._begin :])
-        if text == self._before:  # a token without text shows nothing about the one before
-            return ""
-        piece = text[self._num_chars : _num_equal(self._before, text)]
-        self._num_chars += len(piece)
-        self._before = text
-        if len(self._ids) - self._begin > 2 * _CONTEXT:
-            self._forget(text)
-        return piece
-
-    def finish(self) -> str:
-        piece = self._before[self._num_chars :]
-        self._num_chars = len(self._before)
-        return piece
-
-    def _forget(self, text: str) -> None:
-        """Decode only the newest tokens from now on, if they end the same text alone."""
-        rest = self._decode(self._ids[-_CONTEXT:])
-        dropped = len(text) - len(rest)
-        if text.endswith(rest) and self._num_chars >= dropped:
-            self._begin, self._before = len(self._ids) - _CONTEXT, rest
-            self._num_chars -= dropped
-
-
-def _num_equal(first: str, second: str) -> int:
-    """Characters that two texts begin with."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((place for place, pair in pairs if pair[0] != pair[1]), min(len(first), len(second)))
-
-
-_CONTEXT = 16
-"""Tokens that the text of the next one may depend on."""
-
-
-def stream_text(text: TextStream, ids: Iterable[int]) -> Iterator[str]:
-    """Pieces of the text of ``ids``, as they arrive; none is empty."""
-    for token_id in ids:
-        if piece := text.add(token_id):
+    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+        """Pieces of the text of ``ids``, as they arrive; none is empty."""
+        for token_id in ids:
+            if piece := self.add(token_id):
+                yield piece
+        if piece := self.finish():
             yield piece
-    if piece := text.finish():
-        yield piece
 
 
 class AnswerPrinter:
     """Shows the answers to several prompts one after the other, while they are generated in parallel.
 
     Args:
-        text_stream: makes what decodes one answer.
+        new_stream: makes a stream for each answer's tokens.
         num_answers: the number of answers.
         show: called with each piece of text.
         end: shown after each answer.
     """
 
-    def __init__(self, text_stream: Callable[[], TextStream], num_answers: int, show: Callable[[str], None], end: str):
-        self._text_stream = text_stream
+    def __init__(self, new_stream: Callable[[], TextStream], num_answers: int, show: Callable[[str], None], end: str):
+        self._new_stream = new_stream
         self._show = show
         self._end = end
         self._waiting: list[list[int]] = [[] for _ in range(num_answers)]
         self._is_done = [False] * num_answers
         self._head = 0
-        self._text = text_stream()
+        self._text = new_stream()
 
     def add(self, index: int, token_id: int, is_last: bool) -> None:
         """Take one token of answer ``index`` and show what can be shown."""
@@ -129,7 +93,7 @@ class AnswerPrinter:
                 return
             self._say(self._text.finish())
             self._say(self._end)
-            self._head, self._text = self._head + 1, self._text_stream()
+            self._head, self._text = self._head + 1, self._new_stream()
 
     def _say(self, piece: str) -> None:
         if piece:

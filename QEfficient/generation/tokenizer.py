@@ -7,8 +7,9 @@ the files that it wrote, and runs in transformers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ from tokenizers import Tokenizer
 from QEfficient.errors import CorruptArtifact, LifecycleError, OptionError
 from QEfficient.generation.chat_template import render_chat
 from QEfficient.generation.prompts import checked_text, token_ids
-from QEfficient.generation.streaming import SettledTextStream, TextStream, stream_text
+from QEfficient.generation.space_cleanup import clean_up
+from QEfficient.generation.streaming import TextStream
 from QEfficient.machine import SLOW_TOKENIZERS
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 FOLDER = "tokenizer"
 TOKENIZER_FILE = "tokenizer.json"
+_STRAY_BYTE = "<0xFF>"
+"""A token that is no part of any character, where a vocabulary has one for each byte."""
 _NO_TEMPLATE = "This checkpoint has no chat template: give the prompt as text, not as messages."
 
 
@@ -85,10 +89,18 @@ class PackageTokenizer:
         config, template = folder / "tokenizer_config.json", folder / "chat_template.jinja"
         self._config = read_side_file(config) if config.is_file() else {}
         self._special_tokens = _special_tokens(self._config, config)
+        self._cleans_spaces = cleans_spaces(self._flag, type(self._tokenizer.model).__name__)
+        self._tokenizer.encode_special_tokens = self._flag("split_special_tokens")
         self._template_source = str(template) if template.is_file() else f"of {config}"
         self.chat_template: str | None = (
             _read_text(template) if template.is_file() else self._config.get("chat_template")
         )
+
+    def _flag(self, name: str) -> bool:
+        value = self._config.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise CorruptArtifact(f"{self._path.parent}: {name} must be true or false, got {repr(value)[:60]}.")
+        return bool(value)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -117,7 +129,9 @@ class PackageTokenizer:
         text, second = checked_text(text), None if second is None else checked_text(second)
         with self._errors():
             encoding = self._tokenizer.encode(text, second)
-        return list(encoding.ids), list(encoding.type_ids)
+        names = self._config.get("model_input_names")
+        takes_types = not isinstance(names, list) or "token_type_ids" in names
+        return list(encoding.ids), list(encoding.type_ids) if takes_types else None
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of ``ids``.
@@ -125,6 +139,11 @@ class PackageTokenizer:
         Raises:
             OptionError: they are no token ids.
         """
+        text = self._text(ids, skip_special_tokens)
+        return clean_up(text) if self._cleans_spaces else text
+
+    def _text(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """The text of ``ids``, its spaces not cleaned up."""
         known = token_ids(ids, "ids")
         if known and not 0 <= min(known) <= max(known) < 2**32:
             raise OptionError(f"ids must be token ids, from 0 on, got {min(known)} to {max(known)}.")
@@ -132,12 +151,14 @@ class PackageTokenizer:
             return self._tokenizer.decode(known, skip_special_tokens=skip_special_tokens)
 
     def text_stream(self) -> TextStream:
-        """Decodes one answer while it is generated."""
-        return TextStream(self.decode)
+        """Turns the ids of a text into pieces that make up its text, without special tokens."""
+        stray_byte = self._tokenizer.token_to_id(_STRAY_BYTE)
+        probe_ids = () if stray_byte is None else (stray_byte,)
+        return TextStream(self._text, cleans_spaces=self._cleans_spaces, probe_ids=probe_ids)
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Text as the ids arrive, in pieces of complete characters."""
-        return stream_text(self.text_stream(), ids)
+        return self.text_stream().pieces(ids)
 
     def encode_chat(self, messages: list[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation, ready for the assistant's turn.
@@ -156,6 +177,18 @@ class PackageTokenizer:
         if not isinstance(self.chat_template, str):
             raise OptionError(_NO_TEMPLATE)
         return render_chat(self.chat_template, messages, self._special_tokens, self._template_source)
+
+
+def cleans_spaces(flag: Callable[[str], bool], model: str) -> bool:
+    """Whether transformers cleans up the spaces of a tokenizer's texts.
+
+    Args:
+        flag: a setting of the tokenizer by its name.
+        model: the class of its model in the tokenizers library. Of one of byte pairs, transformers leaves a text as it
+            is unless it is told twice.
+    """
+    is_forced = flag("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output")
+    return flag("clean_up_tokenization_spaces") and (model != "BPE" or is_forced)
 
 
 _SPECIAL = frozenset(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
@@ -208,17 +241,22 @@ class ForeignTokenizer:
         token_types = encoding.get("token_type_ids")
         return list(encoding["input_ids"]), None if token_types is None else list(token_types)
 
-    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True, **options: bool) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens, **options)
 
     def text_stream(self) -> TextStream:
-        # Python joins words and signs once it sees what follows.
-        is_python = not getattr(self._tokenizer, "is_fast", False)
-        revises = is_python or getattr(self._tokenizer, "clean_up_tokenization_spaces", False)
-        return SettledTextStream(self.decode) if revises else TextStream(self.decode)
+        tokenizer = self._tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        is_cleaned = cleans_spaces(
+            lambda name: getattr(tokenizer, name, False) is True, type(getattr(backend, "model", None)).__name__
+        )
+        decode = partial(self.decode, clean_up_tokenization_spaces=False) if is_cleaned else self.decode
+        stray_byte = backend.token_to_id(_STRAY_BYTE) if backend is not None else None
+        probe_ids = () if stray_byte is None else (stray_byte,)
+        return TextStream(decode, cleans_spaces=is_cleaned, probe_ids=probe_ids)
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        return stream_text(self.text_stream(), ids)
+        return self.text_stream().pieces(ids)
 
     def encode_chat(self, messages: list[Mapping[str, str]]) -> list[int]:
         if not getattr(self._tokenizer, "chat_template", None):

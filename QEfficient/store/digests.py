@@ -145,7 +145,8 @@ def remember(path: str | os.PathLike[str], sha256: str, seen: os.stat_result) ->
         temporary = new_file()
         note.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_text(_dumps({"path": real, "sha256": sha256, **_identity(seen)}))
+            note_text = _dumps({"path": real, "sha256": sha256, **_identity(seen)})
+            temporary.write_text(note_text, encoding="ascii")
             os.replace(temporary, note)
         finally:
             temporary.unlink(missing_ok=True)

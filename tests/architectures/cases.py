@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 import torch
 from architectures.reference import NUM_NEW_TOKENS, PROMPT_LENS, Answer, outputs, prompts, reference
-from architectures.tiny import UNCACHED, tiny_model
+from architectures.tiny import OTHER_HEAD, UNCACHED, loaded_from, saved_by_other_head, tiny_model
 
 from QEfficient.errors import SizeDependence
 
@@ -30,13 +33,34 @@ def check(family: str, model_type: str, target: str) -> Row:
     """
     began = time.perf_counter()
     row: Row = {"class": type(_model(family, model_type)).__name__}
-    row |= _TEXT_TO_TEXT[family](model_type, target) if family in _TEXT_TO_TEXT else _texts(family, model_type, target)
+    if family.endswith(OTHER_HEAD):
+        row["saved_by"] = _checkpoint(family, model_type)[1]
+    row |= _TEXT_TO_TEXT.get(family.removesuffix(OTHER_HEAD), _texts)(family, model_type, target)
     return row | {"seconds": round(time.perf_counter() - began, 1)}
 
 
 @cache
 def _model(family: str, model_type: str) -> Any:
+    """Hugging Face's."""
+    if family.endswith(OTHER_HEAD):
+        return loaded_from(family, model_type, _checkpoint(family, model_type)[0])
     return tiny_model(family, model_type)
+
+
+@cache
+def _checkpoint(family: str, model_type: str) -> tuple[Path, str]:
+    """A folder for this process, and the class that saved it."""
+    folder = Path(mkdtemp(prefix="checkpoint-", dir=Path(os.environ["QEFF_HOME"]).parent))
+    return folder, saved_by_other_head(family, model_type, folder)
+
+
+def _ours(family: str, model_type: str) -> Any:
+    import QEfficient
+
+    auto_class = getattr(QEfficient, _CLASSES[family.removesuffix(OTHER_HEAD)])
+    if family.endswith(OTHER_HEAD):
+        return auto_class.from_pretrained(_checkpoint(family, model_type)[0])
+    return auto_class(_model(family, model_type))
 
 
 @cache
@@ -45,28 +69,25 @@ def _answers(family: str, model_type: str) -> list[Answer]:
     return reference(model, prompts(model.config))
 
 
-def _causal_lm(model_type: str, target: str) -> Row:
-    from QEfficient import QEFFAutoModelForCausalLM
+def _causal_lm(family: str, model_type: str, target: str) -> Row:
     from QEfficient.transformers.lowering.infer_cache_spec import state_specs
 
-    model = QEFFAutoModelForCausalLM(_model("causal_lm", model_type))
+    model = _ours(family, model_type)
     options = _options(target, prefill_seq_len=CHUNK_LEN, ctx_len=CTX_LEN, full_batch_size=NUM_SLOTS)
-    kinds = Counter(spec.kind for spec in state_specs(model.model))
+    kinds = Counter(spec.kind for spec in state_specs(_model(family, model_type)))
     states = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-    return {"states": states} | _generated("causal_lm", model_type, model, options)
+    return {"states": states} | _generated(family, model_type, model, options)
 
 
-def _seq2seq(model_type: str, target: str) -> Row:
-    from QEfficient import QEFFAutoModelForSeq2SeqLM
-
-    model = QEFFAutoModelForSeq2SeqLM(_model("seq2seq", model_type))
+def _seq2seq(family: str, model_type: str, target: str) -> Row:
+    model = _ours(family, model_type)
     options = _options(target, encoder_ctx_len=96, ctx_len=64, batch_size=NUM_SLOTS)
-    return _generated("seq2seq", model_type, model, options)
+    return _generated(family, model_type, model, options)
 
 
 def _generated(family: str, model_type: str, model: Any, options: dict[str, Any]) -> Row:
     """Greedy tokens of all prompts together."""
-    asked = prompts(model.model.config)
+    asked = prompts(model.config)
     expected = _answers(family, model_type)
     row = _compiled(model, options)
     with model:
@@ -81,17 +102,14 @@ def _generated(family: str, model_type: str, model: Any, options: dict[str, Any]
 
 
 def _note(family: str, model_type: str) -> str:
-    if family != "causal_lm" or model_type not in UNCACHED:
+    if not family.startswith("causal_lm") or model_type not in UNCACHED:
         return ""
     return f"against Hugging Face without its cache: {UNCACHED[model_type]}"
 
 
 def _texts(family: str, model_type: str, target: str) -> Row:
     """Outputs of all prompts in one batch of mixed lengths."""
-    import QEfficient
-
-    name = {"sequence_classification": "QEFFAutoModelForSequenceClassification", "text_encoder": "QEFFAutoModel"}
-    model = getattr(QEfficient, name[family])(_model(family, model_type))
+    model = _ours(family, model_type)
     asked = prompts(model.config)
     options = _options(target, batch_size=NUM_SLOTS)
     try:
@@ -138,4 +156,10 @@ def _compiled(model: Any, options: dict[str, Any]) -> Row:
     }
 
 
+_CLASSES = {
+    "causal_lm": "QEFFAutoModelForCausalLM",
+    "seq2seq": "QEFFAutoModelForSeq2SeqLM",
+    "sequence_classification": "QEFFAutoModelForSequenceClassification",
+    "text_encoder": "QEFFAutoModel",
+}
 _TEXT_TO_TEXT = {"causal_lm": _causal_lm, "seq2seq": _seq2seq}

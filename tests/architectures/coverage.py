@@ -1,7 +1,8 @@
 """``python -m architectures.coverage``: every architecture on every target that runs anywhere, against Hugging Face.
 
 Rows are kept as they come, so that a run that was stopped goes on where it was; rows that an earlier version of the
-library made are made again. ``--only`` and ``--family`` choose; ``--again`` makes the chosen rows anew.
+library made are made again. ``--only`` and ``--family`` choose; ``--again`` makes the chosen rows anew. A run of one
+family leaves the rows of the others on the page as they are.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from architectures.page import write_page
-from architectures.tiny import UNABLE, families
+from architectures.page import read_rows, write_page
+from architectures.tiny import UNABLE, UNREADABLE, families, other_heads
 from architectures.workers import Answer, ask_all
 
 TARGETS = ("cpu", "cloud-ai-100-sim")
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "build" / "coverage"
+DOCS = ROOT / "docs" / "source"
 TIMEOUT_S = 300
+_REASONS = UNABLE | UNREADABLE
 
 
 def check_model(family: str, model_type: str) -> Answer:
@@ -30,7 +33,7 @@ def check_model(family: str, model_type: str) -> Answer:
     from architectures.workers import describe
 
     home = tempfile.mkdtemp(prefix="qeff-coverage-")
-    os.environ["QEFF_HOME"] = home
+    os.environ["QEFF_HOME"] = f"{home}/store"
     rows = {}
     try:
         for target in TARGETS:
@@ -49,20 +52,28 @@ def main() -> None:
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     chosen = [
         (family, model_type)
-        for family, model_types in families().items()
+        for family, model_types in _families().items()
         for model_type in model_types
         if asked.family in (None, family) and (not asked.only or model_type in asked.only.split(","))
     ]
     stamp = _stamp()
-    todo = [case for case in chosen if case not in UNABLE and (asked.again or not _is_current(case, stamp))]
+    todo = [case for case in chosen if case not in _REASONS and (asked.again or not _is_current(case, stamp))]
     if not asked.page:
         _run(todo, stamp, asked.workers)
-    write_page(_rows(), ROOT / "docs" / "source", full=not asked.family and not asked.only)
+    rows = _rows()
+    if asked.family:
+        others = {case: row for case, row in read_rows(DOCS).items() if case[0] != asked.family}
+        rows = others | {case: row for case, row in rows.items() if case[0] == asked.family}
+    write_page(rows, DOCS, full=not asked.only)
+
+
+def _families() -> dict[str, list[str]]:
+    return families() | {family: sorted(model_types) for family, model_types in other_heads().items()}
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make coverage", description=__doc__)
-    parser.add_argument("--family", choices=list(families()))
+    parser.add_argument("--family", choices=list(_families()))
     parser.add_argument("--only", default="", help="model types, with commas")
     parser.add_argument("--again", action="store_true", help="make rows anew that are there")
     parser.add_argument("--page", action="store_true", help="write the page from the rows that there are")
@@ -122,11 +133,11 @@ def _is_current(case: tuple[str, str], stamp: dict[str, str]) -> bool:
 def _rows() -> dict[tuple[str, str], dict[str, Any]]:
     """All rows that there are, by family and model type; what cannot run says why."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for family, model_types in families().items():
+    for family, model_types in _families().items():
         for model_type in model_types:
             case = (family, model_type)
-            if case in UNABLE:
-                rows[case] = {"reason": UNABLE[case]}
+            if case in _REASONS:
+                rows[case] = {"reason": _REASONS[case]}
             elif _file(case).is_file():
                 rows[case] = json.loads(_file(case).read_text())["rows"]
     return rows

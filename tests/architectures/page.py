@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from architectures.tiny import OTHER_HEAD
+
 TITLES = {
     "causal_lm": "Causal language models",
     "seq2seq": "Sequence to sequence",
     "sequence_classification": "Sequence classification",
     "text_encoder": "Text encoders",
+    "text_encoder_other_head": "Text encoders saved by another head",
+    "causal_lm_other_head": "Causal language models saved by a multimodal head",
 }
 TARGETS = {"cpu": "cpu", "cloud-ai-100-sim": "card (simulated)"}
 JSON_FILE, PAGE_FILE = "coverage.json", "coverage.md"
@@ -26,6 +30,8 @@ the same for programs.
   two greatest logits: what a wrong computation would have to stay below.
 - Classifiers and encoders: the same three texts in batches of two, against each text alone. The distance is the
   greatest difference in parts of the greatest value, at most 1e-3.
+- Checkpoints of another head: what a masked language model, an encoder with its decoder or a model that also sees has
+  saved, loaded as a text encoder or a causal language model, against what transformers loads from the same folder.
 - "state" is what the layers keep between steps, see [adding a state kind](adding_a_state_kind.md).
 """
 
@@ -36,17 +42,23 @@ def write_page(rows: dict[tuple[str, str], dict[str, Any]], folder: Path, *, ful
     Args:
         rows: by family and model type: a row a target, or ``{"reason": ...}``.
         folder: of the documentation.
-        full: whether the run was of everything; else the files are left as they are.
+        full: whether the rows are all; else the files are left as they are.
     """
-    counts = {family: _count(rows, family) for family in TITLES}
+    counts = {family: _count(rows, family) for family in TITLES if any(kind == family for kind, _ in rows)}
     for family, (agree, total) in counts.items():
         print(f"{TITLES[family]}: {agree} of {total} agree on {' and '.join(TARGETS)}")
     if not full:
         return
     table = {f"{family}/{model_type}": row for (family, model_type), row in rows.items()}
     (folder / JSON_FILE).write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    parts = [_INTRODUCTION, _summary(counts), *(_section(rows, family) for family in TITLES)]
+    parts = [_INTRODUCTION, _summary(counts), *(_section(rows, family) for family in counts)]
     (folder / PAGE_FILE).write_text("\n".join(parts), encoding="utf-8")
+
+
+def read_rows(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """The rows that :func:`write_page` wrote."""
+    table = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
+    return {(family, model_type): row for key, row in table.items() for family, _, model_type in [key.partition("/")]}
 
 
 def agrees(row: dict[str, Any]) -> bool:
@@ -65,8 +77,10 @@ def _summary(counts: dict[str, tuple[int, int]]) -> str:
 
 
 def _section(rows: dict[tuple[str, str], dict[str, Any]], family: str) -> str:
-    measure = "smallest margin" if family in ("causal_lm", "seq2seq") else "distance"
-    head = ["model type", "class", *(["state"] if family == "causal_lm" else []), *TARGETS.values()]
+    measure = "smallest margin" if family.startswith(("causal_lm", "seq2seq")) else "distance"
+    saved_by = ["saved by"] if family.endswith(OTHER_HEAD) else []
+    states = ["state"] if family == "causal_lm" else []
+    head = ["model type", *saved_by, "class", *states, *TARGETS.values()]
     head += ["lowering on cpu", measure, "export, s", "remarks"]
     lines = [f"## {TITLES[family]}", "", _line(head), _line(["---"] * len(head))]
     lines += [_line(_cells(family, name, row)) for (kind, name), row in sorted(rows.items()) if kind == family]
@@ -75,8 +89,9 @@ def _section(rows: dict[tuple[str, str], dict[str, Any]], family: str) -> str:
 
 def _cells(family: str, model_type: str, row: dict[str, Any]) -> list[str]:
     states = [] if family != "causal_lm" else [""]
+    saved_by = [""] if family.endswith(OTHER_HEAD) else []
     if "reason" in row:
-        return [f"`{model_type}`", "", *states, "no", "no", "", "", "", row["reason"]]
+        return [f"`{model_type}`", *saved_by, "", *states, "no", "no", "", "", "", row["reason"]]
     cpu = row["cpu"]
     states = [] if family != "causal_lm" else [cpu.get("states", "")]
     marks = ["yes" if row[target]["agrees"] else "no" for target in TARGETS]
@@ -84,8 +99,11 @@ def _cells(family: str, model_type: str, row: dict[str, Any]) -> list[str]:
     measured = [measure for measure in measures if measure is not None]
     worst = (min if "margin" in cpu else max)(measured) if measured else ""
     remarks = {on_target.get("error") or on_target.get("note") for on_target in row.values()} - {None, ""}
+    if family.endswith(OTHER_HEAD):
+        saved_by = [f"`{cpu['saved_by']}`" if "saved_by" in cpu else ""]
     return [
         f"`{model_type}`",
+        *saved_by,
         f"`{cpu.get('class', '')}`" if "class" in cpu else "",
         *states,
         *marks,

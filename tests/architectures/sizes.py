@@ -137,6 +137,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "dbrx": {"attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0}},
     "blt": {"num_hidden_layers": 2},
     "xmod": {"default_language": "en_XX"},
+    "emu3": {"vocabulary_map": {"<image>": 318, "<|extra_200|>": 317, "<|visual token 000000|>": 316}},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": None, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
     },
@@ -165,6 +166,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "lilt": {"hidden_size": 96},
     "perceiver": {"num_latents": 16, "d_latents": 64, "d_model": 64},
     "tipsv2_text_model": {"max_position_embeddings": 128},
+    "tipsv2": {"text_config": {"max_position_embeddings": 128}},
     "esm": {"vocab_size": 33, "mask_token_id": 32},
     # What the code asks for besides the config's own defaults.
     "text_encoder/funnel": {"architectures": ["FunnelModel"]},

@@ -28,6 +28,7 @@ BY_KIND = {
 SCANS = ("mamba", "mamba2", "kimi_linear", "rwkv", "xlstm", "recurrent_gemma", "minimax")
 """Each has a recurrence of its own; qwen3_next stands for the gated delta rule."""
 OTHERS = {"seq2seq": ("t5", "bart"), "sequence_classification": ("modernbert", "llama"), "text_encoder": ("roberta",)}
+OTHER_HEADS = (("text_encoder_other_head", "clip_text_model"), ("causal_lm_other_head", "mllama"))
 QUIRKS_ALONE = {
     "causal_lm": ("cpmant", "dbrx", "gpt_neo", "jetmoe", "longcat_flash", "prophetnet", "roformer", "xlm", "xlnet"),
     "seq2seq": ("fsmt", "led", "longt5", "nllb-moe", "switch_transformers"),
@@ -37,6 +38,7 @@ QUIRKS_ALONE = {
 CASES = [
     *(("causal_lm", model_type) for model_type in (*BY_KIND.values(), *SCANS)),
     *((family, model_type) for family, model_types in OTHERS.items() for model_type in model_types),
+    *OTHER_HEADS,
 ]
 
 

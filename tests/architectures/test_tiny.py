@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from architectures.reference import prompts, reference
-from architectures.tiny import UNABLE, families, tiny_config, tiny_model
+from architectures.tiny import UNABLE, UNREADABLE, families, other_heads, tiny_config, tiny_model
 
 
 def test_the_families_are_whole() -> None:
@@ -15,6 +15,18 @@ def test_the_families_are_whole() -> None:
         "sequence_classification": 127,
         "text_encoder": 61,
     }
+
+
+def test_every_encoder_has_a_checkpoint_of_another_head() -> None:
+    """But those that no text user can run, and one whose whole model runs as an encoder itself."""
+    heads = other_heads()
+    assert {family: len(model_types) for family, model_types in heads.items()} == {
+        "text_encoder_other_head": 58,
+        "causal_lm_other_head": 7,
+    }
+    alone = {*families()["text_encoder"]} - heads["text_encoder_other_head"].keys()
+    assert alone == {"molmo2_text", "perceiver", "reformer"}
+    assert all(model_type in heads[family] and reason for (family, model_type), reason in UNREADABLE.items())
 
 
 def test_what_is_unable_is_in_its_family() -> None:

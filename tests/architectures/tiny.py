@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from architectures.sizes import KEPT, OVERRIDES, SPREAD, VARIANTS, VOCAB, rule
@@ -46,6 +47,76 @@ def families() -> dict[str, list[str]]:
         "sequence_classification": sorted(auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
         "text_encoder": sorted(encoders),
     }
+
+
+OTHER_HEAD = "_other_head"
+"""Ends the families of checkpoints that were saved by another class than the one that loads them."""
+
+
+_NAMES = "transformers looks for the text model's weights under other names"
+UNREADABLE: dict[tuple[str, str], str] = {
+    (f"causal_lm{OTHER_HEAD}", "emu3"): _NAMES,
+    (f"text_encoder{OTHER_HEAD}", "emu3"): _NAMES,
+    (f"text_encoder{OTHER_HEAD}", "llama4"): _NAMES,
+    (f"text_encoder{OTHER_HEAD}", "t5gemma"): "T5GemmaEncoderModel refuses the config of an encoder with a decoder",
+}
+"""Checkpoints of another head that transformers itself cannot load, and why."""
+
+
+_WHOLE = {
+    "clip_text_model": ("AutoModel", "text_encoder", "clip"),
+    "tipsv2_text_model": ("AutoModel", "text_encoder", "tipsv2"),
+}
+"""Text encoders that have a type of their own, and the model that they are a part of."""
+
+
+def other_heads() -> dict[str, dict[str, tuple[str, str, str]]]:
+    """By family and model type, the auto class that saves a checkpoint for a text encoder or a causal LM to load, and
+    the family and type whose config it has: a masked LM, an encoder with its decoder, a model that also sees."""
+    from transformers.models.auto import modeling_auto as auto
+
+    multimodal = auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    heads = {
+        ("AutoModelForMaskedLM", "text_encoder"): auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        ("AutoModelForSeq2SeqLM", "seq2seq"): auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        ("AutoModelForImageTextToText", "text_encoder"): multimodal,
+    }
+    causal = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    encoders = {
+        model_type: next((*head, model_type) for head, names in heads.items() if model_type in names)
+        for model_type in families()["text_encoder"]
+        if any(model_type in names for names in heads.values()) and ("text_encoder", model_type) not in UNABLE
+    }
+    decoders = {
+        model_type: ("AutoModelForImageTextToText", "causal_lm", model_type)
+        for model_type, name in sorted(causal.items())
+        if multimodal.get(model_type, name) != name and ("causal_lm", model_type) not in UNABLE
+    }
+    return {f"text_encoder{OTHER_HEAD}": encoders | _WHOLE, f"causal_lm{OTHER_HEAD}": decoders}
+
+
+def saved_by_other_head(family: str, model_type: str, folder: Path) -> str:
+    """Save a tiny random checkpoint of :func:`other_heads` in ``folder``.
+
+    Returns:
+        The name of the class that saved it.
+    """
+    import transformers
+
+    name, config_family, saved_type = other_heads()[family][model_type]
+    model = _random_model(getattr(transformers, name), config_family, saved_type, seed=0)
+    model.save_pretrained(folder)
+    return type(model).__name__
+
+
+def loaded_from(family: str, model_type: str, folder: Path) -> Any:
+    """What transformers makes of such a checkpoint, in float32."""
+    import torch
+    from transformers import AutoConfig
+
+    auto_class = model_class(family.removesuffix(OTHER_HEAD), model_type)
+    config = {"config": AutoConfig.from_pretrained(folder).text_config} if model_type in _WHOLE else {}
+    return auto_class.from_pretrained(folder, dtype=torch.float32, **config).eval()
 
 
 def tiny_config(family: str, model_type: str) -> Any:
@@ -179,11 +250,15 @@ _USUAL_SPREAD = {"matrices": 0.3, "embeddings": 0.03, "zeros": 0.03}
 
 def tiny_model(family: str, model_type: str, seed: int = 0) -> Any:
     """A random float32 model in eval mode; equal seeds give equal weights."""
+    return _random_model(model_class(family, model_type), family, model_type, seed)
+
+
+def _random_model(auto_class: Any, family: str, model_type: str, seed: int) -> Any:
     import torch
 
     torch.manual_seed(seed)
     config = tiny_config(family, model_type)
-    model = model_class(family, model_type).from_config(config, dtype=torch.float32).eval()
+    model = auto_class.from_config(config, dtype=torch.float32).eval()
     torch.manual_seed(seed)
     spread = _USUAL_SPREAD.copy()
     for known in (model_type, family, f"{family}/{model_type}"):

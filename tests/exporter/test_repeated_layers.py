@@ -102,6 +102,14 @@ class Writing(Layer):
         return super().forward(hidden, shared)
 
 
+class Choosing(Layer):
+    """Computes with as many rows as there are of a kind, as the adapters of XMOD do."""
+
+    def forward(self, hidden: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+        rows = (hidden.sum(1) > 0).nonzero()[:, 0]
+        return hidden.index_add(0, rows, self.second(self.first(hidden[rows])))
+
+
 class Stack(nn.Module):
     def __init__(self, layers: list[nn.Module], collects: bool = False, between: bool = False):
         super().__init__()
@@ -169,6 +177,11 @@ def test_a_last_layer_whose_result_is_the_graphs(scales: tuple[float, ...]) -> N
     model, _ = export._build(graph, source, True, ())
     assert [value.name for value in model.graph.outputs] == ["output"]
     assert len([node for node in model.graph if node.op_type in ("Gemm", "MatMul")]) == 6
+
+
+def test_layers_with_sizes_that_depend_on_data() -> None:
+    graph, source = toy(Stack([Choosing(), Choosing(), Choosing()]))
+    assert find_repeats(graph, source) == []
 
 
 def test_a_layer_that_is_called_twice_is_traced() -> None:

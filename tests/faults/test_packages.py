@@ -164,6 +164,7 @@ SIDE_FILES: dict[str, list[str]] = {
     "generation_config.json": [
         "[]", "1", "[[1]]", "{", "[" * 100_000, '{"eos_token_id": "x"}', '{"eos_token_id": [1, "x"]}',
         '{"eos_token_id": true}', '{"max_new_tokens": -1}', '{"max_new_tokens": "x"}', '{"max_new_tokens": 1.5}',
+        '{"bad_words_ids": [[320]]}', '{"bad_words_ids": [[]]}', '{"bad_words_ids": [5]}',
         '{"do_sample": "no"}', '{"repetition_penalty": "1"}', '{"temperature": [1]}', '{"top_k": 1.5}',
     ],
     "tokenizer/tokenizer.json": ["{", "{}", "[]", "[" * 100_000, '{"model": 5}', '{"version": "1.0", "model": {}}'],

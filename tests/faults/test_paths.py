@@ -55,9 +55,30 @@ def test_file_of_prompts(name: str) -> None:
 
 
 def test_file_of_prompts_that_is_not_utf8(tmp_path: Path) -> None:
-    (tmp_path / "prompts").write_bytes(b"\xff\xfe")
-    with pytest.raises(OptionError, match="cannot be read"):
-        read_prompts(None, tmp_path / "prompts")
+    contents = {
+        b"\xff\xfe": "no prompt",
+        b"": "no prompt",
+        b" \n\r\n": "no prompt",
+        b"a\ncaf\xe9\n": "line 2 is not UTF-8",
+        b"\xef\xbb\xbfcaf\xe9": "line 1 is not UTF-8",
+        b"\xff\xfea": "line 1 is not UTF-16",
+        "é".encode("utf-16-le") + b"\n": "line 1 is not UTF-8",
+        "a\nb".encode("utf-16-le"): "line 1 has a zero",
+        "a".encode("utf-32"): "line 1 has a zero",
+    }
+    for content, says in contents.items():
+        (tmp_path / "prompts").write_bytes(content)
+        with pytest.raises(OptionError, match=rf"prompts cannot be read: .*{says}.*Save it as UTF-8"):
+            read_prompts(None, tmp_path / "prompts")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_file_of_prompts_has_one_a_line(tmp_path: Path, encoding: str, end: str) -> None:
+    """Characters that Python takes for the end of a line are part of a prompt."""
+    prompts = ["a\u2028b\u2029c", " d\x0be\x0cf ", "g\x85h\x1ci", "j\rk", "東京"]
+    (tmp_path / "prompts").write_bytes((end.join([*prompts, "", "  "]) + end).encode(encoding))
+    assert read_prompts(None, tmp_path / "prompts") == prompts
 
 
 @pytest.mark.parametrize("value", ["~no-such-user-here/x", "a\udcffb"])

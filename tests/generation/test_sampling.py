@@ -10,13 +10,17 @@ import torch
 from transformers.generation.logits_process import (
     LogitsProcessor,
     MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
+from QEfficient.errors import CorruptCheckpoint
+from QEfficient.generation.request_builder import RequestBuilder
 from QEfficient.generation.sampling import Sampler, entries_without_effect
+from QEfficient.generation_config import check_generation_config
 from QEfficient.options import SamplingOptions
 
 VOCAB = 60
@@ -161,3 +165,42 @@ def test_frequencies_are_the_probabilities(options: dict[str, Any]) -> None:
 def test_entries_that_the_engine_does_not_follow_are_named() -> None:
     config = {"no_repeat_ngram_size": 3, "min_new_tokens": 0, "num_beams": 1, "suppress_tokens": [7], "top_k": 50}
     assert entries_without_effect(config) == ["no_repeat_ngram_size=3", "suppress_tokens=[7]"]
+
+
+BANNED = [[5], [17, 3], [0, 17, 8], [40, 17, 9], [2], [1] * 20]
+"""One token; the ends of two sequences, of which one has begun; an end token; one that is longer than any text."""
+
+
+@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.3}, {"temperature": 0.7, "top_k": 9}], ids=str)
+def test_banned_sequences_are_those_of_transformers(options: dict[str, Any]) -> None:
+    builder = RequestBuilder({"bad_words_ids": BANNED, "eos_token_id": [2]}, ctx_len=64)
+    banned = builder.build(SEEN, 1, {}).banned_ids
+    processor = NoBadWordsLogitsProcessor([list(ids) for ids in BANNED], eos_token_id=[2])
+    steps = {"repetition_penalty": RepetitionPenaltyLogitsProcessor, "temperature": TemperatureLogitsWarper}
+    for tokens in (SEEN, [1], [0, 17], [59, 17]):
+        scores, ids = torch.tensor(LOGITS["random"])[None], torch.tensor([tokens])
+        if "repetition_penalty" in options:
+            scores = steps["repetition_penalty"](options["repetition_penalty"])(ids, scores)
+        scores = processor(ids, scores)
+        if "temperature" in options:
+            scores = TopKLogitsWarper(9)(ids, steps["temperature"](0.7)(ids, scores))
+        ours = Sampler(SamplingOptions.parse(options), banned)
+        assert not ours.is_plain_greedy
+        expected = torch.softmax(scores, -1)[0].numpy()
+        np.testing.assert_allclose(ours.probabilities(LOGITS["random"], tokens), expected, rtol=1e-9)
+
+
+def test_a_banned_token_is_no_answer() -> None:
+    logits = np.zeros(VOCAB)
+    logits[[17, 20, 30]] = 3.0, 2.0, 1.0
+    chosen = Sampler(SamplingOptions(), ((17,), (4, 20)))
+    assert [chosen.choose(logits, tokens) for tokens in ([5], [4], [4, 4], [4, 5])] == [20, 30, 30, 20]
+
+
+ALL = [[token] for token in range(VOCAB)]
+
+
+@pytest.mark.parametrize("value", [[[60]], [[3], [59, 61]], [[-1]], ALL, [[]], [3], "x", [["a"]]])
+def test_banned_tokens_that_no_model_has(value: Any) -> None:
+    with pytest.raises(CorruptCheckpoint, match=r"here: bad_words_ids"):
+        check_generation_config({"bad_words_ids": value}, "here", CorruptCheckpoint, VOCAB)

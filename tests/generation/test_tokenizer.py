@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import tiny_models
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, CTRLTokenizer, PreTrainedTokenizerFast
 
+from QEfficient.base.tokenizer_files import save_tokenizer
 from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.chat_template import render_chat
+from QEfficient.generation.space_cleanup import SpaceCleaner, clean_up
 from QEfficient.generation.tokenizer import ForeignTokenizer, PackageTokenizer
 
 TEXTS = [
@@ -65,18 +67,41 @@ def padding_tokenizer() -> Any:
     )
 
 
+PARTS = ["'", "n", "n't", "'t", "t", "'m", "'s", "'ve", "ve", "'re", ".", "?", "!", ",", "do", "I", "we"]
+
+
+def cleaning_tokenizer(model: str, **flags: bool) -> Any:
+    """Words with a space before each, many of which transformers takes out of a text."""
+    words = ["[UNK]", *PARTS, *(f"▁{part}" for part in PARTS), "▁", "▁▁"]
+    vocab = {word: i for i, word in enumerate(words)}
+    made: dict[str, Any] = {
+        "unigram": lambda: models.Unigram([(word, -float(i + 1)) for word, i in vocab.items()], unk_id=0),
+        "bpe": lambda: models.BPE(vocab, [], unk_token="[UNK]"),
+        "wordlevel": lambda: models.WordLevel(vocab, unk_token="[UNK]"),
+    }
+    tokenizer = Tokenizer(made[model]())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", **flags)
+
+
+FORCED = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 KINDS: dict[str, Callable[[], Any]] = {
     "byte-level": tiny_models.tiny_tokenizer,
     "metaspace": metaspace_tokenizer,
     "wordpiece": padding_tokenizer,
+    "cleaned unigram": lambda: cleaning_tokenizer("unigram", clean_up_tokenization_spaces=True),
+    "cleaned words": lambda: cleaning_tokenizer("wordlevel", clean_up_tokenization_spaces=True),
+    "uncleaned words": lambda: cleaning_tokenizer("wordlevel", clean_up_tokenization_spaces=False),
+    "byte pairs that are not cleaned": lambda: cleaning_tokenizer("bpe", clean_up_tokenization_spaces=True),
+    "cleaned byte pairs": lambda: cleaning_tokenizer("bpe", clean_up_tokenization_spaces=True, **{FORCED: True}),
 }
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[PackageTokenizer, Any]:
     """The tokenizer of a folder, opened by us and by transformers."""
-    folder = tmp_path_factory.mktemp(request.param)
-    KINDS[request.param]().save_pretrained(folder)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(KINDS[request.param](), folder, "tiny")
     return PackageTokenizer(folder), AutoTokenizer.from_pretrained(folder)
 
 
@@ -114,6 +139,60 @@ def test_streamed_pieces_make_up_the_text(both: tuple[PackageTokenizer, Any]) ->
             assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces), text
 
 
+def test_pieces_of_any_tokens_make_up_the_text(both: tuple[PackageTokenizer, Any]) -> None:
+    ours, theirs = both
+    for ids in (random_ids(theirs, seed) for seed in range(200)):
+        for tokenizer in (ours, ForeignTokenizer(theirs)):
+            assert "".join(tokenizer.stream(ids)) == theirs.decode(ids, skip_special_tokens=True), ids
+
+
+def test_spaces_are_cleaned_in_pieces() -> None:
+    parts = ["' ", " '", "n", " n", "'", " ", "t", "m", "s", "ve", "re", "v", "e", ".", " .", "?", "can", "n't"]
+    for seed in range(5000):
+        random = np.random.default_rng(seed)
+        text = "".join(random.choice(parts, random.integers(1, 10)))
+        cleaner = SpaceCleaner()
+        assert "".join(map(cleaner.add, text)) + cleaner.finish() == clean_up(text), text
+
+
+def test_a_cleaned_stream_waits_for_no_more_than_it_must(tmp_path: Path) -> None:
+    tokenizer = KINDS["cleaned words"]()
+    tokenizer.save_pretrained(tmp_path)
+    ids = tokenizer.convert_tokens_to_ids(["▁we", "▁'", "▁ve", "▁do", "▁n't", "▁I", "▁."])
+    stream = PackageTokenizer(tmp_path).text_stream()
+    assert [stream.add(token) for token in ids] == ["we", "", "'ve", " do", "n't", " I", "."]
+
+
+def test_a_stream_of_a_tokenizer_in_python(tmp_path: Path) -> None:
+    """CTRL marks what goes on in the next token with ``@@``, which is in a text that ends there, and nowhere else."""
+    (tmp_path / "vocab.json").write_text(json.dumps({"<unk>": 0, "hel@@": 1, "lo": 2, "wor@@": 3, "ld": 4, ".": 5}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    for cleans in (False, True):
+        theirs = CTRLTokenizer(tmp_path / "vocab.json", tmp_path / "merges.txt", clean_up_tokenization_spaces=cleans)
+        tokenizer = ForeignTokenizer(theirs)
+        assert list(tokenizer.stream([1, 2, 3, 4])) == ["hello", " world"]
+        for ids in (random_ids(theirs, seed) for seed in range(100)):
+            assert "".join(tokenizer.stream(ids)) == tokenizer.decode(ids), ids
+
+
+@pytest.mark.parametrize("names", [["input_ids", "attention_mask"], ["input_ids", "token_type_ids"]])
+def test_segments_are_those_of_transformers(tmp_path: Path, names: list[str]) -> None:
+    theirs = padding_tokenizer()
+    theirs.model_input_names = names
+    save_tokenizer(theirs, tmp_path, "tiny")
+    ids, segments = PackageTokenizer(tmp_path).encode_text("my name", "john")
+    expected = theirs("my name", "john")
+    assert (ids, segments) == (expected["input_ids"], expected.get("token_type_ids"))
+
+
+def test_special_tokens_are_split_where_transformers_splits_them(tmp_path: Path) -> None:
+    theirs = tiny_models.tiny_tokenizer()
+    theirs.split_special_tokens = True
+    save_tokenizer(theirs, tmp_path, "tiny")
+    assert PackageTokenizer(tmp_path).encode("a</s>b") == theirs("a</s>b")["input_ids"]
+    assert 2 not in theirs("a</s>b")["input_ids"]
+
+
 @pytest.fixture(scope="module")
 def byte_level(tmp_path_factory: pytest.TempPathFactory) -> PackageTokenizer:
     folder = tmp_path_factory.mktemp("tokenizer")
@@ -145,14 +224,15 @@ def test_bytes_that_are_no_text_stream_as_they_decode(byte_level: PackageTokeniz
 def test_signs_that_clean_up_moves_stream_as_they_decode(is_fast: bool) -> None:
     """``it ' s`` is ``it's`` once the last token is there, and not before."""
     words = ["it", " '", " s", " .", " do", " n't", " a"]
-    decode = "".join
 
     class Cleaning:
         clean_up_tokenization_spaces = True
 
-        def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
-            text = decode(words[i] for i in ids)
-            return text.replace(" ' s", "'s").replace(" .", ".").replace(" n't", "n't")
+        def decode(
+            self, ids: list[int], skip_special_tokens: bool = True, clean_up_tokenization_spaces: bool = True
+        ) -> str:
+            text = "".join(words[i] for i in ids)
+            return clean_up(text) if clean_up_tokenization_spaces else text
 
     theirs: Any = Cleaning()
     theirs.is_fast = is_fast
@@ -166,9 +246,9 @@ def test_streaming_costs_the_same_for_each_token(byte_level: PackageTokenizer) -
     lengths = []
 
     class Counting(ForeignTokenizer):
-        def decode(self, ids: Any, skip_special_tokens: bool = True) -> str:
+        def decode(self, ids: Any, skip_special_tokens: bool = True, **options: bool) -> str:
             lengths.append(len(list(ids)))
-            return super().decode(ids, skip_special_tokens)
+            return super().decode(ids, skip_special_tokens, **options)
 
     list(Counting(tiny_models.tiny_tokenizer()).stream(byte_level.encode("The capital of France is Paris. " * 40)))
     assert max(lengths) < 20
@@ -256,6 +336,26 @@ def test_rich_messages_are_shown_as_in_transformers(tmp_path: Path) -> None:
     ours, theirs = pair(tmp_path, template)
     expected = theirs.apply_chat_template(RICH, tokenize=False, add_generation_prompt=True)
     assert ours.render_chat(RICH) == ForeignTokenizer(theirs).render_chat(RICH) == expected
+
+
+REASONING: list[dict[str, Any]] = [
+    *({name: "so"} for name in ("reasoning_content", "thinking", "reasoning")),
+    {"reasoning": "a", "thinking": "b"},
+    {"thinking": "a", "reasoning_content": "b"},
+    {"reasoning_content": None, "thinking": "", "reasoning": "c"},
+    {"reasoning": ["a", {"b": 1}]},
+    {},
+]
+
+
+@pytest.mark.parametrize("reasoning", REASONING, ids=str)
+def test_reasoning_is_under_every_name_that_templates_read(tmp_path: Path, reasoning: dict[str, Any]) -> None:
+    names = "{{ m.reasoning_content }}|{{ m.thinking }}|{{ m.reasoning }}|{{ m.keys() | list }}"
+    template = f"{{% for m in messages %}}{names}{{% endfor %}}"
+    ours, theirs = pair(tmp_path, template)
+    chat = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", **reasoning}]
+    expected = theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert ours.render_chat(chat) == ForeignTokenizer(theirs).render_chat(chat) == expected
 
 
 def test_tools_and_documents_are_shown_as_in_transformers(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -25,6 +26,7 @@ from QEfficient.generation.streaming import AnswerPrinter
 from QEfficient.generation.tokenizer import FOLDER, has_tokenizer, read_side_file
 from QEfficient.generation_config import check_generation_config
 from QEfficient.options import CausalLMCompileOptions, require_bool
+from QEfficient.output import encodable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,8 +105,12 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
     def _read_generation_config(self) -> dict[str, Any]:
         path = self.artifact.file("generation_config.json")
         config = read_side_file(path)
-        check_generation_config(config, str(path), CorruptArtifact)
+        check_generation_config(config, str(path), CorruptArtifact, self._vocab_size)
         return config
+
+    @property
+    def _vocab_size(self) -> int:
+        raise NotImplementedError
 
     def _open_session(self) -> Session:
         raise NotImplementedError
@@ -184,7 +190,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
             raise OptionError(f"stream() takes one prompt, got {len(requests)}; use generate() for several.")
         if decoder is None:
             decoder = self.tokenizer()
-        return decoder.stream(token.token_id for token in self.engine.run(requests))
+        return decoder.text_stream().pieces(token.token_id for token in self.engine.run(requests))
 
     def _requests(
         self,
@@ -234,6 +240,10 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
         super().resized(record, **sizes)
         return record.resized(ctx_len, full_batch_size)
 
+    @property
+    def _vocab_size(self) -> int:
+        return self.record.vocab_size
+
     def _open_session(self, extra_outputs: Sequence[str] = ()) -> Any:
         record = self.record
         info = record.session_info(is_ragged=self.body.lowering == "paged")
@@ -276,4 +286,8 @@ def _printer(decoder: Any | None, num_answers: int, stream: bool | Callable[[str
         raise LifecycleError("Streaming text needs a tokenizer: pass tokenizer=...")
     if callable(stream):
         return AnswerPrinter(decoder.text_stream, num_answers, stream, end="")
-    return AnswerPrinter(decoder.text_stream, num_answers, lambda piece: print(piece, end="", flush=True), end="\n")
+    return AnswerPrinter(decoder.text_stream, num_answers, _print_piece, end="\n")
+
+
+def _print_piece(piece: str) -> None:
+    print(encodable(piece, sys.stdout), end="", flush=True)

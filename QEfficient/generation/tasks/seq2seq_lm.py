@@ -75,6 +75,10 @@ class CompiledSeq2SeqLM(CompiledDecoder[Seq2SeqRecord]):
         decoder = record.decoder.resized(ctx_len, full_batch_size)
         return replace(record, decoder=decoder, encoder_ctx_len=encoder_ctx_len)
 
+    @property
+    def _vocab_size(self) -> int:
+        return self.record.decoder.vocab_size
+
     def _open_session(self) -> Seq2SeqSession:
         record, decoder = self.record, self.record.decoder
         info = decoder.session_info(is_ragged=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +21,32 @@ def _listed(documents: object) -> Sequence[object]:
     return documents if isinstance(documents, list | tuple) else (None,)
 
 
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-logits))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    shares = np.exp(logits - logits.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)
+
+
+def _softplus(logits: np.ndarray) -> np.ndarray:
+    return np.logaddexp(0, logits)
+
+
+Activation = Literal["Identity", "Sigmoid", "Softmax", "Tanh", "ReLU", "Softplus", "LogSigmoid"]
+"""A function from logits to scores, by the name of its class in ``torch.nn``; none puts documents in another order."""
+_ACTIVATIONS: dict[Activation, Callable[[np.ndarray], np.ndarray]] = {
+    "Identity": np.asarray,
+    "Sigmoid": _sigmoid,
+    "Softmax": _softmax,
+    "Tanh": np.tanh,
+    "ReLU": lambda logits: np.maximum(logits, 0),
+    "Softplus": _softplus,
+    "LogSigmoid": lambda logits: -_softplus(-logits),
+}
+
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
@@ -33,6 +59,8 @@ class ClassifierRecord:
     """The label of each logit, in order."""
     problem_type: ProblemType | None
     """As in the checkpoint's config."""
+    activation: Activation | None = None
+    """What makes scores of logits; None: the problem type decides."""
 
 
 class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
@@ -63,7 +91,8 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
         return list(self.record.labels)
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
-        """Scores of logits ``[n, num_labels]`` by the problem type: probabilities, or the values of a regression.
+        """Scores of logits ``[n, num_labels]``: by the activation that the checkpoint stores, else by the problem type
+        probabilities, or the values of a regression.
 
         Raises:
             OptionError: they have another shape, or are no numbers.
@@ -72,18 +101,18 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
         if not isinstance(logits, np.ndarray) or logits.shape[1:] != (size,) or logits.dtype.kind != "f":
             shape = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, np.ndarray) else type(logits).__name__
             raise OptionError(f"logits must be an array of floats [n, {size}], got {shape}.")
+        return _ACTIVATIONS[self.record.activation or self._usual_activation()](logits)
+
+    def _usual_activation(self) -> Activation:
         kind = self.record.problem_type
         if kind == "regression":
-            return logits
-        if kind == "multi_label_classification" or logits.shape[1] == 1:
-            return 1 / (1 + np.exp(-logits))
-        shares = np.exp(logits - logits.max(1, keepdims=True))
-        return shares / shares.sum(1, keepdims=True)
+            return "Identity"
+        return "Sigmoid" if kind == "multi_label_classification" or len(self.labels) == 1 else "Softmax"
 
     def rank(
         self, query: str, documents: Sequence[str], *, tokenizer: PreTrainedTokenizerBase | None = None
     ) -> list[tuple[int, float]]:
-        """Indices and scores of ``documents``, the best first.
+        """Indices and scores of ``documents``, the best first; without a stored activation, between 0 and 1.
 
         Raises:
             OptionError: the model has several labels.
@@ -93,7 +122,7 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
         if len(self.labels) != 1:
             raise OptionError(f"Only a model of one label ranks; this one has {', '.join(self.labels)}.")
         logits = self.generate([(query, document) for document in documents], tokenizer=tokenizer)["logits"]
-        scores = 1 / (1 + np.exp(-logits[:, 0]))
+        scores = _ACTIVATIONS[self.record.activation or "Sigmoid"](logits)[:, 0]
         return [(int(index), float(scores[index])) for index in np.argsort(-logits[:, 0], kind="stable")]
 
     def describe(

@@ -160,7 +160,8 @@ def _dump(command: CommandLine, model: ir.Model, bindings: list[Binding]) -> Non
             "devices": [{"deviceId": 0, "numCores": command.num_cores or MAX_CORES}],
             "nodeList": [node.name for node in model.graph],
         }
-        command.partitions_dump.write_text(json.dumps({"connections": [], "partitions": [partition]}))
+        content = json.dumps({"connections": [], "partitions": [partition]})
+        command.partitions_dump.write_text(content, encoding="utf-8")
 
 
 def _publish(command: CommandLine, model: ir.Model, options: ProgramOptions, overflowed: list[str]) -> Path:

@@ -40,8 +40,14 @@ def outline(auto_class: Any, config: Any, folder: Path, trust_remote_code: bool 
     return model.eval()
 
 
-def text_encoder_class(config: Any) -> Any:
-    """The auto class that loads an encoder: one made for encoding text where transformers has it for the config."""
+def text_encoder(config: Any) -> tuple[Any, Any]:
+    """The auto class that loads an encoder, and the config that it takes: one made for encoding text where transformers
+    has it for the config, or for the text encoder beside one of images (CLIP)."""
     from transformers import AutoModel, AutoModelForTextEncoding
 
-    return AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
+    encoders, part = AutoModelForTextEncoding._model_mapping, getattr(config, "text_config", None)
+    if type(config) in encoders:
+        return AutoModelForTextEncoding, config
+    if type(part) in encoders and hasattr(AutoModel._model_mapping.get(type(config), None), "get_text_features"):
+        return AutoModelForTextEncoding, part
+    return AutoModel, config

@@ -89,6 +89,7 @@ class _TextEncoders:
 
     @staticmethod
     def from_pretrained(folder: Any, **kwargs: Any) -> Any:
-        from QEfficient.transformers.checkpoint.meta_model import text_encoder_class
+        from QEfficient.transformers.checkpoint.meta_model import text_encoder
 
-        return text_encoder_class(kwargs["config"]).from_pretrained(folder, **kwargs)
+        auto_class, config = text_encoder(kwargs["config"])
+        return auto_class.from_pretrained(folder, **{**kwargs, "config": config})

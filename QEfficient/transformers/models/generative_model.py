@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from QEfficient.base.modeling_qeff import OptionsT, PathLike, PlanT, QEFFBaseModel
-from QEfficient.transformers.models.generation_config import save_generation_config, warn_of_ignored_entries
+from QEfficient.transformers.models.generation_config import (
+    check_entries,
+    save_generation_config,
+    warn_of_ignored_entries,
+)
 
 Stream = bool | Callable[[str], None]
 
@@ -20,6 +24,7 @@ class QEFFGenerativeModel(QEFFBaseModel[PlanT, OptionsT]):
     """Entries of the generation config that the task follows beside those that all tasks do."""
 
     def compile(self, compile_dir: PathLike | None = None, **options: Any) -> Path:
+        check_entries(self._loaded())
         path = super().compile(compile_dir, **options)
         warn_of_ignored_entries(self._loaded(), self.followed_entries)
         return path

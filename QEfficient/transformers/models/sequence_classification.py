@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from QEfficient.contract import MODEL_GRAPH
 from QEfficient.generation.tasks.sequence_classification import ClassifierRecord
 from QEfficient.options import EncoderCompileOptions
 from QEfficient.targets import Target
+from QEfficient.transformers.models import score_activation
 from QEfficient.transformers.models.sequence_model import QEFFSequenceModel
 from QEfficient.transformers.models.sequence_plan import SequencePlan, encoder_record
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+    from QEfficient.generation.tasks.sequence_classification import Activation
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.transformers.tasks.padding_probe import SequenceUse
     from QEfficient.transformers.tasks.sequence_inputs import SequenceContract, SequenceModel
+
+logger = logging.getLogger(__name__)
 
 
 class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
@@ -33,6 +39,7 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
 
     task = "sequence_classification"
     specialization_name = "SeqClassification"
+    _activation_in_folder: str | None = None
 
     @classmethod
     def hf_auto_class(cls) -> Any:
@@ -43,6 +50,21 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
     @classmethod
     def takes(cls, config: PretrainedConfig, heads: Sequence[str]) -> bool:
         return any(head.endswith("ForSequenceClassification") for head in heads)
+
+    def _read_files(self, folder: Path) -> None:
+        self._activation_in_folder = score_activation.name_in_folder(folder)
+        self._activation()
+
+    def _activation_name(self) -> str | None:
+        return self._activation_in_folder or score_activation.name_in_config(self.config)
+
+    def _activation(self) -> Activation | None:
+        """What makes scores of logits, where the checkpoint says it."""
+        return score_activation.activation(self._activation_name(), self.config.num_labels)
+
+    def _plan(self, options: EncoderCompileOptions, target: Target) -> SequencePlan:
+        self._activation()
+        return super()._plan(options, target)
 
     def _prepare(self, model: PreTrainedModel, use: SequenceUse) -> tuple[SequenceModel, SequenceContract]:
         from QEfficient.transformers.tasks.sequence_classification import prepare_classifier
@@ -55,11 +77,14 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
         return {MODEL_GRAPH: classifier_graph(self._inputs.module(plan.contract), plan.contract, plan.graph_lens)}
 
     def _session(self, plan: SequencePlan, options: EncoderCompileOptions, target: Target) -> ClassifierRecord:
+        if (name := self._activation_name()) is not None and not score_activation.is_of_torch(name):
+            logger.warning("The checkpoint scores with %s, code that is not torch's: the default is used.", name[:60])
         labels = sorted(self.config.id2label.items(), key=lambda item: int(item[0]))
         return ClassifierRecord(
             encoder=encoder_record(plan, options, self.config),
             labels=tuple(str(label) for _, label in labels),
             problem_type=self.config.problem_type,
+            activation=self._activation(),
         )
 
     def rank(
@@ -79,7 +104,8 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
             tokenizer: as of :meth:`generate`.
 
         Returns:
-            Each document's index and score between 0 and 1, best first.
+            Each document's index and score, best first. The score is made by the activation that sentence-transformers
+            stored with the checkpoint; without one it is between 0 and 1.
 
         Raises:
             OptionError: the model has several labels.

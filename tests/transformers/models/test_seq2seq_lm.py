@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from architectures.tiny import tiny_model
 
 import QEfficient
 from QEfficient import QEFFAutoModelForSeq2SeqLM
-from QEfficient.errors import CapacityError, OptionError
+from QEfficient.errors import CapacityError, CorruptCheckpoint, OptionError
 from QEfficient.tasks import auto_class_for_config
 from QEfficient.transformers.tasks.seq2seq_lm import seq2seq_graph
 
@@ -70,6 +71,27 @@ def test_forced_tokens_are_those_of_transformers(bart: QEFFAutoModelForSeq2SeqLM
     found = bart.generate([ids], generation_len=8, **forced).generated_ids[0].tolist()
     assert found == output[0, 1:].tolist()
     assert (found[0], found[-1]) == (9, 4)
+
+
+@pytest.mark.parametrize("target", ["cpu", "cloud-ai-100-sim"])
+def test_banned_tokens_are_those_of_transformers(target: str) -> None:
+    """Marian's checkpoints ban their padding token, which the model predicts everywhere."""
+    hf = copy.deepcopy(load("bart"))
+    first, second, third = expected("bart")[1][:3]
+    hf.generation_config.bad_words_ids = [[first], [second, third]]
+    allowed = [answer.tokens for answer in reference(hf, prompts(hf.config))]
+    assert allowed != expected("bart")
+    model = QEFFAutoModelForSeq2SeqLM(hf)
+    package = model.compile(target=target, batch_size=2, **SIZES)
+    with QEFFAutoModelForSeq2SeqLM.from_package(package) as opened:
+        assert answers(opened, prompts(hf.config)) == allowed
+
+
+def test_banned_tokens_are_checked_before_the_export() -> None:
+    hf = copy.deepcopy(load("bart"))
+    hf.generation_config.bad_words_ids = [[9], [320]]
+    with pytest.raises(CorruptCheckpoint, match="bad_words_ids has the token id 320, and the model's go from 0 to 319"):
+        QEFFAutoModelForSeq2SeqLM(hf).compile(target="cpu", **SIZES)
 
 
 def test_one_value_of_an_option_a_prompt(bart: QEFFAutoModelForSeq2SeqLM) -> None:
