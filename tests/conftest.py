@@ -56,7 +56,7 @@ def traces() -> Traces:
 
 @pytest.fixture(autouse=True)
 def shared_traces(traces: Traces) -> Iterator[None]:
-    """Trace a graph once in a worker; tests of the exporter have a fixture of this name that does nothing."""
+    """Trace a graph once in a worker; tests of tracing itself have a fixture of this name that does nothing."""
     with traces.shared():
         yield
 

@@ -46,6 +46,11 @@ class At:
         return lambda *args, **kwargs: self(*args, **kwargs)
 
 
+@pytest.fixture(autouse=True)
+def shared_traces() -> None:
+    """In place of the traces that tests share: an interrupt needs one that runs."""
+
+
 @pytest.fixture(scope="module")
 def model() -> QEFFAutoModelForCausalLM:
     return QEFFAutoModelForCausalLM(tiny_models.causal_lm("llama"), tokenizer=tiny_models.tiny_tokenizer())
