@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, starmap
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from _pytest.mark import ParameterSet
 from architectures.cases import check
 from architectures.sizes import VARIANTS
 
@@ -22,12 +23,17 @@ BY_KIND = {
     "conv": "lfm2",
     "hybrid": "falcon_h1",
     "hybrid_sliding": "inkling_text",
-    "none": "gemma3n_text",
+    "none": "mllama",
     "tokens": "openai-gpt",
 }
 SCANS = ("mamba", "mamba2", "kimi_linear", "rwkv", "xlstm", "recurrent_gemma", "minimax")
 """Each has a recurrence of its own; qwen3_next stands for the gated delta rule."""
-OTHERS = {"seq2seq": ("t5", "bart"), "sequence_classification": ("modernbert", "llama"), "text_encoder": ("roberta",)}
+OTHERS = {
+    "causal_lm": ("gemma3n_text",),
+    "seq2seq": ("t5", "bart"),
+    "sequence_classification": ("modernbert", "llama"),
+    "text_encoder": ("roberta",),
+}
 OTHER_HEADS = (("text_encoder_other_head", "clip_text_model"), ("causal_lm_other_head", "mllama"))
 QUIRKS_ALONE = {
     "causal_lm": ("cpmant", "dbrx", "gpt_neo", "jetmoe", "longcat_flash", "prophetnet", "roformer", "xlm", "xlnet"),
@@ -35,6 +41,12 @@ QUIRKS_ALONE = {
     "text_encoder": ("funnel", "longformer"),
 }
 """Architectures with a quirk that no other test is about."""
+SLOW = {
+    *("kimi_linear", "minimax", "recurrent_gemma", "rwkv", "xlstm"),
+    *("fsmt", "gemma3n_text", "longcat_flash", "prophetnet", "xlnet"),
+    *("led", "longt5", "nllb-moe", "switch_transformers", "funnel"),
+}
+"""More than ten seconds each: in the sweep."""
 CASES = [
     *(("causal_lm", model_type) for model_type in (*BY_KIND.values(), *SCANS)),
     *((family, model_type) for family, model_types in OTHERS.items() for model_type in model_types),
@@ -42,18 +54,20 @@ CASES = [
 ]
 
 
+def _param(family: str, model_type: str) -> ParameterSet:
+    marks = [pytest.mark.xdist_group(f"{family}-{model_type}")]
+    return pytest.param(family, model_type, marks=[*marks, pytest.mark.sweep] if model_type in SLOW else marks)
+
+
 @pytest.mark.parametrize("target", ["cpu", "cloud-ai-100-sim"])
-@pytest.mark.parametrize(
-    ("family", "model_type"),
-    [pytest.param(*case, marks=pytest.mark.xdist_group("-".join(case))) for case in CASES],
-)
+@pytest.mark.parametrize(("family", "model_type"), [*starmap(_param, CASES)])
 def test_answers_are_those_of_hugging_face(family: str, model_type: str, target: str) -> None:
     row = check(family, model_type, target)
     assert row["agrees"], row
 
 
 @pytest.mark.parametrize(
-    ("family", "model_type"), [(family, name) for family, names in QUIRKS_ALONE.items() for name in names]
+    ("family", "model_type"), [_param(family, name) for family, names in QUIRKS_ALONE.items() for name in names]
 )
 def test_quirks_change_no_answer(family: str, model_type: str) -> None:
     row = check(family, model_type, "cpu")
@@ -65,7 +79,7 @@ def test_every_quirk_has_a_test() -> None:
     from QEfficient.transformers.quirks import REASONS
 
     compared = (Path(__file__).parents[1] / "transformers" / "quirks" / "test_recurrent.py").read_text(encoding="utf-8")
-    tested = {*BY_KIND.values(), *SCANS, *chain(*QUIRKS_ALONE.values())}
+    tested = {*BY_KIND.values(), *SCANS, *chain(*OTHERS.values(), *QUIRKS_ALONE.values())}
     tested |= {variant.partition("+")[0] for variant in VARIANTS}
     assert [name for name in REASONS if name not in tested and f'"{name}"' not in compared] == []
 

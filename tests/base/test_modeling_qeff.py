@@ -147,7 +147,7 @@ def test_eight_processes_compile_one_thing_once(checkpoint: Path, own_home: Path
     assert sum("Built onnx" in text for text in texts) == 1
 
 
-@pytest.mark.parametrize("seconds", [0.5, 4.0, 6.0, 8.0])
+@pytest.mark.parametrize("seconds", [0.5, 4.0, *(pytest.param(each, marks=pytest.mark.sweep) for each in (6.0, 8.0))])
 def test_killed_compile_leaves_no_entry_or_a_whole_one(checkpoint: Path, own_home: Path, seconds: float) -> None:
     script = "import sys; from QEfficient import compile; print('go', flush=True); compile(sys.argv[1], ctx_len=64)"
     process = subprocess.Popen([sys.executable, "-c", script, str(checkpoint)], stdout=subprocess.PIPE)

@@ -83,7 +83,7 @@ assert in_child(anew) == 0
         pytest.param(COMPILE, "paged", id="compile"),
         pytest.param(INGREDIENTS, "card", id="ingredients"),
         pytest.param(GENERATE, "paged", id="paged"),
-        pytest.param(GENERATE, "retained", id="retained"),
+        pytest.param(GENERATE, "retained", id="retained", marks=pytest.mark.sweep),
         pytest.param(GENERATE, "card", id="card"),
         pytest.param(COMPILE, "card", id="compile for the card", marks=pytest.mark.sweep),
         pytest.param(COMPILE, "retained", id="compile retained", marks=pytest.mark.sweep),

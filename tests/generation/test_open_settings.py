@@ -93,7 +93,10 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], error: type[E
         from_package(package, **settings)
 
 
-@pytest.mark.parametrize(("family", "name"), [("sequence_classification", "canine"), ("text_encoder", "funnel")])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [("sequence_classification", "canine"), pytest.param("text_encoder", "funnel", marks=pytest.mark.sweep)],
+)
 def test_lengths_never_share_a_wrong_program(family: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code of these models depends on the length, so each has a program that another length must not get. That no
     graph is for all lengths is found out once."""
