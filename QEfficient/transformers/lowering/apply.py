@@ -154,4 +154,5 @@ def run_eagerly(model: nn.Module) -> LoweredModel:
     for config in _configs(lowered.module):
         config._attn_implementation = "eager"
         config._experts_implementation = _EXPERTS
+    settle_rope(lowered.module, None)  # to look at a position's value would need one
     return lowered
