@@ -160,6 +160,9 @@ class _Kinds:
             return False
         is_last = index == len(self._log.runs) - 1
         leaving = {self._log.runs[index].outputs[leaf] for leaf in self._chain.values()}
+        unchained = {*self._log.runs[index].outputs} - leaving - {*self._log.runs[index].inputs}
+        if any(ref in unchained for _, ref in self._graph_outputs(index)):
+            return False
         for ref in self._log.users:
             if ref.layer == index and not (is_last and ref in leaving):
                 allowed = {index, index + 1} if ref in leaving else {index}

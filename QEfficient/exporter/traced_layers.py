@@ -94,13 +94,13 @@ def _passed_by(repeats: Repeats, index: int) -> Callable[..., Any]:
     """Returns what entered, in the place of what would leave."""
     run = repeats.runs[index]
     entering = {leaving: leaf for leaf, leaving in repeats.chain.items()}
+    inputs = {ref: leaf for leaf, ref in reversed([*enumerate(run.inputs)]) if ref is not None}
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         leaves, _ = tree_flatten((args, kwargs))
-        results = [
-            leaves[entering[number] if number in entering else run.inputs.index(ref)] if ref is not None else None
-            for number, ref in enumerate(run.outputs)
-        ]
+        places = [entering.get(number, inputs.get(ref) if ref else None) for number, ref in enumerate(run.outputs)]
+        # What does not enter the layer, such as its attention's weights, is used by nothing outside of it.
+        results = [None if place is None else leaves[place] for place in places]
         return tree_unflatten(results, run.output_spec)
 
     return forward

@@ -110,6 +110,13 @@ class Choosing(Layer):
         return hidden.index_add(0, rows, self.second(self.first(hidden[rows])))
 
 
+class Returning(Layer):
+    """Returns what nothing uses too, as encoders return their attention's weights."""
+
+    def forward(self, hidden: torch.Tensor, shared: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        return super().forward(hidden, shared), hidden.softmax(-1)
+
+
 class Stack(nn.Module):
     def __init__(self, layers: list[nn.Module], collects: bool = False, between: bool = False):
         super().__init__()
@@ -119,7 +126,8 @@ class Stack(nn.Module):
         (hidden,) = inputs
         shared, collected = hidden.mean() * torch.ones(4), []
         for layer in self.layers:
-            hidden = layer(hidden, shared)
+            result = layer(hidden, shared)
+            hidden = result[0] if isinstance(result, tuple) else result
             collected.append(hidden)
             if self.between:
                 hidden = hidden * 2
@@ -176,6 +184,14 @@ def test_a_last_layer_whose_result_is_the_graphs(scales: tuple[float, ...]) -> N
     assert find_repeats(graph, source)
     model, _ = export._build(graph, source, True, ())
     assert [value.name for value in model.graph.outputs] == ["output"]
+    assert len([node for node in model.graph if node.op_type in ("Gemm", "MatMul")]) == 6
+
+
+def test_layers_that_return_what_nothing_uses() -> None:
+    graph, source = toy(Stack([Returning(), Returning(), Returning()]))
+    (repeats,) = find_repeats(graph, source)
+    assert repeats.stands_for == [0, 0, 0]
+    model, _ = export._build(graph, source, True, ())
     assert len([node for node in model.graph if node.op_type in ("Gemm", "MatMul")]) == 6
 
 

@@ -87,6 +87,17 @@ def test_longrope_takes_the_factors_of_the_compiled_context(ctx_len: int) -> Non
     assert answers_len(model, ids, 16) == output[0, len(ids) :].tolist()
 
 
+@pytest.mark.parametrize("target", ["cpu", "cloud-ai-100-sim"])
+def test_dynamic_rotary_embeddings_are_those_of_the_compiled_context(target: str) -> None:
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    hf = tiny_models.causal_lm("llama", rope_parameters=rope, max_position_embeddings=64)
+    ids = prompts()[1]
+    expected = hf.generate(torch.tensor([ids]), max_new_tokens=16, do_sample=False, pad_token_id=0)[0, len(ids) :]
+    with QEFFAutoModelForCausalLM(hf) as model:
+        model.compile(target=target, ctx_len=64, precision="fp32")
+        assert answers_len(model, ids, 16) == expected.tolist()
+
+
 def answers_len(model: QEFFAutoModelForCausalLM, ids: list[int], count: int) -> list[int]:
     row: np.ndarray = model.generate([ids], generation_len=count).generated_ids[0]
     return row.tolist()
