@@ -123,12 +123,15 @@ def forward_parameters(model: nn.Module) -> frozenset[str]:
 
 
 def stateless_copy(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` over the same parameters, with separate configs and hooks, that uses no cache."""
+    """A copy of ``model`` over the same parameters, with separate configs and hooks, that uses no cache and returns its
+    outputs by name, whatever the checkpoint stores."""
     copied = copy.deepcopy(model, memo={id(parameter): parameter for parameter in model.parameters()}).eval()
     for module in copied.modules():
         config = getattr(module, "config", None)
         if getattr(config, "use_cache", False):
             config.use_cache = False  # type: ignore[union-attr]
+        if getattr(config, "return_dict", None) is False:
+            config.return_dict = True  # type: ignore[union-attr]
     return copied
 
 

@@ -57,6 +57,16 @@ def test_padding_token_in_and_around_texts(pad_token_id: int | None) -> None:
     assert hf.config.pad_token_id == pad_token_id, "the user's model is not changed"
 
 
+def test_a_config_that_asks_for_tuples() -> None:
+    hf = tiny_model("sequence_classification", "bert")
+    texts = prompts(hf.config)
+    logits = expected(hf, texts)
+    hf.config.return_dict = False
+    with compiled(hf) as model:
+        np.testing.assert_allclose(model.generate(texts)["logits"], logits, atol=1e-3 * abs(logits).max())
+    assert hf.config.return_dict is False
+
+
 def test_a_text_without_end_token_is_refused() -> None:
     with (
         compiled(tiny_model("sequence_classification", "bart")) as model,
