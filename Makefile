@@ -21,7 +21,7 @@ install: .venv/installed ## Create .venv and install the library with what its t
 demo: install ## Stream text from the carried model and rank sentences with all-MiniLM-L6-v2
 	$(BIN)/python examples/demo.py
 
-test: install ## Run the tests (about half an hour on 2 cores, offline)
+test: install ## Run the tests (about 20 minutes on 2 cores, offline)
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --max-worker-restart 0 -m 'not sweep'
 
 sweep: install ## Run the tests that make test leaves out: every architecture on the simulated card, 200 kills, the benchmark
