@@ -152,9 +152,7 @@ class PackageTokenizer:
 
     def text_stream(self) -> TextStream:
         """Turns the ids of a text into pieces that make up its text, without special tokens."""
-        stray_byte = self._tokenizer.token_to_id(_STRAY_BYTE)
-        probe_ids = () if stray_byte is None else (stray_byte,)
-        return TextStream(self._text, cleans_spaces=self._cleans_spaces, probe_ids=probe_ids)
+        return TextStream(self._text, cleans_spaces=self._cleans_spaces, probe_ids=_probe_ids(self._tokenizer))
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Text as the ids arrive, in pieces of complete characters."""
@@ -177,6 +175,12 @@ class PackageTokenizer:
         if not isinstance(self.chat_template, str):
             raise OptionError(_NO_TEMPLATE)
         return render_chat(self.chat_template, messages, self._special_tokens, self._template_source)
+
+
+def _probe_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """See :class:`QEfficient.generation.streaming.TextStream`."""
+    stray_byte = tokenizer.token_to_id(_STRAY_BYTE)
+    return () if stray_byte is None else (stray_byte,)
 
 
 def cleans_spaces(flag: Callable[[str], bool], model: str) -> bool:
@@ -251,8 +255,7 @@ class ForeignTokenizer:
             lambda name: getattr(tokenizer, name, False) is True, type(getattr(backend, "model", None)).__name__
         )
         decode = partial(self.decode, clean_up_tokenization_spaces=False) if is_cleaned else self.decode
-        stray_byte = backend.token_to_id(_STRAY_BYTE) if backend is not None else None
-        probe_ids = () if stray_byte is None else (stray_byte,)
+        probe_ids = () if backend is None else _probe_ids(backend)
         return TextStream(decode, cleans_spaces=is_cleaned, probe_ids=probe_ids)
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
