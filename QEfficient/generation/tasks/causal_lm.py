@@ -190,7 +190,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
             raise OptionError(f"stream() takes one prompt, got {len(requests)}; use generate() for several.")
         if decoder is None:
             decoder = self.tokenizer()
-        return decoder.text_stream().pieces(token.token_id for token in self.engine.run(requests))
+        return decoder.stream(token.token_id for token in self.engine.run(requests))
 
     def _requests(
         self,
