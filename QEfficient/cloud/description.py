@@ -64,15 +64,14 @@ def describe(opened: OpenedConfig, load_options: Mapping[str, Any], lens: Mappin
 def _outline(opened: OpenedConfig, load_options: Mapping[str, Any]) -> QEFFBaseModel:
     from QEfficient.tasks import auto_class_for_config
     from QEfficient.transformers.checkpoint.load import load_config
-    from QEfficient.transformers.checkpoint.meta_model import outline, text_encoder
+    from QEfficient.transformers.checkpoint.meta_model import outline
 
     trust = bool(load_options.get("trust_remote_code"))
     config = load_config(opened.folder, trust)
     chosen = auto_class_for_config(config)
     if "pooling" in load_options and "pooling" not in chosen.load_arguments:
         raise OptionError(f"{as_flag('pooling')} is for encoders, and {opened.folder} is not one.")
-    auto_class, config = text_encoder(config) if chosen.task == "encoder" else (chosen.hf_auto_class(), config)
-    return chosen(outline(auto_class, config, opened.folder, trust))
+    return chosen(outline(chosen.hf_auto_class(), config, opened.folder, trust))
 
 
 def _described(model: QEFFBaseModel, lens: Mapping[str, int]) -> dict[str, Any]:

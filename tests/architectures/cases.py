@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from architectures.reference import NUM_NEW_TOKENS, PROMPT_LENS, Answer, outputs, prompts, reference
-from architectures.tiny import OTHER_HEAD, UNCACHED, loaded_from, saved_by_other_head, tiny_model
+from architectures.tiny import EAGER, OTHER_HEAD, UNCACHED, loaded_from, saved_by_other_head, tiny_model
 
 from QEfficient.errors import SizeDependence
 
@@ -102,6 +102,8 @@ def _generated(family: str, model_type: str, model: Any, options: dict[str, Any]
 
 
 def _note(family: str, model_type: str) -> str:
+    if family == f"text_encoder{OTHER_HEAD}" and model_type in EAGER:
+        return f"against Hugging Face's eager attention: {EAGER[model_type]}"
     if not family.startswith("causal_lm") or model_type not in UNCACHED:
         return ""
     return f"against Hugging Face without its cache: {UNCACHED[model_type]}"
@@ -122,7 +124,11 @@ def _texts(family: str, model_type: str, target: str) -> Row:
         float(np.abs(ours[: len(theirs)] - theirs).max() / np.abs(theirs).max())
         for ours, theirs in zip(results, expected, strict=True)
     ]
-    return {"note": ""} | row | {"distance": float(f"{max(distances):.1e}"), "agrees": max(distances) <= TOLERANCE}
+    return (
+        {"note": _note(family, model_type)}
+        | row
+        | {"distance": float(f"{max(distances):.1e}"), "agrees": max(distances) <= TOLERANCE}
+    )
 
 
 def _encoded(model: Any, asked: list[list[int]], options: dict[str, Any]) -> tuple[Row, list[Any]]:

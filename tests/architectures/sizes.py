@@ -166,7 +166,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "lilt": {"hidden_size": 96},
     "perceiver": {"num_latents": 16, "d_latents": 64, "d_model": 64},
     "tipsv2_text_model": {"max_position_embeddings": 128},
-    "tipsv2": {"text_config": {"max_position_embeddings": 128}},
+    **{
+        name: {"text_config": {"max_position_embeddings": 128}}
+        for name in ("owlv2", "owlvit", "siglip", "siglip2", "tipsv2")
+    },
     "esm": {"vocab_size": 33, "mask_token_id": 32},
     # What the code asks for besides the config's own defaults.
     "text_encoder/funnel": {"architectures": ["FunnelModel"]},

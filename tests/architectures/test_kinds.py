@@ -34,7 +34,11 @@ OTHERS = {
     "sequence_classification": ("modernbert", "llama"),
     "text_encoder": ("roberta",),
 }
-OTHER_HEADS = (("text_encoder_other_head", "clip_text_model"), ("causal_lm_other_head", "mllama"))
+OTHER_HEADS = (
+    ("text_encoder_other_head", "clip_text_model"),
+    ("text_encoder_other_head", "siglip"),
+    ("causal_lm_other_head", "mllama"),
+)
 QUIRKS_ALONE = {
     "causal_lm": ("cpmant", "dbrx", "gpt_neo", "jetmoe", "longcat_flash", "prophetnet", "roformer", "xlm", "xlnet"),
     "seq2seq": ("fsmt", "led", "longt5", "nllb-moe", "switch_transformers"),

@@ -59,8 +59,11 @@ UNREADABLE: dict[tuple[str, str], str] = {
     (f"text_encoder{OTHER_HEAD}", "emu3"): _NAMES,
     (f"text_encoder{OTHER_HEAD}", "llama4"): _NAMES,
     (f"text_encoder{OTHER_HEAD}", "t5gemma"): "T5GemmaEncoderModel refuses the config of an encoder with a decoder",
+    (f"text_encoder{OTHER_HEAD}", "videoprism"): "returns one hidden state more than there are tokens",
 }
-"""Checkpoints of another head that transformers itself cannot load, and why."""
+"""Checkpoints of another head that transformers cannot load, or whose text is no sequence of states, and why."""
+EAGER: dict[str, str] = {"aimv2": "its SDPA path applies the causal mask to padded inputs only"}
+"""Text towers whose reference runs with eager attention, and why."""
 
 
 _WHOLE = {
@@ -68,6 +71,11 @@ _WHOLE = {
     "tipsv2_text_model": ("AutoModel", "text_encoder", "tipsv2"),
 }
 """Text encoders that have a type of their own, and the model that they are a part of."""
+TOWERS = (
+    *("aimv2", "align", "altclip", "blip", "chinese_clip", "clap", "clipseg", "flava", "groupvit", "metaclip_2"),
+    *("owlv2", "owlvit", "siglip", "siglip2", "videoprism", "xclip"),
+)
+"""Models with two towers whose text tower has no auto class."""
 
 
 def other_heads() -> dict[str, dict[str, tuple[str, str, str]]]:
@@ -92,7 +100,8 @@ def other_heads() -> dict[str, dict[str, tuple[str, str, str]]]:
         for model_type, name in sorted(causal.items())
         if multimodal.get(model_type, name) != name and ("causal_lm", model_type) not in UNABLE
     }
-    return {f"text_encoder{OTHER_HEAD}": encoders | _WHOLE, f"causal_lm{OTHER_HEAD}": decoders}
+    towers = {model_type: ("AutoModel", "text_encoder", model_type) for model_type in TOWERS}
+    return {f"text_encoder{OTHER_HEAD}": encoders | _WHOLE | towers, f"causal_lm{OTHER_HEAD}": decoders}
 
 
 def saved_by_other_head(family: str, model_type: str, folder: Path) -> str:
@@ -115,6 +124,10 @@ def loaded_from(family: str, model_type: str, folder: Path) -> Any:
     from transformers import AutoConfig
 
     auto_class = model_class(family.removesuffix(OTHER_HEAD), model_type)
+    if model_type in TOWERS:
+        attention = "eager" if model_type in EAGER else None
+        whole = auto_class.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention)
+        return whole.eval().text_model
     config = {"config": AutoConfig.from_pretrained(folder).text_config} if model_type in _WHOLE else {}
     return auto_class.from_pretrained(folder, dtype=torch.float32, **config).eval()
 

@@ -38,16 +38,3 @@ def outline(auto_class: Any, config: Any, folder: Path, trust_remote_code: bool 
             model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
         model.tie_weights()
     return model.eval()
-
-
-def text_encoder(config: Any) -> tuple[Any, Any]:
-    """The auto class that loads an encoder, and the config that it takes: one made for encoding text where transformers
-    has it for the config, or for the text encoder beside one of images (CLIP)."""
-    from transformers import AutoModel, AutoModelForTextEncoding
-
-    encoders, part = AutoModelForTextEncoding._model_mapping, getattr(config, "text_config", None)
-    if type(config) in encoders:
-        return AutoModelForTextEncoding, config
-    if type(part) in encoders and hasattr(AutoModel._model_mapping.get(type(config), None), "get_text_features"):
-        return AutoModelForTextEncoding, part
-    return AutoModel, config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -139,6 +140,9 @@ def _tensors(layer: Any, ring_axis: str | None) -> tuple[StateTensor, ...]:
     return tuple(tensors)
 
 
+_NOT_PASSED = re.compile(r"forward\(\) missing \d+ required positional arguments?: (.+)")
+
+
 @contextmanager
 def refusing(module: nn.Module) -> Iterator[None]:
     """Report a model that fails to run without weights as unsupported.
@@ -152,6 +156,10 @@ def refusing(module: nn.Module) -> Iterator[None]:
         raise
     except FAILURES as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        if isinstance(error, TypeError) and (needed := _NOT_PASSED.search(line)):
+            raise UnsupportedModel(
+                f"{type(module).__name__} does not run on text alone: its forward() also needs {needed.group(1)}."
+            ) from error
         raise UnsupportedModel(
             f"{type(module).__name__} does something that cannot be traced without weights and for any token: {line} "
             "See docs/source/adding_a_state_kind.md."

@@ -47,7 +47,9 @@ class QEFFAutoModel(QEFFSequenceModel):
 
     @classmethod
     def hf_auto_class(cls) -> Any:
-        return _TextEncoders
+        from QEfficient.transformers.checkpoint.text_encoders import TextEncoders
+
+        return TextEncoders
 
     @classmethod
     def takes(cls, config: PretrainedConfig, heads: Sequence[str]) -> bool:
@@ -82,14 +84,3 @@ class QEFFAutoModel(QEFFSequenceModel):
 
     def _session(self, plan: SequencePlan, options: EncoderCompileOptions, target: Target) -> EncoderRecord:
         return encoder_record(plan, options, self.config)
-
-
-class _TextEncoders:
-    """Loads what transformers has for the text of a checkpoint."""
-
-    @staticmethod
-    def from_pretrained(folder: Any, **kwargs: Any) -> Any:
-        from QEfficient.transformers.checkpoint.meta_model import text_encoder
-
-        auto_class, config = text_encoder(kwargs["config"])
-        return auto_class.from_pretrained(folder, **{**kwargs, "config": config})

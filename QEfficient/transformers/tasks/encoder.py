@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from QEfficient.errors import OptionError, nearest
+from QEfficient.errors import OptionError, UnsupportedModel, nearest
 from QEfficient.transformers.tasks.graph_spec import TaskGraph
 from QEfficient.transformers.tasks.padding_probe import SequenceUse, measure_contract
 from QEfficient.transformers.tasks.sequence_graph import sequence_graph
@@ -64,7 +64,7 @@ def prepare_encoder(
     """``model`` with its pooling, ready to be lowered, and how it takes input sequences.
 
     Raises:
-        UnsupportedModel: see :func:`measure_contract`.
+        UnsupportedModel: the model does not return one hidden state per token; see :func:`measure_contract` also.
     """
     function = resolve_pooling(pooling)
 
@@ -73,7 +73,26 @@ def prepare_encoder(
         return states if function is None else function(states, attention_mask)
 
     copied = stateless_copy(model)
-    return SequenceModel(copied, read), measure_contract([SequenceModel(copied, hidden_states)], use)
+    return SequenceModel(copied, read), measure_contract([SequenceModel(copied, _one_state_per_token)], use)
+
+
+def _one_state_per_token(model: nn.Module, arguments: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
+    name = type(model).__name__
+    try:
+        states = hidden_states(model, arguments, attention_mask)
+    except AttributeError as error:
+        if error.name != "last_hidden_state":
+            raise
+        raise UnsupportedModel(
+            f"{name} returns no hidden state per token (last_hidden_state), which QEFFAutoModel needs. Pass it the "
+            "encoder inside as a Hugging Face model."
+        ) from error
+    if states.shape[:2] != attention_mask.shape:
+        raise UnsupportedModel(
+            f"{name} returns hidden states of shape {tuple(states.shape)} for {attention_mask.shape[1]} tokens, and "
+            "QEFFAutoModel needs one per token."
+        )
+    return states
 
 
 def encoder_graph(

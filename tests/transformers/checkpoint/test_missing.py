@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM, QEFFAutoModelForSequenceClassification
-from QEfficient.errors import CorruptCheckpoint
+from QEfficient.errors import CorruptCheckpoint, UnsupportedModel
 from QEfficient.transformers.checkpoint.missing import MissingParameter
 
 IDS = [[5, 6, 7, 8, 9], [11, 12, 13]]
@@ -25,6 +25,14 @@ def saved_by(auto_class: Any, family: str, model_type: str, folder: Path) -> Any
     model = auto_class.from_config(tiny_config(family, model_type), dtype=torch.float32).eval()
     model.save_pretrained(folder)
     return model
+
+
+def leave_out(folder: Path, end: str) -> None:
+    """Drop the first weight whose name ends so."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    del tensors[next(name for name in tensors if name.endswith(end))]
+    save_file(tensors, path, {"format": "pt"})
 
 
 @pytest.mark.parametrize("target", ["cpu", "cloud-ai-100-sim"])
@@ -63,13 +71,37 @@ def test_a_language_model_needs_its_head(tmp_path: Path) -> None:
 def test_pooling_with_a_missing_weight(tmp_path: Path) -> None:
     """A layer's weight is needed whatever is asked for."""
     saved_by(AutoModelForMaskedLM, "text_encoder", "bert", tmp_path)
-    path = tmp_path / "model.safetensors"
-    tensors = load_file(path)
-    name = next(name for name in tensors if name.endswith("layer.1.output.dense.weight"))
-    del tensors[name]
-    save_file(tensors, path, {"format": "pt"})
+    leave_out(tmp_path, "layer.1.output.dense.weight")
     with pytest.raises(CorruptCheckpoint, match=r"layer\.1\.output\.dense\.weight' is missing"):
         QEFFAutoModel.from_pretrained(tmp_path, pooling="mean")
+
+
+@pytest.mark.parametrize("model_type", ["siglip", "chinese_clip", "owlvit"])
+def test_a_text_tower_needs_its_own_weights_only(tmp_path: Path, model_type: str) -> None:
+    saved = saved_by(AutoModel, "text_encoder", model_type, tmp_path)
+    leave_out(tmp_path, next(name for name in saved.state_dict() if name.startswith("vision_model.")))
+    tower = QEFFAutoModel.from_pretrained(tmp_path).model
+    assert type(tower) is type(saved.text_model)
+    assert {*tower.state_dict()} == {*saved.text_model.state_dict()}
+    for name, value in tower.state_dict().items():
+        torch.testing.assert_close(value, saved.text_model.state_dict()[name])
+    leave_out(tmp_path, next(f"text_model.{name}" for name in tower.state_dict() if ".0." in name))
+    with pytest.raises(CorruptCheckpoint, match=r"\.0\..* is missing"):
+        QEFFAutoModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("auto_class", "model_type", "reason"),
+    [
+        (AutoModel, "dpr", "returns no hidden state per token"),
+        (AutoModel, "videoprism", "returns hidden states of shape"),
+        (AutoModel, "blip-2", "does not run on text alone.*pixel_values"),
+    ],
+)
+def test_a_model_without_a_state_per_token(tmp_path: Path, auto_class: Any, model_type: str, reason: str) -> None:
+    saved_by(auto_class, "text_encoder", model_type, tmp_path)
+    with pytest.raises(UnsupportedModel, match=reason):
+        QEFFAutoModel.from_pretrained(tmp_path).compile(seq_len=16)
 
 
 def test_reading_a_missing_weight_is_an_error(tmp_path: Path) -> None:
