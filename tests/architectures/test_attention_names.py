@@ -28,13 +28,16 @@ BRANCHES = {
 }
 """Architecture -> the branch on a name, what it is as loaded (SDPA, where there is one), and what it is under ours."""
 NAME = "_attn_implementation"
+LOOKUP = {f"{config}.{NAME}, eager_attention_forward" for config in ("self.config", "config")}
+"""How most architectures pass on the name."""
 TEXT = {*families()["causal_lm"], *families()["seq2seq"], *families()["sequence_classification"]}
 TEXT |= {*families()["text_encoder"]}
 
 
 def compared_names(file: Path) -> list[ast.Compare]:
     """Comparisons of an attention's name in a modeling file."""
-    if NAME not in (code := file.read_text(encoding="utf-8")):
+    code = file.read_text(encoding="utf-8")
+    if {line.strip() for line in code.splitlines() if NAME in line} <= LOOKUP:
         return []
     nodes = ast.walk(ast.parse(code))
     return [n for n in nodes if isinstance(n, ast.Compare) and NAME in ast.dump(n)]

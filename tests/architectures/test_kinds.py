@@ -49,6 +49,7 @@ SLOW = {
     *("kimi_linear", "minimax", "recurrent_gemma", "rwkv", "xlstm"),
     *("fsmt", "gemma3n_text", "longcat_flash", "prophetnet", "xlnet"),
     *("led", "longt5", "nllb-moe", "switch_transformers", "funnel"),
+    *("deepseek_v4", "inkling_text", "falcon_h1", "t5"),
 }
 """More than ten seconds each: in the sweep."""
 CASES = [

@@ -66,9 +66,9 @@ def built(graph: TaskGraph, source: Any) -> tuple[dict[str, str], list[Any]]:
     ("architecture", "lowering", "changes", "num_traced"),
     [
         ("llama", "paged", {}, 1),
-        ("gemma2", "retained", {"num_hidden_layers": 6}, 4),
+        pytest.param("gemma2", "retained", {"num_hidden_layers": 6}, 4, marks=pytest.mark.sweep),
         ("gpt2", "retained", {"n_layer": 4}, 2),
-        ("qwen3_moe", "paged", {}, 1),
+        pytest.param("qwen3_moe", "paged", {}, 1, marks=pytest.mark.sweep),
     ],
 )
 def test_the_graph_is_that_of_a_whole_trace(

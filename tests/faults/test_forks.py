@@ -81,10 +81,10 @@ assert in_child(anew) == 0
     ("code", "kind"),
     [
         pytest.param(COMPILE, "paged", id="compile"),
-        pytest.param(INGREDIENTS, "card", id="ingredients"),
+        pytest.param(INGREDIENTS, "card", id="ingredients", marks=pytest.mark.sweep),
         pytest.param(GENERATE, "paged", id="paged"),
         pytest.param(GENERATE, "retained", id="retained", marks=pytest.mark.sweep),
-        pytest.param(GENERATE, "card", id="card"),
+        pytest.param(GENERATE, "card", id="card", marks=pytest.mark.sweep),
         pytest.param(COMPILE, "card", id="compile for the card", marks=pytest.mark.sweep),
         pytest.param(COMPILE, "retained", id="compile retained", marks=pytest.mark.sweep),
     ],

@@ -28,10 +28,11 @@ NOT_PAGED = {
 """What the paged lowering cannot express, with a word of the reason."""
 RETAINED_IN_EVERY_RUN = {"llama", "gemma3_text", "gpt_oss", "qwen3_moe", "gpt2", *NOT_PAGED}
 """One for each kind of position, state, norm and expert, and what has no other lowering."""
+PAGED_IN_EVERY_RUN = {"cohere2", "gpt_neox", "opt", "phi3", *RETAINED_IN_EVERY_RUN}
 CASES = [
-    pytest.param(name, lowering, marks=[pytest.mark.sweep] if in_sweep else [])
+    pytest.param(name, lowering, marks=[] if name in in_every_run else [pytest.mark.sweep])
     for name in tiny_models.CAUSAL_LMS
-    for lowering, in_sweep in (("paged", False), ("retained", name not in RETAINED_IN_EVERY_RUN))
+    for lowering, in_every_run in (("paged", PAGED_IN_EVERY_RUN), ("retained", RETAINED_IN_EVERY_RUN))
 ]
 
 

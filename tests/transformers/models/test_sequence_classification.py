@@ -20,6 +20,11 @@ NAMES = ["bert", "llama", "gpt2", "bart", "mobilebert", "longformer", "qwen3_nex
 end token of a decoder; one that looks at what is beside a text; one whose first token sees more than others; and one
 with recurrent layers, whose own code goes over a text in chunks."""
 
+CASES = [
+    pytest.param(name, marks=[pytest.mark.xdist_group(name), *([pytest.mark.sweep] if name == "qwen3_next" else [])])
+    for name in NAMES
+]
+
 
 def expected(hf: Any, texts: list[list[int]]) -> np.ndarray:
     return np.concatenate([logits.numpy() for logits in outputs(hf, texts)])
@@ -37,7 +42,7 @@ def classifier(name: str) -> Any:
 
 
 @pytest.mark.parametrize("target", ["cpu", "cloud-ai-100-sim"])
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES])
+@pytest.mark.parametrize("name", CASES)
 def test_a_text_gets_what_it_gets_alone(name: str, target: str) -> None:
     hf = classifier(name)
     texts = prompts(hf.config)
