@@ -12,7 +12,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype
 
 from QEfficient.errors import ExportError
-from QEfficient.transformers.checkpoint.source import Dense, Packed, WeightSource
+from QEfficient.transformers.checkpoint.source import WeightSource
 from QEfficient.transformers.lowering.apply import LoweredModel
 
 Step = Callable[[str, Iterator[torch.Tensor]], Iterator[torch.Tensor]]
@@ -98,7 +98,7 @@ def attach(
         if parameter is None:
             raise ExportError(f"The traced graph asks for a weight '{value.name}' that the model does not have.")
         name = source.name_of(parameter)
-        dtype = _dense(source, name).dtype
+        dtype = source.tensors[name].dtype
         if dtype.is_floating_point and dtype != torch.float32:
             if in_checkpoint_dtype:
                 value = _behind_cast(model, value, dtype)
@@ -109,13 +109,6 @@ def attach(
         value.const_value = weight
         weights.add(value)
     return weights
-
-
-def _dense(source: WeightSource, name: str) -> Dense:
-    tensor = source.tensors[name]
-    if isinstance(tensor, Packed):
-        raise ExportError(f"Weight '{name}' is stored in {tensor.num_bits} bits, which no export writes yet.")
-    return tensor
 
 
 def _behind_cast(model: ir.Model, value: ir.Value, dtype: torch.dtype) -> ir.Value:

@@ -40,6 +40,10 @@ def is_any(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
+SECTIONS = ("quantization_config", "compression_config")
+"""Where a config says how the weights are quantised."""
+
+
 def checked_name(model_name: object) -> str:
     """The name of a model as text.
 
@@ -193,13 +197,22 @@ def _texts(value: object) -> list[str]:
     return [str(item) for item in values]
 
 
+def quantization_section(config: Mapping[str, Any]) -> tuple[str, object] | None:
+    """The name and content of the section that says how a checkpoint's weights are quantised, or None."""
+    for part in (config, config.get("text_config")):
+        values = part if isinstance(part, Mapping) else {}
+        for name in SECTIONS:
+            if values.get(name):
+                return name, values[name]
+    return None
+
+
 def quantization(config: Mapping[str, Any]) -> str | None:
     """How a checkpoint's weights are quantised, or None."""
-    for part in (config, config.get("text_config")):
-        scheme = part.get("quantization_config", part.get("compression_config")) if isinstance(part, Mapping) else None
-        if scheme:
-            return str(scheme.get("quant_method", "unknown")) if isinstance(scheme, dict) else "unknown"
-    return None
+    section = quantization_section(config)
+    if section is None:
+        return None
+    return str(section[1].get("quant_method", "unknown")) if isinstance(section[1], dict) else "unknown"
 
 
 def identity(path: Path) -> dict[str, Any]:

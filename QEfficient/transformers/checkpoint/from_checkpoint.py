@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from QEfficient.store.notes import read_note, write_note
-from QEfficient.transformers.checkpoint.pieces import pieces
+from QEfficient.transformers.checkpoint.packed import Quantized
+from QEfficient.transformers.checkpoint.pieces import kept_by, pieces
 from QEfficient.transformers.checkpoint.source import FromModule, WeightSource
 from QEfficient.transformers.checkpoint.unread import (
     Made,
@@ -82,6 +83,12 @@ class FromCheckpoint(FromModule):
         tensor = self._tensors[name]
         return pieces(tensor.unread, self._reader) if isinstance(tensor, UnreadParameter) else super().read(name)
 
+    def quantized(self, name: str) -> Quantized | None:
+        """See :class:`WeightSource`."""
+        tensor = self._tensors[name]
+        unread = kept_by(tensor.unread) if isinstance(tensor, UnreadParameter) else None
+        return unread if isinstance(unread, Quantized) else None
+
     def digest(self) -> str:
         """See :class:`WeightSource`.
 
@@ -126,9 +133,17 @@ class _Recipes:
     def of(self, unread: Unread) -> str:
         """A digest of the way in which a tensor is made."""
         if id(unread) not in self._said:
-            words = self._stored(unread) if isinstance(unread, Stored) else self._made(unread)
-            self._said[id(unread)] = blake3.blake3(words.encode()).hexdigest()
+            self._said[id(unread)] = blake3.blake3(self._words(unread).encode()).hexdigest()
         return self._said[id(unread)]
+
+    def _words(self, unread: Unread) -> str:
+        if isinstance(unread, Stored):
+            return self._stored(unread)
+        return self._quantized(unread) if isinstance(unread, Quantized) else self._made(unread)
+
+    def _quantized(self, quantized: Quantized) -> str:
+        parts = {part: self._stored(stored) for part, stored in sorted(quantized.parts.items())}
+        return f"{quantized.packing!r}|{quantized.tensor}|{parts}"
 
     def _stored(self, stored: Stored) -> str:
         number = self._files.setdefault(stored.file, len(self._files))

@@ -32,22 +32,26 @@ from QEfficient.machine import SLOW_TOKENIZERS
 from QEfficient.options import require_bool
 from QEfficient.store.files import storage_errors
 from QEfficient.transformers.checkpoint.build_limits import BuildLimits
+from QEfficient.transformers.checkpoint.dense_view import DenseView
 from QEfficient.transformers.checkpoint.files import (
     NOT_READ,
     READ,
+    SECTIONS,
     SHARDS,
     VOCABULARIES,
     check_code,
     checked_name,
     is_any,
     local_folder,
-    quantization,
     read_config,
     read_json,
 )
 from QEfficient.transformers.checkpoint.loader_errors import loader_errors
 from QEfficient.transformers.checkpoint.missing import mark_missing
+from QEfficient.transformers.checkpoint.packed import Quantized
+from QEfficient.transformers.checkpoint.unread import UnreadParameter, evaluate, mapped, stored_in
 from QEfficient.transformers.checkpoint.weight_files import WeightFile, WeightFiles, missing_shards
+from QEfficient.transformers.quantizers.auto import QuantizedWeights, quantized_weights, read_scheme
 
 logger = logging.getLogger(__name__)
 
@@ -146,14 +150,14 @@ def check_safe(folder: Path, trust_remote_code: bool) -> WeightFiles:
     Raises:
         UnsafeCheckpoint: loading would run code (pickled weights, or Python files that were not allowed), or read a
             file outside of the folder.
-        UnsupportedModel: the weights are quantised.
+        UnsupportedModel: the weights are quantised in a way that is not read.
         CheckpointNotFound: there are no weights.
         CorruptCheckpoint: a file is not what its name says, or the config gives sizes that the weights do not have.
     """
     with loader_errors(folder, "a file"):
         config = read_config(folder)
         check_code(folder, config, trust_remote_code)
-        _check_not_quantized(folder, config)
+        read_scheme(config, folder / "config.json")
         generation = folder / "generation_config.json"
         if generation.exists():
             check_generation_config(read_json(generation), str(generation), CorruptCheckpoint)
@@ -162,20 +166,11 @@ def check_safe(folder: Path, trust_remote_code: bool) -> WeightFiles:
         return files
 
 
-def _check_not_quantized(folder: Path, config: dict[str, Any]) -> None:
-    if (method := quantization(config)) is not None:
-        raise UnsupportedModel(
-            f"The weights in {folder} are quantised ('{method}'), and this version reads unquantised checkpoints "
-            "only. Take the model's original checkpoint and compile it with weight_format='int8' or 'int4' (cpu) "
-            "or mxfp6_matmul=True (card)."
-        )
-
-
 def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
     """The Hugging Face config in ``folder``, which was checked.
 
     Kernels that it names, of the machine that it was saved on, give way to transformers' defaults: a lowering
-    brings others.
+    brings others. So does its quantisation: the model is that of the dense weights.
 
     Raises:
         UnsupportedModel: transformers knows no such architecture.
@@ -186,6 +181,9 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
     with loader_errors(folder, "the config", unknown=(ValueError, KeyError)):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         config._attn_implementation = config._experts_implementation = None
+        for part in {id(part): part for part in (config, config.get_text_config(decoder=True))}.values():
+            for name in SECTIONS:
+                vars(part).pop(name, None)
         return config
 
 
@@ -198,18 +196,30 @@ def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, *
         CorruptCheckpoint: weights are truncated, missing, misshapen or of a wrong type.
     """
     files = check_safe(folder, trust_remote_code)
-    with _build_limits(files):
-        model = _load(auto_class, files, trust_remote_code, _open, options)
-    _check_dtypes(folder, files, model)
+    weights = _quantized_weights(files)
+    limits = _build_limits(files, weights)
+
+    def expanded(tensor: Quantized) -> torch.Tensor:
+        with limits.paused():
+            return evaluate(tensor, mapped)
+
+    def open_file(file: WeightFile, **options: Any) -> Any:
+        return DenseView(safe_open(file.path, **options), weights.in_file(file), weights.parts, expanded)
+
+    with limits:
+        model = _load(auto_class, files, trust_remote_code, open_file, options)
+    _check_dtypes(folder, files, model, weights)
     return model
 
 
-def _build_limits(files: WeightFiles) -> BuildLimits:
-    return BuildLimits(files.folder, files.num_tensors, files.num_bytes)
+def _quantized_weights(files: WeightFiles) -> QuantizedWeights:
+    config = read_config(files.folder)
+    return quantized_weights(read_scheme(config, files.folder / "config.json"), files)
 
 
-def _open(file: WeightFile, **options: Any) -> Any:
-    return safe_open(file.path, **options)
+def _build_limits(files: WeightFiles, weights: QuantizedWeights) -> BuildLimits:
+    num_bytes = files.num_bytes + sum(weight.tensor.num_bytes for weight in weights.tensors.values())
+    return BuildLimits(files.folder, files.num_tensors, num_bytes)
 
 
 def _load(
@@ -255,15 +265,20 @@ def load_skeleton(auto_class: Any, folder: Path, trust_remote_code: bool = False
     from QEfficient.transformers.checkpoint.recorder import Recorder
 
     files = check_safe(folder, trust_remote_code)
-    recorder = Recorder(_build_limits(files))
+    weights = _quantized_weights(files)
+    recorder = Recorder(_build_limits(files, weights))
+
+    def open_file(file: WeightFile, **options: Any) -> Any:
+        return DenseView(recorder.open(file, **options), weights.in_file(file), weights.parts, recorder.stand_in)
+
     try:
         with recorder:
-            model = _load(auto_class, files, trust_remote_code, recorder.open, options, in_this_thread=True)
+            model = _load(auto_class, files, trust_remote_code, open_file, options, in_this_thread=True)
         recorder.settle(model)
     except (CheckpointError, UnsupportedModel) as error:  # the message of a real load is the true one
         recorder.obstacles.append(str(error))
     else:
-        _check_dtypes(folder, files, model)
+        _check_dtypes(folder, files, model, weights)
     if recorder.obstacles:
         logger.info("The weights in %s are read at once: %s.", folder, recorder.obstacles[0])
         return load_model(auto_class, folder, trust_remote_code, **options)
@@ -301,11 +316,10 @@ def _check_loaded(folder: Path, info: dict[str, Any], missing_buffers: list[str]
         )
 
 
-def _check_dtypes(folder: Path, files: WeightFiles, model: nn.Module) -> None:
+def _check_dtypes(folder: Path, files: WeightFiles, model: nn.Module, weights: QuantizedWeights) -> None:
     """Refuse integers where the model has real numbers: a cast would make other weights of the same bytes."""
-    from QEfficient.transformers.checkpoint.unread import UnreadParameter, stored_in
-
-    dtypes = {name: tensor.dtype for name, tensor in files.tensors() if not tensor.is_float}
+    stored = ((name, tensor) for name, tensor in files.tensors() if name not in weights.parts)
+    dtypes = {name: tensor.dtype for name, tensor in stored if not tensor.is_float}
     if not dtypes:
         return
     prefix = f"{getattr(model, 'base_model_prefix', '')}."

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from QEfficient.transformers.checkpoint import source
+from QEfficient.transformers.checkpoint.packed import Parts, Quantized
 from QEfficient.transformers.checkpoint.source import split
 from QEfficient.transformers.checkpoint.unread import Made, Reader, Stored, Unread, evaluate
 
@@ -43,7 +44,7 @@ def pieces(unread: Unread, reader: Reader) -> Iterator[torch.Tensor]:
         yield from split(evaluate(unread, reader.whole))
 
 
-def _stored_in(unread: Unread) -> Stored:
+def _stored_in(unread: Unread) -> Unread:
     while isinstance(unread, Made):
         unread = unread.args[0]
     return unread
@@ -53,8 +54,19 @@ def _elements_of(unread: Unread) -> Part | None:
     """Reads elements of a tensor that is a stored one but for casts and copies."""
     if isinstance(unread, Stored):
         return lambda reader, start, stop: reader.elements(unread, start, stop)
+    if isinstance(unread, Quantized):
+        return None
     inner = _elements_of(unread.args[0]) if unread.operator in _BY_ELEMENT else None
     return None if inner is None else _after(inner, unread)
+
+
+def kept_by(unread: Unread) -> Unread | None:
+    """What a tensor is, element for element, but for casts and copies; None if an operator moves elements."""
+    while isinstance(unread, Made):
+        if unread.operator not in _BY_ELEMENT:
+            return None
+        unread = unread.args[0]
+    return unread
 
 
 def _after(inner: Part, made: Made) -> Part:
@@ -67,7 +79,9 @@ def _rows_of(unread: Unread) -> Part | None:
     if not unread.tensor.shape:
         return None
     if isinstance(unread, Stored):
-        return _stored_rows(unread)
+        return lambda reader, start, stop: reader.rows(unread, start, stop)
+    if isinstance(unread, Quantized):
+        return _quantized_rows(unread)
     operator, args = unread.operator, unread.args
     if operator in (aten.stack.default, aten.cat.default):
         return _joined_rows(unread, operator, list(args[0]), *args[1:], **unread.kwargs)
@@ -87,11 +101,14 @@ def _axes(unread: Unread, *axes: int) -> list[int]:
     return [axis % len(unread.tensor.shape) for axis in axes]
 
 
-def _stored_rows(stored: Stored) -> Part:
-    row = torch.Size(stored.tensor.shape[1:])
+def _quantized_rows(quantized: Quantized) -> Part:
+    """Keeps the parts that it has to read as a whole."""
+    opened: list[Parts] = []
 
     def read(reader: Reader, start: int, stop: int) -> torch.Tensor:
-        return reader.elements(stored, start * row.numel(), stop * row.numel()).reshape(-1, *row)
+        if not opened:
+            opened.append(Parts(quantized.parts, reader.rows))
+        return quantized.rows(opened[0], start, stop)
 
     return read
 

@@ -25,6 +25,7 @@ from QEfficient.transformers.checkpoint.unread import (
     Made,
     Reader,
     Stored,
+    Unread,
     UnreadParameter,
     evaluate,
     mapped,
@@ -62,11 +63,11 @@ class Recorder(TorchDispatchMode):
         """safetensors' ``safe_open``, over tensors that are not read."""
         return _OpenFile(self, file, options)
 
-    def stand_in(self, stored: Stored) -> torch.Tensor:
-        """A fake tensor for a stored one."""
+    def stand_in(self, unread: Unread) -> torch.Tensor:
+        """A fake tensor for one that is not read."""
         with self._fake_mode, self._limits.paused():
-            fake = torch.empty(stored.tensor.shape, dtype=stored.tensor.dtype)
-        self._unread[fake] = stored
+            fake = torch.empty(unread.tensor.shape, dtype=unread.tensor.dtype)
+        self._unread[fake] = unread
         return fake
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import blake3
@@ -19,46 +18,13 @@ from torch import nn
 from QEfficient.errors import CorruptCheckpoint, ExportError
 from QEfficient.forks import is_forked
 from QEfficient.transformers.checkpoint.missing import MissingParameter
+from QEfficient.transformers.checkpoint.packed import Dense, Quantized
 
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))  # as torch's data loaders: OpenMP's are gone
 
 PIECE_BYTES = 8 << 20
 """Maximum read at once, so that memory does not grow with a tensor's size. The C library reuses blocks of up to about
 24 MiB; larger ones are new pages each time, which cost more than the reading."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dense:
-    """A tensor with one number an element."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def num_bytes(self) -> int:
-        """Its size."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A tensor as small integers: element = (integer - zero point) * scale, with a scale for each group.
-
-    Its parts are dense tensors, which the source reads under separate names.
-    """
-
-    shape: tuple[int, ...]
-    """Of the elements."""
-    dtype: torch.dtype
-    """Of the elements."""
-    ints: str
-    scales: str
-    zero_points: str | None
-    """None: they are zero."""
-    num_bits: int
-    group_size: int
-    """Elements along ``axis`` that share a scale."""
-    axis: int
 
 
 class WeightSource(Protocol):
@@ -69,8 +35,11 @@ class WeightSource(Protocol):
         """Counted over all reads."""
 
     @property
-    def tensors(self) -> Mapping[str, Dense | Packed]:
+    def tensors(self) -> Mapping[str, Dense]:
         """What each name stands for. Tied names are all there."""
+
+    def quantized(self, name: str) -> Quantized | None:
+        """The packed form of a tensor: its description and the parts to read; None if it has none, or not alone."""
 
     def name_of(self, parameter: torch.Tensor) -> str:
         """The name of one of the model's parameters, the same for all that are tied.
@@ -191,6 +160,10 @@ class FromModule:
         for piece in split(self._tensors[name]):
             self._bytes_read += piece.nbytes
             yield piece
+
+    def quantized(self, name: str) -> Quantized | None:
+        """See :class:`WeightSource`."""
+        return None
 
     def digest(self) -> str:
         """See :class:`WeightSource`."""

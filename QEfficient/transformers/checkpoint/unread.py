@@ -13,19 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from QEfficient.errors import CorruptCheckpoint
-from QEfficient.transformers.checkpoint.source import Dense
-from QEfficient.transformers.checkpoint.weight_files import WeightFile
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Stored:
-    """A tensor in a safetensors file."""
-
-    file: WeightFile
-    name: str
-    offset: int
-    """In bytes, of its first element."""
-    tensor: Dense
+from QEfficient.transformers.checkpoint.packed import Dense, Quantized, Stored
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -34,14 +22,14 @@ class Made:
 
     operator: Any
     args: tuple[Any, ...]
-    """With :class:`Stored` and :class:`Made` in the places of tensors that are not read."""
+    """With :data:`Unread` in the places of tensors that are not read."""
     kwargs: dict[str, Any]
     output: int
     """Which of the operator's outputs."""
     tensor: Dense
 
 
-Unread = Stored | Made
+Unread = Stored | Quantized | Made
 
 
 class UnreadParameter(nn.Parameter):
@@ -89,6 +77,11 @@ class Reader:
         shape = torch.Size(stored.tensor.shape)
         return self.elements(stored, 0, shape.numel()).reshape(shape)
 
+    def rows(self, stored: Stored, start: int, stop: int) -> torch.Tensor:
+        """Rows of a tensor along its first axis."""
+        row = torch.Size(stored.tensor.shape[1:])
+        return self.elements(stored, start * row.numel(), stop * row.numel()).reshape(-1, *row)
+
 
 def mapped(stored: Stored) -> torch.Tensor:
     """All of a tensor, its memory the file's, as transformers loads it.
@@ -106,6 +99,8 @@ def evaluate(unread: Unread, load: Callable[[Stored], torch.Tensor]) -> torch.Te
     """A tensor as a whole; ``load`` reads what is stored."""
     if isinstance(unread, Stored):
         return load(unread)
+    if isinstance(unread, Quantized):
+        return unread.whole(lambda stored, start, stop: _rows(load(stored), start, stop))
     args, kwargs = tree_map(
         lambda leaf: evaluate(leaf, load) if isinstance(leaf, Unread) else leaf, (unread.args, unread.kwargs)
     )
@@ -114,11 +109,25 @@ def evaluate(unread: Unread, load: Callable[[Stored], torch.Tensor]) -> torch.Te
     return tensor
 
 
+def _rows(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    return tensor[start:stop] if tensor.ndim else tensor.reshape(1)
+
+
 def stored_in(unread: Unread) -> Iterator[Stored]:
-    """The stored tensors that a tensor is made of."""
+    """The stored tensors that a tensor is made of, other than parts of quantised ones."""
     if isinstance(unread, Stored):
         yield unread
-    else:
+    elif isinstance(unread, Made):
         for leaf in tree_leaves((unread.args, unread.kwargs)):
             if isinstance(leaf, Unread):
                 yield from stored_in(leaf)
+
+
+def quantized_in(unread: Unread) -> Iterator[Quantized]:
+    """The quantised tensors that a tensor is made of."""
+    if isinstance(unread, Quantized):
+        yield unread
+    elif isinstance(unread, Made):
+        for leaf in tree_leaves((unread.args, unread.kwargs)):
+            if isinstance(leaf, Unread):
+                yield from quantized_in(leaf)

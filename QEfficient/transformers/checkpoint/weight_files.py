@@ -18,10 +18,12 @@ from QEfficient.transformers.checkpoint.sizes import check_fits
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"} | {
     f"{kind}{bits}": f"{'u' * (kind == 'U')}int{bits}" for kind in "IU" for bits in (8, 16, 32, 64)
 }
+TORCH_NAMES |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"}
 """torch's names of safetensors' dtypes."""
 _ITEM_BYTES = {"BOOL": 1, "BF16": 2, "F16": 2, "F32": 4, "F64": 8} | {
     f"{kind}{bits}": bits // 8 for kind in "IU" for bits in (8, 16, 32, 64)
 }
+_ITEM_BYTES |= {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 _MOST_HEADER_BYTES = 100_000_000
 """The limit of safetensors."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -111,6 +113,10 @@ class WeightFiles:
             self._files[path] = _checked(contained(self.folder, name))
         self._files[path].check_unchanged()
         return self._files[path]
+
+    def files(self) -> list[WeightFile]:
+        """All of them."""
+        return list(self._files.values())
 
     @property
     def num_tensors(self) -> int:

@@ -274,10 +274,10 @@ def test_common_loader_takes_the_class_of_the_config(folder: Path) -> None:
 
 @pytest.mark.parametrize("where", ["quantization_config", "compression_config", "text_config"])
 def test_quantised_checkpoint_is_refused_before_loading(folder: Path, own_home: Path, where: str) -> None:
-    scheme = {"quant_method": "gptq", "bits": 4}
+    scheme = {"quant_method": "aqlm", "bits": 4}
     change_config(folder, **{where: {"quantization_config": scheme} if where == "text_config" else scheme})
     (folder / "model.safetensors").write_bytes(b"not read")
-    fails(folder, UnsupportedModel, "'gptq'", "weight_format='int8'")
+    fails(folder, UnsupportedModel, "'aqlm'", "gptq, awq", "weight_format='int8'")
     assert not written(own_home)
 
 

@@ -1,0 +1,157 @@
+"""The registry of formats, and what a quantised checkpoint stores, seen as the dense weights that it stands for.
+
+A format is one file: it reads its section of the config, names the parts of a weight, and says of each set of parts how
+they are packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from QEfficient.errors import UnsupportedModel
+from QEfficient.transformers.checkpoint.files import quantization_section
+from QEfficient.transformers.checkpoint.packed import Dense, Packing, Quantized, Stored, damaged, quantized
+from QEfficient.transformers.checkpoint.weight_files import TORCH_NAMES, WeightFile, WeightFiles
+from QEfficient.transformers.quantizers.awq import AWQ
+from QEfficient.transformers.quantizers.checks import Section
+from QEfficient.transformers.quantizers.compressed_tensors import CompressedTensors
+from QEfficient.transformers.quantizers.fp8 import FP8
+from QEfficient.transformers.quantizers.gptq import GPTQ
+from QEfficient.transformers.quantizers.mxfp4 import MXFP4
+
+
+class Scheme(Protocol):
+    """A format with the settings of one checkpoint."""
+
+    @property
+    def suffixes(self) -> Mapping[str, str]:
+        """Endings of stored names, and the part that each is."""
+
+    @property
+    def dense_suffix(self) -> str:
+        """The ending of the dense weight's name."""
+
+    def packing(self, parts: Mapping[str, Stored]) -> Packing | None:
+        """How the weight of ``parts`` is packed; None if it is not quantised.
+
+        Raises:
+            CorruptCheckpoint: a part is missing, or has a dtype or shape that does not fit the others.
+        """
+
+
+class Format(Protocol):
+    """A format of quantised checkpoints."""
+
+    def from_config(self, section: Section) -> Scheme:
+        """
+        Raises:
+            UnsupportedModel: a variant that is not read.
+            CorruptCheckpoint: a setting has a wrong type.
+        """
+
+
+FORMATS: dict[str, Format] = {
+    "gptq": GPTQ,
+    "awq": AWQ,
+    "fp8": FP8,
+    "compressed-tensors": CompressedTensors,
+    "mxfp4": MXFP4,
+}
+"""By ``quant_method``."""
+
+
+@dataclass(frozen=True)
+class QuantizedWeights:
+    """What the weight files stand for.
+
+    Empty for a checkpoint that is not quantised.
+    """
+
+    tensors: Mapping[str, Quantized] = field(default_factory=dict)
+    """By the names of the dense weights."""
+    parts: frozenset[str] = frozenset()
+    """Names of stored tensors that are no weights themselves."""
+
+    def in_file(self, file: WeightFile) -> dict[str, Quantized]:
+        """Those whose first part is in ``file``."""
+        return {name: tensor for name, tensor in self.tensors.items() if _first(tensor.parts).file is file}
+
+
+def read_scheme(config: Mapping[str, Any], source: Path) -> Scheme | None:
+    """How a checkpoint is quantised, None if it is not.
+
+    Args:
+        config: of the checkpoint.
+        source: its file.
+
+    Raises:
+        UnsupportedModel: in a format or a variant that is not read.
+        CorruptCheckpoint: the config's section is none.
+    """
+    named = quantization_section(config)
+    if named is None:
+        return None
+    section = Section(source, "config", dict([named])).section(named[0])
+    return _format(section).from_config(section)
+
+
+def _format(section: Section) -> Format:
+    if section.method not in FORMATS:
+        raise UnsupportedModel(
+            f"{section.source}: the weights are quantised ('{section.method}'), and this version reads "
+            f"{', '.join(FORMATS)}. Take a checkpoint in one of them, or the model's original one with "
+            "weight_format='int8' or 'int4' (cpu) or mxfp6_matmul=True (card)."
+        )
+    return FORMATS[section.method]
+
+
+def quantized_weights(scheme: Scheme | None, files: WeightFiles) -> QuantizedWeights:
+    """The quantised weights of a checkpoint, by the headers of its files.
+
+    Raises:
+        CorruptCheckpoint: parts are missing, or do not fit each other.
+    """
+    if scheme is None:
+        return QuantizedWeights()
+    stored = dict(_stored(files))
+    tensors: dict[str, Quantized] = {}
+    parts: set[str] = set()
+    for base, group in _grouped(scheme, stored).items():
+        packing = scheme.packing(group)
+        if packing is None:
+            continue
+        name = base + scheme.dense_suffix
+        part_names = {tensor.name for tensor in group.values()}
+        if name in stored and name not in part_names:
+            raise damaged(stored[name], f"is stored beside '{_first(group).name}', which is the same weight")
+        tensors[name] = quantized(packing, group)
+        parts |= part_names
+    return QuantizedWeights(tensors, frozenset(parts))
+
+
+def _first(parts: Mapping[str, Stored]) -> Stored:
+    return next(iter(parts.values()))
+
+
+def _stored(files: WeightFiles) -> Iterator[tuple[str, Stored]]:
+    for file in files.files():
+        for name, entry in file.header.tensors.items():
+            dtype = TORCH_NAMES.get(entry.dtype)
+            if dtype is not None:
+                tensor = Dense(entry.shape, getattr(torch, dtype))
+                yield name, Stored(file, name, file.header.data_offset + entry.begin, tensor)
+
+
+def _grouped(scheme: Scheme, stored: Mapping[str, Stored]) -> dict[str, dict[str, Stored]]:
+    """The parts of each weight, by what their names begin with."""
+    groups: dict[str, dict[str, Stored]] = {}
+    for name, tensor in stored.items():
+        suffix = max((suffix for suffix in scheme.suffixes if name.endswith(suffix)), key=len, default=None)
+        if suffix is not None:
+            groups.setdefault(name.removesuffix(suffix), {})[scheme.suffixes[suffix]] = tensor
+    return groups

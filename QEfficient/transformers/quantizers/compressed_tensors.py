@@ -1,0 +1,174 @@
+"""compressed-tensors, as llm-compressor writes it: packed integers, single integers, or FP8.
+
+Parts, for [out, in] elements: ``weight_packed`` [out, in * bits / 32] in int32 with ``weight_shape``, or ``weight`` in
+int8 or float8_e4m3fn; ``weight_scale`` [out, groups], [out, 1], [1] or of blocks; ``weight_zero_point`` of the same
+shape, packed along its first axis where the weight is packed; ``weight_g_idx`` [in] with act-order. What quantises
+activations and the KV cache is left out: they are computed with as real numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+import torch
+
+from QEfficient.transformers.checkpoint.packed import (
+    Packed,
+    PackedRows,
+    Parts,
+    Stored,
+    damaged,
+    num_words,
+    unpack_bits,
+)
+from QEfficient.transformers.quantizers.checks import (
+    FLOATS,
+    Section,
+    read_integers,
+    require_axes,
+    require_dtype,
+    require_parts,
+    require_shape,
+)
+from QEfficient.transformers.quantizers.fp8 import BlockPacking
+
+_FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "dense")
+_PARTS = ("weight", "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
+
+
+@dataclass(frozen=True)
+class PackedIntegers:
+    """One weight in int32 words."""
+
+    form: Packed
+
+    def rows(self, parts: Parts, start: int, stop: int) -> PackedRows:
+        """See :class:`~QEfficient.transformers.checkpoint.packed.Packing`."""
+        (num_rows, num_columns), bits = self.form.shape, self.form.num_bits
+        offset = 2 ** (bits - 1)
+        scales = parts.finite("weight_scale")
+        zero_points = None
+        if "weight_zero_point" in parts:
+            packed = parts.whole("weight_zero_point").t()
+            zero_points = unpack_bits(packed, bits, num_rows).t()[start:stop].to(torch.int16) - offset
+        return PackedRows(
+            values=unpack_bits(parts.rows("weight_packed", start, stop), bits, num_columns).to(torch.int16) - offset,
+            scales=scales.reshape(1, 1) if scales.numel() == 1 else scales.reshape(num_rows, -1)[start:stop],
+            zero_points=zero_points,
+            group_size=self.form.block[1],
+            group_of_column=parts.indices("weight_g_idx", scales.shape[-1]) if "weight_g_idx" in parts else None,
+        )
+
+
+@dataclass(frozen=True)
+class CompressedTensors:
+    """The format.
+
+    Which of the config's groups a weight belongs to is not looked up: its parts and their shapes say it.
+    """
+
+    bits: tuple[int, ...]
+    """Of all groups."""
+    group_sizes: tuple[int, ...]
+    blocks: tuple[tuple[int, int], ...]
+
+    suffixes: ClassVar[Mapping[str, str]] = {f".{part}": part for part in _PARTS}
+    dense_suffix: ClassVar[str] = ".weight"
+
+    @classmethod
+    def from_config(cls, section: Section) -> CompressedTensors:
+        """
+        Raises:
+            UnsupportedModel: a variant that is not read.
+            CorruptCheckpoint: a group is none.
+        """
+        sparsity = section.values.get("sparsity_config")
+        if sparsity:
+            section.section("sparsity_config").choice("format", ("dense",), "dense")
+        if section.values.get("transform_config"):
+            raise section.unsupported("transform_config", "rotates activations, which this version does not do")
+        weights = list(_weights(section))
+        return cls(
+            tuple(sorted({group.integer("num_bits") for group in weights})),
+            tuple(sorted({size for group in weights if (size := group.integer("group_size", 0)) > 0})),
+            tuple(sorted({block for group in weights if (block := group.pair("block_structure"))})),
+        )
+
+    def packing(self, parts: Mapping[str, Stored]) -> PackedIntegers | BlockPacking | None:
+        """How the weight of ``parts`` is packed; None if it is not quantised.
+
+        Raises:
+            CorruptCheckpoint: their shapes belong to no weight.
+        """
+        if "weight_packed" in parts:
+            return self._packed(parts)
+        weight = parts.get("weight")
+        if weight is not None and weight.tensor.dtype in (*FLOATS, torch.float64) and "weight_scale" not in parts:
+            return None
+        require_parts(parts, "weight", "weight_scale")
+        require_dtype(parts["weight"], torch.int8, torch.float8_e4m3fn)
+        shape = require_axes(parts["weight"], 2)
+        block = self._block(parts["weight_scale"], shape)
+        is_float = parts["weight"].tensor.dtype == torch.float8_e4m3fn
+        zero_point = "weight_zero_point" if "weight_zero_point" in parts and not is_float else None
+        if zero_point is not None:
+            require_shape(parts[zero_point], *parts["weight_scale"].tensor.shape)
+            require_dtype(parts[zero_point], torch.int8)
+        dtype = parts["weight_scale"].tensor.dtype
+        form = Packed(shape, dtype, 8, block, has_zero_points=zero_point is not None, is_float=is_float)
+        return BlockPacking(form, "weight_scale", zero_point)
+
+    def _packed(self, parts: Mapping[str, Stored]) -> PackedIntegers:
+        require_parts(parts, "weight_shape", "weight_scale")
+        words, scale = parts["weight_packed"], parts["weight_scale"]
+        require_dtype(words, torch.int32)
+        num_rows, width = require_axes(words, 2)
+        shape = read_integers(parts["weight_shape"], 2)
+        fitting = [bits for bits in self.bits if num_words(shape[1], bits) == width]
+        if shape[0] != num_rows or len(fitting) != 1:
+            raise damaged(words, f"has shape {words.tensor.shape}, which holds no {shape} integers of {self.bits} bits")
+        block = self._block(scale, shape)
+        if "weight_zero_point" in parts:
+            require_dtype(parts["weight_zero_point"], torch.int32)
+            require_shape(parts["weight_zero_point"], num_words(num_rows, fitting[0]), scale.tensor.shape[-1])
+        if "weight_g_idx" in parts:
+            require_shape(parts["weight_g_idx"], shape[1])
+        has_zero_points = "weight_zero_point" in parts
+        return PackedIntegers(Packed(shape, scale.tensor.dtype, fitting[0], block, has_zero_points=has_zero_points))
+
+    def _block(self, scale: Stored, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Rows and columns that share a scale, by the shape of the scales."""
+        require_dtype(scale, *FLOATS)
+        (num_rows, num_columns), scales = shape, scale.tensor.shape
+        if prod(scales) == 1:
+            return num_rows, num_columns
+        candidates = [
+            (1, num_columns),
+            *((1, size) for size in self.group_sizes if not num_columns % size),
+            *self.blocks,
+        ]
+        for rows, columns in candidates:
+            if scales in ((-(-num_rows // rows), -(-num_columns // columns)), (num_rows,) * (columns == num_columns)):
+                return rows, columns
+        sizes = ", ".join(f"{rows}x{columns}" for rows, columns in candidates)
+        raise damaged(scale, f"has shape {scales}, expected one scale for each block of {sizes} in {shape}")
+
+
+def _weights(section: Section) -> Iterator[Section]:
+    """How each group of the config quantises weights."""
+    groups = section.section("config_groups")
+    section.choice("format", (*_FORMATS, "mixed-precision"), "dense")
+    for name in groups.values:
+        group = groups.section(name)
+        group.choice("format", _FORMATS, "dense")
+        if group.values.get("weights") is None:
+            continue
+        weights = group.section("weights")
+        kind = weights.choice("type", ("int", "float"), "int")
+        weights.choice("num_bits", tuple(range(2, 9)) if kind == "int" else (8,), 8)
+        weights.choice("strategy", ("tensor", "channel", "group", "block"), "tensor")
+        weights.choice("dynamic", (False,), False)
+        yield Section(weights.source, weights.name, {"num_bits": 8, **weights.values})

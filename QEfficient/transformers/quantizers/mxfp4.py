@@ -1,0 +1,69 @@
+"""MXFP4: experts in float4_e2m1 with a power of two for each 32 input features, as gpt-oss stores them.
+
+Parts, for [experts, in, out] elements: ``*_blocks`` [experts, out, in / 32, 16] in uint8, two numbers a byte with the
+first in the lower bits, and ``*_scales`` [experts, out, in / 32], exponents to base two plus 127.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from QEfficient.transformers.checkpoint.packed import Packed, PackedRows, Parts, Stored, damaged, unpack_bits
+from QEfficient.transformers.quantizers.checks import Section, require_axes, require_dtype, require_parts, require_shape
+
+_BLOCK = 32
+_POSITIVE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+E2M1 = torch.tensor([*_POSITIVE, *(-value for value in _POSITIVE)])
+"""The numbers of float4_e2m1 by their bits."""
+_BIAS, _NAN = 127, 255
+
+
+@dataclass(frozen=True)
+class MXFP4Packing:
+    """The weights of all experts of a layer."""
+
+    form: Packed
+
+    def rows(self, parts: Parts, start: int, stop: int) -> PackedRows:
+        """See :class:`~QEfficient.transformers.checkpoint.packed.Packing`."""
+        blocks = parts.rows("blocks", start, stop).flatten(-2)
+        exponents = parts.rows("scales", start, stop)
+        if bool((exponents == _NAN).any()):
+            raise parts.error("scales", "holds NaN, expected finite numbers")
+        values = E2M1[unpack_bits(blocks, 4, blocks.shape[-1] * 2).int()]
+        scales = torch.ldexp(torch.ones(()), exponents.int() - _BIAS)
+        return PackedRows(values, scales, None, _BLOCK)
+
+
+@dataclass(frozen=True)
+class MXFP4:
+    """The format."""
+
+    suffixes: ClassVar[Mapping[str, str]] = {"_blocks": "blocks", "_scales": "scales"}
+    dense_suffix: ClassVar[str] = ""
+
+    @classmethod
+    def from_config(cls, section: Section) -> MXFP4:
+        """The format has no variants."""
+        return cls()
+
+    def packing(self, parts: Mapping[str, Stored]) -> MXFP4Packing:
+        """How the weights of ``parts`` are packed.
+
+        Raises:
+            CorruptCheckpoint: their shapes belong to no weights.
+        """
+        require_parts(parts, "blocks", "scales")
+        blocks, scales = parts["blocks"], parts["scales"]
+        require_dtype(blocks, torch.uint8)
+        require_dtype(scales, torch.uint8)
+        num_experts, num_rows, num_blocks, num_bytes = require_axes(blocks, 4)
+        if num_bytes * 2 != _BLOCK:
+            raise damaged(blocks, f"has blocks of {num_bytes} bytes, expected {_BLOCK // 2}")
+        require_shape(scales, num_experts, num_rows, num_blocks)
+        shape = (num_experts, num_blocks * _BLOCK, num_rows)
+        return MXFP4Packing(Packed(shape, torch.bfloat16, 4, (1, _BLOCK), is_float=True, is_transposed=True))

@@ -1,0 +1,152 @@
+"""Quantised tiny checkpoints, written by packers that share nothing with the readers: integer by integer, by the
+layouts that the formats publish."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+Packed = tuple[dict[str, torch.Tensor], torch.Tensor]
+"""The parts by their endings, and the dense weight that they stand for."""
+Packer = Callable[[torch.Tensor], Packed]
+
+
+def packed_words(values: np.ndarray, bits: int) -> torch.Tensor:
+    """int32 words along the last axis, from one long number per row."""
+    num_words = -(-values.shape[-1] * bits // 32)
+    rows = []
+    for row in values.reshape(-1, values.shape[-1]).tolist():
+        number = sum(value << (bits * place) for place, value in enumerate(row))
+        rows.append(np.frombuffer(number.to_bytes(num_words * 4, "little"), "<i4"))
+    return torch.from_numpy(np.stack(rows).reshape(*values.shape[:-1], num_words).copy())
+
+
+def rounded(weight: torch.Tensor, bits: int, group: np.ndarray, symmetric: bool) -> tuple[np.ndarray, ...]:
+    """Integers [out, in], zero points and float16 scales [out, groups], each column in its group."""
+    dense, most = weight.double().numpy(), 2**bits - 1
+    num_groups = int(group.max()) + 1
+    scales = np.empty((dense.shape[0], num_groups), np.float16)
+    zeros = np.empty(scales.shape, np.int64)
+    values = np.empty(dense.shape, np.int64)
+    for number in range(num_groups):
+        part = dense[:, group == number]
+        low, high = np.minimum(part.min(1), 0), np.maximum(part.max(1), 0)
+        if symmetric:
+            low, high = -np.maximum(-low, high), np.maximum(-low, high)
+        scales[:, number] = (high - low) / most
+        scale = scales[:, number].astype(np.float64)
+        zeros[:, number] = 2 ** (bits - 1) if symmetric else np.clip(np.rint(-low / scale), 0, most)
+        values[:, group == number] = np.clip(np.rint(part / scale[:, None]) + zeros[:, [number]], 0, most)
+    return values, zeros, scales
+
+
+def expanded(values: np.ndarray, zeros: np.ndarray, scales: np.ndarray, group: np.ndarray) -> torch.Tensor:
+    """As the formats' libraries do it, in float16."""
+    return torch.from_numpy((values - zeros[:, group]).astype(np.float16) * scales[:, group])
+
+
+def gptq(
+    bits: int = 4, group_size: int = 32, symmetric: bool = True, act_order: bool = False, v2: bool = False
+) -> Packer:
+    """AutoGPTQ's layout."""
+
+    def pack(weight: torch.Tensor) -> Packed:
+        group = np.arange(weight.shape[1]) // group_size
+        if act_order:
+            group = np.random.default_rng(0).permutation(group)
+        values, zeros, scales = rounded(weight, bits, group, symmetric)
+        stored = zeros if v2 else (zeros - 1) % 2**bits
+        parts = {
+            ".qweight": packed_words(values, bits).T.contiguous(),
+            ".qzeros": packed_words(stored.T, bits),
+            ".scales": torch.from_numpy(scales.T.copy()),
+        }
+        if act_order:
+            parts[".g_idx"] = torch.from_numpy(group.astype(np.int32))
+        return parts, expanded(values, zeros, scales, group)
+
+    return pack
+
+
+def _awq_words(values: np.ndarray) -> torch.Tensor:
+    order = [0, 2, 4, 6, 1, 3, 5, 7]
+    return packed_words(values.reshape(len(values), -1, 8)[..., order].reshape(values.shape), 4)
+
+
+def awq(group_size: int = 32, version: str = "gemm") -> Packer:
+    """AutoAWQ's layouts."""
+
+    def pack(weight: torch.Tensor) -> Packed:
+        group = np.arange(weight.shape[1]) // group_size
+        values, zeros, scales = rounded(weight, 4, group, symmetric=False)
+        dense = expanded(values, zeros, scales, group)
+        if version == "gemm":
+            parts = {".qweight": _awq_words(values.T), ".qzeros": _awq_words(zeros.T)}
+            return {**parts, ".scales": torch.from_numpy(scales.T.copy())}, dense
+        multiple = 8 * {64: 2, 32: 4}.get(group_size, 1)
+        padding = ((0, 0), (0, -zeros.shape[1] % multiple))
+        zeros, scales = np.pad(zeros, padding), np.pad(scales, padding)
+        parts = {".qweight": packed_words(values, 4), ".qzeros": packed_words(zeros, 4)}
+        return {**parts, ".scales": torch.from_numpy(scales)}, dense
+
+    return pack
+
+
+def fp8(block: tuple[int, int] | None = (32, 32), scale_dtype: torch.dtype = torch.float32) -> Packer:
+    """DeepSeek's layout, or one scale for a weight."""
+
+    def pack(weight: torch.Tensor) -> Packed:
+        rows, columns = block or tuple(weight.shape)
+        num_rows, num_columns = weight.shape
+        scales = torch.empty(-(-num_rows // rows), -(-num_columns // columns), dtype=scale_dtype)
+        stored = torch.empty(weight.shape, dtype=torch.float8_e4m3fn)
+        dense = torch.empty(weight.shape)
+        for i in range(scales.shape[0]):
+            for j in range(scales.shape[1]):
+                place = (slice(i * rows, (i + 1) * rows), slice(j * columns, (j + 1) * columns))
+                scales[i, j] = weight[place].abs().max() / 448
+                stored[place] = (weight[place] / scales[i, j].float()).to(torch.float8_e4m3fn)
+                dense[place] = stored[place].float() * scales[i, j].float()
+        parts = {".weight": stored, ".weight_scale_inv": scales if block else scales.reshape(())}
+        return parts, dense.to(scale_dtype)
+
+    return pack
+
+
+def is_linear(name: str, tensor: torch.Tensor) -> bool:
+    """What quantising libraries convert: all linear weights but the head, and here one more that is left out."""
+    is_matrix = tensor.ndim == 2 and name.endswith(".weight")
+    return is_matrix and not any(part in name for part in ("emb", "lm_head", "gate.weight", "layers.1.mlp.up_proj"))
+
+
+def quantize(
+    folder: Path,
+    target: Path,
+    packer: Packer,
+    section: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+    chosen: Callable[[str, torch.Tensor], bool] = is_linear,
+) -> tuple[Path, dict[str, torch.Tensor]]:
+    """Write the checkpoint in ``folder`` once more, quantised; returns its folder and its dense weights."""
+    target.mkdir(parents=True)
+    stored: dict[str, torch.Tensor] = {}
+    dense: dict[str, torch.Tensor] = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        if not chosen(name, tensor):
+            stored[name] = dense[name] = tensor
+            continue
+        parts, dense[name] = packer(tensor)
+        stored |= {name.removesuffix(".weight") + ending: part.contiguous() for ending, part in parts.items()}
+    save_file(stored, target / "model.safetensors", metadata={"format": "pt"})
+    for path in folder.glob("*.json"):
+        (target / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"quantization_config": section, "dtype": str(dtype).removeprefix("torch.")}
+    (target / "config.json").write_text(json.dumps(config))
+    return target, {name: tensor.to(dtype) for name, tensor in dense.items()}

@@ -1,0 +1,40 @@
+"""Quantised checkpoints load as the dense weights that their format's own arithmetic gives, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import quantized_models as packers
+import tiny_models
+import torch
+from transformers import AutoModelForCausalLM
+
+from QEfficient.transformers.checkpoint.from_checkpoint import copy_with_values, weight_source
+from QEfficient.transformers.checkpoint.load import load_model, load_skeleton
+
+CASES = {
+    "gptq": (packers.gptq(), {"quant_method": "gptq", "bits": 4}),
+    "gptq-2": (packers.gptq(2, symmetric=False), {"quant_method": "gptq", "bits": 2}),
+    "gptq-3": (packers.gptq(3, symmetric=False, act_order=True), {"quant_method": "gptq", "bits": 3}),
+    "gptq-8-v2": (packers.gptq(8, v2=True), {"quant_method": "gptq", "bits": 8, "checkpoint_format": "gptq_v2"}),
+    "awq": (packers.awq(16), {"quant_method": "awq", "bits": 4, "group_size": 16}),
+    "gemv": (packers.awq(32, "gemv"), {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemv"}),
+    "fp8": (packers.fp8(), {"quant_method": "fp8", "weight_block_size": [32, 32]}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_are_those_of_the_format(tmp_path: Path, case: str) -> None:
+    packer, section = CASES[case]
+    plain = tiny_models.save(tiny_models.causal_lm("llama"), tmp_path / "plain")
+    folder, dense = packers.quantize(plain, tmp_path / "quantized", packer, section)
+    model: Any = load_skeleton(AutoModelForCausalLM, folder)
+    source = weight_source(model)
+    values = dict(copy_with_values(model).named_parameters())
+    assert source.quantized("model.layers.0.self_attn.q_proj.weight") is not None
+    for name, tensor in load_model(AutoModelForCausalLM, folder).named_parameters():
+        assert torch.equal(tensor, values[name])
+        assert torch.equal(torch.cat(list(source.read(name))).reshape(tensor.shape), tensor)
+        assert torch.equal(tensor, dense.get(name, tensor))
