@@ -119,10 +119,53 @@ def fp8(block: tuple[int, int] | None = (32, 32), scale_dtype: torch.dtype = tor
     return pack
 
 
+def compressed(layout: str, **arguments: Any) -> Packer:
+    """The library compressed-tensors, with its own dequantisation.
+
+    Args:
+        layout: a name of its CompressionFormat.
+        arguments: of its QuantizationArgs.
+    """
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
+
+    args = QuantizationArgs(**arguments)
+    scheme = QuantizationScheme(targets=["Linear"], weights=args)
+    compressor = BaseCompressor.get_value_from_registry(layout)
+
+    def pack(weight: torch.Tensor) -> Packed:
+        rows, columns = args.block_structure or (1, args.group_size or weight.shape[1])
+        if args.strategy == "tensor":
+            rows = weight.shape[0]
+        blocks = weight.reshape(weight.shape[0] // rows, rows, weight.shape[1] // columns, columns)
+        low, high = blocks.amin((1, 3)), blocks.amax((1, 3))
+        state = {"weight": weight}
+        if layout.startswith("nvfp4"):
+            state["weight_global_scale"] = generate_gparam(weight.min(), weight.max()).reshape(1)
+        scale, zero_point = calculate_qparams(low, high, args, global_scale=state.get("weight_global_scale"))
+        if args.strategy == "tensor":
+            scale, zero_point = scale.reshape(1), zero_point.reshape(1)
+        state |= {"weight_scale": scale, "weight_zero_point": zero_point}
+        parts = compressor.compress(state, scheme)
+        dense = compressor.decompress(parts, scheme)["weight"]
+        return {f".{name}": part for name, part in parts.items()}, dense
+
+    return pack
+
+
+def compressed_section(layout: str, **arguments: Any) -> dict[str, Any]:
+    """The config's section for :func:`compressed`."""
+    group = {"targets": ["Linear"], "weights": {"type": "int", "symmetric": True, "dynamic": False, **arguments}}
+    return {"quant_method": "compressed-tensors", "format": layout, "config_groups": {"group_0": group}}
+
+
 def is_linear(name: str, tensor: torch.Tensor) -> bool:
     """What quantising libraries convert: all linear weights but the head, and here one more that is left out."""
     is_matrix = tensor.ndim == 2 and name.endswith(".weight")
-    return is_matrix and not any(part in name for part in ("emb", "lm_head", "gate.weight", "layers.1.mlp.up_proj"))
+    return is_matrix and not any(
+        part in name for part in ("emb", "shared", "bias", "lm_head", "gate.weight", "layers.1.mlp.up_proj")
+    )
 
 
 def quantize(
@@ -150,3 +193,29 @@ def quantize(
     config |= {"quantization_config": section, "dtype": str(dtype).removeprefix("torch.")}
     (target / "config.json").write_text(json.dumps(config))
     return target, {name: tensor.to(dtype) for name, tensor in dense.items()}
+
+
+_POSITIVE = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+
+
+def mxfp4() -> Packer:
+    """gpt-oss's layout of the experts' matrices [experts, in, out], for in and out of multiples of 32."""
+
+    def pack(weight: torch.Tensor) -> Packed:
+        rows = weight.double().transpose(1, 2).numpy()  # [experts, out, in]
+        blocks = rows.reshape(*rows.shape[:2], -1, 32)
+        exponents = np.floor(np.log2(np.abs(blocks).max(-1))) - 2
+        scaled = blocks / 2.0 ** exponents[..., None]
+        nearest = np.abs(np.abs(scaled)[..., None] - _POSITIVE).argmin(-1)
+        codes = (nearest + 8 * (scaled < 0)).astype(np.uint8)
+        values = np.where(scaled < 0, -1, 1) * _POSITIVE[nearest] * 2.0 ** exponents[..., None]
+        octets = codes[..., 0::2] | (codes[..., 1::2] << 4)
+        parts = {"_blocks": torch.from_numpy(octets), "_scales": torch.from_numpy((exponents + 127).astype(np.uint8))}
+        return parts, torch.from_numpy(values.reshape(rows.shape)).transpose(1, 2).to(torch.bfloat16).contiguous()
+
+    return pack
+
+
+def is_expert(name: str, tensor: torch.Tensor) -> bool:
+    """What gpt-oss stores in MXFP4."""
+    return tensor.ndim == 3 and name.endswith("_proj")

@@ -213,7 +213,7 @@ def unpack_bits(words: torch.Tensor, num_bits: int, count: int) -> torch.Tensor:
     Returns:
         uint8, [..., count].
     """
-    octets = words.contiguous().view(torch.uint8)
+    octets = words.reshape(-1).view(torch.uint8).reshape(*words.shape[:-1], -1)
     if 8 % num_bits == 0:
         shifts = torch.arange(0, 8, num_bits, dtype=torch.uint8)
         values = (octets.unsqueeze(-1) >> shifts) & (2**num_bits - 1)

@@ -1,8 +1,9 @@
-"""compressed-tensors, as llm-compressor writes it: packed integers, single integers, or FP8.
+"""compressed-tensors, as llm-compressor writes it: packed integers, single integers, FP8, or FP4.
 
 Parts, for [out, in] elements: ``weight_packed`` [out, in * bits / 32] in int32 with ``weight_shape``, or ``weight`` in
 int8 or float8_e4m3fn; ``weight_scale`` [out, groups], [out, 1], [1] or of blocks; ``weight_zero_point`` of the same
-shape, packed along its first axis where the weight is packed; ``weight_g_idx`` [in] with act-order. What quantises
+shape, packed along its first axis where the weight is packed; ``weight_g_idx`` [in] with act-order. FP4 is two numbers a byte in ``weight_packed`` [out, in / 2], with exponents (MXFP4) or with float8
+scales below one ``weight_global_scale`` (NVFP4). What quantises
 activations and the KV cache is left out: they are computed with as real numbers.
 """
 
@@ -34,9 +35,12 @@ from QEfficient.transformers.quantizers.checks import (
     require_shape,
 )
 from QEfficient.transformers.quantizers.fp8 import BlockPacking
+from QEfficient.transformers.quantizers.mxfp4 import BLOCK, powers_of_two, unpack_fp4
 
-_FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "dense")
-_PARTS = ("weight", "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
+_FP4 = ("nvfp4-pack-quantized", "mxfp4-pack-quantized")
+_FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "dense", *_FP4)
+_PARTS = tuple(f"weight{end}" for end in ("", "_packed", "_scale", "_global_scale", "_shape", "_zero_point", "_g_idx"))
+_NVFP4_BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,21 @@ class PackedIntegers:
             group_size=self.form.block[1],
             group_of_column=parts.indices("weight_g_idx", scales.shape[-1]) if "weight_g_idx" in parts else None,
         )
+
+
+@dataclass(frozen=True)
+class FP4Packing:
+    """One weight in float4_e2m1."""
+
+    form: Packed
+
+    def rows(self, parts: Parts, start: int, stop: int) -> PackedRows:
+        """See :class:`~QEfficient.transformers.checkpoint.packed.Packing`."""
+        if "weight_global_scale" in parts:
+            scales = parts.finite("weight_scale")[start:stop].float() / parts.finite("weight_global_scale")
+        else:
+            scales = powers_of_two(parts, "weight_scale", start, stop)
+        return PackedRows(unpack_fp4(parts.rows("weight_packed", start, stop)), scales, None, self.form.block[1])
 
 
 @dataclass(frozen=True)
@@ -97,14 +116,15 @@ class CompressedTensors:
             tuple(sorted({block for group in weights if (block := group.pair("block_structure"))})),
         )
 
-    def packing(self, parts: Mapping[str, Stored]) -> PackedIntegers | BlockPacking | None:
+    def packing(self, parts: Mapping[str, Stored]) -> PackedIntegers | BlockPacking | FP4Packing | None:
         """How the weight of ``parts`` is packed; None if it is not quantised.
 
         Raises:
             CorruptCheckpoint: their shapes belong to no weight.
         """
         if "weight_packed" in parts:
-            return self._packed(parts)
+            is_fp4 = parts["weight_packed"].tensor.dtype == torch.uint8
+            return _fp4(parts) if is_fp4 else self._packed(parts)
         weight = parts.get("weight")
         if weight is not None and weight.tensor.dtype in (*FLOATS, torch.float64) and "weight_scale" not in parts:
             return None
@@ -157,6 +177,22 @@ class CompressedTensors:
         raise damaged(scale, f"has shape {scales}, expected one scale for each block of {sizes} in {shape}")
 
 
+def _fp4(parts: Mapping[str, Stored]) -> FP4Packing:
+    require_parts(parts, "weight_scale")
+    num_rows, num_bytes = require_axes(parts["weight_packed"], 2)
+    scale = parts["weight_scale"]
+    block = BLOCK
+    if "weight_global_scale" in parts:
+        block = _NVFP4_BLOCK
+        require_dtype(parts["weight_global_scale"], torch.float32)
+        require_shape(parts["weight_global_scale"], 1)
+        require_dtype(scale, torch.float8_e4m3fn)
+    else:
+        require_dtype(scale, torch.uint8)
+    require_shape(scale, num_rows, -(-num_bytes * 2 // block))
+    return FP4Packing(Packed((num_rows, num_bytes * 2), torch.bfloat16, 4, (1, block), is_float=True))
+
+
 def _weights(section: Section) -> Iterator[Section]:
     """How each group of the config quantises weights."""
     groups = section.section("config_groups")
@@ -168,7 +204,7 @@ def _weights(section: Section) -> Iterator[Section]:
             continue
         weights = group.section("weights")
         kind = weights.choice("type", ("int", "float"), "int")
-        weights.choice("num_bits", tuple(range(2, 9)) if kind == "int" else (8,), 8)
-        weights.choice("strategy", ("tensor", "channel", "group", "block"), "tensor")
+        weights.choice("num_bits", tuple(range(2, 9)) if kind == "int" else (4, 8), 8)
+        weights.choice("strategy", ("tensor", "channel", "group", "tensor_group", "block"), "tensor")
         weights.choice("dynamic", (False,), False)
         yield Section(weights.source, weights.name, {"num_bits": 8, **weights.values})

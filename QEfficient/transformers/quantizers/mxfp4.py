@@ -15,11 +15,29 @@ import torch
 from QEfficient.transformers.checkpoint.packed import Packed, PackedRows, Parts, Stored, damaged, unpack_bits
 from QEfficient.transformers.quantizers.checks import Section, require_axes, require_dtype, require_parts, require_shape
 
-_BLOCK = 32
+BLOCK = 32
+"""Numbers that share a scale."""
 _POSITIVE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 E2M1 = torch.tensor([*_POSITIVE, *(-value for value in _POSITIVE)])
 """The numbers of float4_e2m1 by their bits."""
 _BIAS, _NAN = 127, 255
+
+
+def unpack_fp4(octets: torch.Tensor) -> torch.Tensor:
+    """The numbers of uint8 [..., n] in float32 [..., 2 n], two a byte with the first in the lower bits."""
+    return E2M1[unpack_bits(octets, 4, octets.shape[-1] * 2).int()]
+
+
+def powers_of_two(parts: Parts, name: str, start: int, stop: int) -> torch.Tensor:
+    """Rows of a part of float8_e8m0 exponents in uint8, as the numbers that they stand for.
+
+    Raises:
+        CorruptCheckpoint: one is NaN.
+    """
+    exponents = parts.rows(name, start, stop)
+    if bool((exponents == _NAN).any()):
+        raise parts.error(name, "holds NaN, expected finite numbers")
+    return torch.ldexp(torch.ones(exponents.shape), exponents.int() - _BIAS)
 
 
 @dataclass(frozen=True)
@@ -30,13 +48,8 @@ class MXFP4Packing:
 
     def rows(self, parts: Parts, start: int, stop: int) -> PackedRows:
         """See :class:`~QEfficient.transformers.checkpoint.packed.Packing`."""
-        blocks = parts.rows("blocks", start, stop).flatten(-2)
-        exponents = parts.rows("scales", start, stop)
-        if bool((exponents == _NAN).any()):
-            raise parts.error("scales", "holds NaN, expected finite numbers")
-        values = E2M1[unpack_bits(blocks, 4, blocks.shape[-1] * 2).int()]
-        scales = torch.ldexp(torch.ones(()), exponents.int() - _BIAS)
-        return PackedRows(values, scales, None, _BLOCK)
+        values = unpack_fp4(parts.rows("blocks", start, stop).flatten(-2))
+        return PackedRows(values, powers_of_two(parts, "scales", start, stop), None, BLOCK)
 
 
 @dataclass(frozen=True)
@@ -62,8 +75,8 @@ class MXFP4:
         require_dtype(blocks, torch.uint8)
         require_dtype(scales, torch.uint8)
         num_experts, num_rows, num_blocks, num_bytes = require_axes(blocks, 4)
-        if num_bytes * 2 != _BLOCK:
-            raise damaged(blocks, f"has blocks of {num_bytes} bytes, expected {_BLOCK // 2}")
+        if num_bytes * 2 != BLOCK:
+            raise damaged(blocks, f"has blocks of {num_bytes} bytes, expected {BLOCK // 2}")
         require_shape(scales, num_experts, num_rows, num_blocks)
-        shape = (num_experts, num_blocks * _BLOCK, num_rows)
-        return MXFP4Packing(Packed(shape, torch.bfloat16, 4, (1, _BLOCK), is_float=True, is_transposed=True))
+        shape = (num_experts, num_blocks * BLOCK, num_rows)
+        return MXFP4Packing(Packed(shape, torch.bfloat16, 4, (1, BLOCK), is_float=True, is_transposed=True))

@@ -23,6 +23,29 @@ CASES = {
     "gemv": (packers.awq(32, "gemv"), {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemv"}),
     "fp8": (packers.fp8(), {"quant_method": "fp8", "weight_block_size": [32, 32]}),
 }
+COMPRESSED = {
+    "w4a16": ("pack-quantized", {"num_bits": 4, "strategy": "group", "group_size": 32}),
+    "w4a16-asym": ("pack-quantized", {"num_bits": 4, "strategy": "group", "group_size": 16, "symmetric": False}),
+    "w3a16": ("pack-quantized", {"num_bits": 3, "strategy": "channel"}),
+    "w8a16": ("pack-quantized", {"num_bits": 8, "strategy": "channel"}),
+    "w8a8": ("int-quantized", {"num_bits": 8, "strategy": "channel"}),
+    "w8a8-asym": ("int-quantized", {"num_bits": 8, "strategy": "channel", "symmetric": False}),
+    "fp8": ("float-quantized", {"num_bits": 8, "type": "float", "strategy": "channel"}),
+    "fp8-tensor": ("float-quantized", {"num_bits": 8, "type": "float", "strategy": "tensor"}),
+    "fp8-block": (
+        "float-quantized",
+        {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [16, 32]},
+    ),
+    "nvfp4": (
+        "nvfp4-pack-quantized",
+        {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16},
+    ),
+    "mxfp4": ("mxfp4-pack-quantized", {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32}),
+}
+CASES |= {
+    f"compressed-{name}": (packers.compressed(layout, **arguments), packers.compressed_section(layout, **arguments))
+    for name, (layout, arguments) in COMPRESSED.items()
+}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,0 +1,87 @@
+"""Quantised checkpoints run: their answers are those of Hugging Face's model with the dense weights."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import quantized_models as packers
+import tiny_models
+import torch
+from greedy import NUM_NEW_TOKENS, answers, prompts
+from safetensors.torch import save_file
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM, QEFFAutoModelForSeq2SeqLM
+
+ON_CPU: dict[str, Any] = {"ctx_len": 160, "prefill_seq_len": 24, "precision": "fp32", "full_batch_size": 2}
+ON_CARD: dict[str, Any] = {"target": "cloud-ai-100-sim", "prefill_seq_len": 24, "ctx_len": 160, "precision": "fp32"}
+GPTQ = (packers.gptq(), {"quant_method": "gptq", "bits": 4, "group_size": 32})
+AWQ = (packers.awq(16), {"quant_method": "awq", "bits": 4, "group_size": 16})
+
+
+def dense_model(auto_class: Any, plain: Path, weights: dict[str, torch.Tensor]) -> Any:
+    """Hugging Face's model with the weights that a quantised checkpoint stands for."""
+    folder = plain.parent / "dense"
+    shutil.copytree(plain, folder)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return auto_class.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def greedy(model: Any) -> list[list[int]]:
+    """Hugging Face's tokens."""
+    mask = [torch.ones(1, len(ids), dtype=torch.int64) for ids in prompts()]
+    options = {"max_new_tokens": NUM_NEW_TOKENS, "do_sample": False, "pad_token_id": 0}
+    return [
+        model.generate(torch.tensor([ids]), attention_mask=ones, **options)[0, len(ids) :].tolist()
+        for ids, ones in zip(prompts(), mask, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("options", [ON_CPU, ON_CARD], ids=["cpu", "card"])
+@pytest.mark.parametrize(
+    ("architecture", "packer", "section", "chosen"),
+    [
+        ("llama", *GPTQ, packers.is_linear),
+        ("qwen3_moe", *AWQ, packers.is_linear),
+        ("gpt_oss", packers.mxfp4(), {"quant_method": "mxfp4"}, packers.is_expert),
+    ],
+    ids=["llama-gptq", "qwen3_moe-awq", "gpt_oss-mxfp4"],
+)
+def test_greedy_tokens_are_those_of_the_dense_weights(
+    tmp_path: Path, architecture: str, packer: packers.Packer, section: Any, chosen: Any, options: dict[str, Any]
+) -> None:
+    plain = tiny_models.save(tiny_models.causal_lm(architecture), tmp_path / "plain")
+    folder, weights = packers.quantize(plain, tmp_path / "quantized", packer, section, chosen=chosen)
+    expected = greedy(dense_model(AutoModelForCausalLM, plain, weights))
+    with QEFFAutoModelForCausalLM.from_pretrained(folder) as model:
+        model.compile(**options)
+        assert answers(model, prompts()) == expected
+
+
+@pytest.mark.parametrize("target", ["cpu", "cloud-ai-100-sim"])
+def test_an_encoder(tmp_path: Path, target: str) -> None:
+    plain = tiny_models.save(tiny_models.encoder(), tmp_path / "plain")
+    folder, weights = packers.quantize(plain, tmp_path / "quantized", *GPTQ)
+    expected = dense_model(AutoModel, plain, weights)(torch.tensor([prompts()[0]])).last_hidden_state
+    with QEFFAutoModel.from_pretrained(folder) as model:
+        model.compile(seq_len=16, target=target, precision="fp32")
+        (states,) = model.generate(prompts()[:1])["output"]
+    np.testing.assert_allclose(states[: len(prompts()[0])], expected[0].detach().numpy(), atol=1e-4)
+
+
+def test_a_text_to_text_model(tmp_path: Path) -> None:
+    from architectures.tiny import tiny_model
+
+    plain = tiny_models.save(tiny_model("seq2seq", "t5"), tmp_path / "plain")
+    folder, weights = packers.quantize(plain, tmp_path / "quantized", *GPTQ)
+    hf = dense_model(AutoModelForSeq2SeqLM, plain, weights)
+    asked = prompts()[0]
+    options = {"max_new_tokens": 16, "min_new_tokens": 16, "do_sample": False}
+    expected = hf.generate(torch.tensor([asked]), **options)[0, 1:].tolist()
+    with QEFFAutoModelForSeq2SeqLM.from_pretrained(folder) as model:
+        model.compile(target="cpu", precision="fp32", encoder_ctx_len=48, ctx_len=32)
+        assert model.generate([asked], generation_len=16).generated_ids[0].tolist() == expected
