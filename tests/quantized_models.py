@@ -27,7 +27,15 @@ def packed_words(values: np.ndarray, bits: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(rows).reshape(*values.shape[:-1], num_words).copy())
 
 
-def rounded(weight: torch.Tensor, bits: int, group: np.ndarray, symmetric: bool) -> tuple[np.ndarray, ...]:
+def with_few_bits(numbers: np.ndarray) -> np.ndarray:
+    """Rounded to four bits, so that an integer of six times such a scale is exact in float16."""
+    mantissa, exponent = np.frexp(numbers)
+    return np.ldexp(np.ceil(mantissa * 16) / 16, exponent)
+
+
+def rounded(
+    weight: torch.Tensor, bits: int, group: np.ndarray, symmetric: bool, few_bits: bool = False
+) -> tuple[np.ndarray, ...]:
     """Integers [out, in], zero points and float16 scales [out, groups], each column in its group."""
     dense, most = weight.double().numpy(), 2**bits - 1
     num_groups = int(group.max()) + 1
@@ -39,7 +47,7 @@ def rounded(weight: torch.Tensor, bits: int, group: np.ndarray, symmetric: bool)
         low, high = np.minimum(part.min(1), 0), np.maximum(part.max(1), 0)
         if symmetric:
             low, high = -np.maximum(-low, high), np.maximum(-low, high)
-        scales[:, number] = (high - low) / most
+        scales[:, number] = with_few_bits((high - low) / most) if few_bits else (high - low) / most
         scale = scales[:, number].astype(np.float64)
         zeros[:, number] = 2 ** (bits - 1) if symmetric else np.clip(np.rint(-low / scale), 0, most)
         values[:, group == number] = np.clip(np.rint(part / scale[:, None]) + zeros[:, [number]], 0, most)
@@ -52,7 +60,12 @@ def expanded(values: np.ndarray, zeros: np.ndarray, scales: np.ndarray, group: n
 
 
 def gptq(
-    bits: int = 4, group_size: int = 32, symmetric: bool = True, act_order: bool = False, v2: bool = False
+    bits: int = 4,
+    group_size: int = 32,
+    symmetric: bool = True,
+    act_order: bool = False,
+    v2: bool = False,
+    few_bits: bool = False,
 ) -> Packer:
     """AutoGPTQ's layout."""
 
@@ -60,7 +73,7 @@ def gptq(
         group = np.arange(weight.shape[1]) // group_size
         if act_order:
             group = np.random.default_rng(0).permutation(group)
-        values, zeros, scales = rounded(weight, bits, group, symmetric)
+        values, zeros, scales = rounded(weight, bits, group, symmetric, few_bits)
         stored = zeros if v2 else (zeros - 1) % 2**bits
         parts = {
             ".qweight": packed_words(values, bits).T.contiguous(),
@@ -79,12 +92,12 @@ def _awq_words(values: np.ndarray) -> torch.Tensor:
     return packed_words(values.reshape(len(values), -1, 8)[..., order].reshape(values.shape), 4)
 
 
-def awq(group_size: int = 32, version: str = "gemm") -> Packer:
+def awq(group_size: int = 32, version: str = "gemm", few_bits: bool = False) -> Packer:
     """AutoAWQ's layouts."""
 
     def pack(weight: torch.Tensor) -> Packed:
         group = np.arange(weight.shape[1]) // group_size
-        values, zeros, scales = rounded(weight, 4, group, symmetric=False)
+        values, zeros, scales = rounded(weight, 4, group, symmetric=False, few_bits=few_bits)
         dense = expanded(values, zeros, scales, group)
         if version == "gemm":
             parts = {".qweight": _awq_words(values.T), ".qzeros": _awq_words(zeros.T)}

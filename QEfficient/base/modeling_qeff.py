@@ -386,6 +386,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
     def export_ingredients(self, plan: PlanT) -> dict[str, Any]:
         from QEfficient.exporter.toolchain import toolchain
+        from QEfficient.exporter.transforms.pack_linears import packed_layouts
 
         config = self.config.to_dict()
         config.pop("_name_or_path", None)
@@ -394,6 +395,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             "architecture": self.model_name,
             "config": json_safe(config),
             "weights": self._weights().digest(),
+            "packed": packed_layouts(self._weights()),
             "plan": plan.key(),
             "toolchain": toolchain(),
             "library": source_version(),

@@ -11,7 +11,7 @@ from typing import BinaryIO, Self
 
 import onnx_ir as ir
 
-from QEfficient.exporter.weights import Weight
+from QEfficient.exporter.weights import SourceTensor
 from QEfficient.store.manifest import FileRecord
 from QEfficient.transformers.checkpoint.source import as_bytes
 
@@ -59,7 +59,7 @@ class ExternalData:
 
     def _place(self, tensor: ir.TensorProtocol) -> tuple[str, int, int]:
         """File, offset and length of a tensor; writes it unless it is already stored."""
-        if not isinstance(tensor, Weight):
+        if not isinstance(tensor, SourceTensor):
             return self._write(tensor)
         if tensor.content not in self._known:
             self._known[tensor.content] = self._write(tensor)
@@ -87,7 +87,7 @@ class ExternalData:
 
 
 def _contents(tensor: ir.TensorProtocol) -> Iterator[memoryview | bytes]:
-    if isinstance(tensor, Weight):
+    if isinstance(tensor, SourceTensor):
         return (as_bytes(piece) for piece in tensor.pieces())
     return iter([tensor.tobytes()])
 

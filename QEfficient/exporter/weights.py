@@ -12,6 +12,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype
 
 from QEfficient.errors import ExportError
+from QEfficient.transformers.checkpoint.packed import PackedReader
 from QEfficient.transformers.checkpoint.source import WeightSource
 from QEfficient.transformers.lowering.apply import LoweredModel
 
@@ -19,8 +20,25 @@ Step = Callable[[str, Iterator[torch.Tensor]], Iterator[torch.Tensor]]
 """Changes a weight piece by piece while it is read: ``(name, pieces) -> pieces`` of the same sizes and dtype."""
 
 
-class Weight(ir.LazyTensor):
-    """A weight of a source as a graph's initializer.
+class SourceTensor(ir.LazyTensor):
+    """An initializer whose elements are read from a source when the file is written."""
+
+    @property
+    def content(self) -> Hashable:
+        """Equal for tensors of one source that have the same bytes."""
+        raise NotImplementedError
+
+    def pieces(self) -> Iterator[torch.Tensor]:
+        """Its elements in order, as flat pieces."""
+        raise NotImplementedError
+
+    def read_whole(self) -> TorchTensor:
+        """All of it."""
+        return TorchTensor(torch.cat(list(self.pieces())).reshape(self.shape.numpy()), name=self.name)
+
+
+class Weight(SourceTensor):
+    """A weight of a source.
 
     Args:
         source: reads the weight.
@@ -33,18 +51,22 @@ class Weight(ir.LazyTensor):
 
     def __init__(self, source: WeightSource, name: str, dtype: torch.dtype, steps: tuple[Step, ...] = ()):
         shape = ir.Shape(source.tensors[name].shape)
-        super().__init__(self._read_whole, dtype=from_torch_dtype(dtype), shape=shape, name=name, cache=False)
+        super().__init__(self.read_whole, dtype=from_torch_dtype(dtype), shape=shape, name=name, cache=False)
         self._source, self._source_name, self._torch_dtype, self._steps = source, name, dtype, steps
 
     @property
     def content(self) -> Hashable:
-        """Equal for weights of one source that have the same bytes."""
+        """See :class:`SourceTensor`."""
         return self._source_name, self._torch_dtype, self._steps
 
     @property
     def source_name(self) -> str:
         """Its name in the source."""
         return self._source_name
+
+    def packed(self) -> PackedReader | None:
+        """Reads it in the packed form, if the source has that."""
+        return self._source.packed(self._source_name)
 
     def renamed(self, source_name: str) -> Weight:
         """Another weight of the source, in the same form."""
@@ -57,14 +79,11 @@ class Weight(ir.LazyTensor):
         return weight
 
     def pieces(self) -> Iterator[torch.Tensor]:
-        """Its elements in order, as flat pieces."""
+        """See :class:`SourceTensor`."""
         pieces: Iterator[torch.Tensor] = (piece.to(self._torch_dtype) for piece in self._source.read(self._source_name))
         for step in self._steps:
             pieces = step(self._source_name, pieces)
         return pieces
-
-    def _read_whole(self) -> TorchTensor:
-        return TorchTensor(torch.cat(list(self.pieces())).reshape(self.shape.numpy()), name=self.name)
 
 
 def _fakes(model: ir.Model) -> Iterator[tuple[ir.Value, torch.Tensor]]:

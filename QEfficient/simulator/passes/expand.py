@@ -6,6 +6,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from QEfficient.simulator.passes.packed import MATMUL_NBITS, expand_matmul_nbits
 from QEfficient.simulator.rejection import Rejected
 
 RMS_NORM = ("com.qti.aisw.onnx", "CustomRMSNorm")
@@ -49,6 +50,8 @@ def expand(model: ir.Model) -> None:
         for node in list(graph):
             if (node.domain, node.op_type) == RMS_NORM:
                 _expand_rms_norm(graph, node, opset(model))
+            elif (node.domain, node.op_type) == MATMUL_NBITS:
+                expand_matmul_nbits(graph, node)
     model.functions.clear()
     _check_operators(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)

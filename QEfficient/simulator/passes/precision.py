@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from QEfficient.simulator import numerics
 from QEfficient.simulator.compiler.configuration import NodePrecision
 from QEfficient.simulator.passes.expand import EXACT, ROUNDS_TO, all_graphs, operation, shape_of
-from QEfficient.simulator.passes.weights import BITS
+from QEfficient.simulator.passes.packed import BITS
 
 MOVES = frozenset(
     [

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 
 from QEfficient.simulator import numerics
 from QEfficient.simulator.passes.expand import all_graphs, shape_of
-
-BITS = "bits"
-"""Metadata key of an initializer: bits per value on the card."""
+from QEfficient.simulator.passes.packed import BITS
 
 _MATMULS = ("MatMul", "Gemm")
 _FOLDED = ("Cast", "Identity", "Transpose")
@@ -46,8 +44,8 @@ def quantise_matmul_constants(model: ir.Model, excluded: frozenset[str], variant
             reader, position, value = producer, 0, producer.inputs[0]
         if not value.is_initializer() or value.dtype != ir.DataType.FLOAT or len(value.shape or ()) < 1:
             continue
-        if value.meta.get(BITS) == numerics.MXFP6_BITS:
-            continue  # a bank that two matmuls share
+        if BITS in value.meta:
+            continue  # a bank that two matmuls share, or packed by the checkpoint
         if {node.outputs[0].name, value.name, value.meta.get("source")} & excluded:
             continue
         axis = _contracted_axis(node, index, len(value.shape))

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from QEfficient.store.notes import read_note, write_note
-from QEfficient.transformers.checkpoint.packed import Quantized
+from QEfficient.transformers.checkpoint.packed import PackedReader, Quantized
 from QEfficient.transformers.checkpoint.pieces import kept_by, pieces
 from QEfficient.transformers.checkpoint.source import FromModule, WeightSource
 from QEfficient.transformers.checkpoint.unread import (
@@ -83,11 +83,11 @@ class FromCheckpoint(FromModule):
         tensor = self._tensors[name]
         return pieces(tensor.unread, self._reader) if isinstance(tensor, UnreadParameter) else super().read(name)
 
-    def quantized(self, name: str) -> Quantized | None:
+    def packed(self, name: str) -> PackedReader | None:
         """See :class:`WeightSource`."""
         tensor = self._tensors[name]
         unread = kept_by(tensor.unread) if isinstance(tensor, UnreadParameter) else None
-        return unread if isinstance(unread, Quantized) else None
+        return PackedReader(unread, self._reader.rows) if isinstance(unread, Quantized) else None
 
     def digest(self) -> str:
         """See :class:`WeightSource`.

@@ -6,7 +6,7 @@ the numbers that they stand for; who keeps them packed takes the form itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Protocol
@@ -45,6 +45,8 @@ class Packed:
     """Of a number."""
     block: tuple[int, int]
     """Rows and columns that share a scale."""
+    lowest: int = 0
+    """The lowest integer."""
     has_zero_points: bool = False
     is_float: bool = False
     """Whether the small numbers are floating-point ones."""
@@ -171,6 +173,13 @@ class Packing(Protocol):
             CorruptCheckpoint: a part holds what no checkpoint of the format has.
         """
 
+    def column_groups(self, parts: Parts) -> torch.Tensor | None:
+        """Which group each column is in; None: groups are of consecutive columns.
+
+        Raises:
+            CorruptCheckpoint: as for :meth:`rows`.
+        """
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Quantized:
@@ -187,13 +196,42 @@ class Quantized:
 
     def whole(self, load_rows: Callable[[Stored, int, int], torch.Tensor]) -> torch.Tensor:
         """All elements; besides them, a few of their rows are in memory at a time."""
-        parts, shape = Parts(self.parts, load_rows), torch.Size(self.tensor.shape)
-        elements = torch.empty(shape, dtype=self.tensor.dtype)
-        step = max(1, ROWS_BYTES // max(1, shape[1:].numel() * self.tensor.dtype.itemsize))
-        for start in range(0, shape[0], step):
-            stop = min(start + step, shape[0])
+        parts = Parts(self.parts, load_rows)
+        elements = torch.empty(self.tensor.shape, dtype=self.tensor.dtype)
+        for start, stop in self.steps():
             elements[start:stop] = self.rows(parts, start, stop)
         return elements
+
+    def steps(self) -> Iterator[tuple[int, int]]:
+        """Rows to expand at once: first and end."""
+        shape = torch.Size(self.tensor.shape)
+        step = max(1, ROWS_BYTES // max(1, shape[1:].numel() * self.tensor.dtype.itemsize))
+        return ((start, min(start + step, shape[0])) for start in range(0, shape[0], step))
+
+
+class PackedReader:
+    """Reads one weight in the neutral form.
+
+    Args:
+        weight: what to read.
+        load_rows: see :class:`Parts`.
+    """
+
+    def __init__(self, weight: Quantized, load_rows: Callable[[Stored, int, int], torch.Tensor]):
+        self.form = weight.packing.form
+        self._weight, self._load_rows = weight, load_rows
+
+    def column_groups(self) -> torch.Tensor | None:
+        """See :meth:`Packing.column_groups`."""
+        return self._weight.packing.column_groups(self._parts())
+
+    def rows(self) -> Iterator[PackedRows]:
+        """All rows in order, some at a time."""
+        parts = self._parts()
+        return (self._weight.packing.rows(parts, start, stop) for start, stop in self._weight.steps())
+
+    def _parts(self) -> Parts:
+        return Parts(self._weight.parts, self._load_rows)
 
 
 def quantized(packing: Packing, parts: Mapping[str, Stored]) -> Quantized:

@@ -18,7 +18,7 @@ from torch import nn
 from QEfficient.errors import CorruptCheckpoint, ExportError
 from QEfficient.forks import is_forked
 from QEfficient.transformers.checkpoint.missing import MissingParameter
-from QEfficient.transformers.checkpoint.packed import Dense, Quantized
+from QEfficient.transformers.checkpoint.packed import Dense, PackedReader
 
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))  # as torch's data loaders: OpenMP's are gone
 
@@ -38,8 +38,8 @@ class WeightSource(Protocol):
     def tensors(self) -> Mapping[str, Dense]:
         """What each name stands for. Tied names are all there."""
 
-    def quantized(self, name: str) -> Quantized | None:
-        """The packed form of a tensor: its description and the parts to read; None if it has none, or not alone."""
+    def packed(self, name: str) -> PackedReader | None:
+        """Reads a tensor in the neutral packed form; None if the checkpoint stores it dense, or in several weights."""
 
     def name_of(self, parameter: torch.Tensor) -> str:
         """The name of one of the model's parameters, the same for all that are tied.
@@ -161,7 +161,7 @@ class FromModule:
             self._bytes_read += piece.nbytes
             yield piece
 
-    def quantized(self, name: str) -> Quantized | None:
+    def packed(self, name: str) -> PackedReader | None:
         """See :class:`WeightSource`."""
         return None
 

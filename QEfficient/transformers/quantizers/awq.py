@@ -52,6 +52,9 @@ class GemmPacking:
             group_size=self.form.block[1],
         )
 
+    def column_groups(self, parts: Parts) -> None:
+        """Groups are of consecutive columns."""
+
 
 @dataclass(frozen=True)
 class GemvPacking:
@@ -69,6 +72,9 @@ class GemvPacking:
             zero_points=unpack_bits(parts.rows("qzeros", start, stop), 4, num_groups),
             group_size=group_size,
         )
+
+    def column_groups(self, parts: Parts) -> None:
+        """Groups are of consecutive columns."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 Parts, for [out, in] elements: ``weight_packed`` [out, in * bits / 32] in int32 with ``weight_shape``, or ``weight`` in
 int8 or float8_e4m3fn; ``weight_scale`` [out, groups], [out, 1], [1] or of blocks; ``weight_zero_point`` of the same
-shape, packed along its first axis where the weight is packed; ``weight_g_idx`` [in] with act-order. FP4 is two numbers a byte in ``weight_packed`` [out, in / 2], with exponents (MXFP4) or with float8
-scales below one ``weight_global_scale`` (NVFP4). What quantises
-activations and the KV cache is left out: they are computed with as real numbers.
+shape, packed along its first axis where the weight is packed; ``weight_g_idx`` [in] with act-order.
+
+FP4 is two numbers a byte in ``weight_packed`` [out, in / 2], with exponents (MXFP4) or with float8 scales below one
+``weight_global_scale`` (NVFP4). What quantises activations and the KV cache is left out: they are computed with as real
+numbers.
 """
 
 from __future__ import annotations
@@ -63,8 +65,13 @@ class PackedIntegers:
             scales=scales.reshape(1, 1) if scales.numel() == 1 else scales.reshape(num_rows, -1)[start:stop],
             zero_points=zero_points,
             group_size=self.form.block[1],
-            group_of_column=parts.indices("weight_g_idx", scales.shape[-1]) if "weight_g_idx" in parts else None,
+            group_of_column=self.column_groups(parts),
         )
+
+    def column_groups(self, parts: Parts) -> torch.Tensor | None:
+        """See :class:`~QEfficient.transformers.checkpoint.packed.Packing`."""
+        has_order = "weight_g_idx" in parts
+        return parts.indices("weight_g_idx", parts.whole("weight_scale").shape[-1]) if has_order else None
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,9 @@ class FP4Packing:
         else:
             scales = powers_of_two(parts, "weight_scale", start, stop)
         return PackedRows(unpack_fp4(parts.rows("weight_packed", start, stop)), scales, None, self.form.block[1])
+
+    def column_groups(self, parts: Parts) -> None:
+        """Groups are of consecutive columns."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +148,8 @@ class CompressedTensors:
             require_shape(parts[zero_point], *parts["weight_scale"].tensor.shape)
             require_dtype(parts[zero_point], torch.int8)
         dtype = parts["weight_scale"].tensor.dtype
-        form = Packed(shape, dtype, 8, block, has_zero_points=zero_point is not None, is_float=is_float)
+        lowest = 0 if is_float else -128
+        form = Packed(shape, dtype, 8, block, lowest, has_zero_points=zero_point is not None, is_float=is_float)
         return BlockPacking(form, "weight_scale", zero_point)
 
     def _packed(self, parts: Mapping[str, Stored]) -> PackedIntegers:
@@ -156,8 +167,8 @@ class CompressedTensors:
             require_shape(parts["weight_zero_point"], num_words(num_rows, fitting[0]), scale.tensor.shape[-1])
         if "weight_g_idx" in parts:
             require_shape(parts["weight_g_idx"], shape[1])
-        has_zero_points = "weight_zero_point" in parts
-        return PackedIntegers(Packed(shape, scale.tensor.dtype, fitting[0], block, has_zero_points=has_zero_points))
+        (bits,), dtype = fitting, scale.tensor.dtype
+        return PackedIntegers(Packed(shape, dtype, bits, block, -(2 ** (bits - 1)), "weight_zero_point" in parts))
 
     def _block(self, scale: Stored, shape: tuple[int, ...]) -> tuple[int, int]:
         """Rows and columns that share a scale, by the shape of the scales."""

@@ -44,6 +44,9 @@ class BlockPacking:
             zero_points = self._of_rows(parts.whole(self.zero_point), start, stop)
         return PackedRows(parts.rows("weight", start, stop), scales, zero_points, self.form.block[1])
 
+    def column_groups(self, parts: Parts) -> None:
+        """Groups are of consecutive columns."""
+
     def _of_rows(self, blocks: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         if blocks.numel() == 1:
             return blocks.reshape(1, 1)

@@ -44,8 +44,12 @@ class GPTQPacking:
             scales=scales.t(),
             zero_points=((zeros + self.zero_point_offset) & (2**bits - 1)).t(),
             group_size=self.form.block[1],
-            group_of_column=parts.indices("g_idx", scales.shape[0]) if "g_idx" in parts else None,
+            group_of_column=self.column_groups(parts),
         )
+
+    def column_groups(self, parts: Parts) -> torch.Tensor | None:
+        """See :class:`~QEfficient.transformers.checkpoint.packed.Packing`."""
+        return parts.indices("g_idx", parts.whole("scales").shape[0]) if "g_idx" in parts else None
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ class MXFP4Packing:
         values = unpack_fp4(parts.rows("blocks", start, stop).flatten(-2))
         return PackedRows(values, powers_of_two(parts, "scales", start, stop), None, BLOCK)
 
+    def column_groups(self, parts: Parts) -> None:
+        """Groups are of consecutive columns."""
+
 
 @dataclass(frozen=True)
 class MXFP4:

@@ -19,8 +19,9 @@ from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM, QEFFAutoModelFor
 
 ON_CPU: dict[str, Any] = {"ctx_len": 160, "prefill_seq_len": 24, "precision": "fp32", "full_batch_size": 2}
 ON_CARD: dict[str, Any] = {"target": "cloud-ai-100-sim", "prefill_seq_len": 24, "ctx_len": 160, "precision": "fp32"}
-GPTQ = (packers.gptq(), {"quant_method": "gptq", "bits": 4, "group_size": 32})
-AWQ = (packers.awq(16), {"quant_method": "awq", "bits": 4, "group_size": 16})
+"""Products of integers and scales are exact, so that a packed product and a dense one are the same function."""
+GPTQ = (packers.gptq(few_bits=True), {"quant_method": "gptq", "bits": 4, "group_size": 32})
+AWQ = (packers.awq(16, few_bits=True), {"quant_method": "awq", "bits": 4, "group_size": 16})
 
 
 def dense_model(auto_class: Any, plain: Path, weights: dict[str, torch.Tensor]) -> Any:

@@ -56,7 +56,7 @@ def test_weights_are_those_of_the_format(tmp_path: Path, case: str) -> None:
     model: Any = load_skeleton(AutoModelForCausalLM, folder)
     source = weight_source(model)
     values = dict(copy_with_values(model).named_parameters())
-    assert source.quantized("model.layers.0.self_attn.q_proj.weight") is not None
+    assert source.packed("model.layers.0.self_attn.q_proj.weight") is not None
     for name, tensor in load_model(AutoModelForCausalLM, folder).named_parameters():
         assert torch.equal(tensor, values[name])
         assert torch.equal(torch.cat(list(source.read(name))).reshape(tensor.shape), tensor)

@@ -1,0 +1,243 @@
+"""Turns products with a quantised weight into ``com.microsoft::MatMulNBits``, whose weight stays packed.
+
+It knows the neutral packed form and the operator's layout, and neither the formats of checkpoints nor targets. A weight
+that the operator cannot express stays dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from math import gcd
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.tensor_adapters import from_torch_dtype
+
+from QEfficient.exporter.weights import SourceTensor, Weight
+from QEfficient.transformers.checkpoint.packed import Packed, PackedReader, PackedRows
+from QEfficient.transformers.checkpoint.source import WeightSource
+
+_DOMAIN = "com.microsoft"
+_BLOCKS = (16, 256)
+"""Smallest and largest power of two that the operator takes as a block."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A weight as the operator stores it: unsigned integers in blocks along the input features."""
+
+    num_rows: int
+    num_columns: int
+    bits: int
+    """4 or 8; fewer are widened."""
+    block: int
+    """Columns that share a scale: a power of two that divides the checkpoint's groups."""
+    has_zero_points: bool
+    offset: int
+    """Added to the checkpoint's integers and zero points."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Of a row."""
+        return self.num_columns // self.block
+
+
+def layout_of(form: Packed) -> Layout | None:
+    """How the operator stores a weight; None where it cannot."""
+    if form.is_float or form.is_transposed or len(form.shape) != 2 or form.num_bits > 8:
+        return None
+    num_rows, num_columns = form.shape
+    bits = 4 if form.num_bits <= 4 else 8
+    common = gcd(num_columns, form.block[1])
+    block = min(common & -common, _BLOCKS[1])
+    if form.has_zero_points and bits == 4 and num_columns // block % 2:
+        block //= 2  # a row's zero points fill whole bytes
+    if block < _BLOCKS[0]:
+        return None
+    offset = -form.lowest if form.has_zero_points else 2 ** (bits - 1)
+    return Layout(num_rows, num_columns, bits, block, form.has_zero_points, offset)
+
+
+def apply(model: ir.Model) -> int:
+    """Rewrite ``model`` in place; returns the number of products."""
+    return pack(model, (4, 8))
+
+
+def pack(model: ir.Model, bits: Collection[int]) -> int:
+    """Replace products with weights that their source has packed.
+
+    Args:
+        model: changed in place.
+        bits: of an integer, 4 and 8, that may stay.
+
+    Returns:
+        The number of products.
+    """
+    operands: dict[str, _Operands | None] = {}
+    num_packed = 0
+    for node in list(model.graph):
+        weight = _linear_weight(node)
+        if weight is None:
+            continue
+        name = weight.source_name
+        if name not in operands:
+            operands[name] = _operands(weight, bits)
+        if (packed := operands[name]) is not None:
+            _replace(model.graph, node, packed)
+            num_packed += 1
+    if num_packed:
+        model.graph.opset_imports[_DOMAIN] = 1
+        RemoveUnusedNodesPass()(model)
+    return num_packed
+
+
+def packed_layouts(source: WeightSource) -> dict[str, str]:
+    """For each weight that a graph may keep packed, how; in words for a key."""
+    readers = {name: source.packed(name) for name in source.tensors}
+    return {name: repr(layout_of(reader.form)) for name, reader in readers.items() if reader is not None}
+
+
+def _linear_weight(node: ir.Node) -> Weight | None:
+    """The weight of ``x @ transpose(weight)``, whatever it is cast to."""
+    if node.op_type != "MatMul" or node.domain or (transposed := node.inputs[1]) is None:
+        return None
+    transpose = transposed.producer()
+    if transpose is None or transpose.op_type != "Transpose" or (value := transpose.inputs[0]) is None:
+        return None
+    cast = value.producer()
+    if cast is not None and cast.op_type == "Cast" and cast.inputs[0] is not None:
+        value = cast.inputs[0]
+    return value.const_value if isinstance(value.const_value, Weight) else None
+
+
+@dataclass(frozen=True)
+class _Operands:
+    """What takes the place of one weight in a graph."""
+
+    layout: Layout
+    tensors: Mapping[str, _PackedTensor]
+    order: torch.Tensor | None
+    """Of the input features, where the checkpoint's groups are not of consecutive ones."""
+
+
+def _operands(weight: Weight, bits: Collection[int]) -> _Operands | None:
+    name, reader = weight.source_name, weight.packed()
+    layout = None if reader is None else layout_of(reader.form)
+    if reader is None or layout is None or layout.bits not in bits:
+        return None
+    order = None
+    if (groups := reader.column_groups()) is not None:
+        order = groups.argsort(stable=True)
+        sizes = groups.bincount()
+        if not bool((sizes == reader.form.block[1]).all()):
+            return None
+        if bool((groups.diff() >= 0).all()):
+            order = None
+    rows = _LaidOut(reader, layout, order)
+    parts = ("B", "scales", "zero_points") if layout.has_zero_points else ("B", "scales")
+    return _Operands(layout, {part: _PackedTensor(name, part, rows) for part in parts}, order)
+
+
+def _replace(graph: ir.Graph, node: ir.Node, packed: _Operands) -> None:
+    layout, inputs = packed.layout, node.inputs[0]
+    assert inputs is not None
+    if packed.order is not None:
+        name = f"{packed.tensors['B'].source_name}.order"
+        order = _initializer(graph, name, ir.tensor(packed.order.numpy(), name=name))
+        gather = ir.node("Gather", [inputs, order], attributes={"axis": -1}, name=f"{node.name}.order")
+        gather.outputs[0].name, gather.outputs[0].type, gather.outputs[0].shape = gather.name, inputs.type, inputs.shape
+        graph.insert_before(node, gather)
+        inputs = gather.outputs[0]
+    operands = [_initializer(graph, str(tensor.name), tensor) for tensor in packed.tensors.values()]
+    sizes = {"K": layout.num_columns, "N": layout.num_rows, "bits": layout.bits, "block_size": layout.block}
+    product = ir.node("MatMulNBits", [inputs, *operands], attributes=sizes, domain=_DOMAIN, name=node.name)
+    product.metadata_props.update(node.metadata_props)
+    made, output = node.outputs[0], product.outputs[0]
+    output.type, output.shape = made.type, made.shape
+    graph.insert_before(node, product)
+    is_output = made in graph.outputs
+    made_name = made.name
+    ir.convenience.replace_all_uses_with(made, output, replace_graph_outputs=is_output)
+    graph.remove(node, safe=True)
+    output.name = made_name
+
+
+def _initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    if name not in graph.initializers:
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()))
+        value.const_value = tensor
+        graph.register_initializer(value)
+    return graph.initializers[name]
+
+
+class _LaidOut:
+    """A weight's rows in the operator's layout. Scales and zero points are small: they are kept from the pass over the
+    integers to their turn."""
+
+    def __init__(self, reader: PackedReader, layout: Layout, order: torch.Tensor | None):
+        self.layout = layout
+        self._reader, self._order = reader, order
+        self._kept: dict[str, list[torch.Tensor]] = {}
+
+    def pieces(self, part: str) -> Iterator[torch.Tensor]:
+        """One of the operator's inputs, flat."""
+        if part == "B":
+            self._kept = {"scales": [], "zero_points": []}
+            return self._integers()
+        if part not in self._kept:
+            for _ in self.pieces("B"):
+                pass
+        return iter(self._kept.pop(part))
+
+    def _integers(self) -> Iterator[torch.Tensor]:
+        layout = self.layout
+        for rows in self._reader.rows():
+            values = rows.values.to(torch.int16) + layout.offset
+            self._kept["scales"].append(self._by_block(rows, rows.scales.float()).reshape(-1))
+            if rows.zero_points is not None:
+                zeros = self._by_block(rows, rows.zero_points.to(torch.int16) + layout.offset)
+                self._kept["zero_points"].append(self._bytes(zeros))
+            yield self._bytes(values if self._order is None else values[:, self._order])
+
+    def _by_block(self, rows: PackedRows, groups: torch.Tensor) -> torch.Tensor:
+        """One number for each of the operator's blocks, from one for each group."""
+        groups = groups.expand(len(rows.values), -1)
+        return groups.repeat_interleave(self.layout.num_blocks // groups.shape[1], 1)
+
+    def _bytes(self, integers: torch.Tensor) -> torch.Tensor:
+        integers = integers.to(torch.uint8).reshape(-1)
+        return integers if self.layout.bits == 8 else integers[::2] | (integers[1::2] << 4)
+
+
+class _PackedTensor(SourceTensor):
+    """One of the operator's inputs."""
+
+    __slots__ = ("_part", "_rows", "source_name")
+
+    def __init__(self, source_name: str, part: str, rows: _LaidOut):
+        layout = rows.layout
+        octets = layout.block * layout.bits // 8
+        shape, dtype = {
+            "B": ((layout.num_rows, layout.num_blocks, octets), torch.uint8),
+            "scales": ((layout.num_rows * layout.num_blocks,), torch.float32),
+            "zero_points": ((layout.num_rows * layout.num_blocks * layout.bits // 8,), torch.uint8),
+        }[part]
+        super().__init__(
+            self.read_whole,
+            dtype=from_torch_dtype(dtype),
+            shape=ir.Shape(shape),
+            name=f"{source_name}.{part}",
+            cache=False,
+        )
+        self.source_name, self._part, self._rows = source_name, part, rows
+
+    @property
+    def content(self) -> Hashable:
+        """See :class:`~QEfficient.exporter.weights.SourceTensor`."""
+        return self.source_name, self._part
+
+    def pieces(self) -> Iterator[torch.Tensor]:
+        """See :class:`~QEfficient.exporter.weights.SourceTensor`."""
+        return self._rows.pieces(self._part)
