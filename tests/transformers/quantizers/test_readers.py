@@ -11,8 +11,12 @@ import tiny_models
 import torch
 from transformers import AutoModelForCausalLM
 
+from QEfficient.exporter.transforms import pack_linears
+from QEfficient.exporter.weights import Weight
+from QEfficient.simulator.passes.packed import _expanded
 from QEfficient.transformers.checkpoint.from_checkpoint import copy_with_values, weight_source
 from QEfficient.transformers.checkpoint.load import load_model, load_skeleton
+from QEfficient.transformers.checkpoint.packed import Packed
 
 CASES = {
     "gptq": (packers.gptq(), {"quant_method": "gptq", "bits": 4}),
@@ -61,3 +65,39 @@ def test_weights_are_those_of_the_format(tmp_path: Path, case: str) -> None:
         assert torch.equal(tensor, values[name])
         assert torch.equal(torch.cat(list(source.read(name))).reshape(tensor.shape), tensor)
         assert torch.equal(tensor, dense.get(name, tensor))
+
+
+PACKED = {name for name in CASES if not any(part in name for part in ("fp8", "fp4"))}
+"""What the operator holds: integers."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_operator_has_the_same_weights(tmp_path: Path, case: str) -> None:
+    packer, section = CASES[case]
+    plain = tiny_models.save(tiny_models.causal_lm("llama"), tmp_path / "plain")
+    folder, dense = packers.quantize(plain, tmp_path / "quantized", packer, section)
+    source = weight_source(load_skeleton(AutoModelForCausalLM, folder))
+    for name in source.tensors:
+        weight = Weight(source, name, torch.float32)
+        operands = pack_linears._operands(weight, (4, 8))
+        if source.packed(name) is None or case not in PACKED:
+            assert operands is None
+            continue
+        assert operands is not None
+        tensors = [tensor.read_whole().numpy() for tensor in operands.tensors.values()]
+        layout = operands.layout
+        sizes = {"K": layout.num_columns, "N": layout.num_rows, "bits": layout.bits, "block_size": layout.block}
+        order = torch.arange(layout.num_columns) if operands.order is None else operands.order
+        expected = dense[name].double()[:, order]
+        # The operator multiplies in float32; libraries round the product.
+        torch.testing.assert_close(
+            torch.from_numpy(_expanded(tensors, sizes).T).double(), expected, atol=1e-6, rtol=2**-7
+        )
+
+
+def test_four_bits_take_little_more() -> None:
+    """Of a usual checkpoint: groups of 128 with zero points."""
+    layout = pack_linears.layout_of(Packed((4096, 4096), torch.float16, 4, (1, 128), has_zero_points=True))
+    assert layout is not None
+    num_bytes = 4096 * layout.num_blocks * (layout.block // 2 + 4 + 0.5)
+    assert num_bytes / 4096**2 < 0.54
