@@ -157,7 +157,7 @@ def check_safe(folder: Path, trust_remote_code: bool) -> WeightFiles:
     with loader_errors(folder, "a file"):
         config = read_config(folder)
         check_code(folder, config, trust_remote_code)
-        read_scheme(config, folder / "config.json")
+        read_scheme(folder)
         generation = folder / "generation_config.json"
         if generation.exists():
             check_generation_config(read_json(generation), str(generation), CorruptCheckpoint)
@@ -207,14 +207,13 @@ def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, *
         return DenseView(safe_open(file.path, **options), weights.in_file(file), weights.parts, expanded)
 
     with limits:
-        model = _load(auto_class, files, trust_remote_code, open_file, options)
+        model = _load(auto_class, files, weights, trust_remote_code, open_file, options)
     _check_dtypes(folder, files, model, weights)
     return model
 
 
 def _quantized_weights(files: WeightFiles) -> QuantizedWeights:
-    config = read_config(files.folder)
-    return quantized_weights(read_scheme(config, files.folder / "config.json"), files)
+    return quantized_weights(read_scheme(files.folder), files)
 
 
 def _build_limits(files: WeightFiles, weights: QuantizedWeights) -> BuildLimits:
@@ -225,6 +224,7 @@ def _build_limits(files: WeightFiles, weights: QuantizedWeights) -> BuildLimits:
 def _load(
     auto_class: Any,
     files: WeightFiles,
+    weights: QuantizedWeights,
     trust_remote_code: bool,
     open_file: Callable[..., Any],
     options: dict[str, Any],
@@ -249,8 +249,25 @@ def _load(
         _quiet_transformers(),
     ):
         model, info = auto_class.from_pretrained(files.folder, **report, **options)
+    _check_orientation(files.folder, model, weights)
     _check_loaded(files.folder, info, mark_missing(model, info.get("missing_keys", ())))
     return model.eval()
+
+
+def _check_orientation(folder: Path, model: nn.Module, weights: QuantizedWeights) -> None:
+    """Refuse packed weights of modules whose matrices are transposed: a square one would load the wrong way round."""
+    from transformers.pytorch_utils import Conv1D
+
+    if not weights.tensors:
+        return
+    for name, module in model.named_modules():
+        stored = next((each for each in weights.tensors if f".{each}".endswith(f".{name}.weight")), None)
+        if isinstance(module, Conv1D) and stored is not None:
+            raise UnsupportedModel(
+                f"{folder}: '{stored}' is quantised, and a {type(module).__name__} stores its matrix transposed, which "
+                "this version does not read. Take the model's original checkpoint with weight_format='int8' or 'int4' "
+                "(cpu) or mxfp6_matmul=True (card)."
+            )
 
 
 def load_skeleton(auto_class: Any, folder: Path, trust_remote_code: bool = False, **options: Any) -> Any:
@@ -273,7 +290,7 @@ def load_skeleton(auto_class: Any, folder: Path, trust_remote_code: bool = False
 
     try:
         with recorder:
-            model = _load(auto_class, files, trust_remote_code, open_file, options, in_this_thread=True)
+            model = _load(auto_class, files, weights, trust_remote_code, open_file, options, in_this_thread=True)
         recorder.settle(model)
     except (CheckpointError, UnsupportedModel) as error:  # the message of a real load is the true one
         recorder.obstacles.append(str(error))

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from QEfficient.errors import UnsupportedModel
-from QEfficient.transformers.checkpoint.files import quantization_section
+from QEfficient.transformers.checkpoint.files import quantization_section, read_json
 from QEfficient.transformers.checkpoint.packed import Dense, Packing, Quantized, Stored, damaged, quantized
 from QEfficient.transformers.checkpoint.weight_files import TORCH_NAMES, WeightFile, WeightFiles
 from QEfficient.transformers.quantizers.awq import AWQ
@@ -63,6 +63,7 @@ FORMATS: dict[str, Format] = {
     "mxfp4": MXFP4,
 }
 """By ``quant_method``."""
+_OLD_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 
 
 @dataclass(frozen=True)
@@ -82,22 +83,26 @@ class QuantizedWeights:
         return {name: tensor for name, tensor in self.tensors.items() if _first(tensor.parts).file is file}
 
 
-def read_scheme(config: Mapping[str, Any], source: Path) -> Scheme | None:
-    """How a checkpoint is quantised, None if it is not.
-
-    Args:
-        config: of the checkpoint.
-        source: its file.
+def read_scheme(folder: Path) -> Scheme | None:
+    """How a checkpoint is quantised, None if it is not: by its config, or by the file that GPTQ's and AWQ's tools wrote
+    before configs had a section for it.
 
     Raises:
         UnsupportedModel: in a format or a variant that is not read.
         CorruptCheckpoint: the config's section is none.
     """
-    named = quantization_section(config)
-    if named is None:
-        return None
-    section = Section(source, "config", dict([named])).section(named[0])
-    return _format(section).from_config(section)
+    section = _section(folder)
+    return None if section is None else _format(section).from_config(section)
+
+
+def _section(folder: Path) -> Section | None:
+    source = folder / "config.json"
+    if (named := quantization_section(read_json(source))) is not None:
+        return Section(source, "config", dict([named])).section(named[0])
+    for name, method in _OLD_FILES.items():
+        if (folder / name).is_file():
+            return Section(folder / name, name, {"quant_method": method, **read_json(folder / name)})
+    return None
 
 
 def _format(section: Section) -> Format:

@@ -103,6 +103,7 @@ class CompressedTensors:
     """Of all groups."""
     group_sizes: tuple[int, ...]
     blocks: tuple[tuple[int, int], ...]
+    strategies: frozenset[str]
 
     suffixes: ClassVar[Mapping[str, str]] = {f".{part}": part for part in _PARTS}
     dense_suffix: ClassVar[str] = ".weight"
@@ -124,6 +125,7 @@ class CompressedTensors:
             tuple(sorted({group.integer("num_bits") for group in weights})),
             tuple(sorted({size for group in weights if (size := group.integer("group_size", 0)) > 0})),
             tuple(sorted({block for group in weights if (block := group.pair("block_structure"))})),
+            frozenset(map(_strategy, weights)),
         )
 
     def packing(self, parts: Mapping[str, Stored]) -> PackedIntegers | BlockPacking | FP4Packing | None:
@@ -174,10 +176,10 @@ class CompressedTensors:
         """Rows and columns that share a scale, by the shape of the scales."""
         require_dtype(scale, *FLOATS)
         (num_rows, num_columns), scales = shape, scale.tensor.shape
-        if prod(scales) == 1:
+        if prod(scales) == 1 and "tensor" in self.strategies:
             return num_rows, num_columns
         candidates = [
-            (1, num_columns),
+            *([(1, num_columns)] if "channel" in self.strategies else []),
             *((1, size) for size in self.group_sizes if not num_columns % size),
             *self.blocks,
         ]
@@ -186,6 +188,12 @@ class CompressedTensors:
                 return rows, columns
         sizes = ", ".join(f"{rows}x{columns}" for rows, columns in candidates)
         raise damaged(scale, f"has shape {scales}, expected one scale for each block of {sizes} in {shape}")
+
+
+def _strategy(weights: Section) -> str:
+    """Which weights share a scale, as the library infers it where a config does not say."""
+    by_group_size = {0: "tensor", -1: "channel"}
+    return str(weights.values.get("strategy") or by_group_size.get(weights.integer("group_size", 0), "group"))
 
 
 def _fp4(parts: Mapping[str, Stored]) -> FP4Packing:
