@@ -4,6 +4,7 @@ layouts that the formats publish."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,12 +201,19 @@ def quantize(
         parts, dense[name] = packer(tensor)
         stored |= {name.removesuffix(".weight") + ending: part.contiguous() for ending, part in parts.items()}
     save_file(stored, target / "model.safetensors", metadata={"format": "pt"})
-    for path in folder.glob("*.json"):
+    for path in (path for path in folder.iterdir() if path.suffix in (".json", ".jinja")):
         (target / path.name).write_bytes(path.read_bytes())
     config = json.loads((folder / "config.json").read_text())
     config |= {"quantization_config": section, "dtype": str(dtype).removeprefix("torch.")}
     (target / "config.json").write_text(json.dumps(config))
     return target, {name: tensor.to(dtype) for name, tensor in dense.items()}
+
+
+def save_dense(plain: Path, folder: Path, weights: dict[str, torch.Tensor]) -> Path:
+    """The checkpoint that a quantised one stands for, for Hugging Face."""
+    shutil.copytree(plain, folder)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 _POSITIVE = np.array([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import quantized_models
 import tiny_models
 from architectures.tiny import tiny_model
 from docs.blocks import DOCUMENTS, ROOT, Block, blocks, commands, name
@@ -35,6 +36,7 @@ SHOWN = ("text", "json")
 """Languages of blocks that hold nothing to run."""
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 INSTRUCT = "Qwen/Qwen2.5-0.5B-Instruct"
+AWQ = f"{INSTRUCT}-AWQ"
 RERANKER = "cross-encoder/ms-marco-MiniLM-L6-v2"
 TRANSLATOR = "facebook/m2m100_418M"
 
@@ -50,6 +52,8 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for card, model in made.items():
         tiny_models.save(model, root / card)
         tiny_models.tiny_tokenizer().save_pretrained(root / card)
+    section = {"quant_method": "awq", "bits": 4, "group_size": 16}
+    quantized_models.quantize(root / INSTRUCT, root / AWQ, quantized_models.awq(16), section)
     tiny_models.save(tiny_model("seq2seq", "m2m_100"), root / TRANSLATOR)
     m2m_100(root / TRANSLATOR).save_pretrained(root / TRANSLATOR)
     (root / MINILM).parent.mkdir()
@@ -68,7 +72,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with the cards in it; what examples change outside of it is put back."""
     monkeypatch.setenv("QEFF_HOME", str(store))
-    for card in ("gpt2", INSTRUCT, MINILM, RERANKER, TRANSLATOR):
+    for card in ("gpt2", INSTRUCT, AWQ, MINILM, RERANKER, TRANSLATOR):
         (tmp_path / card).parent.mkdir(exist_ok=True)
         (tmp_path / card).symlink_to(cards / card)
     monkeypatch.chdir(tmp_path)

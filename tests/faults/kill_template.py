@@ -1,6 +1,8 @@
 """A process that has imported and traced everything once, and forks a worker for each line that it reads.
 
-    python -m faults.kill_template CHECKPOINT
+    python -m faults.kill_template CHECKPOINT DENSE
+
+DENSE is a checkpoint of the same weights for Hugging Face.
 
 Reads a job, a JSON object, and prints the worker's process id; a line "reap" waits for it. The worker's group is new,
 so that it can be killed as a whole. Starting Python and tracing the model in each round would take most of an hour.
@@ -32,7 +34,7 @@ class _Traced(Exception):
     """Ends an export behind the trace."""
 
 
-def trace_once(checkpoint: Path, options: dict[str, Any]) -> None:
+def trace_once(checkpoint: Path) -> None:
     """Replace the tracer by one that returns what it gave for these options before: a fork needs it once at most."""
     from QEfficient import QEFFAutoModelForCausalLM
     from QEfficient.exporter import export
@@ -47,14 +49,14 @@ def trace_once(checkpoint: Path, options: dict[str, Any]) -> None:
     export._build = remember
     for target in OPTIONS.values():
         try:
-            QEFFAutoModelForCausalLM.from_pretrained(checkpoint).export(**target, **options)
+            QEFFAutoModelForCausalLM.from_pretrained(checkpoint).export(**target)
         except _Traced:
             continue
         raise AssertionError("nothing was traced")
     export._build = lambda graph, source, in_checkpoint_dtype, transforms: traced[graph.lowering, *transforms]
 
 
-def prepare(checkpoint: Path, options: dict[str, Any]) -> tuple[Any, list[int]]:
+def prepare(checkpoint: Path, dense: Path) -> tuple[Any, list[int]]:
     """Do what all workers would do first; returns the model, and Hugging Face's answer.
 
     A fork loses all threads but one, so that none may be left: OpenVINO's begin with its import.
@@ -78,20 +80,20 @@ def prepare(checkpoint: Path, options: dict[str, Any]) -> tuple[Any, list[int]]:
     source.blake3 = SimpleNamespace(blake3=blake3_alone)  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as home:
         os.environ["QEFF_HOME"] = home
-        trace_once(checkpoint, options)
-    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+        trace_once(checkpoint)
+    model = AutoModelForCausalLM.from_pretrained(dense)
     ids = model.generate(torch.tensor(PROMPT), max_new_tokens=NUM_TOKENS, do_sample=False, eos_token_id=None)
     gc.collect()
     gc.freeze()  # or each worker copies what it looks through
     return QEFFAutoModelForCausalLM.from_pretrained(checkpoint), ids[0, len(PROMPT[0]) :].tolist()
 
 
-def work(model: Any, job: dict[str, Any], options: dict[str, Any]) -> None:
+def work(model: Any, job: dict[str, Any]) -> None:
     """Export or compile; where the job asks for it, answer, and say how long the first took."""
     os.environ.update(job["environment"])
     tempfile.tempdir = None
-    chosen, began = OPTIONS[job["target"]] | options, time.monotonic()
-    getattr(model, job["stage"])(job["folder"], **chosen)
+    began = time.monotonic()
+    getattr(model, job["stage"])(job["folder"], **OPTIONS[job["target"]])
     seconds = time.monotonic() - began
     if job["answers"]:
         answer = model.generate(PROMPT, generation_len=NUM_TOKENS).generated_ids[0].tolist()
@@ -99,8 +101,7 @@ def work(model: Any, job: dict[str, Any], options: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    checkpoint, options = Path(sys.argv[1]), json.loads(sys.argv[2])
-    model, expected = prepare(checkpoint, options)
+    model, expected = prepare(Path(sys.argv[1]), Path(sys.argv[2]))
     print(json.dumps(expected), flush=True)
     for line in sys.stdin:
         pid = os.fork()
@@ -108,7 +109,7 @@ def main() -> None:
             status = 1
             try:
                 os.setpgid(0, 0)
-                work(model, json.loads(line), options)
+                work(model, json.loads(line))
                 status = 0
             finally:
                 if status:

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import quantized_models
 import tiny_models
 
 from QEfficient.store.files import SHORT_LIVED
 
 pytestmark = pytest.mark.xdist_group("kills")
 
-FORMATS: dict[str, dict[str, Any]] = {"float": {}}
-"""How weights are kept -> options of ``compile``."""
 KINDS = (
     ("compile", "cpu"), ("export", "cpu"), ("compile", "cpu"), ("compile", "cloud-ai-100-sim"), ("export", "cpu"),
     ("compile", "cpu"), ("export", "cpu"), ("compile", "cloud-ai-100-sim"), ("export", "cpu"), ("compile", "cpu"),
@@ -45,9 +44,9 @@ class Template:
 
     @classmethod
     @contextmanager
-    def started(cls, checkpoint: Path, options: dict[str, Any]) -> Iterator[Template]:
+    def started(cls, checkpoint: Path, dense: Path) -> Iterator[Template]:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        command = [sys.executable, "-m", "faults.kill_template", str(checkpoint), json.dumps(options)]
+        command = [sys.executable, "-m", "faults.kill_template", str(checkpoint), str(dense)]
         tests = Path(__file__).parents[1]
         paths = os.pathsep.join([str(tests), str(tests.parent)])
         environment = {**os.environ, **threads, "PYTHONPATH": paths}
@@ -166,11 +165,17 @@ def leftovers(folder: Path) -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("num_rounds", [20, pytest.param(200, marks=pytest.mark.sweep)])
+@pytest.mark.parametrize(
+    ("num_rounds", "form"),
+    [(20, "float"), *(pytest.param(100, form, marks=pytest.mark.sweep) for form in ("float", "gptq"))],
+)
 def test_killed_at_any_moment(tmp_path: Path, form: str, num_rounds: int) -> None:
-    checkpoint = tiny_models.save(tiny_models.causal_lm("llama"), tmp_path / "checkpoint")
-    with Template.started(checkpoint, FORMATS[form]) as template:
+    checkpoint = dense = tiny_models.save(tiny_models.causal_lm("llama"), tmp_path / "checkpoint")
+    if form == "gptq":
+        packer, section = quantized_models.gptq(few_bits=True), {"quant_method": "gptq", "bits": 4}
+        checkpoint, weights = quantized_models.quantize(dense, tmp_path / "gptq", packer, section)
+        dense = quantized_models.save_dense(dense, tmp_path / "dense", weights)
+    with Template.started(checkpoint, dense) as template:
         rounds = Rounds(template, tmp_path / "rounds", random.Random(num_rounds))
         for number in range(num_rounds):
             rounds.run(number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import quantized_models as packers
 import tiny_models
 import torch
 from greedy import NUM_NEW_TOKENS, answers, prompts
-from safetensors.torch import save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM, QEFFAutoModelForSeq2SeqLM
@@ -20,16 +18,17 @@ from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM, QEFFAutoModelFor
 ON_CPU: dict[str, Any] = {"ctx_len": 160, "prefill_seq_len": 24, "precision": "fp32", "full_batch_size": 2}
 ON_CARD: dict[str, Any] = {"target": "cloud-ai-100-sim", "prefill_seq_len": 24, "ctx_len": 160, "precision": "fp32"}
 """Products of integers and scales are exact, so that a packed product and a dense one are the same function."""
-GPTQ = (packers.gptq(few_bits=True), {"quant_method": "gptq", "bits": 4, "group_size": 32})
+GPTQ = (
+    packers.gptq(few_bits=True, symmetric=False, act_order=True),
+    {"quant_method": "gptq", "bits": 4, "group_size": 32},
+)
 AWQ = (packers.awq(16, few_bits=True), {"quant_method": "awq", "bits": 4, "group_size": 16})
 
 
 def dense_model(auto_class: Any, plain: Path, weights: dict[str, torch.Tensor]) -> Any:
     """Hugging Face's model with the weights that a quantised checkpoint stands for."""
-    folder = plain.parent / "dense"
-    shutil.copytree(plain, folder)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return auto_class.from_pretrained(folder, dtype=torch.float32).eval()
+    dense = packers.save_dense(plain, plain.parent / "dense", weights)
+    return auto_class.from_pretrained(dense, dtype=torch.float32).eval()
 
 
 def greedy(model: Any) -> list[list[int]]:
