@@ -6,7 +6,7 @@ from typing import Any
 
 
 class TextEncoders:
-    """An auto class over transformers' own: a text encoder where it has one for the config, ``text_model`` of a model
+    """An auto class over those of transformers: a text encoder where they have one for the config, ``text_model`` of a model
     with two towers (CLIP, SigLIP, CLAP), and the base model otherwise."""
 
     @classmethod

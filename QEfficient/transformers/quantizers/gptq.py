@@ -57,7 +57,7 @@ class GPTQ:
     """The format."""
 
     bits: int | None
-    """None: they differ, and each weight's shapes say its own."""
+    """None: they differ, and follow from the shapes of each weight."""
     zero_point_offset: int
 
     suffixes: ClassVar[Mapping[str, str]] = {f".{part}": part for part in ("qweight", "qzeros", "scales", "g_idx")}

@@ -41,15 +41,21 @@ def greedy(model: Any) -> list[list[int]]:
     ]
 
 
-@pytest.mark.parametrize("options", [ON_CPU, ON_CARD], ids=["cpu", "card"])
+LLAMA = ("llama", *GPTQ, packers.is_linear)
+MIXTURE = ("qwen3_moe", *AWQ, packers.is_linear)
+MXFP4 = ("gpt_oss", packers.mxfp4(), {"quant_method": "mxfp4"}, packers.is_expert)
+
+
 @pytest.mark.parametrize(
-    ("architecture", "packer", "section", "chosen"),
+    ("architecture", "packer", "section", "chosen", "options"),
     [
-        ("llama", *GPTQ, packers.is_linear),
-        ("qwen3_moe", *AWQ, packers.is_linear),
-        ("gpt_oss", packers.mxfp4(), {"quant_method": "mxfp4"}, packers.is_expert),
+        pytest.param(*LLAMA, ON_CPU, id="gptq on cpu"),
+        pytest.param(*LLAMA, ON_CARD, id="gptq on the card"),
+        pytest.param(*MIXTURE, ON_CPU, id="awq on cpu"),
+        pytest.param(*MIXTURE, ON_CARD, id="awq on the card", marks=pytest.mark.sweep),
+        pytest.param(*MXFP4, ON_CPU, id="mxfp4 on cpu"),
+        pytest.param(*MXFP4, ON_CARD, id="mxfp4 on the card", marks=pytest.mark.sweep),
     ],
-    ids=["llama-gptq", "qwen3_moe-awq", "gpt_oss-mxfp4"],
 )
 def test_greedy_tokens_are_those_of_the_dense_weights(
     tmp_path: Path, architecture: str, packer: packers.Packer, section: Any, chosen: Any, options: dict[str, Any]
