@@ -6,8 +6,8 @@ from typing import Any
 
 
 class TextEncoders:
-    """An auto class over those of transformers: a text encoder where they have one for the config, ``text_model`` of a model
-    with two towers (CLIP, SigLIP, CLAP), and the base model otherwise."""
+    """An auto class over those of transformers: a text encoder where they have one for the config, ``text_model`` of a
+    model with two towers (CLIP, SigLIP, CLAP), and the base model otherwise."""
 
     @classmethod
     def from_config(cls, config: Any, **options: Any) -> Any:
