@@ -395,7 +395,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             "architecture": self.model_name,
             "config": json_safe(config),
             "weights": self._weights().digest(),
-            "packed": packed_layouts(self._weights()),
+            "packed": {name: repr(layout) for name, layout in packed_layouts(self._weights()).items()},
             "plan": plan.key(),
             "toolchain": toolchain(),
             "library": source_version(),

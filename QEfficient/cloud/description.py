@@ -51,14 +51,30 @@ def _quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def describe(opened: OpenedConfig, load_options: Mapping[str, Any], lens: Mapping[str, int]) -> dict[str, Any]:
-    """Describe a model, except for what depends on this machine and on weight files."""
+def describe(
+    opened: OpenedConfig, load_options: Mapping[str, Any], lens: Mapping[str, int], has_packed_weights: bool
+) -> dict[str, Any]:
+    """Describe a model, except for what depends on this machine and on the content of weight files.
+
+    Args:
+        opened: its config.
+        load_options: of ``from_pretrained``.
+        lens: see :func:`~QEfficient.cloud.stored_description.describe_model`.
+        has_packed_weights: whether it is quantised and its weights are here.
+    """
     from QEfficient.transformers.lowering.infer_cache_spec import refusing
 
     with _without_collecting(), _quiet_transformers():
         model = _outline(opened, load_options)
         with refusing(model.model):
-            return _described(model, lens)
+            description = _described(model, lens)
+        if has_packed_weights:
+            from QEfficient.cloud.packed_weights import weights_on_targets
+
+            trust = bool(load_options.get("trust_remote_code"))
+            for name, weights in weights_on_targets(model.hf_auto_class(), opened.folder, trust).items():
+                description["targets"][name]["weights"] = weights
+        return description
 
 
 def _outline(opened: OpenedConfig, load_options: Mapping[str, Any]) -> QEFFBaseModel:

@@ -48,7 +48,17 @@ def _len(cls: type[Options], name: str, options: dict[str, Any]) -> int:
 def _reasons(target: dict[str, Any]) -> str:
     refused = [f"not {name}: {reason}" if name != "all" else reason for name, reason in target["refused"].items()]
     here = [f"not on this machine: {target['unavailable']}"] if target["unavailable"] else []
-    return "; ".join([*refused, *here])
+    return "; ".join([*_weights_of(target), *refused, *here])
+
+
+def _weights_of(target: dict[str, Any]) -> list[str]:
+    """What becomes of quantised weights."""
+    from QEfficient.store.files import readable_bytes
+
+    if (weights := target.get("weights")) is None:
+        return []
+    counts = f"{weights['num_packed']} quantised stay packed, {weights['num_expanded']} are expanded"
+    return [f"weights take {readable_bytes(weights['weights_bytes'])} ({counts})"]
 
 
 def _lines(description: dict[str, Any]) -> dict[str, str]:

@@ -43,12 +43,15 @@ def describe_model(source: ModelSource, lens: Mapping[str, int]) -> dict[str, An
         files = local_weight_files(opened.folder)
         if files is not None:
             files.check_config(opened.config)
+    is_quantized = quantization(opened.config) is not None
     ingredients = _ingredients(opened.folder, opened.config, source, lens)
+    if is_quantized and files is not None:
+        ingredients["weights"] = [file.identity for file in files.files()]
     description = read_note(_KIND, ingredients) if opened.is_self_contained else None
     if description is None or "targets" not in description:
         from QEfficient.cloud.description import describe
 
-        description = describe(opened, source.load_options, lens)
+        description = describe(opened, source.load_options, lens, "weights" in ingredients)
         if opened.is_self_contained:
             write_note(_KIND, ingredients, description)
     description["quantization"] = quantization(opened.config)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import quantized_models
 import tiny_models
 from cloud.commands import Cli, run_python, save
 
@@ -85,6 +86,20 @@ def test_a_second_time_needs_no_torch(checkpoint: Path, own_store: Path) -> None
     (stored,) = (own_store / "descriptions").iterdir()
     stored.write_text("{")
     assert run_python("-c", script).out == first.out
+
+
+def test_a_quantised_checkpoint(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    """Eight bits stay packed on the processor and not on the card."""
+    packer, section = quantized_models.gptq(8), {"quant_method": "gptq", "bits": 8}
+    folder, _ = quantized_models.quantize(checkpoint, tmp_path / "gptq", packer, section)
+    targets = cli("inspect", folder, "--json").json["targets"]
+    on_cpu, on_card = (targets[name]["weights"] for name in ("cpu", "cloud-ai-100"))
+    assert (on_cpu["num_packed"], on_cpu["num_expanded"]) == (on_card["num_expanded"], on_card["num_packed"])
+    assert on_cpu["num_expanded"] == 0 < on_cpu["num_packed"]
+    assert on_cpu["weights_bytes"] < on_card["weights_bytes"]
+    assert "stay packed" in cli("inspect", folder).out
+    (folder / "model.safetensors").unlink()
+    assert "weights" not in cli("inspect", folder, "--json").json["targets"]["cpu"]
 
 
 def test_another_length_is_another_answer(cli: Cli, checkpoint: Path) -> None:

@@ -6,7 +6,9 @@ import onnx_ir as ir
 
 from QEfficient.exporter.transforms.pack_linears import pack
 
+BITS = (4,)
+
 
 def apply(model: ir.Model) -> int:
     """Rewrite ``model`` in place; returns the number of products."""
-    return pack(model, (4,))
+    return pack(model, BITS)

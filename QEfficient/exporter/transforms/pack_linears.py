@@ -43,6 +43,13 @@ class Layout:
         """Of a row."""
         return self.num_columns // self.block
 
+    @property
+    def num_bytes(self) -> int:
+        """Of integers, scales and zero points."""
+        zero_point_bits = self.bits if self.has_zero_points else 0
+        bits = self.num_columns * self.bits + self.num_blocks * (32 + zero_point_bits)
+        return self.num_rows * bits // 8
+
 
 def layout_of(form: Packed) -> Layout | None:
     """How the operator stores a weight; None where it cannot."""
@@ -60,9 +67,13 @@ def layout_of(form: Packed) -> Layout | None:
     return Layout(num_rows, num_columns, bits, block, form.has_zero_points, offset)
 
 
+BITS = (4, 8)
+"""Of the integers that stay packed."""
+
+
 def apply(model: ir.Model) -> int:
     """Rewrite ``model`` in place; returns the number of products."""
-    return pack(model, (4, 8))
+    return pack(model, BITS)
 
 
 def pack(model: ir.Model, bits: Collection[int]) -> int:
@@ -93,10 +104,10 @@ def pack(model: ir.Model, bits: Collection[int]) -> int:
     return num_packed
 
 
-def packed_layouts(source: WeightSource) -> dict[str, str]:
-    """For each weight that a graph may keep packed, how; in words for a key."""
+def packed_layouts(source: WeightSource) -> dict[str, Layout | None]:
+    """How the operator stores each quantised weight of ``source``; None for one that it cannot."""
     readers = {name: source.packed(name) for name in source.tensors}
-    return {name: repr(layout_of(reader.form)) for name, reader in readers.items() if reader is not None}
+    return {name: layout_of(reader.form) for name, reader in readers.items() if reader is not None}
 
 
 def _linear_weight(node: ir.Node) -> Weight | None:
