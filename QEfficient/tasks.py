@@ -104,7 +104,10 @@ def auto_class_for_config(config: PretrainedConfig) -> type[QEFFBaseModel]:
         auto_class = task.load_auto_class()
         if auto_class.takes(config, heads):
             return auto_class
-    raise UnsupportedModel(f"No class here runs {', '.join(heads)} yet.")
+    raise UnsupportedModel(
+        f"No class here runs {', '.join(heads)} yet. QEFFAutoModel gives the hidden states that many such models have "
+        "for text."
+    )
 
 
 def auto_class_for_model(model: PreTrainedModel) -> type[QEFFBaseModel]:

@@ -200,6 +200,23 @@ def _report_speed(info: CloudAI100ExecInfo) -> None:
     note(str(info).splitlines()[-1])
 
 
+def _read_line() -> str:
+    """A line of stdin.
+
+    Decoded alone: the text layer would lose the lines that are read together with one that it cannot decode.
+
+    Raises:
+        EOFError: there is none.
+        UnicodeDecodeError: it has another encoding.
+    """
+    octets = getattr(sys.stdin, "buffer", None)
+    if octets is None:
+        return input()
+    if not (line := octets.readline()):
+        raise EOFError
+    return str(line, sys.stdin.encoding)
+
+
 class _Chat:
     """A conversation with its history."""
 
@@ -232,9 +249,12 @@ class _Chat:
     def _read_turns(self) -> Iterator[str]:
         while True:
             try:
-                text = (self._ask() if self._is_interactive else input()).strip()
+                text = (self._ask() if self._is_interactive else _read_line()).strip()
             except EOFError:
                 return
+            except UnicodeDecodeError as error:
+                note(f"error: a line of the conversation is not {error.encoding.upper()}, and is left out.")
+                continue
             if text == "/exit":
                 return
             if text:

@@ -50,7 +50,7 @@ def read_prompts(prompt: str | list[str] | None, file: str | os.PathLike[str] | 
     else:
         prompts = list(prompt) if isinstance(prompt, list) else str(prompt).split("|")
     if not prompts:
-        raise _no_text(file, "it has no prompt") if file is not None else OptionError("There is no prompt.")
+        raise OptionError(f"The file of prompts {file} has no prompt." if file is not None else "There is no prompt.")
     return prompts
 
 

@@ -27,6 +27,7 @@ _NEUTRAL: dict[str, Any] = {
     "stop_strings": None,
     "suppress_tokens": None,
     "typical_p": 1.0,
+    "watermarking_config": None,
 }
 
 

@@ -246,7 +246,16 @@ class ForeignTokenizer:
         return list(encoding["input_ids"]), None if token_types is None else list(token_types)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True, **options: bool) -> str:
-        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens, **options)
+        known, decode = list(ids), partial(self._tokenizer.decode, skip_special_tokens=skip_special_tokens, **options)
+        try:
+            return decode(known)
+        except (LookupError, ValueError, TypeError) as error:
+            # Rust drops ids beyond its vocabulary, where a model has more than its tokenizer; Python raises.
+            size = len(self._tokenizer)
+            inside = [each for each in known if each < size]
+            if len(inside) == len(known):
+                raise OptionError(f"{type(self._tokenizer).__name__} cannot decode {known[:8]}: {error}") from error
+            return decode(inside)
 
     def text_stream(self) -> TextStream:
         tokenizer = self._tokenizer

@@ -46,6 +46,17 @@ def test_opened_again_it_is_the_same(slow: Callable[[str], Any], tmp_path: Path,
         assert "".join(opened.stream(ids)) == opened.decode(ids)
 
 
+@pytest.mark.parametrize("kind", SLOW)
+def test_ids_beyond_the_vocabulary(slow: Callable[[str], Any], tmp_path: Path, kind: str) -> None:
+    """A model may have more: as nothing, or as unknown tokens."""
+    save_tokenizer(slow(kind), tmp_path / "tokenizer", "here")
+    opened = open_tokenizer(tmp_path / "tokenizer")
+    ids = opened.encode(TEXTS[0])
+    beyond = [*ids, 10**6, 10**6 + 1]
+    assert opened.decode(beyond).replace("<unk>", "").split() == opened.decode(ids).split()
+    assert "".join(opened.stream(beyond)) == opened.decode(beyond)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_translator_in_python(slow: Callable[[str], Any], target: str) -> None:
     hf, tokenizer = tiny_model("seq2seq", "m2m_100"), slow("m2m_100")

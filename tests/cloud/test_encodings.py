@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +111,15 @@ def test_a_chat(ascii_cli: Ascii, package: Path) -> None:
     messages = json.loads(ascii_cli(*ask, "--json"))["messages"]
     assert messages[0]["content"] == TEXT
     assert ascii_cli(*ask) == escaped(messages[1]["content"], "ascii") + "\n"
+
+
+def test_a_line_of_a_chat_in_another_encoding(package: Path) -> None:
+    """It is left out; the conversation goes on."""
+    command = [sys.executable, "-m", "QEfficient.cloud.execute", str(package), "--chat", "--json", *SHORT]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, input=b"h\xe9\nhello\n", capture_output=True, check=True, env=environment)
+    assert b"is not UTF-8, and is left out" in done.stderr
+    assert json.loads(done.stdout)["messages"][0]["content"] == "hello"
 
 
 def test_streaming_in_python(package: Path, answer: str, monkeypatch: pytest.MonkeyPatch) -> None:

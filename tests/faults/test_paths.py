@@ -56,9 +56,6 @@ def test_file_of_prompts(name: str) -> None:
 
 def test_file_of_prompts_that_is_not_utf8(tmp_path: Path) -> None:
     contents = {
-        b"\xff\xfe": "no prompt",
-        b"": "no prompt",
-        b" \n\r\n": "no prompt",
         b"a\ncaf\xe9\n": "line 2 is not UTF-8",
         b"\xef\xbb\xbfcaf\xe9": "line 1 is not UTF-8",
         b"\xff\xfea": "line 1 is not UTF-16",
@@ -69,6 +66,10 @@ def test_file_of_prompts_that_is_not_utf8(tmp_path: Path) -> None:
     for content, says in contents.items():
         (tmp_path / "prompts").write_bytes(content)
         with pytest.raises(OptionError, match=rf"prompts cannot be read: .*{says}.*Save it as UTF-8"):
+            read_prompts(None, tmp_path / "prompts")
+    for content in (b"", b"\xff\xfe", b" \n\r\n"):
+        (tmp_path / "prompts").write_bytes(content)
+        with pytest.raises(OptionError, match="prompts has no prompt"):
             read_prompts(None, tmp_path / "prompts")
 
 

@@ -165,6 +165,7 @@ def test_frequencies_are_the_probabilities(options: dict[str, Any]) -> None:
 def test_entries_that_the_engine_does_not_follow_are_named() -> None:
     config = {"no_repeat_ngram_size": 3, "min_new_tokens": 0, "num_beams": 1, "suppress_tokens": [7], "top_k": 50}
     assert entries_without_effect(config) == ["no_repeat_ngram_size=3", "suppress_tokens=[7]"]
+    assert entries_without_effect({"watermarking_config": {"bias": 2.0}}) == ["watermarking_config={'bias': 2.0}"]
 
 
 BANNED = [[5], [17, 3], [0, 17, 8], [40, 17, 9], [2], [1] * 20]

@@ -46,7 +46,7 @@ from QEfficient.transformers.checkpoint.files import (
     read_config,
     read_json,
 )
-from QEfficient.transformers.checkpoint.loader_errors import loader_errors
+from QEfficient.transformers.checkpoint.loader_errors import label_of, loader_errors
 from QEfficient.transformers.checkpoint.missing import mark_missing
 from QEfficient.transformers.checkpoint.packed import Quantized
 from QEfficient.transformers.checkpoint.unread import UnreadParameter, evaluate, mapped, stored_in
@@ -113,10 +113,17 @@ def resolve(model_name: str | os.PathLike[str], *, config_only: bool = False, **
                 folder = _download(name, hub_options, shards)
     if not (folder / "config.json").is_file():
         raise CheckpointNotFound(
-            f"'{name}' has no config.json, so it is not a transformers checkpoint. "
-            "Give the folder that save_pretrained() made, or a model id on the Hub."
+            f"'{name}' has no config.json, so it is not a transformers checkpoint. {_where_else(folder)}"
         )
     return folder
+
+
+def _where_else(folder: Path) -> str:
+    """What to give instead of a folder without a config."""
+    inside = sorted(path.parent for path in folder.glob("*/config.json"))
+    if inside:
+        return f"Its folder {inside[0].name} has one: give {inside[0]}."
+    return "Give the folder that save_pretrained() made, or a model id on the Hub."
 
 
 def _download(model_name: str, options: dict[str, Any], wanted: list[str], unwanted: list[str] | None = None) -> Path:
@@ -245,7 +252,7 @@ def _load(
     with (
         _LOADING,
         weights_opened_by(open_path, paths, in_this_thread=in_this_thread),
-        loader_errors(files.folder, f"the {auto_class.__name__}", unknown=(ValueError, KeyError)),
+        loader_errors(files.folder, f"the {label_of(auto_class)}", unknown=(ValueError, KeyError)),
         _quiet_transformers(),
     ):
         model, info = auto_class.from_pretrained(files.folder, **report, **options)

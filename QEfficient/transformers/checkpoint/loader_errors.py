@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from QEfficient.errors import CorruptCheckpoint, QEffError, UnsafeCheckpoint, UnsupportedModel
 from QEfficient.store.files import full_disk, says_full
@@ -32,6 +34,14 @@ def loader_errors(folder: Path, what: str, *, unknown: tuple[type[Exception], ..
         raise _translated(folder, what, error, unknown) from error
 
 
+_NO_CLASS = re.compile(r"Unrecognized configuration class <class '(?:[\w.]*\.)?(\w+)'>")
+
+
+def label_of(auto_class: Any) -> str:
+    """What messages call a class that loads models."""
+    return str(getattr(auto_class, "label", auto_class.__name__))
+
+
 def _translated(folder: Path, what: str, error: Exception, unknown: tuple[type[Exception], ...]) -> QEffError:
     if isinstance(error, ImportError):
         return UnsupportedModel(f"Reading {what} of {folder} needs a package that is not installed: {error}")
@@ -39,6 +49,11 @@ def _translated(folder: Path, what: str, error: Exception, unknown: tuple[type[E
         return UnsafeCheckpoint(
             f"{folder}: transformers has no class for {what}, and the checkpoint's would run its Python "
             "files. Read them, then pass trust_remote_code=True if you trust them."
+        )
+    if isinstance(error, unknown) and (config := _NO_CLASS.search(str(error))):
+        return UnsupportedModel(
+            f"{folder}: transformers has no {what.removeprefix('the ')} for a {config.group(1)}. `qefficient inspect` "
+            "says which class runs the model."
         )
     if isinstance(error, unknown):
         return UnsupportedModel(f"transformers cannot read {what} of {folder}: {_said(error)}")

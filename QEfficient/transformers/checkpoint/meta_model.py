@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from transformers.initialization import no_init_weights
 
 from QEfficient.transformers.checkpoint.build_limits import BuildLimits
-from QEfficient.transformers.checkpoint.loader_errors import loader_errors
+from QEfficient.transformers.checkpoint.loader_errors import label_of, loader_errors
 
 _NO_CONTENT = frozenset({torch.empty, torch.rand, torch.randn, torch.empty_strided})
 """What makes tensors whose values nobody has said yet."""
@@ -33,7 +33,7 @@ def outline(auto_class: Any, config: Any, folder: Path, trust_remote_code: bool 
         UnsupportedModel: transformers knows no model of this kind for the config.
         CorruptCheckpoint: a value of the config makes no model, or one that is too large.
     """
-    with loader_errors(folder, f"the {auto_class.__name__}", unknown=(ValueError, KeyError)):
+    with loader_errors(folder, f"the {label_of(auto_class)}", unknown=(ValueError, KeyError)):
         with BuildLimits(folder), _OnMeta(), no_init_weights():
             model = auto_class.from_config(config, trust_remote_code=trust_remote_code)
         model.tie_weights()

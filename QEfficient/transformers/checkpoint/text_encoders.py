@@ -4,30 +4,57 @@ from __future__ import annotations
 
 from typing import Any
 
+from QEfficient.errors import UnsupportedModel
+
 
 class TextEncoders:
     """An auto class over those of transformers: a text encoder where they have one for the config, ``text_model`` of a
     model with two towers (CLIP, SigLIP, CLAP), and the base model otherwise."""
 
+    label = "text encoder"
+
     @classmethod
     def from_config(cls, config: Any, **options: Any) -> Any:
         """As of transformers' auto classes."""
-        auto_class = cls._auto_class(config)
-        model = auto_class.from_config(config, **options)
+        if (saved_by := _saved_by(config)) is not None:
+            return saved_by._from_config(config)
+        model = _auto_class(config).from_config(config, **options)
         return _tower(model) or model
 
     @classmethod
     def from_pretrained(cls, folder: Any, *, config: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
-        """As of transformers' auto classes, with the loading info of what is returned."""
-        model, info = cls._auto_class(config).from_pretrained(folder, config=config, **options)
-        tower = _tower(model)
-        return (model, info) if tower is None else (tower, _info_of_tower(info))
+        """As of transformers' auto classes, with the loading info of what is returned.
 
-    @staticmethod
-    def _auto_class(config: Any) -> Any:
-        from transformers import AutoModel, AutoModelForTextEncoding
+        Raises:
+            UnsupportedModel: the checkpoint has nothing of the text tower.
+        """
+        model, info = (_saved_by(config) or _auto_class(config)).from_pretrained(folder, config=config, **options)
+        if (tower := _tower(model)) is None:
+            return model, info
+        info = _info_of_tower(info)
+        if info["missing_keys"] >= dict(tower.named_parameters()).keys():
+            raise UnsupportedModel(
+                f"{folder} has no weights for the {_TOWER} of {type(model).__name__}, which encodes text: it was saved "
+                f"as {', '.join(config.architectures or ['another class'])}, with other names."
+            )
+        tower.config.name_or_path = model.config.name_or_path
+        return tower, info
 
-        return AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
+
+def _auto_class(config: Any) -> Any:
+    from transformers import AutoModel, AutoModelForTextEncoding
+
+    return AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
+
+
+def _saved_by(config: Any) -> Any | None:
+    """The class that a checkpoint names, where transformers has no auto class for its config: a tower saved alone."""
+    import transformers
+
+    if type(config) in _auto_class(config)._model_mapping or getattr(config, "auto_map", None):
+        return None
+    classes = [getattr(transformers, name, None) for name in config.architectures or ()]
+    return next((each for each in classes if getattr(each, "config_class", None) is type(config)), None)
 
 
 _TOWER = "text_model"

@@ -93,9 +93,9 @@ class WeightFiles:
         self.paths = [contained(folder, name) for name in _names(folder)]
         missing = [path for path in self.paths if not path.exists()]
         if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise CorruptCheckpoint(
-                f"{folder} lacks {missing[0].name} (and {len(missing) - 1} more), which {_INDEX} names. Download the "
-                "checkpoint again."
+                f"{folder} lacks {missing[0].name}{more}, which {_INDEX} names. Download the checkpoint again."
             )
         self._files = {path: _checked(path) for path in self.paths}
         if not self._files:

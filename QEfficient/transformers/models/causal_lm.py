@@ -55,6 +55,9 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         model: a Hugging Face causal LM, already loaded; :meth:`from_pretrained` loads one.
         continuous_batching: upstream's switch; :meth:`compile` with ``full_batch_size`` needs no switch here.
         tokenizer: used by :meth:`generate` and put into the package.
+
+    Raises:
+        UnsupportedModel: tokens of the model attend to later ones, as in a masked language model.
     """
 
     task = "causal_lm"
@@ -64,6 +67,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
     def __init__(self, model: Any, continuous_batching: bool = False, *, tokenizer: Any | None = None) -> None:
         super().__init__(model, tokenizer=tokenizer)
         require_bool("continuous_batching", continuous_batching)
+        _check_causal(self._loaded())
         self.continuous_batching = continuous_batching
 
     @classmethod
@@ -81,7 +85,8 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
 
     @classmethod
     def takes_model(cls, model: PreTrainedModel) -> bool:
-        return hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is not None
+        has_head = hasattr(model, "get_output_embeddings") and model.get_output_embeddings() is not None
+        return has_head and not _is_bidirectional(model)
 
     def _plan(self, options: CausalLMCompileOptions, target: Target) -> CausalLMPlan:
         from QEfficient.transformers.lowering.apply import rope_depends_on_length
@@ -285,3 +290,19 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             report = report.with_numerics(numerics) if numerics is not None else report
         compiled.artifact = update_body(compiled.artifact, {"parity": report.to_dict()})
         return report
+
+
+def _is_bidirectional(model: PreTrainedModel) -> bool:
+    """Whether it is an encoder that its config does not make a decoder: what follows a text is no output of it."""
+    says_no = not getattr(model.config, "is_decoder", True)
+    return says_no and not all(getattr(module, "is_decoder", True) for module in model.modules())
+
+
+def _check_causal(model: PreTrainedModel) -> None:
+    if not _is_bidirectional(model):
+        return
+    raise UnsupportedModel(
+        f"{type(model).__name__} attends in both directions here: is_decoder is false in its config, as in the "
+        "checkpoint of a masked language model. QEFFAutoModel gives its hidden states. If it was trained to continue "
+        "text, load it with transformers' AutoModelForCausalLM.from_pretrained(..., is_decoder=True) and pass that."
+    )

@@ -55,10 +55,8 @@ def is_of_torch(name: str) -> bool:
     return name.startswith("torch.")
 
 
-def activation(name: str | None, num_labels: int) -> Activation | None:
+def activation(name: str | None) -> Activation | None:
     """What ``name`` asks for; None: the problem type decides.
-
-    With several labels, ``Identity`` is what sentence-transformers stores where nobody chose a function.
 
     Raises:
         UnsupportedModel: a package cannot run it.
@@ -67,7 +65,7 @@ def activation(name: str | None, num_labels: int) -> Activation | None:
         return None
     for known in get_args(Activation):
         if name.rpartition(".")[2] == known:
-            return None if known == "Identity" and num_labels > 1 else known
+            return known
     raise UnsupportedModel(
         f"The checkpoint scores with {shortened(name)}, and a package can with {', '.join(get_args(Activation))}. Take "
         f"{_KEY} out of its config.json or config_sentence_transformers.json, and apply it to the logits of generate()."

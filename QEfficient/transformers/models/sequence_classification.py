@@ -60,7 +60,7 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
 
     def _activation(self) -> Activation | None:
         """What makes scores of logits, where the checkpoint says it."""
-        return score_activation.activation(self._activation_name(), self.config.num_labels)
+        return score_activation.activation(self._activation_name())
 
     def _plan(self, options: EncoderCompileOptions, target: Target) -> SequencePlan:
         self._activation()

@@ -10,7 +10,14 @@ import pytest
 import torch
 from architectures.tiny import tiny_config
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForMaskedLM
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
+    BlipForImageTextRetrieval,
+    SiglipTextModel,
+)
 
 from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM, QEFFAutoModelForSequenceClassification
 from QEfficient.errors import CorruptCheckpoint, UnsupportedModel
@@ -88,6 +95,43 @@ def test_a_text_tower_needs_its_own_weights_only(tmp_path: Path, model_type: str
     leave_out(tmp_path, next(f"text_model.{name}" for name in tower.state_dict() if ".0." in name))
     with pytest.raises(CorruptCheckpoint, match=r"\.0\..* is missing"):
         QEFFAutoModel.from_pretrained(tmp_path)
+
+
+def test_a_text_tower_saved_alone(tmp_path: Path) -> None:
+    """transformers has no auto class for its config."""
+    torch.manual_seed(0)
+    hf = SiglipTextModel(tiny_config("text_encoder", "siglip").text_config).eval()
+    hf.save_pretrained(tmp_path)
+    with QEFFAutoModel.from_pretrained(tmp_path) as model:
+        model.compile(seq_len=16, precision="fp32", target="cpu")
+        states = model.generate(IDS)["output"]
+    for ids, got in zip(IDS, states, strict=True):
+        expected = hf(torch.tensor([ids])).last_hidden_state[0].detach().numpy()
+        np.testing.assert_allclose(got[: len(ids)], expected, atol=1e-4)
+
+
+def test_a_tower_under_other_names(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    BlipForImageTextRetrieval(tiny_config("text_encoder", "blip")).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match=rf"{tmp_path} has no weights.*BlipForImageTextRetrieval"):
+        QEFFAutoModel.from_pretrained(tmp_path)
+
+
+def test_a_model_of_another_class(tmp_path: Path) -> None:
+    saved_by(AutoModelForImageTextToText, "text_encoder", "blip-2", tmp_path)
+    with pytest.raises(UnsupportedModel, match=r"no AutoModelForCausalLM for a Blip2Config\. `qefficient inspect`"):
+        QEFFAutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "bert", "big_bird", "electra"])
+def test_a_masked_language_model_continues_no_text(tmp_path: Path, model_type: str) -> None:
+    """Its tokens attend to later ones."""
+    saved_by(AutoModelForMaskedLM, "text_encoder", model_type, tmp_path)
+    with pytest.raises(UnsupportedModel, match=r"is_decoder is false.*QEFFAutoModel"):
+        QEFFAutoModelForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match="is_decoder is false"):
+        QEFFAutoModelForCausalLM(AutoModelForCausalLM.from_pretrained(tmp_path))
+    QEFFAutoModelForCausalLM(AutoModelForCausalLM.from_pretrained(tmp_path, is_decoder=True))
 
 
 @pytest.mark.parametrize(

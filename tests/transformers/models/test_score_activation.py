@@ -71,8 +71,9 @@ def test_which_of_several_counts(tmp_path: Path) -> None:
     assert activation(checkpoint(tmp_path / "none", **none)) is None
 
 
-def test_identity_of_several_labels_was_chosen_by_nobody(tmp_path: Path) -> None:
-    assert activation(checkpoint(tmp_path, 3, **FILES["4 and 5"])) is None
+def test_identity_of_several_labels(tmp_path: Path) -> None:
+    """As CrossEncoder.predict: logits."""
+    assert activation(checkpoint(tmp_path, 3, **FILES["4 and 5"])) == "Identity"
 
 
 @pytest.mark.parametrize("target", ["cpu", "cloud-ai-100-sim"])
