@@ -174,6 +174,24 @@ def compressed_section(layout: str, **arguments: Any) -> dict[str, Any]:
     return {"quant_method": "compressed-tensors", "format": layout, "config_groups": {"group_0": group}}
 
 
+def bitsandbytes(kind: str, nested: bool = False, block_size: int = 64) -> Packer:
+    """The library bitsandbytes: "nf4" or "fp4", with its own dequantisation, or "int8" with the published one."""
+    from bitsandbytes import functional
+
+    def pack(weight: torch.Tensor) -> Packed:
+        if kind == "int8":
+            values, scales, _ = functional.int8_vectorwise_quant(weight.half())
+            parts = {".weight": values, ".SCB": scales, ".weight_format": torch.tensor(0, dtype=torch.uint8)}
+            return parts, functional.int8_vectorwise_dequant(values, scales)
+        stored, state = functional.quantize_4bit(
+            weight, blocksize=block_size, quant_type=kind, compress_statistics=nested
+        )
+        parts = {".weight": stored, **{f".weight.{name}": part for name, part in state.as_dict(packed=True).items()}}
+        return parts, functional.dequantize_4bit(stored, state)
+
+    return pack
+
+
 def is_linear(name: str, tensor: torch.Tensor) -> bool:
     """What quantising libraries convert: all linear weights but the head, and here one more that is left out."""
     is_matrix = tensor.ndim == 2 and name.endswith(".weight")

@@ -18,6 +18,7 @@ from QEfficient.transformers.checkpoint.files import quantization_section, read_
 from QEfficient.transformers.checkpoint.packed import Dense, Packing, Quantized, Stored, damaged, quantized
 from QEfficient.transformers.checkpoint.weight_files import TORCH_NAMES, WeightFile, WeightFiles
 from QEfficient.transformers.quantizers.awq import AWQ
+from QEfficient.transformers.quantizers.bitsandbytes import BitsAndBytes
 from QEfficient.transformers.quantizers.checks import Section
 from QEfficient.transformers.quantizers.compressed_tensors import CompressedTensors
 from QEfficient.transformers.quantizers.fp8 import FP8
@@ -61,6 +62,7 @@ FORMATS: dict[str, Format] = {
     "fp8": FP8,
     "compressed-tensors": CompressedTensors,
     "mxfp4": MXFP4,
+    "bitsandbytes": BitsAndBytes,
 }
 """By ``quant_method``."""
 _OLD_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}

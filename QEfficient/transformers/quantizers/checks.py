@@ -30,8 +30,9 @@ class Section:
 
     @property
     def method(self) -> str:
-        """The format's name in transformers; "unknown" if it has none."""
-        return str(self.values.get("quant_method", "unknown"))
+        """The format's name in transformers, which takes what does not say it for bitsandbytes'; else "unknown"."""
+        is_old = any(self.values.get(f"load_in_{bits}bit") for bits in (4, 8))
+        return str(self.values.get("quant_method", "bitsandbytes" if is_old else "unknown"))
 
     def choice(self, key: str, choices: Collection[object], default: object = None) -> Any:
         """A value that must be one of ``choices``; compared without case.
@@ -141,6 +142,23 @@ def require_axes(stored: Stored, num_axes: int) -> tuple[int, ...]:
     return shape
 
 
+def read_octets(stored: Stored, max_bytes: int) -> bytes:
+    """The bytes of a small part.
+
+    Raises:
+        CorruptCheckpoint: it is larger, or its file ends inside it.
+    """
+    num_bytes = stored.tensor.num_bytes
+    if num_bytes > max_bytes:
+        raise damaged(stored, f"has {num_bytes} bytes, expected at most {max_bytes}")
+    with stored.file.path.open("rb") as file:
+        file.seek(stored.offset)
+        octets = file.read(num_bytes)
+    if len(octets) != num_bytes:
+        raise damaged(stored, "ends early")
+    return octets
+
+
 def read_integers(stored: Stored, count: int) -> tuple[int, ...]:
     """A part of a few positive integers, such as a shape.
 
@@ -149,10 +167,8 @@ def read_integers(stored: Stored, count: int) -> tuple[int, ...]:
     """
     require_shape(stored, count)
     require_dtype(stored, torch.int32, torch.int64)
-    num_bytes = count * stored.tensor.dtype.itemsize
-    with stored.file.path.open("rb") as file:
-        file.seek(stored.offset)
-        values = np.frombuffer(file.read(num_bytes), f"<i{stored.tensor.dtype.itemsize}").tolist()
-    if len(values) != count or min(values) < 1:
+    item_bytes = stored.tensor.dtype.itemsize
+    values = np.frombuffer(read_octets(stored, count * item_bytes), f"<i{item_bytes}").tolist()
+    if min(values) < 1:
         raise damaged(stored, f"holds {values}, expected {count} positive sizes")
     return tuple(values)

@@ -61,12 +61,19 @@ def put(part: str, make: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Te
     return change
 
 
+def state_with(state: torch.Tensor, **changes: Any) -> torch.Tensor:
+    content = json.dumps(json.loads(bytes(state.tolist())) | changes)
+    return torch.tensor([*content.encode()], dtype=torch.uint8)
+
+
 def with_nan(scales: torch.Tensor) -> torch.Tensor:
     scales = scales.clone()
     scales.view(-1)[3] = torch.nan
     return scales
 
 
+STATE = "weight.quant_state.bitsandbytes__nf4"
+NF4 = (packers.bitsandbytes("nf4"), {"quant_method": "bitsandbytes", "load_in_4bit": True})
 PACKED = (packers.compressed("pack-quantized", **W4A16), packers.compressed_section("pack-quantized", **W4A16))
 DAMAGE = [
     (packers.gptq(), GPTQ, drop("scales"), r"q_proj.* is stored without 'scales'"),
@@ -87,6 +94,13 @@ DAMAGE = [
     (*PACKED, put("weight_shape", lambda shape: shape * 2), "holds no"),
     (*PACKED, put("weight_scale", lambda scales: scales[:, :1]), "expected one scale for each block"),
     (*PACKED, put("weight_scale", with_nan), "weight_scale' holds NaN"),
+    (*NF4, drop("weight.absmax"), "is stored without 'absmax'"),
+    (*NF4, put("weight.absmax", lambda scales: scales[1:]), r"absmax' has shape"),
+    (*NF4, put("weight.quant_map", with_nan), r"quant_map' holds NaN"),
+    (*NF4, put(STATE, lambda state: state[:-1]), "is no JSON"),
+    (*NF4, put(STATE, lambda state: state_with(state, shape=[64, 128])), "which holds no"),
+    (*NF4, put(STATE, lambda state: state_with(state, blocksize=0)), "has the blocksize 0"),
+    (*NF4, put(STATE, lambda state: state_with(state, dtype="int8")), "has the dtype int8"),
     (*PACKED, put("weight_packed", lambda words: words[:, 1:]), "holds no"),
 ]
 

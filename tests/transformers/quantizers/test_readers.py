@@ -51,6 +51,18 @@ CASES |= {
     for name, (layout, arguments) in COMPRESSED.items()
 }
 
+NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+CASES |= {
+    "bitsandbytes-nf4": (packers.bitsandbytes("nf4"), NF4),
+    "bitsandbytes-nf4-double": (packers.bitsandbytes("nf4", nested=True), NF4),
+    "bitsandbytes-fp4": (packers.bitsandbytes("fp4", block_size=128), NF4),  # blocks of two rows
+    "bitsandbytes-int8": (packers.bitsandbytes("int8"), {"load_in_8bit": True}),
+}
+PACKED = {name for name in CASES if not any(part in name for part in ("fp8", "fp4", "nf4"))}
+"""What the operator holds: integers."""
+ROUNDED = {"bitsandbytes-int8"}
+"""What the library multiplies in another order than by one scale."""
+
 
 @pytest.mark.parametrize("case", CASES)
 def test_weights_are_those_of_the_format(tmp_path: Path, case: str) -> None:
@@ -64,11 +76,8 @@ def test_weights_are_those_of_the_format(tmp_path: Path, case: str) -> None:
     for name, tensor in load_model(AutoModelForCausalLM, folder).named_parameters():
         assert torch.equal(tensor, values[name])
         assert torch.equal(torch.cat(list(source.read(name))).reshape(tensor.shape), tensor)
-        assert torch.equal(tensor, dense.get(name, tensor))
-
-
-PACKED = {name for name in CASES if not any(part in name for part in ("fp8", "fp4"))}
-"""What the operator holds: integers."""
+        expected = dense.get(name, tensor)
+        torch.testing.assert_close(tensor, expected, rtol=1e-6 if case in ROUNDED else 0, atol=0)
 
 
 @pytest.mark.parametrize("case", CASES)
