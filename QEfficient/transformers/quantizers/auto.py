@@ -17,6 +17,7 @@ from QEfficient.errors import UnsupportedModel
 from QEfficient.transformers.checkpoint.files import quantization_section, read_json
 from QEfficient.transformers.checkpoint.packed import Dense, Packing, Quantized, Stored, damaged, quantized
 from QEfficient.transformers.checkpoint.weight_files import TORCH_NAMES, WeightFile, WeightFiles
+from QEfficient.transformers.quantizers.auto_round import AutoRound
 from QEfficient.transformers.quantizers.awq import AWQ
 from QEfficient.transformers.quantizers.bitsandbytes import BitsAndBytes
 from QEfficient.transformers.quantizers.checks import Section
@@ -61,6 +62,7 @@ FORMATS: dict[str, Format] = {
     "awq": AWQ,
     "fp8": FP8,
     "compressed-tensors": CompressedTensors,
+    "auto-round": AutoRound,
     "mxfp4": MXFP4,
     "bitsandbytes": BitsAndBytes,
 }

@@ -1,9 +1,10 @@
 """bitsandbytes: NF4 and FP4 in blocks, or integers of 8 bits with a scale per output feature.
 
 Parts of 4 bits, for [out, in] elements: ``weight`` [out * in / 2, 1] in uint8, two numbers a byte with the first in the
-higher bits; ``weight.quant_map`` [16], the numbers; ``weight.absmax``, the scales of blocks of the flat matrix, or, with
-double quantisation, indices into ``weight.nested_quant_map`` [256], with scales in ``weight.nested_absmax`` and an
-offset; ``weight.quant_state.*``, JSON in uint8. Of 8 bits: ``weight`` in int8, and ``SCB`` [out], 127 times the scales.
+higher bits; ``weight.quant_map`` [16], the numbers; ``weight.absmax``, the scales of blocks of the flat matrix;
+``weight.quant_state.*``, JSON in uint8. With double quantisation, the scales are indices into
+``weight.nested_quant_map`` [256], with scales in ``weight.nested_absmax`` and an offset. Of 8 bits: ``weight`` in int8,
+and ``SCB`` [out], 127 times the scales.
 """
 
 from __future__ import annotations

@@ -123,6 +123,7 @@ def test_damage(tmp_path: Path, plain: Path, packer: Any, section: Any, change: 
         (GPTQ | {"bits": "4"}, UnsupportedModel, r"quantization_config\.bits is '4'"),
         (GPTQ | {"checkpoint_format": "marlin"}, UnsupportedModel, "checkpoint_format is 'marlin'"),
         (AWQ | {"version": "exllama"}, UnsupportedModel, "version is 'exllama'"),
+        ({"quant_method": "auto-round", "bits": 4}, UnsupportedModel, "packing_format is None"),
         (AWQ | {"group_size": "32"}, CorruptCheckpoint, r"group_size is '32', expected a whole number"),
         ({"quant_method": "fp8", "weight_block_size": [0, 32]}, CorruptCheckpoint, "weight_block_size is"),
         ({"quant_method": "compressed-tensors"}, CorruptCheckpoint, "config_groups is None, expected an object"),

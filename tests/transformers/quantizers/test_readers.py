@@ -18,6 +18,7 @@ from QEfficient.transformers.checkpoint.from_checkpoint import copy_with_values,
 from QEfficient.transformers.checkpoint.load import load_model, load_skeleton
 from QEfficient.transformers.checkpoint.packed import Packed
 
+AUTO_ROUND = {"quant_method": "auto-round", "bits": 4, "group_size": 32, "data_type": "int", "sym": True}
 CASES = {
     "gptq": (packers.gptq(), {"quant_method": "gptq", "bits": 4}),
     "gptq-2": (packers.gptq(2, symmetric=False), {"quant_method": "gptq", "bits": 2}),
@@ -25,6 +26,8 @@ CASES = {
     "gptq-8-v2": (packers.gptq(8, v2=True), {"quant_method": "gptq", "bits": 8, "checkpoint_format": "gptq_v2"}),
     "awq": (packers.awq(16), {"quant_method": "awq", "bits": 4, "group_size": 16}),
     "gemv": (packers.awq(32, "gemv"), {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemv"}),
+    "auto-round": (packers.gptq(), AUTO_ROUND | {"packing_format": "auto_round:auto_gptq"}),
+    "auto-round-awq": (packers.awq(32), AUTO_ROUND | {"packing_format": "auto_round:auto_awq"}),
     "fp8": (packers.fp8(), {"quant_method": "fp8", "weight_block_size": [32, 32]}),
 }
 COMPRESSED = {
