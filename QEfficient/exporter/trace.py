@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import onnx_ir as ir
@@ -22,6 +23,7 @@ from QEfficient.exporter.context_functions import TRANSLATIONS, add_functions
 from QEfficient.exporter.decompose import decompose
 from QEfficient.exporter.toolchain import OPSET
 from QEfficient.exporter.traced_layers import EDGE_TRANSLATIONS
+from QEfficient.interrupts import interrupts_put_off
 from QEfficient.transformers.patches import (
     lean_tracing,
     own_decomposition,
@@ -41,6 +43,8 @@ def trace(graph: TaskGraph) -> ir.Model:
         SizeDependence: the model's code branches on the size of a dynamic axis.
         ExportError: PyTorch could not trace the model or write it as ONNX.
     """
+    with interrupts_put_off():  # it registers algorithms while it is imported, which a second time fails
+        import_module("networkx")  # torch.export does
     try:
         with torch.no_grad(), _patches():
             program = torch.export.export(

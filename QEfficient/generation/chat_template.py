@@ -13,6 +13,8 @@ from QEfficient.generation.template_process import PROCESS, RenderError
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """Keys of a message's reasoning, the first the one that templates read; gpt-oss's reads the second."""
+_MAX_TEXT, _MAX_GROWTH = 1_000_000, 4
+"""Characters that a template may add to a conversation, and times that it may repeat it."""
 _SCALARS: dict[type, Callable[[Any], Any]] = {str: str.__str__, int: int.__int__, float: float.__float__}
 """How the value of a subclass is read, which may print as something else."""
 
@@ -45,6 +47,20 @@ def render_chat(template: str, messages: Sequence[Mapping[str, Any]], variables:
         ) from error
     except (RecursionError, ValueError) as error:  # ValueError: of marshal, for what is nested deeply
         raise OptionError(f"The chat template {source} cannot take these messages: {error}.") from error
+
+
+def checked_length(text: str, messages: Sequence[Mapping[str, Any]]) -> str:
+    """The text of a conversation, for a tokenizer: of what is out of proportion, it would take seconds and gigabytes.
+
+    Raises:
+        OptionError: it is much longer than the messages.
+    """
+    if len(text) > _MAX_TEXT and len(text) > _MAX_TEXT + _MAX_GROWTH * len(repr(messages)):
+        raise OptionError(
+            f"The chat template makes {len(text):,} characters of these messages, more than {_MAX_TEXT:,} and "
+            f"{_MAX_GROWTH} times their own. Correct the template, or give the prompt as text."
+        )
+    return text
 
 
 def _printable(error: RenderError) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer
 
 from QEfficient.errors import CorruptArtifact, LifecycleError, OptionError
-from QEfficient.generation.chat_template import render_chat
+from QEfficient.generation.chat_template import checked_length, render_chat
 from QEfficient.generation.prompts import checked_text, token_ids
 from QEfficient.generation.space_cleanup import clean_up
 from QEfficient.generation.streaming import TextStream
@@ -168,7 +168,7 @@ class PackageTokenizer:
             OptionError: the checkpoint has no chat template, or the template refuses the conversation, fails on it, or
                 takes more than 2 s or 64 MiB.
         """
-        return self.encode(self.render_chat(messages), add_special_tokens=False)
+        return self.encode(checked_length(self.render_chat(messages), messages), add_special_tokens=False)
 
     def render_chat(self, messages: list[Mapping[str, str]]) -> str:
         """The conversation as the text that the model was trained on. Raises as :meth:`encode_chat`."""
@@ -273,7 +273,7 @@ class ForeignTokenizer:
     def encode_chat(self, messages: list[Mapping[str, str]]) -> list[int]:
         if not getattr(self._tokenizer, "chat_template", None):
             raise OptionError(_NO_TEMPLATE)
-        return self.encode(self.render_chat(messages), add_special_tokens=False)
+        return self.encode(checked_length(self.render_chat(messages), messages), add_special_tokens=False)
 
     def render_chat(self, messages: list[Mapping[str, str]]) -> str:
         from transformers import PreTrainedTokenizerBase

@@ -21,7 +21,7 @@ from QEfficient import QEFFAutoModelForCausalLM
 from QEfficient.cloud.app import app
 from QEfficient.errors import OptionError
 from QEfficient.generation import template_process
-from QEfficient.generation.chat_template import render_chat
+from QEfficient.generation.chat_template import checked_length, render_chat
 from QEfficient.generation.package import from_package
 from QEfficient.generation.tokenizer import ForeignTokenizer, PackageTokenizer
 
@@ -119,6 +119,16 @@ def test_chat_that_is_nested_without_end() -> None:
         render("{{ messages }}", [message])
 
 
+def test_text_that_no_tokenizer_should_see() -> None:
+    """It fits into the memory; its tokens would take seconds and gigabytes."""
+    tokenizer = tiny_models.tiny_tokenizer()
+    tokenizer.chat_template = "{{ 'a' * 10500000 }}"
+    with pytest.raises(OptionError, match="makes 10,500,000 characters of these messages"):
+        ForeignTokenizer(tokenizer).encode_chat(CHAT)
+    long = [{"role": "user", "content": "x" * 1_000_000}]
+    assert checked_length("x" * 3_000_000, long)
+
+
 def test_what_a_template_may_use() -> None:
     """A chat of a megabyte, a tenth of the time, and more than half of the memory."""
     long = [{"role": "user", "content": "word " * 200_000}]
@@ -191,7 +201,7 @@ def test_threads_share_the_process() -> None:
 
 FORKED = """
 import os
-from QEfficient.generation.chat_template import render_chat
+from QEfficient.generation.chat_template import checked_length, render_chat
 from QEfficient.generation.template_process import PROCESS
 
 def check(name):

@@ -141,8 +141,7 @@ def _operands(weight: Weight, bits: Collection[int]) -> _Operands | None:
     order = None
     if (groups := reader.column_groups()) is not None:
         order = groups.argsort(stable=True)
-        sizes = groups.bincount()
-        if not bool((sizes == reader.form.block[1]).all()):
+        if not bool((groups.bincount() == reader.form.block[1]).all()):
             return None
         if bool((groups.diff() >= 0).all()):
             order = None
@@ -215,7 +214,9 @@ class _LaidOut:
     def _by_block(self, rows: PackedRows, groups: torch.Tensor) -> torch.Tensor:
         """One number for each of the operator's blocks, from one for each group."""
         groups = groups.expand(len(rows.values), -1)
-        return groups.repeat_interleave(self.layout.num_blocks // groups.shape[1], 1)
+        if groups.shape[1] == 1:
+            return groups.expand(-1, self.layout.num_blocks)
+        return groups[:, torch.arange(self.layout.num_blocks) * self.layout.block // rows.group_size]
 
     def _bytes(self, integers: torch.Tensor) -> torch.Tensor:
         integers = integers.to(torch.uint8).reshape(-1)

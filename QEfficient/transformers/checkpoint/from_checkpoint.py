@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
+from QEfficient.errors import CorruptCheckpoint
 from QEfficient.store.notes import read_note, write_note
 from QEfficient.transformers.checkpoint.packed import PackedReader, Quantized
 from QEfficient.transformers.checkpoint.pieces import kept_by, pieces
-from QEfficient.transformers.checkpoint.source import FromModule, WeightSource
+from QEfficient.transformers.checkpoint.source import FromModule, NotFinite, WeightSource
 from QEfficient.transformers.checkpoint.unread import (
     Made,
     Reader,
@@ -23,6 +24,8 @@ from QEfficient.transformers.checkpoint.unread import (
     UnreadParameter,
     evaluate,
     mapped,
+    quantized_in,
+    stored_in,
 )
 from QEfficient.transformers.checkpoint.weight_files import WeightFile
 
@@ -111,11 +114,22 @@ class FromCheckpoint(FromModule):
         return digest
 
     def _content(self, name: str) -> str:
-        if not isinstance(self._tensors[name], UnreadParameter):
+        tensor = self._tensors[name]
+        if not isinstance(tensor, UnreadParameter):
             return super()._content(name)
+        unread = tensor.unread
         if name not in self._known:
-            self._known[name] = super()._content(name)
+            try:
+                self._known[name] = super()._content(name)
+            except NotFinite as error:
+                raise CorruptCheckpoint(f"{_files(unread)}: {error}") from error
         return self._known[name]
+
+
+def _files(unread: Unread) -> str:
+    """The files that a tensor is read from."""
+    stored = [*stored_in(unread), *(part for each in quantized_in(unread) for part in each.parts.values())]
+    return ", ".join(dict.fromkeys(str(each.file.path) for each in stored))
 
 
 def weight_source(model: nn.Module) -> WeightSource:

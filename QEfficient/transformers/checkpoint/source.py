@@ -78,6 +78,10 @@ def as_bytes(piece: torch.Tensor) -> memoryview:
     return memoryview(piece.view(torch.uint8).numpy())
 
 
+class NotFinite(CorruptCheckpoint):
+    """A weight holds NaN or infinity."""
+
+
 def content_digest(name: str, tensor: Dense, pieces: Iterable[torch.Tensor], *, must_be_finite: bool) -> str:
     """The digest of a tensor's bytes.
 
@@ -89,7 +93,7 @@ def content_digest(name: str, tensor: Dense, pieces: Iterable[torch.Tensor], *, 
     must_be_finite = must_be_finite and tensor.dtype.is_floating_point
     for piece in pieces:
         if must_be_finite and piece.numel() and not _is_finite(piece):
-            raise CorruptCheckpoint(
+            raise NotFinite(
                 f"Weight '{name}' {tensor.shape} holds NaN or infinity. The checkpoint is damaged or its training "
                 "diverged; download or save it again."
             )

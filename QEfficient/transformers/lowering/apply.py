@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.moe import ExpertsInterface
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from QEfficient.errors import CorruptCheckpoint
 from QEfficient.transformers.lowering.attention import paged_attention, retained_attention
 from QEfficient.transformers.lowering.experts import tiled_experts
 from QEfficient.transformers.lowering.masks import additive_mask, no_mask
@@ -138,7 +139,12 @@ def settle_rope(module: nn.Module, ctx_len: int | None) -> None:
                 continue
             prefix = "" if layer_type is None else f"{layer_type}_"
             extra = {} if layer_type is None else {"layer_type": layer_type}
-            inv_freq, scaling = ROPE_INIT_FUNCTIONS[rope_type](submodule.config, "cpu", seq_len=ctx_len, **extra)
+            try:
+                inv_freq, scaling = ROPE_INIT_FUNCTIONS[rope_type](submodule.config, "cpu", seq_len=ctx_len, **extra)
+            except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+                raise CorruptCheckpoint(
+                    f"The config's rope_parameters make no '{rope_type}' embedding: {error}"
+                ) from error
             setattr(submodule, f"{prefix}inv_freq", inv_freq)
             setattr(submodule, f"{prefix}attention_scaling", scaling)
             if layer_type is None:

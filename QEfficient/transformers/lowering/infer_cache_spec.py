@@ -20,7 +20,7 @@ from transformers.cache_utils import (
 )
 from transformers.modeling_outputs import MoEModelOutput
 
-from QEfficient.errors import QEffError, UnsupportedModel
+from QEfficient.errors import CorruptCheckpoint, QEffError, UnsupportedModel
 from QEfficient.transformers.lowering.apply import LoweredModel, run_eagerly
 from QEfficient.transformers.lowering.cache_spec import (
     CTX_LEN,
@@ -111,7 +111,10 @@ def depends_on_length(model: nn.Module) -> bool:
 
 def _window(extra: dict[str, Any]) -> int | None:
     """Sliding window in the arguments from which transformers builds a cache layer."""
-    return extra["config"].sliding_window if "config" in extra else extra.get("sliding_window")
+    window: int | None = extra["config"].sliding_window if "config" in extra else extra.get("sliding_window")
+    if window is not None and window < 1:
+        raise CorruptCheckpoint(f"The config's sliding window is {window}, expected a positive number of tokens.")
+    return window
 
 
 def _ring_axis(window: int | None, sizes: set[int]) -> str | None:

@@ -60,6 +60,17 @@ class Section:
             raise self.corrupt(key, f"is {shortened(value)}, expected a whole number")
         return value
 
+    def group_size(self, key: str) -> int:
+        """How many input features share a scale: a positive whole number, or -1 for all.
+
+        Raises:
+            CorruptCheckpoint: it is something else.
+        """
+        value = self.integer(key)
+        if value < 1 and value != -1:
+            raise self.corrupt(key, f"is {value}, expected a positive whole number or -1")
+        return value
+
     def pair(self, key: str) -> tuple[int, int] | None:
         """Two positive whole numbers, or None.
 

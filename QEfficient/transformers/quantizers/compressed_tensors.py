@@ -43,6 +43,7 @@ _FP4 = ("nvfp4-pack-quantized", "mxfp4-pack-quantized")
 _FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "dense", *_FP4)
 _PARTS = tuple(f"weight{end}" for end in ("", "_packed", "_scale", "_global_scale", "_shape", "_zero_point", "_g_idx"))
 _NVFP4_BLOCK = 16
+_INTEGERS = tuple(("int", bits) for bits in range(2, 9))
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,10 @@ class CompressedTensors:
     group_sizes: tuple[int, ...]
     blocks: tuple[tuple[int, int], ...]
     strategies: frozenset[str]
+    kinds: frozenset[tuple[str, int]]
+    """Types and bits of the numbers."""
+    is_asymmetric: bool
+    """Whether all groups have zero points."""
 
     suffixes: ClassVar[Mapping[str, str]] = {f".{part}": part for part in _PARTS}
     dense_suffix: ClassVar[str] = ".weight"
@@ -126,6 +131,8 @@ class CompressedTensors:
             tuple(sorted({size for group in weights if (size := group.integer("group_size", 0)) > 0})),
             tuple(sorted({block for group in weights if (block := group.pair("block_structure"))})),
             frozenset(map(_strategy, weights)),
+            frozenset((str(group.values.get("type") or "int"), group.integer("num_bits")) for group in weights),
+            bool(weights) and all(group.values.get("symmetric") is False for group in weights),
         )
 
     def packing(self, parts: Mapping[str, Stored]) -> PackedIntegers | BlockPacking | FP4Packing | None:
@@ -135,7 +142,10 @@ class CompressedTensors:
             CorruptCheckpoint: their shapes belong to no weight.
         """
         if "weight_packed" in parts:
+            if "weight" in parts:
+                raise damaged(parts["weight"], "is stored beside 'weight_packed', which is the same weight")
             is_fp4 = parts["weight_packed"].tensor.dtype == torch.uint8
+            self._require_kind(parts["weight_packed"], *([("float", 4)] if is_fp4 else _INTEGERS))
             return _fp4(parts) if is_fp4 else self._packed(parts)
         weight = parts.get("weight")
         if weight is not None and weight.tensor.dtype in (*FLOATS, torch.float64) and "weight_scale" not in parts:
@@ -145,14 +155,32 @@ class CompressedTensors:
         shape = require_axes(parts["weight"], 2)
         block = self._block(parts["weight_scale"], shape)
         is_float = parts["weight"].tensor.dtype == torch.float8_e4m3fn
-        zero_point = "weight_zero_point" if "weight_zero_point" in parts and not is_float else None
+        self._require_kind(parts["weight"], *([("float", 8)] if is_float else _INTEGERS))
+        if "weight_g_idx" in parts:
+            raise damaged(parts["weight_g_idx"], "is of packed integers, and 'weight' is not packed")
+        zero_point = self._zero_point(parts)
         if zero_point is not None:
             require_shape(parts[zero_point], *parts["weight_scale"].tensor.shape)
-            require_dtype(parts[zero_point], torch.int8)
+            require_dtype(parts[zero_point], torch.int8, torch.float8_e4m3fn)
         dtype = parts["weight_scale"].tensor.dtype
         lowest = 0 if is_float else -128
         form = Packed(shape, dtype, 8, block, lowest, has_zero_points=zero_point is not None, is_float=is_float)
         return BlockPacking(form, "weight_scale", zero_point)
+
+    def _require_kind(self, stored: Stored, *kinds: tuple[str, int]) -> None:
+        """
+        Raises:
+            CorruptCheckpoint: no group of the config has such numbers.
+        """
+        if self.kinds.isdisjoint(kinds):
+            said = ", ".join(sorted(f"{kind} of {bits} bits" for kind, bits in self.kinds))
+            raise damaged(stored, f"is stored as {stored.tensor.dtype}, and the config's weights are {said}")
+
+    def _zero_point(self, parts: Mapping[str, Stored]) -> str | None:
+        """The part with the zero points."""
+        if self.is_asymmetric:
+            require_parts(parts, "weight_zero_point")
+        return "weight_zero_point" if "weight_zero_point" in parts else None
 
     def _packed(self, parts: Mapping[str, Stored]) -> PackedIntegers:
         require_parts(parts, "weight_shape", "weight_scale")
@@ -164,13 +192,17 @@ class CompressedTensors:
         if shape[0] != num_rows or len(fitting) != 1:
             raise damaged(words, f"has shape {words.tensor.shape}, which holds no {shape} integers of {self.bits} bits")
         block = self._block(scale, shape)
-        if "weight_zero_point" in parts:
-            require_dtype(parts["weight_zero_point"], torch.int32)
-            require_shape(parts["weight_zero_point"], num_words(num_rows, fitting[0]), scale.tensor.shape[-1])
+        if block[0] not in (1, num_rows):
+            raise damaged(scale, f"is of blocks of {block[0]} rows, which packed integers do not have")
+        zero_point = self._zero_point(parts)
+        if zero_point is not None:
+            require_dtype(parts[zero_point], torch.int32)
+            require_shape(parts[zero_point], num_words(num_rows, fitting[0]), shape[1] // block[1])
         if "weight_g_idx" in parts:
+            require_dtype(parts["weight_g_idx"], torch.int32, torch.int64)
             require_shape(parts["weight_g_idx"], shape[1])
         (bits,), dtype = fitting, scale.tensor.dtype
-        return PackedIntegers(Packed(shape, dtype, bits, block, -(2 ** (bits - 1)), "weight_zero_point" in parts))
+        return PackedIntegers(Packed(shape, dtype, bits, block, -(2 ** (bits - 1)), zero_point is not None))
 
     def _block(self, scale: Stored, shape: tuple[int, ...]) -> tuple[int, int]:
         """Rows and columns that share a scale, by the shape of the scales."""

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from QEfficient.transformers.checkpoint.packed import Packed, PackedRows, Parts, Stored
+from QEfficient.transformers.checkpoint.packed import Packed, PackedRows, Parts, Stored, damaged
 from QEfficient.transformers.quantizers.checks import (
     FLOATS,
     Section,
@@ -83,6 +83,8 @@ class FP8:
             CorruptCheckpoint: their shapes belong to no weight.
         """
         weight = parts.get("weight")
+        if {"weight_scale", "weight_scale_inv"} <= parts.keys():
+            raise damaged(parts["weight_scale"], "is stored beside 'weight_scale_inv', which says the same")
         name = "weight_scale" if "weight_scale" in parts else "weight_scale_inv"
         if weight is not None and weight.tensor.dtype not in FLOAT8 and name not in parts:
             return None

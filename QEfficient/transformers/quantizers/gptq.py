@@ -59,6 +59,10 @@ class GPTQ:
     bits: int | None
     """None: they differ, and follow from the shapes of each weight."""
     zero_point_offset: int
+    group_size: int | None
+    """-1: one group for all input features; None: it follows from the shapes of each weight."""
+    has_order: bool
+    """Whether each weight says which group its input features are in."""
 
     suffixes: ClassVar[Mapping[str, str]] = {f".{part}": part for part in ("qweight", "qzeros", "scales", "g_idx")}
     dense_suffix: ClassVar[str] = ".weight"
@@ -73,8 +77,14 @@ class GPTQ:
         if section.values.get("is_marlin_format"):
             raise section.unsupported("is_marlin_format", "is true, and this version reads no such layout")
         section.choice("pack_dtype", ("int32",), "int32")
-        bits = section.choice("bits", _BITS)
-        return cls(None if section.values.get("dynamic") else bits, 1 if layout == "gptq" else 0)
+        bits, is_mixed = section.choice("bits", _BITS), bool(section.values.get("dynamic"))
+        group_size = None if section.values.get("group_size") is None else section.group_size("group_size")
+        return cls(
+            bits=None if is_mixed else bits,
+            zero_point_offset=1 if layout == "gptq" else 0,
+            group_size=None if is_mixed else group_size,
+            has_order=section.choice("desc_act", (False, True), False),
+        )
 
     def packing(self, parts: Mapping[str, Stored]) -> GPTQPacking:
         """How the weight of ``parts`` is packed.
@@ -82,7 +92,7 @@ class GPTQ:
         Raises:
             CorruptCheckpoint: their shapes belong to no weight.
         """
-        require_parts(parts, "qweight", "qzeros", "scales")
+        require_parts(parts, "qweight", "qzeros", "scales", *(["g_idx"] if self.has_order else []))
         words, zeros, scales = parts["qweight"], parts["qzeros"], parts["scales"]
         require_dtype(words, torch.int32)
         require_dtype(zeros, torch.int32)
@@ -94,13 +104,21 @@ class GPTQ:
         if "g_idx" in parts:  # says it where the last word is padded
             (num_columns,) = require_axes(parts["g_idx"], 1)
         require_shape(words, num_words(num_columns, bits), num_rows)
-        group_size = -(-num_columns // num_groups)
         if "g_idx" in parts:
             require_dtype(parts["g_idx"], torch.int32, torch.int64)
-        elif group_size * (num_groups - 1) >= num_columns:
-            raise damaged(scales, f"has {num_groups} groups, which do not divide {num_columns} input features")
+        group_size = self._group_size(scales, num_columns, num_groups)
         form = Packed((num_rows, num_columns), scales.tensor.dtype, bits, (1, group_size), has_zero_points=True)
         return GPTQPacking(form, self.zero_point_offset)
+
+    def _group_size(self, scales: Stored, num_columns: int, num_groups: int) -> int:
+        group_size = num_columns if self.group_size == -1 else self.group_size
+        if group_size is None:
+            if num_columns % num_groups:
+                raise damaged(scales, f"has {num_groups} groups, which do not divide {num_columns} input features")
+            return num_columns // num_groups
+        if -(-num_columns // group_size) != num_groups:
+            raise damaged(scales, f"has {num_groups} groups, expected groups of {group_size} of {num_columns} features")
+        return group_size
 
     def _bits(self, zeros: Stored, num_rows: int) -> int:
         width = require_axes(zeros, 2)[1]

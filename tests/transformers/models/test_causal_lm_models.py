@@ -6,6 +6,8 @@ slots, so slots are used again.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from greedy import answers, load, prompts, reference
 
 from QEfficient import QEFFAutoModelForCausalLM
-from QEfficient.errors import UnsupportedModel
+from QEfficient.errors import CorruptCheckpoint, UnsupportedModel
 
 COMPILE = {"ctx_len": 160, "precision": "fp32", "full_batch_size": 2}
 
@@ -102,3 +104,25 @@ def test_dynamic_rotary_embeddings_are_those_of_the_compiled_context(target: str
 def answers_len(model: QEFFAutoModelForCausalLM, ids: list[int], count: int) -> list[int]:
     row: np.ndarray = model.generate([ids], generation_len=count).generated_ids[0]
     return row.tolist()
+
+
+LONG_ROPE = {
+    **{"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 8},
+    **{"short_factor": [1.0] * 8, "long_factor": [1.0] * 7},
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "message"),
+    [
+        ("llama", {"rope_parameters": LONG_ROPE}, "rope_parameters make no 'longrope'"),
+        ("gemma3_text", {"sliding_window": 0}, "sliding window is 0"),
+    ],
+)
+def test_a_config_that_makes_no_model(tmp_path: Path, architecture: str, changes: dict[str, Any], message: str) -> None:
+    """Before anything is compiled."""
+    folder = tiny_models.save(tiny_models.causal_lm(architecture), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CorruptCheckpoint, match=message):
+        QEFFAutoModelForCausalLM.from_pretrained(folder).compile(target="cpu", ctx_len=32)

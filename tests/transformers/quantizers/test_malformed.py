@@ -50,6 +50,16 @@ def drop(part: str) -> Callable[[Tensors], None]:
     return change
 
 
+def add(part: str, tensor: torch.Tensor) -> Callable[[Tensors], None]:
+    return lambda tensors: tensors.update({f"{WEIGHT}.{part}": tensor})
+
+
+def blocks_of_16(tensors: Tensors) -> None:
+    for name in [name for name in tensors if name.endswith("weight_scale")]:
+        num_rows, width = tensors[name.replace("scale", "packed")].shape
+        tensors[name] = torch.ones(num_rows // 16, width * 8 // 16)
+
+
 def add_dense(tensors: Tensors) -> None:
     tensors[f"{WEIGHT}.weight"] = torch.zeros(64, 64)
 
@@ -74,6 +84,11 @@ def with_nan(scales: torch.Tensor) -> torch.Tensor:
 
 STATE = "weight.quant_state.bitsandbytes__nf4"
 NF4 = (packers.bitsandbytes("nf4"), {"quant_method": "bitsandbytes", "load_in_4bit": True})
+of_kind = packers.compressed_section
+W8A8 = {"num_bits": 8, "strategy": "channel"}
+BLOCK = {"num_bits": 4, "strategy": "block", "block_structure": [16, 16]}
+_ASYMMETRIC = W4A16 | {"symmetric": False}
+ASYMMETRIC = (packers.compressed("pack-quantized", **_ASYMMETRIC), of_kind("pack-quantized", **_ASYMMETRIC))
 PACKED = (packers.compressed("pack-quantized", **W4A16), packers.compressed_section("pack-quantized", **W4A16))
 DAMAGE = [
     (packers.gptq(), GPTQ, drop("scales"), r"q_proj.* is stored without 'scales'"),
@@ -94,6 +109,27 @@ DAMAGE = [
     (*PACKED, put("weight_shape", lambda shape: shape * 2), "holds no"),
     (*PACKED, put("weight_scale", lambda scales: scales[:, :1]), "expected one scale for each block"),
     (*PACKED, put("weight_scale", with_nan), "weight_scale' holds NaN"),
+    (packers.gptq(), GPTQ | {"group_size": 16}, lambda tensors: None, "expected groups of 16 of"),
+    (packers.gptq(act_order=True), GPTQ | {"desc_act": True}, drop("g_idx"), "is stored without 'g_idx'"),
+    (packers.fp8(), FP8, add("weight_scale", torch.full((2, 2), 5.0)), "stored beside 'weight_scale_inv'"),
+    (*PACKED, add("weight_g_idx", torch.linspace(0, 1.99, 64)), r"weight_g_idx' is stored as float32"),
+    (*PACKED, add("weight", torch.ones(64, 64)), "stored beside 'weight_packed'"),
+    (*PACKED, add("weight_zero_point", torch.zeros(8, 8, dtype=torch.int32)), r"weight_zero_point' has shape"),
+    (ASYMMETRIC[0], ASYMMETRIC[1], drop("weight_zero_point"), "is stored without 'weight_zero_point'"),
+    (PACKED[0], of_kind("int-quantized", num_bits=8, strategy="channel"), lambda tensors: None, "weight_packed"),
+    (PACKED[0], of_kind("pack-quantized", **BLOCK), blocks_of_16, "packed integers do not have"),
+    (
+        packers.compressed("int-quantized", **W8A8),
+        of_kind("int-quantized", **W8A8),
+        add("weight_g_idx", torch.zeros(64, dtype=torch.int32)),
+        "is of packed integers",
+    ),
+    (
+        packers.compressed("int-quantized", **W8A8),
+        of_kind("float-quantized", **W8A8 | {"type": "float"}),
+        lambda tensors: None,
+        "the config's weights are float of 8 bits",
+    ),
     (*NF4, drop("weight.absmax"), "is stored without 'absmax'"),
     (*NF4, put("weight.absmax", lambda scales: scales[1:]), r"absmax' has shape"),
     (*NF4, put("weight.quant_map", with_nan), r"quant_map' holds NaN"),
@@ -124,6 +160,8 @@ def test_damage(tmp_path: Path, plain: Path, packer: Any, section: Any, change: 
         (GPTQ | {"checkpoint_format": "marlin"}, UnsupportedModel, "checkpoint_format is 'marlin'"),
         (AWQ | {"version": "exllama"}, UnsupportedModel, "version is 'exllama'"),
         ({"quant_method": "auto-round", "bits": 4}, UnsupportedModel, "packing_format is None"),
+        (GPTQ | {"group_size": "banana"}, CorruptCheckpoint, r"group_size is 'banana', expected a whole number"),
+        (GPTQ | {"group_size": 0}, CorruptCheckpoint, r"group_size is 0, expected a positive whole number or -1"),
         (AWQ | {"group_size": "32"}, CorruptCheckpoint, r"group_size is '32', expected a whole number"),
         ({"quant_method": "fp8", "weight_block_size": [0, 32]}, CorruptCheckpoint, "weight_block_size is"),
         ({"quant_method": "compressed-tensors"}, CorruptCheckpoint, "config_groups is None, expected an object"),

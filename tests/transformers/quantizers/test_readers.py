@@ -21,6 +21,7 @@ from QEfficient.transformers.checkpoint.packed import Packed
 AUTO_ROUND = {"quant_method": "auto-round", "bits": 4, "group_size": 32, "data_type": "int", "sym": True}
 CASES = {
     "gptq": (packers.gptq(), {"quant_method": "gptq", "bits": 4}),
+    "gptq-48": (packers.gptq(group_size=48), {"quant_method": "gptq", "bits": 4, "group_size": 48}),  # 48 and 16 of 64
     "gptq-2": (packers.gptq(2, symmetric=False), {"quant_method": "gptq", "bits": 2}),
     "gptq-3": (packers.gptq(3, symmetric=False, act_order=True), {"quant_method": "gptq", "bits": 3}),
     "gptq-8-v2": (packers.gptq(8, v2=True), {"quant_method": "gptq", "bits": 8, "checkpoint_format": "gptq_v2"}),
