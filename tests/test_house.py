@@ -29,7 +29,7 @@ IMPORT_S = 0.3
 
 # Lowest first; a module imports from its own level and from those before it.
 LEVELS = (
-    ("errors", "version", "output", "progress", "forks", "machine"),
+    ("errors", "version", "output", "progress", "forks", "interrupts", "machine"),
     ("options", "contract", "targets", "tasks", "generation_config"),
     ("store",),
     ("transformers",),

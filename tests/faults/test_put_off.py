@@ -13,6 +13,7 @@ from QEfficient.interrupts import interrupts_put_off
 SCRIPT = """
 import signal, sys
 from QEfficient.interrupts import interrupts_put_off
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
 done = []
 try:
     with interrupts_put_off():

@@ -275,7 +275,7 @@ def test_loading_changes_nothing_for_other_threads(
     def other() -> None:
         loaded.append(AutoModelForCausalLM.from_pretrained(outside.parent).state_dict()[Q_PROJ])
 
-    check = loader._open
+    check = loader.safe_open
 
     def meanwhile(*args: Any, **options: Any) -> Any:
         thread = threading.Thread(target=other)
@@ -283,7 +283,7 @@ def test_loading_changes_nothing_for_other_threads(
         thread.join()
         return check(*args, **options)
 
-    monkeypatch.setattr(loader, "_open", meanwhile)
+    monkeypatch.setattr(loader, "safe_open", meanwhile)
     ours = load_model(AutoModelForCausalLM, folder).state_dict()[Q_PROJ]
     assert torch.equal(loaded[0], expected)
     assert not torch.equal(ours, expected)

@@ -20,7 +20,7 @@ from QEfficient.transformers.checkpoint.weight_files import TORCH_NAMES, WeightF
 from QEfficient.transformers.quantizers.auto_round import AutoRound
 from QEfficient.transformers.quantizers.awq import AWQ
 from QEfficient.transformers.quantizers.bitsandbytes import BitsAndBytes
-from QEfficient.transformers.quantizers.checks import Section
+from QEfficient.transformers.quantizers.checks import UNKNOWN, Section
 from QEfficient.transformers.quantizers.compressed_tensors import CompressedTensors
 from QEfficient.transformers.quantizers.fp8 import FP8
 from QEfficient.transformers.quantizers.gptq import GPTQ
@@ -110,6 +110,8 @@ def _section(folder: Path) -> Section | None:
 
 
 def _format(section: Section) -> Format:
+    if section.method == UNKNOWN:
+        raise section.unsupported("quant_method", f"is not there, and this version reads {', '.join(FORMATS)}")
     if section.method not in FORMATS:
         raise UnsupportedModel(
             f"{section.source}: the weights are quantised ('{section.method}'), and this version reads "

@@ -14,6 +14,7 @@ from QEfficient.errors import CorruptCheckpoint, UnsupportedModel
 from QEfficient.transformers.checkpoint.files import shortened
 from QEfficient.transformers.checkpoint.packed import Stored, damaged
 
+UNKNOWN = "unknown"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 """Dtypes of scales that are real numbers."""
 
@@ -32,7 +33,7 @@ class Section:
     def method(self) -> str:
         """The format's name in transformers, which takes what does not say it for bitsandbytes'; else "unknown"."""
         is_old = any(self.values.get(f"load_in_{bits}bit") for bits in (4, 8))
-        return str(self.values.get("quant_method", "bitsandbytes" if is_old else "unknown"))
+        return str(self.values.get("quant_method", "bitsandbytes" if is_old else UNKNOWN))
 
     def choice(self, key: str, choices: Collection[object], default: object = None) -> Any:
         """A value that must be one of ``choices``; compared without case.

@@ -154,7 +154,7 @@ def test_damage(tmp_path: Path, plain: Path, packer: Any, section: Any, change: 
     ("section", "error", "message"),
     [
         ({"quant_method": "exl2", "bits": 4}, UnsupportedModel, "'exl2'.* reads gptq, awq"),
-        ({"bits": 4}, UnsupportedModel, "'unknown'"),
+        ({"bits": 4}, UnsupportedModel, r"quantization_config\.quant_method is not there"),
         (GPTQ | {"bits": 5}, UnsupportedModel, r"quantization_config\.bits is 5.* reads 2, 3, 4, 8"),
         (GPTQ | {"bits": "4"}, UnsupportedModel, r"quantization_config\.bits is '4'"),
         (GPTQ | {"checkpoint_format": "marlin"}, UnsupportedModel, "checkpoint_format is 'marlin'"),
