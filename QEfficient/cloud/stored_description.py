@@ -43,9 +43,9 @@ def describe_model(source: ModelSource, lens: Mapping[str, int]) -> dict[str, An
         files = local_weight_files(opened.folder)
         if files is not None:
             files.check_config(opened.config)
-    is_quantized = quantization(opened.config) is not None
+    method = quantization(opened.config)
     ingredients = _ingredients(opened.folder, opened.config, source, lens)
-    if is_quantized and files is not None:
+    if method is not None and files is not None:
         ingredients["weights"] = [file.identity for file in files.files()]
     description = read_note(_KIND, ingredients) if opened.is_self_contained else None
     if description is None or "targets" not in description:
@@ -54,7 +54,7 @@ def describe_model(source: ModelSource, lens: Mapping[str, int]) -> dict[str, An
         description = describe(opened, source.load_options, lens, "weights" in ingredients)
         if opened.is_self_contained:
             write_note(_KIND, ingredients, description)
-    description["quantization"] = quantization(opened.config)
+    description["quantization"] = method
     if files is not None:
         description["weights_bytes"], description["dtypes"] = files.num_bytes, files.dtypes
     elif description["quantization"] is not None:

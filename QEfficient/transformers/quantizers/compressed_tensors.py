@@ -55,7 +55,7 @@ class PackedIntegers:
     def rows(self, parts: Parts, start: int, stop: int) -> PackedRows:
         """See :class:`~QEfficient.transformers.checkpoint.packed.Packing`."""
         (num_rows, num_columns), bits = self.form.shape, self.form.num_bits
-        offset = 2 ** (bits - 1)
+        offset = -self.form.lowest
         scales = parts.finite("weight_scale")
         zero_points = None
         if "weight_zero_point" in parts:
@@ -100,8 +100,6 @@ class CompressedTensors:
     Which of the config's groups a weight belongs to is not looked up: its parts and their shapes say it.
     """
 
-    bits: tuple[int, ...]
-    """Of all groups."""
     group_sizes: tuple[int, ...]
     blocks: tuple[tuple[int, int], ...]
     strategies: frozenset[str]
@@ -112,6 +110,11 @@ class CompressedTensors:
 
     suffixes: ClassVar[Mapping[str, str]] = {f".{part}": part for part in _PARTS}
     dense_suffix: ClassVar[str] = ".weight"
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """Of all groups."""
+        return tuple(sorted({bits for _, bits in self.kinds}))
 
     @classmethod
     def from_config(cls, section: Section) -> CompressedTensors:
@@ -127,7 +130,6 @@ class CompressedTensors:
             raise section.unsupported("transform_config", "rotates activations, which this version does not do")
         weights = list(_weights(section))
         return cls(
-            tuple(sorted({group.integer("num_bits") for group in weights})),
             tuple(sorted({size for group in weights if (size := group.integer("group_size", 0)) > 0})),
             tuple(sorted({block for group in weights if (block := group.pair("block_structure"))})),
             frozenset(map(_strategy, weights)),
