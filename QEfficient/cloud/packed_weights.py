@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from QEfficient.exporter import transforms
 from QEfficient.exporter.transforms.pack_linears import Layout, packed_layouts
 from QEfficient.targets import TARGETS, Target
 from QEfficient.transformers.checkpoint.from_checkpoint import weight_source
 from QEfficient.transformers.checkpoint.load import load_skeleton
+from QEfficient.transformers.checkpoint.source import WeightSource
 
 
 def weights_on_targets(auto_class: Any, folder: Path, trust_remote_code: bool) -> dict[str, dict[str, int]]:
@@ -28,19 +32,38 @@ def weights_on_targets(auto_class: Any, folder: Path, trust_remote_code: bool) -
     model = load_skeleton(auto_class, folder, trust_remote_code)
     source = weight_source(model)
     dense = {name: source.tensors[name].num_bytes for name, _ in model.named_parameters()}
-    layouts = {name: layout for name, layout in packed_layouts(source).items() if name in dense}
-    return {name: _on_target(dense, layouts, target) for name, target in TARGETS.items()}
+    looked_up, multiplied = (_weights_of(model, kind) for kind in (nn.Embedding, nn.Linear))
+    uses = _Uses(dense, {name for name in packed_layouts(source) if name in dense}, looked_up, looked_up - multiplied)
+    return {name: _on_target(uses, source, target) for name, target in TARGETS.items()}
 
 
-def _on_target(dense: Mapping[str, int], layouts: Mapping[str, Layout | None], target: Target) -> dict[str, int]:
-    bits = {each for transform in target.graph_transforms for each in _packed_bits(transform)}
-    packed = {name: layout.num_bytes for name, layout in layouts.items() if layout is not None and layout.bits in bits}
+@dataclass(frozen=True)
+class _Uses:
+    """Names of a model's weights."""
+
+    num_bytes: Mapping[str, int]
+    """Of all, once they are expanded."""
+    quantised: Collection[str]
+    looked_up: Collection[str]
+    """Embeddings, whose rows have to be there expanded."""
+    only_looked_up: Collection[str]
+
+
+def _weights_of(model: nn.Module, kind: type[nn.Module]) -> set[str]:
+    weights = {id(module.weight) for module in model.modules() if isinstance(module, kind)}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in weights}
+
+
+def _on_target(uses: _Uses, source: WeightSource, target: Target) -> dict[str, int]:
+    layouts: dict[str, Layout | None] = {}
+    for transform in target.graph_transforms:
+        if (layout_of := getattr(import_module(f"{transforms.__name__}.{transform}"), "layout_of", None)) is not None:
+            layouts |= packed_layouts(source, layout_of)
+    names = [name for name in uses.quantised if name not in uses.only_looked_up]
+    packed = {name: layout.num_bytes for name in names if (layout := layouts.get(name)) is not None}
+    tied = sum(uses.num_bytes[name] for name in packed if name in uses.looked_up)
     return {
-        "weights_bytes": sum({**dense, **packed}.values()),
+        "weights_bytes": sum({**uses.num_bytes, **packed}.values()) + tied,
         "num_packed": len(packed),
-        "num_expanded": len(layouts) - len(packed),
+        "num_expanded": len(uses.quantised) - len(packed),
     }
-
-
-def _packed_bits(transform: str) -> tuple[int, ...]:
-    return getattr(import_module(f"{transforms.__name__}.{transform}"), "BITS", ())

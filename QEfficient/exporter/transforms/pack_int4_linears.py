@@ -1,14 +1,26 @@
-"""As :mod:`pack_linears`, for weights of up to 4 bits: the card's compiler is known to take no others."""
+"""As :mod:`pack_linears`, for integers of up to 4 bits with float32 scales and zero points of as many bits: the card's
+compiler is known to take no others."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx_ir as ir
+import torch
 
-from QEfficient.exporter.transforms.pack_linears import pack
+from QEfficient.exporter.transforms import pack_linears
+from QEfficient.exporter.transforms.pack_linears import Layout, pack
+from QEfficient.transformers.checkpoint.packed import Packed
 
-BITS = (4,)
+
+def layout_of(form: Packed) -> Layout | None:
+    """How the card's operator stores a weight; None where it cannot."""
+    layout = pack_linears.layout_of(form)
+    if layout is None or layout.bits != 4 or layout.zero_points == torch.float32:
+        return None
+    return replace(layout, scales=torch.float32)
 
 
 def apply(model: ir.Model) -> int:
     """Rewrite ``model`` in place; returns the number of products."""
-    return pack(model, BITS)
+    return pack(model, layout_of)

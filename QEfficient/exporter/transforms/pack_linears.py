@@ -6,7 +6,7 @@ that the operator cannot express stays dense.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from math import gcd
 
@@ -20,6 +20,7 @@ from QEfficient.transformers.checkpoint.packed import Packed, PackedReader, Pack
 from QEfficient.transformers.checkpoint.source import WeightSource
 
 _DOMAIN = "com.microsoft"
+LayoutOf = Callable[[Packed], "Layout | None"]
 _BLOCKS = (16, 256)
 """Smallest and largest power of two that the operator takes as a block."""
 
@@ -34,9 +35,11 @@ class Layout:
     """4 or 8; fewer are widened."""
     block: int
     """Columns that share a scale: a power of two that divides the checkpoint's groups."""
-    has_zero_points: bool
+    zero_points: torch.dtype | None
+    """Of the zero points: uint8 for packed integers, float32 for real numbers; None: they are in the middle."""
     offset: int
     """Added to the checkpoint's integers and zero points."""
+    scales: torch.dtype = torch.float32
 
     @property
     def num_blocks(self) -> int:
@@ -46,13 +49,13 @@ class Layout:
     @property
     def num_bytes(self) -> int:
         """Of integers, scales and zero points."""
-        zero_point_bits = self.bits if self.has_zero_points else 0
-        bits = self.num_columns * self.bits + self.num_blocks * (32 + zero_point_bits)
+        zero_point_bits = {None: 0, torch.uint8: self.bits, torch.float32: 32}[self.zero_points]
+        bits = self.num_columns * self.bits + self.num_blocks * (8 * self.scales.itemsize + zero_point_bits)
         return self.num_rows * bits // 8
 
 
 def layout_of(form: Packed) -> Layout | None:
-    """How the operator stores a weight; None where it cannot."""
+    """How the operator stores a weight for OpenVINO's kernels; None where it cannot."""
     if form.is_float or form.is_transposed or len(form.shape) != 2 or form.num_bits > 8:
         return None
     num_rows, num_columns = form.shape
@@ -63,25 +66,23 @@ def layout_of(form: Packed) -> Layout | None:
         block //= 2  # a row's zero points fill whole bytes
     if block < _BLOCKS[0]:
         return None
-    offset = -form.lowest if form.has_zero_points else 2 ** (bits - 1)
-    return Layout(num_rows, num_columns, bits, block, form.has_zero_points, offset)
-
-
-BITS = (4, 8)
-"""Of the integers that stay packed."""
+    has_zero_points = form.has_zero_points or form.has_minimums
+    offset = -form.lowest if has_zero_points else 2 ** (bits - 1)
+    zero_points = torch.float32 if form.has_minimums else torch.uint8 if form.has_zero_points else None
+    return Layout(num_rows, num_columns, bits, block, zero_points, offset, form.scales)
 
 
 def apply(model: ir.Model) -> int:
     """Rewrite ``model`` in place; returns the number of products."""
-    return pack(model, BITS)
+    return pack(model, layout_of)
 
 
-def pack(model: ir.Model, bits: Collection[int]) -> int:
+def pack(model: ir.Model, layout_of: LayoutOf) -> int:
     """Replace products with weights that their source has packed.
 
     Args:
         model: changed in place.
-        bits: of an integer, 4 and 8, that may stay.
+        layout_of: how a target's operator stores a weight; None for one that does not stay packed.
 
     Returns:
         The number of products.
@@ -94,7 +95,7 @@ def pack(model: ir.Model, bits: Collection[int]) -> int:
             continue
         name = weight.source_name
         if name not in operands:
-            operands[name] = _operands(weight, bits)
+            operands[name] = _operands(weight, layout_of)
         if (packed := operands[name]) is not None:
             _replace(model.graph, node, packed)
             num_packed += 1
@@ -104,7 +105,7 @@ def pack(model: ir.Model, bits: Collection[int]) -> int:
     return num_packed
 
 
-def packed_layouts(source: WeightSource) -> dict[str, Layout | None]:
+def packed_layouts(source: WeightSource, layout_of: LayoutOf = layout_of) -> dict[str, Layout | None]:
     """How the operator stores each quantised weight of ``source``; None for one that it cannot."""
     readers = {name: source.packed(name) for name in source.tensors}
     return {name: layout_of(reader.form) for name, reader in readers.items() if reader is not None}
@@ -133,10 +134,10 @@ class _Operands:
     """Of the input features, where the checkpoint's groups are not of consecutive ones."""
 
 
-def _operands(weight: Weight, bits: Collection[int]) -> _Operands | None:
+def _operands(weight: Weight, layout_of: LayoutOf) -> _Operands | None:
     name, reader = weight.source_name, weight.packed()
     layout = None if reader is None else layout_of(reader.form)
-    if reader is None or layout is None or layout.bits not in bits:
+    if reader is None or layout is None:
         return None
     order = None
     if (groups := reader.column_groups()) is not None:
@@ -146,7 +147,7 @@ def _operands(weight: Weight, bits: Collection[int]) -> _Operands | None:
         if bool((groups.diff() >= 0).all()):
             order = None
     rows = _LaidOut(reader, layout, order)
-    parts = ("B", "scales", "zero_points") if layout.has_zero_points else ("B", "scales")
+    parts = ("B", "scales") if layout.zero_points is None else ("B", "scales", "zero_points")
     return _Operands(layout, {part: _PackedTensor(name, part, rows) for part in parts}, order)
 
 
@@ -160,7 +161,7 @@ def _replace(graph: ir.Graph, node: ir.Node, packed: _Operands) -> None:
         gather.outputs[0].name, gather.outputs[0].type, gather.outputs[0].shape = gather.name, inputs.type, inputs.shape
         graph.insert_before(node, gather)
         inputs = gather.outputs[0]
-    operands = [_initializer(graph, str(tensor.name), tensor) for tensor in packed.tensors.values()]
+    operands = [_operand(graph, node, tensor) for tensor in packed.tensors.values()]
     sizes = {"K": layout.num_columns, "N": layout.num_rows, "bits": layout.bits, "block_size": layout.block}
     product = ir.node("MatMulNBits", [inputs, *operands], attributes=sizes, domain=_DOMAIN, name=node.name)
     product.metadata_props.update(node.metadata_props)
@@ -172,6 +173,18 @@ def _replace(graph: ir.Graph, node: ir.Node, packed: _Operands) -> None:
     ir.convenience.replace_all_uses_with(made, output, replace_graph_outputs=is_output)
     graph.remove(node, safe=True)
     output.name = made_name
+
+
+def _operand(graph: ir.Graph, node: ir.Node, tensor: _PackedTensor) -> ir.Value:
+    """An input of the operator; scales in half precision are cast to what it wants."""
+    value = _initializer(graph, str(tensor.name), tensor)
+    if tensor.dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        return value
+    cast = ir.node("Cast", [value], attributes={"to": ir.DataType.FLOAT}, name=f"{node.name}.scales")
+    output = cast.outputs[0]
+    output.name, output.type, output.shape = cast.name, ir.TensorType(ir.DataType.FLOAT), value.shape
+    graph.insert_before(node, cast)
+    return output
 
 
 def _initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
@@ -203,12 +216,13 @@ class _LaidOut:
 
     def _integers(self) -> Iterator[torch.Tensor]:
         layout = self.layout
-        for rows in self._reader.rows():
+        for rows in map(PackedRows.without_minimums, self._reader.rows()):
             values = rows.values.to(torch.int16) + layout.offset
-            self._kept["scales"].append(self._by_block(rows, rows.scales.float()).reshape(-1))
+            self._kept["scales"].append(self._by_block(rows, rows.scales.to(layout.scales)).reshape(-1))
             if rows.zero_points is not None:
-                zeros = self._by_block(rows, rows.zero_points.to(torch.int16) + layout.offset)
-                self._kept["zero_points"].append(self._bytes(zeros))
+                zeros = self._by_block(rows, rows.zero_points + layout.offset)
+                is_real = layout.zero_points == torch.float32
+                self._kept["zero_points"].append(zeros.float().reshape(-1) if is_real else self._bytes(zeros))
             yield self._bytes(values if self._order is None else values[:, self._order])
 
     def _by_block(self, rows: PackedRows, groups: torch.Tensor) -> torch.Tensor:
@@ -230,11 +244,14 @@ class _PackedTensor(SourceTensor):
 
     def __init__(self, source_name: str, part: str, rows: _LaidOut):
         layout = rows.layout
-        octets = layout.block * layout.bits // 8
+        octets, num_blocks = layout.block * layout.bits // 8, layout.num_rows * layout.num_blocks
         shape, dtype = {
             "B": ((layout.num_rows, layout.num_blocks, octets), torch.uint8),
-            "scales": ((layout.num_rows * layout.num_blocks,), torch.float32),
-            "zero_points": ((layout.num_rows * layout.num_blocks * layout.bits // 8,), torch.uint8),
+            "scales": ((num_blocks,), layout.scales),
+            "zero_points": (
+                (num_blocks if layout.zero_points == torch.float32 else num_blocks * layout.bits // 8,),
+                layout.zero_points or torch.uint8,
+            ),
         }[part]
         super().__init__(
             self.read_whole,

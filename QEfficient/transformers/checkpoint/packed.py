@@ -7,7 +7,7 @@ the numbers that they stand for; who keeps them packed takes the form itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Protocol
 
@@ -52,6 +52,10 @@ class Packed:
     """Whether the small numbers are floating-point ones."""
     is_transposed: bool = False
     """Whether columns of the tensor are rows of the packed form."""
+    has_minimums: bool = False
+    """Whether a number of each block is subtracted after scaling."""
+    scales: torch.dtype = torch.float32
+    """The smallest dtype that has all scales."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -67,7 +71,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class PackedRows:
-    """Rows of a quantised weight: element = (value - zero point) * scale.
+    """Rows of a quantised weight: element = (value - zero point) * scale - minimum.
 
     Matrices may be stacked along a first axis, of experts.
     """
@@ -82,13 +86,26 @@ class PackedRows:
     """Consecutive columns that share a scale."""
     group_of_column: torch.Tensor | None = None
     """Which group each column is in, where groups are not of consecutive ones."""
+    minimums: torch.Tensor | None = None
+    """As the scales; None: they are zero."""
 
     def expand(self) -> torch.Tensor:
         """The elements in float32; of a value of up to 8 bits and a scale of 16, without rounding."""
         elements = self.values.to(torch.float32)
         if self.zero_points is not None:
             elements -= self._by_column(self.zero_points)
-        return elements.mul_(self._by_column(self.scales))
+        elements.mul_(self._by_column(self.scales))
+        return elements if self.minimums is None else elements.sub_(self._by_column(self.minimums))
+
+    def without_minimums(self) -> PackedRows:
+        """The same with minimums as zero points: real numbers, and each element rounded once more."""
+        if self.minimums is None:
+            return self
+        is_constant = self.scales == 0
+        scales = torch.where(is_constant, self.minimums, self.scales)
+        zero_points = torch.where(is_constant, is_constant.float(), self.minimums / self.scales)
+        values = torch.where(self._by_column(is_constant) > 0, 0, self.values)
+        return replace(self, values=values, scales=scales, zero_points=zero_points, minimums=None)
 
     def _by_column(self, groups: torch.Tensor) -> torch.Tensor:
         groups = groups.to(torch.float32)

@@ -130,7 +130,14 @@ class AWQ:
         group_size = num_columns if self.group_size == -1 else self.group_size
         if group_size < 1 or num_columns % group_size:
             raise damaged(scales, f"is for groups of {group_size}, which do not divide {num_columns} input features")
-        return Packed((num_rows, num_columns), scales.tensor.dtype, 4, (1, group_size), has_zero_points=True)
+        return Packed(
+            (num_rows, num_columns),
+            scales.tensor.dtype,
+            4,
+            (1, group_size),
+            has_zero_points=True,
+            scales=scales.tensor.dtype,
+        )
 
 
 def _gemv_words(num_columns: int, group_size: int) -> int:

@@ -166,7 +166,9 @@ class CompressedTensors:
             require_dtype(parts[zero_point], torch.int8, torch.float8_e4m3fn)
         dtype = parts["weight_scale"].tensor.dtype
         lowest = 0 if is_float else -128
-        form = Packed(shape, dtype, 8, block, lowest, has_zero_points=zero_point is not None, is_float=is_float)
+        form = Packed(
+            shape, dtype, 8, block, lowest, has_zero_points=zero_point is not None, is_float=is_float, scales=dtype
+        )
         return BlockPacking(form, "weight_scale", zero_point)
 
     def _require_kind(self, stored: Stored, *kinds: tuple[str, int]) -> None:
@@ -204,7 +206,9 @@ class CompressedTensors:
             require_dtype(parts["weight_g_idx"], torch.int32, torch.int64)
             require_shape(parts["weight_g_idx"], shape[1])
         (bits,), dtype = fitting, scale.tensor.dtype
-        return PackedIntegers(Packed(shape, dtype, bits, block, -(2 ** (bits - 1)), zero_point is not None))
+        return PackedIntegers(
+            Packed(shape, dtype, bits, block, -(2 ** (bits - 1)), zero_point is not None, scales=dtype)
+        )
 
     def _block(self, scale: Stored, shape: tuple[int, ...]) -> tuple[int, int]:
         """Rows and columns that share a scale, by the shape of the scales."""

@@ -107,7 +107,14 @@ class GPTQ:
         if "g_idx" in parts:
             require_dtype(parts["g_idx"], torch.int32, torch.int64)
         group_size = self._group_size(scales, num_columns, num_groups)
-        form = Packed((num_rows, num_columns), scales.tensor.dtype, bits, (1, group_size), has_zero_points=True)
+        form = Packed(
+            (num_rows, num_columns),
+            scales.tensor.dtype,
+            bits,
+            (1, group_size),
+            has_zero_points=True,
+            scales=scales.tensor.dtype,
+        )
         return GPTQPacking(form, self.zero_point_offset)
 
     def _group_size(self, scales: Stored, num_columns: int, num_groups: int) -> int:
