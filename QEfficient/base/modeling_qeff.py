@@ -168,10 +168,10 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         """Load a checkpoint.
 
         Args:
-            pretrained_model_name_or_path: a model on the Hub or a local folder.
+            pretrained_model_name_or_path: a model on the Hub, a local folder, or a GGUF file.
             trust_remote_code: allow the checkpoint's Python files to run.
-            kwargs: ``revision``, ``cache_dir``, ``token``, ``local_files_only``, ``dtype`` (or ``torch_dtype``); and
-                those of the class.
+            kwargs: ``revision``, ``cache_dir``, ``token``, ``local_files_only``, ``dtype`` (or ``torch_dtype``), and
+                ``gguf_file``, the name of one in the folder or repository; and those of the class.
 
         Raises:
             OptionError: an unknown option, or one of a wrong type.

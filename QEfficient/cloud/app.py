@@ -53,7 +53,8 @@ class LazyGroup(click.Group):
 def app() -> None:
     """Hugging Face transformers on Qualcomm Cloud AI 100, and on this machine's processor.
 
-    MODEL is a model id on the Hugging Face Hub, such as Qwen/Qwen2.5-0.5B-Instruct, or a folder.
+    MODEL is a model id on the Hugging Face Hub, such as Qwen/Qwen2.5-0.5B-Instruct, a folder, or a
+    GGUF file.
     """
 
 

@@ -80,7 +80,9 @@ def required(source: ModelSource | None) -> ModelSource:
         click.UsageError: the command line names no model.
     """
     if source is None:
-        raise click.UsageError("Which model? Give a model id of the Hub, or a folder.", click.get_current_context())
+        raise click.UsageError(
+            "Which model? Give a model id of the Hub, a folder, or a GGUF file.", click.get_current_context()
+        )
     return source
 
 
@@ -93,6 +95,9 @@ _LOAD_FLAGS = {
     "cache_dir": Flag(["--cache-dir"], section=_SECTION, metavar="DIR", help="Where files of the Hub are cached."),
     "token": Flag(["token", "--token", "--hf-token"], section=_SECTION, metavar="TOKEN", help="For gated models."),
     "local_files_only": Flag(["--local-files-only"], section=_SECTION, is_flag=True, help="Download nothing."),
+    "gguf_file": Flag(
+        ["--gguf-file"], section=_SECTION, metavar="NAME", help="A GGUF file of the repository, with its suffix."
+    ),
     "trust_remote_code": Flag(
         ["--trust-remote-code"], section=_SECTION, is_flag=True, help="Allow the repository's Python files to run."
     ),

@@ -22,6 +22,7 @@ from QEfficient.store.entries import (
     stored_bytes,
 )
 from QEfficient.store.files import new_sibling, remove, siblings, storage_errors
+from QEfficient.store.linked_folders import forget_unlinked
 from QEfficient.store.locks import hold, hold_if_free
 
 ABSENT = "(absent)"
@@ -118,6 +119,7 @@ def prune(
         removed += _remove_until_fits(left, max_bytes, dry_run)
     if not dry_run:
         forget_missing()
+        forget_unlinked()
     return removed
 
 

@@ -212,7 +212,13 @@ def traceable_sizes() -> Iterator[None]:
 
 
 @contextmanager
-def weights_opened_by(open_file: Callable[..., Any], paths: list[str], *, in_this_thread: bool) -> Iterator[None]:
+def weights_opened_by(
+    open_file: Callable[..., Any],
+    paths: list[str],
+    *,
+    in_this_thread: bool,
+    conversions: Callable[[Any], list[Any]] | None = None,
+) -> Iterator[None]:
     """Let transformers load the files ``paths`` and no others in this thread, each opened with ``open_file``.
 
     transformers 5.23 picks the files itself: by their names, also those that a config or an index names, and unpickles
@@ -222,15 +228,21 @@ def weights_opened_by(open_file: Callable[..., Any], paths: list[str], *, in_thi
 
     ``in_this_thread``: read no tensor in another one. Its threads know no dispatch mode of this one; the switch that
     turns them off is an environment variable of the process.
+
+    ``conversions``: gives a model's conversions of weights, instead of those of its class.
     """
     from transformers import core_model_loading, modeling_utils
 
     is_set = core_model_loading.is_env_variable_true
     resolve, open_safe = modeling_utils._get_resolved_checkpoint_files, modeling_utils.safe_open
     distributed, thread = modeling_utils.get_distributed_checkpoint_dir, get_ident()
+    usual = modeling_utils.get_model_conversion_mapping
 
     def here(ours: Callable[..., Any], theirs: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args, **options: (ours if get_ident() == thread else theirs)(*args, **options)
+
+    def converted(model: Any, *args: Any, **options: Any) -> Any:
+        return usual(model, *args, **options) if conversions is None else conversions(model)
 
     def is_variable_set(name: str) -> bool:
         return (in_this_thread and name == "HF_DEACTIVATE_ASYNC_LOAD") or is_set(name)
@@ -239,6 +251,7 @@ def weights_opened_by(open_file: Callable[..., Any], paths: list[str], *, in_thi
         patched(modeling_utils, "_get_resolved_checkpoint_files", here(lambda **_: ([*paths], None), resolve)),
         patched(modeling_utils, "get_distributed_checkpoint_dir", here(lambda *_, **__: None, distributed)),
         patched(modeling_utils, "safe_open", here(open_file, open_safe)),
+        patched(modeling_utils, "get_model_conversion_mapping", here(converted, usual)),
         patched(core_model_loading, "is_env_variable_true", here(is_variable_set, is_set)),
     ):
         yield

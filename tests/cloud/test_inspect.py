@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import gguf_models
 import pytest
 import quantized_models
 import tiny_models
 from cloud.commands import Cli, run_python, save
+from gguf import GGMLQuantizationType as Type
 
 
 def config_only(folder: Path, model_type: str, architecture: str, **values: Any) -> Path:
@@ -240,3 +242,13 @@ def test_an_architecture_that_nobody_knows(cli: Cli, tmp_path: Path) -> None:
     result = cli("inspect", tmp_path)
     assert (result.code, result.out) == (1, "")
     assert "no_such" in result.err
+
+
+def test_a_gguf_file(cli: Cli, tmp_path: Path) -> None:
+    path, _ = gguf_models.save(
+        "llama", tmp_path / "model.gguf", gguf_models.matrices(Type.Q8_0), rope_parameters=gguf_models.PLAIN_ROPE
+    )
+    described = cli("inspect", path, "--json").json
+    assert described["quantization"] == "gguf"
+    assert described["targets"]["cpu"]["weights"]["num_packed"] == 2 * 7 + 1
+    assert cli("inspect", tmp_path, "--gguf-file", "model.gguf", "--json").json["architecture"] == "LlamaForCausalLM"

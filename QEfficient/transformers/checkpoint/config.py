@@ -35,7 +35,8 @@ def open_config(model_name: str, **options: Any) -> OpenedConfig:
         UnsafeCheckpoint: it brings code that was not allowed to run.
     """
     folder = local_folder(checked_name(model_name))
-    if not folder.is_dir() or not (folder / "config.json").is_file():
+    is_elsewhere = not folder.is_dir() or options.get("gguf_file") is not None
+    if is_elsewhere or not (folder / "config.json").is_file():
         from QEfficient.transformers.checkpoint import load as checkpoint
 
         folder = checkpoint.resolve(model_name, config_only=True, **options)

@@ -7,10 +7,24 @@ from typing import Any
 
 import torch
 
-from QEfficient.transformers.checkpoint.packed import Quantized
+from QEfficient.transformers.checkpoint.unread import Unread
 from QEfficient.transformers.checkpoint.weight_files import TORCH_NAMES
 
 _SAFETENSORS_NAMES = {getattr(torch, name): dtype for dtype, name in TORCH_NAMES.items()}
+
+
+class NothingStored:
+    """An open file of which no tensor is loaded under the name that it has there."""
+
+    def __enter__(self) -> NothingStored:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing is open."""
+
+    def keys(self) -> list[str]:
+        """None."""
+        return []
 
 
 class DenseView:
@@ -26,9 +40,9 @@ class DenseView:
     def __init__(
         self,
         opened: Any,
-        tensors: Mapping[str, Quantized],
+        tensors: Mapping[str, Unread],
         parts: frozenset[str],
-        make: Callable[[Quantized], torch.Tensor],
+        make: Callable[[Unread], torch.Tensor],
     ):
         self._opened, self._tensors, self._parts, self._make = opened, tensors, parts, make
 
@@ -56,14 +70,14 @@ class DenseView:
 class _Slice:
     """A weight as the loader uses it."""
 
-    def __init__(self, quantized: Quantized, make: Callable[[Quantized], torch.Tensor]):
-        self._quantized, self._make = quantized, make
+    def __init__(self, unread: Unread, make: Callable[[Unread], torch.Tensor]):
+        self._unread, self._make = unread, make
 
     def get_shape(self) -> list[int]:
-        return list(self._quantized.tensor.shape)
+        return list(self._unread.tensor.shape)
 
     def get_dtype(self) -> str:
-        return _SAFETENSORS_NAMES[self._quantized.tensor.dtype]
+        return _SAFETENSORS_NAMES[self._unread.tensor.dtype]
 
     def __getitem__(self, index: Any) -> torch.Tensor:
-        return self._make(self._quantized)[index]
+        return self._make(self._unread)[index]

@@ -24,8 +24,7 @@ from QEfficient.transformers.checkpoint.unread import (
     UnreadParameter,
     evaluate,
     mapped,
-    quantized_in,
-    stored_in,
+    parts_of,
 )
 from QEfficient.transformers.checkpoint.weight_files import WeightFile
 
@@ -128,8 +127,7 @@ class FromCheckpoint(FromModule):
 
 def _files(unread: Unread) -> str:
     """The files that a tensor is read from."""
-    stored = [*stored_in(unread), *(part for each in quantized_in(unread) for part in each.parts.values())]
-    return ", ".join(dict.fromkeys(str(each.file.path) for each in stored))
+    return ", ".join(dict.fromkeys(str(each.file.path) for each in parts_of(unread)))
 
 
 def weight_source(model: nn.Module) -> WeightSource:

@@ -32,7 +32,7 @@ from QEfficient.machine import SLOW_TOKENIZERS
 from QEfficient.options import require_bool
 from QEfficient.store.files import storage_errors
 from QEfficient.transformers.checkpoint.build_limits import BuildLimits
-from QEfficient.transformers.checkpoint.dense_view import DenseView
+from QEfficient.transformers.checkpoint.dense_view import DenseView, NothingStored
 from QEfficient.transformers.checkpoint.files import (
     NOT_READ,
     READ,
@@ -41,15 +41,19 @@ from QEfficient.transformers.checkpoint.files import (
     VOCABULARIES,
     check_code,
     checked_name,
+    contained,
     is_any,
     local_folder,
     read_config,
     read_json,
 )
+from QEfficient.transformers.checkpoint.gguf_folder import SUFFIX as GGUF_SUFFIX
+from QEfficient.transformers.checkpoint.gguf_folder import gguf_checkpoint, gguf_in, shard_pattern
 from QEfficient.transformers.checkpoint.loader_errors import label_of, loader_errors
+from QEfficient.transformers.checkpoint.meta_model import outline
 from QEfficient.transformers.checkpoint.missing import mark_missing
 from QEfficient.transformers.checkpoint.packed import Quantized
-from QEfficient.transformers.checkpoint.unread import UnreadParameter, evaluate, mapped, stored_in
+from QEfficient.transformers.checkpoint.unread import Unread, UnreadParameter, evaluate, mapped, stored_in
 from QEfficient.transformers.checkpoint.weight_files import WeightFile, WeightFiles, missing_shards
 from QEfficient.transformers.quantizers.auto import QuantizedWeights, quantized_weights, read_scheme
 
@@ -58,8 +62,9 @@ logger = logging.getLogger(__name__)
 _LOADING = RLock()
 """What patches transformers' loader runs in one thread at a time."""
 _DESCRIPTION = ["config.json", "*.py"]
+_GGUF = "gguf_file"
 _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
-LOAD_OPTIONS = frozenset({*_HUB_OPTIONS, "dtype", "torch_dtype"})
+LOAD_OPTIONS = frozenset({*_HUB_OPTIONS, _GGUF, "dtype", "torch_dtype"})
 """What ``from_pretrained`` takes beside the options of its class."""
 
 
@@ -89,20 +94,29 @@ def _check_dtype(name: str, value: object) -> None:
 
 
 def resolve(model_name: str | os.PathLike[str], *, config_only: bool = False, **options: Any) -> Path:
-    """The local folder of a model: itself if it is one, else its snapshot from the Hub.
+    """The local folder of a model: itself if it is one, else its snapshot from the Hub; of a GGUF file the one that is
+    made of it.
 
     Args:
-        model_name: a folder, or a model id on the Hub such as ``Qwen/Qwen2.5-0.5B-Instruct``.
+        model_name: a folder or a GGUF file, or a model id on the Hub such as ``Qwen/Qwen2.5-0.5B-Instruct``.
         config_only: download no weights and no tokenizer.
-        options: ``revision``, ``cache_dir``, ``token``, ``local_files_only``, as in huggingface_hub.
+        options: ``revision``, ``cache_dir``, ``token``, ``local_files_only``, as in huggingface_hub, and ``gguf_file``,
+            the name of a GGUF file in the folder or repository.
 
     Raises:
         CheckpointNotFound: there is no such folder or model, or it has no ``config.json``.
+        CorruptCheckpoint: a GGUF file is damaged.
     """
     name = checked_name(model_name)
-    folder = local_folder(name)
+    folder, gguf_file = local_folder(name), options.get(_GGUF)
+    if folder.suffix == GGUF_SUFFIX and folder.is_file():
+        return gguf_checkpoint(folder)
+    hub_options = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
+    if gguf_file is not None:
+        if not folder.is_dir():
+            folder = _download(name, hub_options, [shard_pattern(escape(str(gguf_file)))])
+        return gguf_checkpoint(contained(folder, str(gguf_file)))
     if not folder.is_dir():
-        hub_options = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
         if config_only:
             folder = _download(name, hub_options, _DESCRIPTION)
         else:
@@ -111,6 +125,8 @@ def resolve(model_name: str | os.PathLike[str], *, config_only: bool = False, **
                 shards = [escape(shard) for shard in missing_shards(folder)]
             if shards:
                 folder = _download(name, hub_options, shards)
+    elif not any(folder.glob("*.safetensors")) and (file := gguf_in(folder)) is not None:
+        return gguf_checkpoint(file)
     if not (folder / "config.json").is_file():
         raise CheckpointNotFound(
             f"'{name}' has no config.json, so it is not a transformers checkpoint. {_where_else(folder)}"
@@ -123,7 +139,10 @@ def _where_else(folder: Path) -> str:
     inside = sorted(path.parent for path in folder.glob("*/config.json"))
     if inside:
         return f"Its folder {inside[0].name} has one: give {inside[0]}."
-    return "Give the folder that save_pretrained() made, or a model id on the Hub."
+    return (
+        "Give the folder that save_pretrained() made, or a model id on the Hub; of a repository with GGUF files, the "
+        "name of one as gguf_file."
+    )
 
 
 def _download(model_name: str, options: dict[str, Any], wanted: list[str], unwanted: list[str] | None = None) -> Path:
@@ -203,15 +222,16 @@ def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, *
         CorruptCheckpoint: weights are truncated, missing, misshapen or of a wrong type.
     """
     files = check_safe(folder, trust_remote_code)
-    weights = _quantized_weights(files)
+    weights = _quantized_weights(auto_class, files, trust_remote_code)
     limits = _build_limits(files, weights)
 
-    def expanded(tensor: Quantized) -> torch.Tensor:
+    def expanded(tensor: Unread) -> torch.Tensor:
         with limits.paused():
             return evaluate(tensor, mapped)
 
     def open_file(file: WeightFile, **options: Any) -> Any:
-        return DenseView(safe_open(file.path, **options), weights.in_file(file), weights.parts, expanded)
+        opened = NothingStored() if file.is_gguf else safe_open(file.path, **options)
+        return DenseView(opened, weights.in_file(file), weights.parts, expanded)
 
     with limits:
         model = _load(auto_class, files, weights, trust_remote_code, open_file, options)
@@ -219,8 +239,13 @@ def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, *
     return model
 
 
-def _quantized_weights(files: WeightFiles) -> QuantizedWeights:
-    return quantized_weights(read_scheme(files.folder), files)
+def _quantized_weights(auto_class: Any, files: WeightFiles, trust_remote_code: bool) -> QuantizedWeights:
+    def meta_model() -> nn.Module:
+        config = load_config(files.folder, trust_remote_code)
+        model: nn.Module = outline(auto_class, config, files.folder, trust_remote_code)
+        return model
+
+    return quantized_weights(read_scheme(files.folder), files, meta_model)
 
 
 def _build_limits(files: WeightFiles, weights: QuantizedWeights) -> BuildLimits:
@@ -244,14 +269,15 @@ def _load(
     options = {"config": config, "dtype": "auto", "trust_remote_code": trust_remote_code, **options}
     # transformers would stop at a mismatch without naming the weight; the loading info names it.
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True, "use_safetensors": True}
-    paths = [str(path) for path in files.paths]
+    # transformers unpickles what is not called safetensors.
+    paths = {str(path) if path.suffix == ".safetensors" else f"{path}.safetensors": path for path in files.paths}
 
     def open_path(path: str, **options: Any) -> Any:
-        return open_file(files.file(Path(path)), **options)
+        return open_file(files.file(paths.get(path, Path(path))), **options)
 
     with (
         _LOADING,
-        weights_opened_by(open_path, paths, in_this_thread=in_this_thread),
+        weights_opened_by(open_path, [*paths], in_this_thread=in_this_thread, conversions=weights.conversions),
         loader_errors(files.folder, f"the {label_of(auto_class)}", unknown=(ValueError, KeyError)),
         _quiet_transformers(),
     ):
@@ -265,10 +291,11 @@ def _check_orientation(folder: Path, model: nn.Module, weights: QuantizedWeights
     """Refuse packed weights of modules whose matrices are transposed: a square one would load the wrong way round."""
     from transformers.pytorch_utils import Conv1D
 
-    if not weights.tensors:
+    packed = [name for name, weight in weights.tensors.items() if isinstance(weight, Quantized)]
+    if not packed:
         return
     for name, module in model.named_modules():
-        stored = next((each for each in weights.tensors if f".{each}".endswith(f".{name}.weight")), None)
+        stored = next((each for each in packed if f".{each}".endswith(f".{name}.weight")), None)
         if isinstance(module, Conv1D) and stored is not None:
             raise UnsupportedModel(
                 f"{folder}: '{stored}' is quantised, and a {type(module).__name__} stores its matrix transposed, which "
@@ -289,11 +316,12 @@ def load_skeleton(auto_class: Any, folder: Path, trust_remote_code: bool = False
     from QEfficient.transformers.checkpoint.recorder import Recorder
 
     files = check_safe(folder, trust_remote_code)
-    weights = _quantized_weights(files)
+    weights = _quantized_weights(auto_class, files, trust_remote_code)
     recorder = Recorder(_build_limits(files, weights))
 
     def open_file(file: WeightFile, **options: Any) -> Any:
-        return DenseView(recorder.open(file, **options), weights.in_file(file), weights.parts, recorder.stand_in)
+        opened = NothingStored() if file.is_gguf else recorder.open(file, **options)
+        return DenseView(opened, weights.in_file(file), weights.parts, recorder.stand_in)
 
     try:
         with recorder:

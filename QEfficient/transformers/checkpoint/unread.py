@@ -90,9 +90,17 @@ def mapped(stored: Stored) -> torch.Tensor:
         CorruptCheckpoint: the file has changed since the model was loaded.
     """
     stored.file.check_unchanged()
+    if stored.file.is_gguf:
+        return _mapped_bytes(stored)
     with safe_open(stored.file.path, framework="pt") as file:
         tensor: torch.Tensor = file.get_slice(stored.name)[...]
         return tensor
+
+
+def _mapped_bytes(stored: Stored) -> torch.Tensor:
+    """A tensor by its place in the file; torch wants memory that it could write."""
+    content = np.memmap(stored.file.path, np.uint8, "c", stored.offset, (stored.tensor.num_bytes,))
+    return torch.from_numpy(content).view(stored.tensor.dtype).reshape(stored.tensor.shape)
 
 
 def evaluate(unread: Unread, load: Callable[[Stored], torch.Tensor]) -> torch.Tensor:
@@ -131,3 +139,10 @@ def quantized_in(unread: Unread) -> Iterator[Quantized]:
         for leaf in tree_leaves((unread.args, unread.kwargs)):
             if isinstance(leaf, Unread):
                 yield from quantized_in(leaf)
+
+
+def parts_of(unread: Unread) -> Iterator[Stored]:
+    """Every stored tensor that a tensor is made of."""
+    yield from stored_in(unread)
+    for quantized in quantized_in(unread):
+        yield from quantized.parts.values()

@@ -13,6 +13,9 @@ from typing import Any
 
 from QEfficient.errors import CheckpointNotFound, CorruptCheckpoint, UnsafeCheckpoint
 from QEfficient.transformers.checkpoint.files import contained, identity, is_regular, parse_json, read_json
+from QEfficient.transformers.checkpoint.gguf_folder import SUFFIX as GGUF_SUFFIX
+from QEfficient.transformers.checkpoint.gguf_folder import linked_weights
+from QEfficient.transformers.checkpoint.gguf_header import read_gguf_header
 from QEfficient.transformers.checkpoint.sizes import check_fits
 
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"} | {
@@ -36,7 +39,7 @@ class StoredTensor:
     """What a safetensors file says of one of its tensors."""
 
     dtype: str
-    """In safetensors' words."""
+    """In safetensors' words; of GGUF's blocks in ggml's."""
     shape: tuple[int, ...]
     begin: int
     """First byte, counted from the end of the header."""
@@ -65,6 +68,11 @@ class WeightFile:
     identity: dict[str, Any]
     header: Header
 
+    @property
+    def is_gguf(self) -> bool:
+        """Whether it is no safetensors file."""
+        return self.path.suffix == GGUF_SUFFIX
+
     def check_unchanged(self) -> None:
         """
         Raises:
@@ -90,7 +98,7 @@ class WeightFiles:
             UnsafeCheckpoint: one is pickled, or outside of the folder.
         """
         self.folder = folder
-        self.paths = [contained(folder, name) for name in _names(folder)]
+        self.paths = linked_weights(folder) or [contained(folder, name) for name in _names(folder)]
         missing = [path for path in self.paths if not path.exists()]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -152,7 +160,7 @@ def local_weight_files(folder: Path) -> WeightFiles | None:
     Raises:
         CorruptCheckpoint, UnsafeCheckpoint: as :class:`WeightFiles`.
     """
-    paths = [contained(folder, name) for name in _names(folder)]
+    paths = linked_weights(folder) or [contained(folder, name) for name in _names(folder)]
     return WeightFiles(folder) if paths and all(path.exists() for path in paths) else None
 
 
@@ -201,7 +209,16 @@ def _no_weights(folder: Path) -> Exception:
 def _checked(path: Path) -> WeightFile:
     if not is_regular(path):
         raise CorruptCheckpoint(f"{path} is no file: weights are in safetensors files. Download the checkpoint again.")
-    return WeightFile(path, identity(path), read_header(path))
+    return WeightFile(path, identity(path), _gguf_header(path) if path.suffix == GGUF_SUFFIX else read_header(path))
+
+
+def _gguf_header(path: Path) -> Header:
+    header = read_gguf_header(path)
+    tensors = {
+        name: StoredTensor(tensor.type, tensor.shape, tensor.begin, tensor.begin + tensor.num_bytes)
+        for name, tensor in header.tensors.items()
+    }
+    return Header(tensors, header.data_offset)
 
 
 def read_header(path: Path) -> Header:

@@ -6,16 +6,18 @@ they are packed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from QEfficient.errors import UnsupportedModel
 from QEfficient.transformers.checkpoint.files import quantization_section, read_json
-from QEfficient.transformers.checkpoint.packed import Dense, Packing, Quantized, Stored, damaged, quantized
+from QEfficient.transformers.checkpoint.packed import Dense, Packing, Stored, damaged, quantized
+from QEfficient.transformers.checkpoint.unread import Unread, parts_of
 from QEfficient.transformers.checkpoint.weight_files import TORCH_NAMES, WeightFile, WeightFiles
 from QEfficient.transformers.quantizers.auto_round import AutoRound
 from QEfficient.transformers.quantizers.awq import AWQ
@@ -23,6 +25,8 @@ from QEfficient.transformers.quantizers.bitsandbytes import BitsAndBytes
 from QEfficient.transformers.quantizers.checks import UNKNOWN, Section
 from QEfficient.transformers.quantizers.compressed_tensors import CompressedTensors
 from QEfficient.transformers.quantizers.fp8 import FP8
+from QEfficient.transformers.quantizers.gguf import GGUF
+from QEfficient.transformers.quantizers.gguf_weights import gguf_weights
 from QEfficient.transformers.quantizers.gptq import GPTQ
 from QEfficient.transformers.quantizers.mxfp4 import MXFP4
 
@@ -65,6 +69,7 @@ FORMATS: dict[str, Format] = {
     "auto-round": AutoRound,
     "mxfp4": MXFP4,
     "bitsandbytes": BitsAndBytes,
+    "gguf": GGUF,
 }
 """By ``quant_method``."""
 _OLD_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
@@ -77,14 +82,16 @@ class QuantizedWeights:
     Empty for a checkpoint that is not quantised.
     """
 
-    tensors: Mapping[str, Quantized] = field(default_factory=dict)
-    """By the names of the dense weights."""
+    tensors: Mapping[str, Unread] = field(default_factory=dict)
+    """Those that are not stored as they are, by the names of the dense weights."""
     parts: frozenset[str] = frozenset()
     """Names of stored tensors that are no weights themselves."""
+    conversions: Callable[[Any], list[Any]] | None = None
+    """Of a model: transformers' conversions from the names of :attr:`tensors`; None: those of its class."""
 
-    def in_file(self, file: WeightFile) -> dict[str, Quantized]:
+    def in_file(self, file: WeightFile) -> dict[str, Unread]:
         """Those whose first part is in ``file``."""
-        return {name: tensor for name, tensor in self.tensors.items() if _first(tensor.parts).file is file}
+        return {name: tensor for name, tensor in self.tensors.items() if next(parts_of(tensor)).file is file}
 
 
 def read_scheme(folder: Path) -> Scheme | None:
@@ -121,16 +128,27 @@ def _format(section: Section) -> Format:
     return FORMATS[section.method]
 
 
-def quantized_weights(scheme: Scheme | None, files: WeightFiles) -> QuantizedWeights:
+def quantized_weights(
+    scheme: Scheme | None, files: WeightFiles, meta_model: Callable[[], nn.Module]
+) -> QuantizedWeights:
     """The quantised weights of a checkpoint, by the headers of its files.
+
+    Args:
+        scheme: how it is quantised.
+        files: of the checkpoint.
+        meta_model: makes the model without weights, for formats that have other names for its weights.
 
     Raises:
         CorruptCheckpoint: parts are missing, or do not fit each other.
+        UnsupportedModel: what a weight is, is not known.
     """
     if scheme is None:
         return QuantizedWeights()
+    if isinstance(scheme, GGUF):
+        weights, conversions = gguf_weights(scheme.architecture, files, meta_model)
+        return QuantizedWeights(weights, frozenset(name for name, _ in files.tensors()), conversions)
     stored = dict(_stored(files))
-    tensors: dict[str, Quantized] = {}
+    tensors: dict[str, Unread] = {}
     parts: set[str] = set()
     for base, group in _grouped(scheme, stored).items():
         packing = scheme.packing(group)

@@ -49,6 +49,17 @@ class Section:
             raise self.unsupported(key, f"is {shortened(value)}, and this version reads {listed}")
         return value
 
+    def text(self, key: str) -> str:
+        """A text.
+
+        Raises:
+            CorruptCheckpoint: it is something else.
+        """
+        value = self.values.get(key)
+        if not isinstance(value, str):
+            raise self.corrupt(key, f"is {shortened(value)}, expected a text")
+        return value
+
     def integer(self, key: str, default: int | None = None) -> int:
         """A whole number.
 
