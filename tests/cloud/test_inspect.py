@@ -203,6 +203,8 @@ def test_quantised_weights_are_said(cli: Cli, checkpoint: Path, tmp_path: Path) 
     found = cli("inspect", tmp_path, "--json").json
     assert (found["quantization"], found["weights_bytes"]) == ("fp8", None)
     assert "quantised ('fp8')" in cli("inspect", tmp_path).out
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"load_in_8bit": True}}))
+    assert "quantised ('bitsandbytes')" in cli("inspect", tmp_path).out
 
 
 _CODE = """

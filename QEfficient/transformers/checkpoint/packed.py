@@ -154,9 +154,18 @@ class Parts:
         return damaged(self._stored[name], what)
 
 
-def damaged(stored: Stored, what: str) -> CorruptCheckpoint:
-    """An error that names the file and the key of a stored tensor."""
-    return CorruptCheckpoint(f"{stored.file.path}: '{stored.name}' {what}. Download the checkpoint again.")
+def damaged(stored: Stored, what: str, setting: str | None = None) -> CorruptCheckpoint:
+    """An error that names the file and the key of a stored tensor.
+
+    Args:
+        stored: the tensor.
+        what: is wrong with it.
+        setting: of the config that says otherwise, and may be what is wrong.
+    """
+    remedy = "Download the checkpoint again."
+    if setting is not None:
+        remedy = f"It and {setting} in the config contradict each other: download both again."
+    return CorruptCheckpoint(f"{stored.file.path}: '{stored.name}' {what}. {remedy}")
 
 
 class Packing(Protocol):

@@ -14,13 +14,13 @@ from typing import Protocol
 import torch
 
 from QEfficient.errors import UnsupportedModel
-from QEfficient.transformers.checkpoint.files import quantization_section, read_json
+from QEfficient.transformers.checkpoint.files import UNKNOWN, quantization_section, read_json
 from QEfficient.transformers.checkpoint.packed import Dense, Packing, Quantized, Stored, damaged, quantized
 from QEfficient.transformers.checkpoint.weight_files import TORCH_NAMES, WeightFile, WeightFiles
 from QEfficient.transformers.quantizers.auto_round import AutoRound
 from QEfficient.transformers.quantizers.awq import AWQ
 from QEfficient.transformers.quantizers.bitsandbytes import BitsAndBytes
-from QEfficient.transformers.quantizers.checks import UNKNOWN, Section
+from QEfficient.transformers.quantizers.checks import Section
 from QEfficient.transformers.quantizers.compressed_tensors import CompressedTensors
 from QEfficient.transformers.quantizers.fp8 import FP8
 from QEfficient.transformers.quantizers.gptq import GPTQ

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from QEfficient.errors import CorruptCheckpoint, UnsupportedModel
-from QEfficient.transformers.checkpoint.files import shortened
+from QEfficient.transformers.checkpoint.files import quantization_method, shortened
 from QEfficient.transformers.checkpoint.packed import Stored, damaged
 
-UNKNOWN = "unknown"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 """Dtypes of scales that are real numbers."""
 
@@ -31,9 +30,8 @@ class Section:
 
     @property
     def method(self) -> str:
-        """The format's name in transformers, which takes what does not say it for bitsandbytes'; else "unknown"."""
-        is_old = any(self.values.get(f"load_in_{bits}bit") for bits in (4, 8))
-        return str(self.values.get("quant_method", "bitsandbytes" if is_old else UNKNOWN))
+        """The format's name in transformers."""
+        return quantization_method(self.values)
 
     def choice(self, key: str, choices: Collection[object], default: object = None) -> Any:
         """A value that must be one of ``choices``; compared without case.
@@ -133,13 +131,18 @@ def _said(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def require_shape(stored: Stored, *expected: int) -> None:
+def require_shape(stored: Stored, *expected: int, setting: str | None = None) -> None:
     """
+    Args:
+        stored: a part.
+        expected: its shape.
+        setting: of the config, where the shape follows from one.
+
     Raises:
-        CorruptCheckpoint: a part has another shape.
+        CorruptCheckpoint: it has another shape.
     """
     if stored.tensor.shape != expected:
-        raise damaged(stored, f"has shape {stored.tensor.shape}, expected {expected}")
+        raise damaged(stored, f"has shape {stored.tensor.shape}, expected {expected}", setting)
 
 
 def require_axes(stored: Stored, num_axes: int) -> tuple[int, ...]:
