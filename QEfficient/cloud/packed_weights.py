@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,12 @@ def weights_on_targets(auto_class: Any, folder: Path, trust_remote_code: bool) -
 
 
 def _on_target(dense: Mapping[str, int], layouts: Mapping[str, Layout | None], target: Target) -> dict[str, int]:
-    bits = {each for transform in target.graph_transforms for each in _packed_bits(transform)}
-    packed = {name: layout.num_bytes for name, layout in layouts.items() if layout is not None and layout.bits in bits}
+    takers = [_taker(transform) for transform in target.graph_transforms]
+    packed = {
+        name: layout.num_bytes
+        for name, layout in layouts.items()
+        if layout is not None and any(takes(layout) for takes in takers)
+    }
     return {
         "weights_bytes": sum({**dense, **packed}.values()),
         "num_packed": len(packed),
@@ -42,5 +46,11 @@ def _on_target(dense: Mapping[str, int], layouts: Mapping[str, Layout | None], t
     }
 
 
-def _packed_bits(transform: str) -> tuple[int, ...]:
-    return getattr(import_module(f"{transforms.__name__}.{transform}"), "BITS", ())
+def _taker(transform: str) -> Callable[[Layout], bool]:
+    """Which layouts a transform keeps packed."""
+    taker: Callable[[Layout], bool] = getattr(import_module(f"{transforms.__name__}.{transform}"), "takes", _nothing)
+    return taker
+
+
+def _nothing(layout: Layout) -> bool:
+    return False

@@ -6,9 +6,10 @@ that the operator cannot express stays dense.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from math import gcd
+from typing import Literal
 
 import onnx_ir as ir
 import torch
@@ -22,6 +23,7 @@ from QEfficient.transformers.checkpoint.source import WeightSource
 _DOMAIN = "com.microsoft"
 _BLOCKS = (16, 256)
 """Smallest and largest power of two that the operator takes as a block."""
+ZeroPoints = Literal["none", "integer", "real"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Layout:
     """4 or 8; fewer are widened."""
     block: int
     """Columns that share a scale: a power of two that divides the checkpoint's groups."""
-    has_zero_points: bool
+    zero_points: ZeroPoints
     offset: int
     """Added to the checkpoint's integers and zero points."""
 
@@ -46,7 +48,7 @@ class Layout:
     @property
     def num_bytes(self) -> int:
         """Of integers, scales and zero points."""
-        zero_point_bits = self.bits if self.has_zero_points else 0
+        zero_point_bits = {"none": 0, "integer": self.bits, "real": 32}[self.zero_points]
         bits = self.num_columns * self.bits + self.num_blocks * (32 + zero_point_bits)
         return self.num_rows * bits // 8
 
@@ -57,31 +59,35 @@ def layout_of(form: Packed) -> Layout | None:
         return None
     num_rows, num_columns = form.shape
     bits = 4 if form.num_bits <= 4 else 8
+    if form.has_real_zero_points and bits != 4:  # ONNX Runtime has no kernel
+        return None
+    zero_points: ZeroPoints = "real" if form.has_real_zero_points else "integer" if form.has_zero_points else "none"
     common = gcd(num_columns, form.block[1])
     block = min(common & -common, _BLOCKS[1])
-    if form.has_zero_points and bits == 4 and num_columns // block % 2:
+    if zero_points == "integer" and bits == 4 and num_columns // block % 2:
         block //= 2  # a row's zero points fill whole bytes
     if block < _BLOCKS[0]:
         return None
-    offset = -form.lowest if form.has_zero_points else 2 ** (bits - 1)
-    return Layout(num_rows, num_columns, bits, block, form.has_zero_points, offset)
+    offset = 2 ** (bits - 1) if zero_points == "none" else -form.lowest
+    return Layout(num_rows, num_columns, bits, block, zero_points, offset)
 
 
-BITS = (4, 8)
-"""Of the integers that stay packed."""
+def takes(layout: Layout) -> bool:
+    """Whether weights of this layout stay packed."""
+    return True
 
 
 def apply(model: ir.Model) -> int:
     """Rewrite ``model`` in place; returns the number of products."""
-    return pack(model, BITS)
+    return pack(model, takes)
 
 
-def pack(model: ir.Model, bits: Collection[int]) -> int:
+def pack(model: ir.Model, may_stay: Callable[[Layout], bool]) -> int:
     """Replace products with weights that their source has packed.
 
     Args:
         model: changed in place.
-        bits: of an integer, 4 and 8, that may stay.
+        may_stay: whether weights of a layout stay packed.
 
     Returns:
         The number of products.
@@ -94,7 +100,7 @@ def pack(model: ir.Model, bits: Collection[int]) -> int:
             continue
         name = weight.source_name
         if name not in operands:
-            operands[name] = _operands(weight, bits)
+            operands[name] = _operands(weight, may_stay)
         if (packed := operands[name]) is not None:
             _replace(model.graph, node, packed)
             num_packed += 1
@@ -133,10 +139,10 @@ class _Operands:
     """Of the input features, where the checkpoint's groups are not of consecutive ones."""
 
 
-def _operands(weight: Weight, bits: Collection[int]) -> _Operands | None:
+def _operands(weight: Weight, may_stay: Callable[[Layout], bool]) -> _Operands | None:
     name, reader = weight.source_name, weight.packed()
     layout = None if reader is None else layout_of(reader.form)
-    if reader is None or layout is None or layout.bits not in bits:
+    if reader is None or layout is None or not may_stay(layout):
         return None
     order = None
     if (groups := reader.column_groups()) is not None:
@@ -146,7 +152,7 @@ def _operands(weight: Weight, bits: Collection[int]) -> _Operands | None:
         if bool((groups.diff() >= 0).all()):
             order = None
     rows = _LaidOut(reader, layout, order)
-    parts = ("B", "scales", "zero_points") if layout.has_zero_points else ("B", "scales")
+    parts = ("B", "scales") if layout.zero_points == "none" else ("B", "scales", "zero_points")
     return _Operands(layout, {part: _PackedTensor(name, part, rows) for part in parts}, order)
 
 
@@ -207,9 +213,13 @@ class _LaidOut:
             values = rows.values.to(torch.int16) + layout.offset
             self._kept["scales"].append(self._by_block(rows, rows.scales.float()).reshape(-1))
             if rows.zero_points is not None:
-                zeros = self._by_block(rows, rows.zero_points.to(torch.int16) + layout.offset)
-                self._kept["zero_points"].append(self._bytes(zeros))
+                self._kept["zero_points"].append(self._zero_points(rows, rows.zero_points))
             yield self._bytes(values if self._order is None else values[:, self._order])
+
+    def _zero_points(self, rows: PackedRows, zero_points: torch.Tensor) -> torch.Tensor:
+        is_real = self.layout.zero_points == "real"
+        zeros = self._by_block(rows, zero_points.to(torch.float32 if is_real else torch.int16) + self.layout.offset)
+        return zeros.reshape(-1) if is_real else self._bytes(zeros)
 
     def _by_block(self, rows: PackedRows, groups: torch.Tensor) -> torch.Tensor:
         """One number for each of the operator's blocks, from one for each group."""
@@ -230,11 +240,13 @@ class _PackedTensor(SourceTensor):
 
     def __init__(self, source_name: str, part: str, rows: _LaidOut):
         layout = rows.layout
-        octets = layout.block * layout.bits // 8
+        octets, num_blocks = layout.block * layout.bits // 8, layout.num_rows * layout.num_blocks
         shape, dtype = {
             "B": ((layout.num_rows, layout.num_blocks, octets), torch.uint8),
-            "scales": ((layout.num_rows * layout.num_blocks,), torch.float32),
-            "zero_points": ((layout.num_rows * layout.num_blocks * layout.bits // 8,), torch.uint8),
+            "scales": ((num_blocks,), torch.float32),
+            "zero_points": ((num_blocks,), torch.float32)
+            if layout.zero_points == "real"
+            else ((num_blocks * layout.bits // 8,), torch.uint8),
         }[part]
         super().__init__(
             self.read_whole,

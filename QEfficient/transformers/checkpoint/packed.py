@@ -48,6 +48,8 @@ class Packed:
     lowest: int = 0
     """The lowest integer."""
     has_zero_points: bool = False
+    has_real_zero_points: bool = False
+    """Whether zero points are real numbers rather than integers."""
     is_float: bool = False
     """Whether the small numbers are floating-point ones."""
     is_transposed: bool = False
