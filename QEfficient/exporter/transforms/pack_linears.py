@@ -225,7 +225,7 @@ class _LaidOut:
         """One number for each of the operator's blocks, from one for each group."""
         groups = groups.expand(len(rows.values), -1)
         if groups.shape[1] == 1:
-            return groups.expand(-1, self.layout.num_blocks)
+            return groups.expand(-1, self.layout.num_blocks).contiguous()
         return groups[:, torch.arange(self.layout.num_blocks) * self.layout.block // rows.group_size]
 
     def _bytes(self, integers: torch.Tensor) -> torch.Tensor:
