@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 
@@ -19,12 +19,18 @@ from QEfficient.transformers.checkpoint.packed import Dense, Packing, Quantized,
 from QEfficient.transformers.checkpoint.weight_files import TORCH_NAMES, WeightFile, WeightFiles
 from QEfficient.transformers.quantizers.auto_round import AutoRound
 from QEfficient.transformers.quantizers.awq import AWQ
+from QEfficient.transformers.quantizers.bitnet import BitNet
 from QEfficient.transformers.quantizers.bitsandbytes import BitsAndBytes
 from QEfficient.transformers.quantizers.checks import Section
 from QEfficient.transformers.quantizers.compressed_tensors import CompressedTensors
 from QEfficient.transformers.quantizers.fp8 import FP8
 from QEfficient.transformers.quantizers.gptq import GPTQ
+from QEfficient.transformers.quantizers.hqq import HQQ
 from QEfficient.transformers.quantizers.mxfp4 import MXFP4
+from QEfficient.transformers.quantizers.torchao import TorchAO
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Scheme(Protocol):
@@ -43,6 +49,19 @@ class Scheme(Protocol):
 
         Raises:
             CorruptCheckpoint: a part is missing, or has a dtype or shape that does not fit the others.
+        """
+
+
+@runtime_checkable
+class ModelScheme(Scheme, Protocol):
+    """A format whose layers compute something else than products with the dense weights."""
+
+    def change(self, model: PreTrainedModel, weights: Mapping[str, Quantized]) -> None:
+        """Make ``model`` the one that the format is of, in place; ``weights`` are the quantised ones, by name.
+
+        Raises:
+            UnsupportedModel: a layer cannot be made one.
+            CorruptCheckpoint: a layer's weight is not quantised that should be.
         """
 
 
@@ -65,6 +84,9 @@ FORMATS: dict[str, Format] = {
     "auto-round": AutoRound,
     "mxfp4": MXFP4,
     "bitsandbytes": BitsAndBytes,
+    "hqq": HQQ,
+    "torchao": TorchAO,
+    "bitnet": BitNet,
 }
 """By ``quant_method``."""
 _OLD_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
@@ -81,6 +103,12 @@ class QuantizedWeights:
     """By the names of the dense weights."""
     parts: frozenset[str] = frozenset()
     """Names of stored tensors that are no weights themselves."""
+    scheme: Scheme | None = None
+
+    def change(self, model: PreTrainedModel) -> None:
+        """Make layers of ``model`` compute what those of the format do. Raises as :meth:`ModelScheme.change`."""
+        if isinstance(self.scheme, ModelScheme) and self.tensors:
+            self.scheme.change(model, self.tensors)
 
     def in_file(self, file: WeightFile) -> dict[str, Quantized]:
         """Those whose first part is in ``file``."""
@@ -142,7 +170,7 @@ def quantized_weights(scheme: Scheme | None, files: WeightFiles) -> QuantizedWei
             raise damaged(stored[name], f"is stored beside '{_first(group).name}', which is the same weight")
         tensors[name] = quantized(packing, group)
         parts |= part_names
-    return QuantizedWeights(tensors, frozenset(parts))
+    return QuantizedWeights(tensors, frozenset(parts), scheme)
 
 
 def _first(parts: Mapping[str, Stored]) -> Stored:

@@ -16,6 +16,13 @@ from QEfficient.transformers.checkpoint.packed import Stored, damaged
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 """Dtypes of scales that are real numbers."""
+FLOAT_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
+
+
+_OTHER_CHECKPOINT = (
+    "Take another quantised checkpoint of the model, or its original one with weight_format='int8' or 'int4' (cpu) or "
+    "mxfp6_matmul=True (card)."
+)
 
 
 @dataclass(frozen=True)
@@ -100,10 +107,12 @@ class Section:
 
     def unsupported(self, key: str, what: str) -> UnsupportedModel:
         """An error that names the file and the key."""
-        return UnsupportedModel(
-            f"{self.source}: {self.name}.{key} {what}. Take another quantised checkpoint of the model, or its "
-            "original one with weight_format='int8' or 'int4' (cpu) or mxfp6_matmul=True (card)."
-        )
+        return UnsupportedModel(f"{self.source}: {self.name}.{key} {what}. {_OTHER_CHECKPOINT}")
+
+
+def unsupported(stored: Stored, what: str) -> UnsupportedModel:
+    """An error that names the file and the key of a tensor that this version does not read."""
+    return UnsupportedModel(f"{stored.file.path}: '{stored.name}' {what}. {_OTHER_CHECKPOINT}")
 
 
 def require_parts(parts: Mapping[str, Stored], *names: str) -> None:
@@ -181,9 +190,25 @@ def read_integers(stored: Stored, count: int) -> tuple[int, ...]:
         CorruptCheckpoint: it holds something else.
     """
     require_shape(stored, count)
-    require_dtype(stored, torch.int32, torch.int64)
-    item_bytes = stored.tensor.dtype.itemsize
-    values = np.frombuffer(read_octets(stored, count * item_bytes), f"<i{item_bytes}").tolist()
+    values = _integers(stored, count)
     if min(values) < 1:
         raise damaged(stored, f"holds {values}, expected {count} positive sizes")
     return tuple(values)
+
+
+def read_integer(stored: Stored) -> int:
+    """A part of one integer, or of one truth value.
+
+    Raises:
+        CorruptCheckpoint: it holds something else.
+    """
+    require_shape(stored)
+    return _integers(stored, 1)[0]
+
+
+def _integers(stored: Stored, count: int) -> list[int]:
+    require_dtype(stored, torch.uint8, torch.int32, torch.int64)
+    dtype = stored.tensor.dtype
+    octets = read_octets(stored, count * dtype.itemsize)
+    values: list[int] = np.frombuffer(octets, f"<{'i' if dtype.is_signed else 'u'}{dtype.itemsize}").tolist()
+    return values

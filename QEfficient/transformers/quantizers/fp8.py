@@ -41,7 +41,7 @@ class BlockPacking:
         scales = self._of_rows(parts.finite(self.scale), start, stop)
         zero_points = None
         if self.zero_point is not None:
-            zero_points = self._of_rows(parts.whole(self.zero_point), start, stop)
+            zero_points = self._of_rows(parts.finite(self.zero_point), start, stop)
         return PackedRows(parts.rows("weight", start, stop), scales, zero_points, self.form.block[1])
 
     def column_groups(self, parts: Parts) -> None:
