@@ -107,7 +107,7 @@ class QuantizedWeights:
 
     def change(self, model: PreTrainedModel) -> None:
         """Make layers of ``model`` compute what those of the format do. Raises as :meth:`ModelScheme.change`."""
-        if isinstance(self.scheme, ModelScheme) and self.tensors:
+        if isinstance(self.scheme, ModelScheme):
             self.scheme.change(model, self.tensors)
 
     def in_file(self, file: WeightFile) -> dict[str, Quantized]:

@@ -280,6 +280,13 @@ def test_unread_variants(tmp_path: Path, plain: Path, packer: Any, section: Any,
     assert str(folder) in str(raised.value)
 
 
+def test_weights_that_are_not_ternary(tmp_path: Path, plain: Path) -> None:
+    """A model of layers that round their inputs, and not the same one without the rounding."""
+    folder, _ = packers.quantize(plain, tmp_path / "quantized", *BITNET, chosen=lambda name, tensor: False)
+    with pytest.raises(CorruptCheckpoint, match=r"config\.json: modules_to_not_convert does not name"):
+        QEFFAutoModelForCausalLM.from_pretrained(folder)
+
+
 def test_ternary_weights_of_layers_with_biases(tmp_path: Path) -> None:
     """transformers multiplies these biases by the weight's scale."""
     model = tiny_models.causal_lm("llama", attention_bias=True)
