@@ -131,9 +131,12 @@ class HQQ:
         if axis not in (0, 1):
             raise damaged(parts["axis"], f"is {axis}, expected 0 or 1")
         num_rows, num_columns = read_integers(parts["shape"], 2)
-        grouped = num_columns if axis else num_rows
-        if group_size < 1 or grouped % group_size:
-            raise damaged(parts["group_size"], f"is {group_size}, which does not divide {grouped} features")
+        if group_size < 1 or num_rows * num_columns % group_size:
+            what = f"is {group_size}, which does not divide {num_rows * num_columns} elements"
+            raise damaged(parts["group_size"], what)
+        if (num_columns if axis else num_rows) % group_size:
+            what = f"is {group_size}, and this version reads no groups that go from one row or column into the next"
+            raise unsupported(parts["group_size"], what)
         num_groups = num_rows * num_columns // group_size
         for name in ("scale", "zero"):
             require_dtype(parts[name], *FLOATS)

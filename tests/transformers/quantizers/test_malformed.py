@@ -172,7 +172,7 @@ DAMAGE = [
     (*HQQ, put("W_q", lambda words: words[1:]), r"W_q' has shape .* holds no \(128, 32\) of 4 bits"),
     (*HQQ, put("W_q", lambda words: words.to(torch.int32)), "W_q' is stored as int32"),
     (*HQQ, put("group_size", number(16)), r"scale' has shape \(128, 1\), expected \(256, 1\)"),
-    (*HQQ, put("group_size", number(0)), "group_size' is 0, which does not divide 64"),
+    (*HQQ, put("group_size", number(0)), "group_size' is 0, which does not divide 4096"),
     (*HQQ, put("axis", number(0)), r"scale' has shape \(128, 1\), expected \(1, 128\)"),
     (*HQQ, put("axis", number(2)), "axis' is 2, expected 0 or 1"),
     (*HQQ, put("shape", lambda shape: -shape), "shape' holds .* expected 2 positive sizes"),
@@ -270,6 +270,7 @@ def test_files_without_descriptions(tmp_path: Path, plain: Path) -> None:
     [
         (*HQQ, put("packing", lambda text: text[1:]), "packing' is 'bit_u8', and this version reads 8bit_u8"),
         (*HQQ, put("quant_scale", number(1)), "quant_scale' is true, and this version reads no"),
+        (*HQQ, put("group_size", number(128)), "group_size' is 128, and this version reads no groups that"),
     ],
 )
 def test_unread_variants(tmp_path: Path, plain: Path, packer: Any, section: Any, change: Any, message: str) -> None:
