@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-Packed = tuple[dict[str, torch.Tensor], torch.Tensor]
+Packed = tuple[dict[str, Any], torch.Tensor]
 """The parts by their endings, and the dense weight that they stand for."""
 Packer = Callable[[torch.Tensor], Packed]
 
@@ -192,6 +192,87 @@ def bitsandbytes(kind: str, nested: bool = False, block_size: int = 64) -> Packe
     return pack
 
 
+def hqq(bits: int = 4, group_size: int = 32, axis: int = 1, few_bits: bool = False) -> Packer:
+    """HQQLinear's layout, with zero points in steps of a half, and without its search for scales."""
+    name, per_word = {8: ("8bit_u8", 1), 4: ("4bit_u8", 2), 3: ("3bit_32", 10), 2: ("2bit_u8", 4)}[bits]
+
+    def pack(weight: torch.Tensor) -> Packed:
+        groups = weight.double().numpy().reshape((-1, group_size) if axis == 1 else (group_size, -1))
+        low, high = groups.min(axis, keepdims=True), groups.max(axis, keepdims=True)
+        scales = (high - low) / (2**bits - 1)
+        scales = (with_few_bits(scales) if few_bits else scales).astype(np.float16)
+        zeros = (np.rint(-low / scales * 2) / 2).astype(np.float16)
+        values = np.clip(np.rint(groups / scales + zeros), 0, 2**bits - 1).astype(np.int64)
+        dense = (values - zeros.astype(np.float32)) * scales.astype(np.float32)
+        num_words = -(-len(values) // per_word)
+        pieces = np.zeros((per_word * num_words, values.shape[1]), np.int64)
+        pieces[: len(values)] = values
+        pieces = pieces.reshape(per_word, num_words, -1)
+        words = sum(piece << ((per_word - 1 - place) * bits) for place, piece in enumerate(pieces))
+        numbers = {"nbits": bits, "group_size": group_size, "axis": axis}
+        flags = {"quant_scale": 0, "quant_zero": 0, "view_as_float": 0}
+        parts = {
+            "W_q": torch.from_numpy(np.asarray(words).astype(np.int32 if bits == 3 else np.uint8)),
+            "scale": torch.from_numpy(scales),
+            "zero": torch.from_numpy(zeros),
+            "shape": torch.tensor(weight.shape),
+            "packing": torch.tensor([*name.encode()], dtype=torch.uint8),
+            **{key: torch.tensor(number, dtype=torch.int32) for key, number in numbers.items()},
+            **{key: torch.tensor(flag, dtype=torch.uint8) for key, flag in flags.items()},
+        }
+        return {f".{key}": part for key, part in parts.items()}, torch.from_numpy(dense).reshape(weight.shape).half()
+
+    return pack
+
+
+def torchao(kind: str, group_size: int = 32, few_bits: bool = False) -> Packer:
+    """torchao's layouts: "Int4Tensor", or "IntxUnpackedToInt8Tensor" of 4 bits. The description is a part as well,
+    which :func:`quantize` puts where it belongs."""
+    is_nibbles = kind == "Int4Tensor"
+
+    def pack(weight: torch.Tensor) -> Packed:
+        group = np.arange(weight.shape[1]) // group_size
+        values, zeros, scales = rounded(weight, 4, group, symmetric=False, few_bits=few_bits)
+        dense = expanded(values, zeros, scales, group)
+        integers = torch.from_numpy(values - 8).to(torch.int8)
+        of_torch = {"_type": "torch.dtype", "_data": "float16"}
+        data: dict[str, Any] = {"block_size": [1, group_size]}
+        if is_nibbles:
+            octets = (values[:, 0::2] ^ 8) | ((values[:, 1::2] ^ 8) << 4)
+            offsets = ((8 - zeros) * scales.astype(np.float64)).astype(np.float16)
+            stored = (torch.from_numpy(octets.astype(np.uint8)).view(torch.int8), scales.T.copy(), offsets.T.copy())
+            elements = (values - 8) * scales.astype(np.float32)[:, group] + offsets[:, group]
+            dense = torch.from_numpy(elements.astype(np.float16))
+            data |= {"activation_dtype": {**of_torch, "_data": "bfloat16"}, "shape": [*weight.shape]}
+        else:
+            stored = (integers, scales, (zeros - 8).astype(np.int8))
+            data |= {"target_dtype": {**of_torch, "_data": "int4"}, "dtype": of_torch, "activation_quantization": None}
+        names = ("qdata", "scale", "zero_point")
+        parts = {f"._weight_{name}": torch.as_tensor(part) for name, part in zip(names, stored, strict=True)}
+        return parts | {DESCRIPTION: {"_type": kind, "_data": data, "_tensor_data_names": names}}, dense
+
+    return pack
+
+
+def bitnet(linear_class: str = "bitlinear", few_bits: bool = False) -> Packer:
+    """BitNet's layout, of either of transformers' layers."""
+
+    def pack(weight: torch.Tensor) -> Packed:
+        scale = np.float32(with_few_bits(weight.abs().mean().double().numpy())) if few_bits else weight.abs().mean()
+        scale = torch.as_tensor(scale).reshape(1)
+        values = (weight / scale).round().clamp(-1, 1)
+        quarters = (values + 1).to(torch.uint8).reshape(4, -1, weight.shape[1])
+        octets = quarters[0] | (quarters[1] << 2) | (quarters[2] << 4) | (quarters[3] << 6)
+        stored = scale if linear_class == "autobitlinear" else 1 / scale
+        return {".weight": octets, ".weight_scale": stored}, values * scale
+
+    return pack
+
+
+DESCRIPTION = "__metadata__"
+"""A part that is text of the header."""
+
+
 def is_linear(name: str, tensor: torch.Tensor) -> bool:
     """What quantising libraries convert: all linear weights but the head, and here one more that is left out."""
     is_matrix = tensor.ndim == 2 and name.endswith(".weight")
@@ -212,13 +293,16 @@ def quantize(
     target.mkdir(parents=True)
     stored: dict[str, torch.Tensor] = {}
     dense: dict[str, torch.Tensor] = {}
+    metadata = {"format": "pt"}
     for name, tensor in load_file(folder / "model.safetensors").items():
         if not chosen(name, tensor):
             stored[name] = dense[name] = tensor
             continue
         parts, dense[name] = packer(tensor)
+        if DESCRIPTION in parts:
+            metadata[name] = json.dumps(parts.pop(DESCRIPTION))
         stored |= {name.removesuffix(".weight") + ending: part.contiguous() for ending, part in parts.items()}
-    save_file(stored, target / "model.safetensors", metadata={"format": "pt"})
+    save_file(stored, target / "model.safetensors", metadata=metadata)
     for path in (path for path in folder.iterdir() if path.suffix in (".json", ".jinja")):
         (target / path.name).write_bytes(path.read_bytes())
     config = json.loads((folder / "config.json").read_text())

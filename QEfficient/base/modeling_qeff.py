@@ -394,6 +394,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             "task": self.task,
             "architecture": self.model_name,
             "config": json_safe(config),
+            "modules": sorted({type(module).__name__ for module in self._loaded().modules()}),
             "weights": self._weights().digest(),
             "packed": {name: repr(layout) for name, layout in packed_layouts(self._weights()).items()},
             "plan": plan.key(),

@@ -90,10 +90,18 @@ def test_a_second_time_needs_no_torch(checkpoint: Path, own_store: Path) -> None
     assert run_python("-c", script).out == first.out
 
 
-def test_a_quantised_checkpoint(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
-    """Eight bits stay packed on the processor and not on the card."""
-    packer, section = quantized_models.gptq(8), {"quant_method": "gptq", "bits": 8}
-    folder, _ = quantized_models.quantize(checkpoint, tmp_path / "gptq", packer, section)
+@pytest.mark.parametrize(
+    ("packer", "section"),
+    [
+        pytest.param(quantized_models.gptq(8), {"quant_method": "gptq", "bits": 8}, id="8 bits"),
+        pytest.param(quantized_models.hqq(), {"quant_method": "hqq"}, id="real zero points"),
+    ],
+)
+def test_a_quantised_checkpoint(
+    cli: Cli, checkpoint: Path, tmp_path: Path, packer: quantized_models.Packer, section: dict[str, Any]
+) -> None:
+    """What stays packed on the processor and not on the card."""
+    folder, _ = quantized_models.quantize(checkpoint, tmp_path / "quantized", packer, section)
     targets = cli("inspect", folder, "--json").json["targets"]
     on_cpu, on_card = (targets[name]["weights"] for name in ("cpu", "cloud-ai-100"))
     assert (on_cpu["num_packed"], on_cpu["num_expanded"]) == (on_card["num_expanded"], on_card["num_packed"])
@@ -205,6 +213,8 @@ def test_quantised_weights_are_said(cli: Cli, checkpoint: Path, tmp_path: Path) 
     found = cli("inspect", tmp_path, "--json").json
     assert (found["quantization"], found["weights_bytes"]) == ("fp8", None)
     assert "quantised ('fp8')" in cli("inspect", tmp_path).out
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"load_in_8bit": True}}))
+    assert "quantised ('bitsandbytes')" in cli("inspect", tmp_path).out
 
 
 _CODE = """

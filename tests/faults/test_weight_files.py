@@ -209,6 +209,8 @@ def header(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 HEADERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "metadata of numbers": lambda entries: entries.update({"__metadata__": {"a": 1}}),
+    "metadata that is a list": lambda entries: entries.update({"__metadata__": []}),
     "no offsets": lambda entries: entries[Q_PROJ].pop("data_offsets") and None,
     "a list": lambda entries: entries | {Q_PROJ: [1, 2]},
     "a number": lambda entries: entries | {Q_PROJ: 1},

@@ -16,7 +16,7 @@ from QEfficient.transformers.checkpoint.packed import Packed
 def layout_of(form: Packed) -> Layout | None:
     """How the card's operator stores a weight; None where it cannot."""
     layout = pack_linears.layout_of(form)
-    if layout is None or layout.bits != 4 or layout.zero_points == torch.float32:
+    if layout is None or layout.bits != 4 or layout.zero_points == "real":
         return None
     return replace(layout, scales=torch.float32)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from math import gcd
+from typing import Literal
 
 import onnx_ir as ir
 import torch
@@ -23,6 +24,7 @@ _DOMAIN = "com.microsoft"
 LayoutOf = Callable[[Packed], "Layout | None"]
 _BLOCKS = (16, 256)
 """Smallest and largest power of two that the operator takes as a block."""
+ZeroPoints = Literal["none", "integer", "real"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Layout:
     """4 or 8; fewer are widened."""
     block: int
     """Columns that share a scale: a power of two that divides the checkpoint's groups."""
-    zero_points: torch.dtype | None
-    """Of the zero points: uint8 for packed integers, float32 for real numbers; None: they are in the middle."""
+    zero_points: ZeroPoints
+    """Without them, they are in the middle."""
     offset: int
     """Added to the checkpoint's integers and zero points."""
     scales: torch.dtype = torch.float32
@@ -49,7 +51,7 @@ class Layout:
     @property
     def num_bytes(self) -> int:
         """Of integers, scales and zero points."""
-        zero_point_bits = {None: 0, torch.uint8: self.bits, torch.float32: 32}[self.zero_points]
+        zero_point_bits = {"none": 0, "integer": self.bits, "real": 32}[self.zero_points]
         bits = self.num_columns * self.bits + self.num_blocks * (8 * self.scales.itemsize + zero_point_bits)
         return self.num_rows * bits // 8
 
@@ -60,15 +62,15 @@ def layout_of(form: Packed) -> Layout | None:
         return None
     num_rows, num_columns = form.shape
     bits = 4 if form.num_bits <= 4 else 8
+    has_real = form.has_real_zero_points or form.has_minimums
+    zero_points: ZeroPoints = "real" if has_real else "integer" if form.has_zero_points else "none"
     common = gcd(num_columns, form.block[1])
     block = min(common & -common, _BLOCKS[1])
-    if form.has_zero_points and bits == 4 and num_columns // block % 2:
+    if zero_points == "integer" and bits == 4 and num_columns // block % 2:
         block //= 2  # a row's zero points fill whole bytes
     if block < _BLOCKS[0]:
         return None
-    has_zero_points = form.has_zero_points or form.has_minimums
-    offset = -form.lowest if has_zero_points else 2 ** (bits - 1)
-    zero_points = torch.float32 if form.has_minimums else torch.uint8 if form.has_zero_points else None
+    offset = 2 ** (bits - 1) if zero_points == "none" else -form.lowest
     return Layout(num_rows, num_columns, bits, block, zero_points, offset, form.scales)
 
 
@@ -147,7 +149,7 @@ def _operands(weight: Weight, layout_of: LayoutOf) -> _Operands | None:
         if bool((groups.diff() >= 0).all()):
             order = None
     rows = _LaidOut(reader, layout, order)
-    parts = ("B", "scales") if layout.zero_points is None else ("B", "scales", "zero_points")
+    parts = ("B", "scales") if layout.zero_points == "none" else ("B", "scales", "zero_points")
     return _Operands(layout, {part: _PackedTensor(name, part, rows) for part in parts}, order)
 
 
@@ -220,16 +222,19 @@ class _LaidOut:
             values = rows.values.to(torch.int16) + layout.offset
             self._kept["scales"].append(self._by_block(rows, rows.scales.to(layout.scales)).reshape(-1))
             if rows.zero_points is not None:
-                zeros = self._by_block(rows, rows.zero_points + layout.offset)
-                is_real = layout.zero_points == torch.float32
-                self._kept["zero_points"].append(zeros.float().reshape(-1) if is_real else self._bytes(zeros))
+                self._kept["zero_points"].append(self._zero_points(rows, rows.zero_points))
             yield self._bytes(values if self._order is None else values[:, self._order])
+
+    def _zero_points(self, rows: PackedRows, zero_points: torch.Tensor) -> torch.Tensor:
+        is_real = self.layout.zero_points == "real"
+        zeros = self._by_block(rows, zero_points.to(torch.float32 if is_real else torch.int16) + self.layout.offset)
+        return zeros.reshape(-1) if is_real else self._bytes(zeros)
 
     def _by_block(self, rows: PackedRows, groups: torch.Tensor) -> torch.Tensor:
         """One number for each of the operator's blocks, from one for each group."""
         groups = groups.expand(len(rows.values), -1)
         if groups.shape[1] == 1:
-            return groups.expand(-1, self.layout.num_blocks)
+            return groups.expand(-1, self.layout.num_blocks).contiguous()
         return groups[:, torch.arange(self.layout.num_blocks) * self.layout.block // rows.group_size]
 
     def _bytes(self, integers: torch.Tensor) -> torch.Tensor:
@@ -248,10 +253,9 @@ class _PackedTensor(SourceTensor):
         shape, dtype = {
             "B": ((layout.num_rows, layout.num_blocks, octets), torch.uint8),
             "scales": ((num_blocks,), layout.scales),
-            "zero_points": (
-                (num_blocks if layout.zero_points == torch.float32 else num_blocks * layout.bits // 8,),
-                layout.zero_points or torch.uint8,
-            ),
+            "zero_points": ((num_blocks,), torch.float32)
+            if layout.zero_points == "real"
+            else ((num_blocks * layout.bits // 8,), torch.uint8),
         }[part]
         super().__init__(
             self.read_whole,

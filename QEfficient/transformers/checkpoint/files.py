@@ -42,6 +42,8 @@ def is_any(name: str, patterns: Iterable[str]) -> bool:
 
 SECTIONS = ("quantization_config", "compression_config")
 """Where a config says how the weights are quantised."""
+UNKNOWN = "unknown"
+"""The format that a config does not name."""
 
 
 def checked_name(model_name: object) -> str:
@@ -208,11 +210,19 @@ def quantization_section(config: Mapping[str, Any]) -> tuple[str, object] | None
 
 
 def quantization(config: Mapping[str, Any]) -> str | None:
-    """How a checkpoint's weights are quantised, or None."""
+    """The format of a checkpoint's quantised weights, or None."""
     section = quantization_section(config)
-    if section is None:
-        return None
-    return str(section[1].get("quant_method", "unknown")) if isinstance(section[1], dict) else "unknown"
+    return None if section is None else quantization_method(section[1])
+
+
+def quantization_method(section: object) -> str:
+    """The format that a section of a config names.
+
+    transformers takes sections of bitsandbytes that are older than the key for what they are.
+    """
+    values = section if isinstance(section, Mapping) else {}
+    is_old = any(values.get(f"load_in_{bits}bit") for bits in (4, 8))
+    return str(values.get("quant_method", "bitsandbytes" if is_old else UNKNOWN))
 
 
 def identity(path: Path) -> dict[str, Any]:

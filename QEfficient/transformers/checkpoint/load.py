@@ -283,6 +283,8 @@ def _load(
     ):
         model, info = auto_class.from_pretrained(files.folder, **report, **options)
     _check_orientation(files.folder, model, weights)
+    with loader_errors(files.folder, "the quantised layers"):
+        weights.change(model)
     _check_loaded(files.folder, info, mark_missing(model, info.get("missing_keys", ())))
     return model.eval()
 

@@ -48,6 +48,8 @@ class Packed:
     lowest: int = 0
     """The lowest integer."""
     has_zero_points: bool = False
+    has_real_zero_points: bool = False
+    """Whether zero points are real numbers rather than integers."""
     is_float: bool = False
     """Whether the small numbers are floating-point ones."""
     is_transposed: bool = False
@@ -171,9 +173,18 @@ class Parts:
         return damaged(self._stored[name], what)
 
 
-def damaged(stored: Stored, what: str) -> CorruptCheckpoint:
-    """An error that names the file and the key of a stored tensor."""
-    return CorruptCheckpoint(f"{stored.file.path}: '{stored.name}' {what}. Download the checkpoint again.")
+def damaged(stored: Stored, what: str, setting: str | None = None) -> CorruptCheckpoint:
+    """An error that names the file and the key of a stored tensor.
+
+    Args:
+        stored: the tensor.
+        what: is wrong with it.
+        setting: of the config that says otherwise, and may be what is wrong.
+    """
+    remedy = "Download the checkpoint again."
+    if setting is not None:
+        remedy = f"It and {setting} in the config contradict each other: download both again."
+    return CorruptCheckpoint(f"{stored.file.path}: '{stored.name}' {what}. {remedy}")
 
 
 class Packing(Protocol):

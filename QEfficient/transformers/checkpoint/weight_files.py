@@ -6,7 +6,7 @@ A name in an index is a stranger's: it stays in the folder, and a file is safete
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class Header:
     tensors: dict[str, StoredTensor]
     data_offset: int
     """Bytes before the first tensor."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """What the writer added: for some formats, what its tensors are parts of."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -232,9 +234,12 @@ def read_header(path: Path) -> Header:
         if size > min(_MOST_HEADER_BYTES, num_bytes - 8):
             raise _damaged(path, f"its header has {size} bytes and the file {num_bytes}")
         entries = parse_json(path, file.read(size))
-    tensors = {name: _tensor(path, name, entry) for name, entry in entries.items() if name != "__metadata__"}
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _damaged(path, "its header's __metadata__ is no object of texts")
+    tensors = {name: _tensor(path, name, entry) for name, entry in entries.items()}
     _check_layout(path, tensors, num_bytes - 8 - size)
-    return Header(tensors, 8 + size)
+    return Header(tensors, 8 + size, metadata)
 
 
 def _tensor(path: Path, name: str, entry: object) -> StoredTensor:

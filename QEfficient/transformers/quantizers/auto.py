@@ -9,26 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from QEfficient.errors import UnsupportedModel
-from QEfficient.transformers.checkpoint.files import quantization_section, read_json
-from QEfficient.transformers.checkpoint.packed import Dense, Packing, Stored, damaged, quantized
+from QEfficient.transformers.checkpoint.files import UNKNOWN, quantization_section, read_json
+from QEfficient.transformers.checkpoint.packed import Dense, Packing, Quantized, Stored, damaged, quantized
 from QEfficient.transformers.checkpoint.unread import Unread, parts_of
 from QEfficient.transformers.checkpoint.weight_files import TORCH_NAMES, WeightFile, WeightFiles
 from QEfficient.transformers.quantizers.auto_round import AutoRound
 from QEfficient.transformers.quantizers.awq import AWQ
+from QEfficient.transformers.quantizers.bitnet import BitNet
 from QEfficient.transformers.quantizers.bitsandbytes import BitsAndBytes
-from QEfficient.transformers.quantizers.checks import UNKNOWN, Section
+from QEfficient.transformers.quantizers.checks import Section
 from QEfficient.transformers.quantizers.compressed_tensors import CompressedTensors
 from QEfficient.transformers.quantizers.fp8 import FP8
 from QEfficient.transformers.quantizers.gguf import GGUF
 from QEfficient.transformers.quantizers.gguf_weights import gguf_weights
 from QEfficient.transformers.quantizers.gptq import GPTQ
+from QEfficient.transformers.quantizers.hqq import HQQ
 from QEfficient.transformers.quantizers.mxfp4 import MXFP4
+from QEfficient.transformers.quantizers.torchao import TorchAO
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Scheme(Protocol):
@@ -47,6 +53,19 @@ class Scheme(Protocol):
 
         Raises:
             CorruptCheckpoint: a part is missing, or has a dtype or shape that does not fit the others.
+        """
+
+
+@runtime_checkable
+class ModelScheme(Scheme, Protocol):
+    """A format whose layers compute something else than products with the dense weights."""
+
+    def change(self, model: PreTrainedModel, weights: Mapping[str, Quantized]) -> None:
+        """Make ``model`` the one that the format is of, in place; ``weights`` are the quantised ones, by name.
+
+        Raises:
+            UnsupportedModel: a layer cannot be made one.
+            CorruptCheckpoint: a layer's weight is not quantised that should be.
         """
 
 
@@ -69,6 +88,9 @@ FORMATS: dict[str, Format] = {
     "auto-round": AutoRound,
     "mxfp4": MXFP4,
     "bitsandbytes": BitsAndBytes,
+    "hqq": HQQ,
+    "torchao": TorchAO,
+    "bitnet": BitNet,
     "gguf": GGUF,
 }
 """By ``quant_method``."""
@@ -86,8 +108,16 @@ class QuantizedWeights:
     """Those that are not stored as they are, by the names of the dense weights."""
     parts: frozenset[str] = frozenset()
     """Names of stored tensors that are no weights themselves."""
+    scheme: Scheme | None = None
     conversions: Callable[[Any], list[Any]] | None = None
     """Of a model: transformers' conversions from the names of :attr:`tensors`; None: those of its class."""
+
+    def change(self, model: PreTrainedModel) -> None:
+        """Make layers of ``model`` compute what those of the format do. Raises as :meth:`ModelScheme.change`."""
+        if isinstance(self.scheme, ModelScheme):
+            self.scheme.change(
+                model, {name: weight for name, weight in self.tensors.items() if isinstance(weight, Quantized)}
+            )
 
     def in_file(self, file: WeightFile) -> dict[str, Unread]:
         """Those whose first part is in ``file``."""
@@ -146,7 +176,7 @@ def quantized_weights(
         return QuantizedWeights()
     if isinstance(scheme, GGUF):
         weights, conversions = gguf_weights(scheme.architecture, files, meta_model)
-        return QuantizedWeights(weights, frozenset(name for name, _ in files.tensors()), conversions)
+        return QuantizedWeights(weights, frozenset(name for name, _ in files.tensors()), scheme, conversions)
     stored = dict(_stored(files))
     tensors: dict[str, Unread] = {}
     parts: set[str] = set()
@@ -160,7 +190,7 @@ def quantized_weights(
             raise damaged(stored[name], f"is stored beside '{_first(group).name}', which is the same weight")
         tensors[name] = quantized(packing, group)
         parts |= part_names
-    return QuantizedWeights(tensors, frozenset(parts))
+    return QuantizedWeights(tensors, frozenset(parts), scheme)
 
 
 def _first(parts: Mapping[str, Stored]) -> Stored:

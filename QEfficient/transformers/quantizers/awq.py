@@ -117,19 +117,20 @@ class AWQ:
         if self.version == "gemm":
             form = self._form(parts["scales"], second * _PER_WORD, first)
             num_groups = form.shape[1] // form.block[1]
-            require_shape(parts["qzeros"], num_groups, second)
-            require_shape(parts["scales"], num_groups, form.shape[0])
+            require_shape(parts["qzeros"], num_groups, second, setting="group_size")
+            require_shape(parts["scales"], num_groups, form.shape[0], setting="group_size")
             return GemmPacking(form)
         form = self._form(parts["scales"], first, second * _PER_WORD)
         num_words = _gemv_words(form.shape[1], form.block[1])
-        require_shape(parts["qzeros"], first, num_words)
-        require_shape(parts["scales"], first, num_words * _PER_WORD)
+        require_shape(parts["qzeros"], first, num_words, setting="group_size")
+        require_shape(parts["scales"], first, num_words * _PER_WORD, setting="group_size")
         return GemvPacking(form)
 
     def _form(self, scales: Stored, num_rows: int, num_columns: int) -> Packed:
         group_size = num_columns if self.group_size == -1 else self.group_size
         if group_size < 1 or num_columns % group_size:
-            raise damaged(scales, f"is for groups of {group_size}, which do not divide {num_columns} input features")
+            what = f"is for groups of {group_size}, which do not divide {num_columns} input features"
+            raise damaged(scales, what, "group_size")
         return Packed(
             (num_rows, num_columns),
             scales.tensor.dtype,

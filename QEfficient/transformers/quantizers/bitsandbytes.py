@@ -18,6 +18,7 @@ import torch
 
 from QEfficient.transformers.checkpoint.packed import Packed, PackedRows, Parts, Stored, damaged
 from QEfficient.transformers.quantizers.checks import (
+    FLOAT_NAMES,
     FLOATS,
     Section,
     read_octets,
@@ -28,7 +29,6 @@ from QEfficient.transformers.quantizers.checks import (
 )
 
 _STATE_BYTES = 4096
-_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,9 @@ class _State:
     @property
     def dtype(self) -> torch.dtype:
         """Of the elements."""
-        if (name := self._values.get("dtype")) not in _DTYPES:
-            raise damaged(self._stored, f"has the dtype {str(name)[:60]}, expected {', '.join(_DTYPES)}")
-        return _DTYPES[name]
+        if (name := self._values.get("dtype")) not in FLOAT_NAMES:
+            raise damaged(self._stored, f"has the dtype {str(name)[:60]}, expected {', '.join(FLOAT_NAMES)}")
+        return FLOAT_NAMES[name]
 
     def size(self, name: str) -> int:
         """A positive whole number."""

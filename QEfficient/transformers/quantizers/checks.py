@@ -11,12 +11,18 @@ import numpy as np
 import torch
 
 from QEfficient.errors import CorruptCheckpoint, UnsupportedModel
-from QEfficient.transformers.checkpoint.files import shortened
+from QEfficient.transformers.checkpoint.files import quantization_method, shortened
 from QEfficient.transformers.checkpoint.packed import Stored, damaged
 
-UNKNOWN = "unknown"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 """Dtypes of scales that are real numbers."""
+FLOAT_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
+
+
+_OTHER_CHECKPOINT = (
+    "Take another quantised checkpoint of the model, or its original one with weight_format='int8' or 'int4' (cpu) or "
+    "mxfp6_matmul=True (card)."
+)
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,8 @@ class Section:
 
     @property
     def method(self) -> str:
-        """The format's name in transformers, which takes what does not say it for bitsandbytes'; else "unknown"."""
-        is_old = any(self.values.get(f"load_in_{bits}bit") for bits in (4, 8))
-        return str(self.values.get("quant_method", "bitsandbytes" if is_old else UNKNOWN))
+        """The format's name in transformers."""
+        return quantization_method(self.values)
 
     def choice(self, key: str, choices: Collection[object], default: object = None) -> Any:
         """A value that must be one of ``choices``; compared without case.
@@ -113,10 +118,12 @@ class Section:
 
     def unsupported(self, key: str, what: str) -> UnsupportedModel:
         """An error that names the file and the key."""
-        return UnsupportedModel(
-            f"{self.source}: {self.name}.{key} {what}. Take another quantised checkpoint of the model, or its "
-            "original one with weight_format='int8' or 'int4' (cpu) or mxfp6_matmul=True (card)."
-        )
+        return UnsupportedModel(f"{self.source}: {self.name}.{key} {what}. {_OTHER_CHECKPOINT}")
+
+
+def unsupported(stored: Stored, what: str) -> UnsupportedModel:
+    """An error that names the file and the key of a tensor that this version does not read."""
+    return UnsupportedModel(f"{stored.file.path}: '{stored.name}' {what}. {_OTHER_CHECKPOINT}")
 
 
 def require_parts(parts: Mapping[str, Stored], *names: str) -> None:
@@ -144,13 +151,18 @@ def _said(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def require_shape(stored: Stored, *expected: int) -> None:
+def require_shape(stored: Stored, *expected: int, setting: str | None = None) -> None:
     """
+    Args:
+        stored: a part.
+        expected: its shape.
+        setting: of the config, where the shape follows from one.
+
     Raises:
-        CorruptCheckpoint: a part has another shape.
+        CorruptCheckpoint: it has another shape.
     """
     if stored.tensor.shape != expected:
-        raise damaged(stored, f"has shape {stored.tensor.shape}, expected {expected}")
+        raise damaged(stored, f"has shape {stored.tensor.shape}, expected {expected}", setting)
 
 
 def require_axes(stored: Stored, num_axes: int) -> tuple[int, ...]:
@@ -189,9 +201,25 @@ def read_integers(stored: Stored, count: int) -> tuple[int, ...]:
         CorruptCheckpoint: it holds something else.
     """
     require_shape(stored, count)
-    require_dtype(stored, torch.int32, torch.int64)
-    item_bytes = stored.tensor.dtype.itemsize
-    values = np.frombuffer(read_octets(stored, count * item_bytes), f"<i{item_bytes}").tolist()
+    values = _integers(stored, count)
     if min(values) < 1:
         raise damaged(stored, f"holds {values}, expected {count} positive sizes")
     return tuple(values)
+
+
+def read_integer(stored: Stored) -> int:
+    """A part of one integer, or of one truth value.
+
+    Raises:
+        CorruptCheckpoint: it holds something else.
+    """
+    require_shape(stored)
+    return _integers(stored, 1)[0]
+
+
+def _integers(stored: Stored, count: int) -> list[int]:
+    require_dtype(stored, torch.uint8, torch.int32, torch.int64)
+    dtype = stored.tensor.dtype
+    octets = read_octets(stored, count * dtype.itemsize)
+    values: list[int] = np.frombuffer(octets, f"<{'i' if dtype.is_signed else 'u'}{dtype.itemsize}").tolist()
+    return values

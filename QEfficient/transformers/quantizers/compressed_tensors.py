@@ -43,6 +43,7 @@ _FP4 = ("nvfp4-pack-quantized", "mxfp4-pack-quantized")
 _FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "dense", *_FP4)
 _PARTS = tuple(f"weight{end}" for end in ("", "_packed", "_scale", "_global_scale", "_shape", "_zero_point", "_g_idx"))
 _NVFP4_BLOCK = 16
+_GROUPS = "config_groups"
 _INTEGERS = tuple(("int", bits) for bits in range(2, 9))
 
 
@@ -178,7 +179,8 @@ class CompressedTensors:
         """
         if self.kinds.isdisjoint(kinds):
             said = ", ".join(sorted(f"{kind} of {bits} bits" for kind, bits in self.kinds))
-            raise damaged(stored, f"is stored as {stored.tensor.dtype}, and the config's weights are {said}")
+            what = f"is stored as {stored.tensor.dtype}, and the config's weights are {said}"
+            raise damaged(stored, what, _GROUPS)
 
     def _zero_point(self, parts: Mapping[str, Stored]) -> str | None:
         """The part with the zero points."""
@@ -194,10 +196,11 @@ class CompressedTensors:
         shape = read_integers(parts["weight_shape"], 2)
         fitting = [bits for bits in self.bits if num_words(shape[1], bits) == width]
         if shape[0] != num_rows or len(fitting) != 1:
-            raise damaged(words, f"has shape {words.tensor.shape}, which holds no {shape} integers of {self.bits} bits")
+            what = f"has shape {words.tensor.shape}, which holds no {shape} integers of {self.bits} bits"
+            raise damaged(words, what, _GROUPS)
         block = self._block(scale, shape)
         if block[0] not in (1, num_rows):
-            raise damaged(scale, f"is of blocks of {block[0]} rows, which packed integers do not have")
+            raise damaged(scale, f"is of blocks of {block[0]} rows, which packed integers do not have", _GROUPS)
         zero_point = self._zero_point(parts)
         if zero_point is not None:
             require_dtype(parts[zero_point], torch.int32)
@@ -225,7 +228,8 @@ class CompressedTensors:
             if scales in ((-(-num_rows // rows), -(-num_columns // columns)), (num_rows,) * (columns == num_columns)):
                 return rows, columns
         sizes = ", ".join(f"{rows}x{columns}" for rows, columns in candidates)
-        raise damaged(scale, f"has shape {scales}, expected one scale for each block of {sizes} in {shape}")
+        what = f"has shape {scales}, expected one scale for each block of {sizes} in {shape}"
+        raise damaged(scale, what, _GROUPS)
 
 
 def _strategy(weights: Section) -> str:
@@ -252,7 +256,7 @@ def _fp4(parts: Mapping[str, Stored]) -> FP4Packing:
 
 def _weights(section: Section) -> Iterator[Section]:
     """How each group of the config quantises weights."""
-    groups = section.section("config_groups")
+    groups = section.section(_GROUPS)
     section.choice("format", (*_FORMATS, "mixed-precision"), "dense")
     for name in groups.values:
         group = groups.section(name)

@@ -41,7 +41,7 @@ class BlockPacking:
         scales = self._of_rows(parts.finite(self.scale), start, stop)
         zero_points = None
         if self.zero_point is not None:
-            zero_points = self._of_rows(parts.whole(self.zero_point), start, stop)
+            zero_points = self._of_rows(parts.finite(self.zero_point), start, stop)
         return PackedRows(parts.rows("weight", start, stop), scales, zero_points, self.form.block[1])
 
     def column_groups(self, parts: Parts) -> None:
@@ -96,9 +96,10 @@ class FP8:
         block = (num_rows, num_columns)
         if self.block is not None:
             block = self.block
-            require_shape(scale, -(-num_rows // block[0]), -(-num_columns // block[1]))
+            num_blocks = -(-num_rows // block[0]), -(-num_columns // block[1])
+            require_shape(scale, *num_blocks, setting="weight_block_size")
         elif prod(scale.tensor.shape) != 1:
-            require_shape(scale)
+            require_shape(scale, setting="weight_block_size")
         dtype = scale.tensor.dtype if scale.tensor.dtype in FLOATS else torch.bfloat16
         form = Packed((num_rows, num_columns), dtype, 8, block, is_float=True)
         return BlockPacking(form, name)

@@ -99,11 +99,12 @@ class GPTQ:
         require_dtype(scales, *FLOATS)
         num_groups, num_rows = require_axes(scales, 2)
         bits = self._bits(zeros, num_rows)
-        require_shape(zeros, num_groups, num_words(num_rows, bits))
+        setting = "bits" if self.bits else None
+        require_shape(zeros, num_groups, num_words(num_rows, bits), setting=setting)
         num_columns = require_axes(words, 2)[0] * 32 // bits
         if "g_idx" in parts:  # says it where the last word is padded
             (num_columns,) = require_axes(parts["g_idx"], 1)
-        require_shape(words, num_words(num_columns, bits), num_rows)
+        require_shape(words, num_words(num_columns, bits), num_rows, setting=setting)
         if "g_idx" in parts:
             require_dtype(parts["g_idx"], torch.int32, torch.int64)
         group_size = self._group_size(scales, num_columns, num_groups)
@@ -124,14 +125,15 @@ class GPTQ:
                 raise damaged(scales, f"has {num_groups} groups, which do not divide {num_columns} input features")
             return num_columns // num_groups
         if -(-num_columns // group_size) != num_groups:
-            raise damaged(scales, f"has {num_groups} groups, expected groups of {group_size} of {num_columns} features")
+            what = f"has {num_groups} groups, expected groups of {group_size} of {num_columns} features"
+            raise damaged(scales, what, "group_size")
         return group_size
 
     def _bits(self, zeros: Stored, num_rows: int) -> int:
         width = require_axes(zeros, 2)[1]
-        fitting = [bits for bits in _BITS if num_words(num_rows, bits) == width]
         if self.bits is not None:
             return self.bits
+        fitting = [bits for bits in _BITS if num_words(num_rows, bits) == width]
         if not fitting:
             raise damaged(zeros, f"has {width} words for {num_rows} output features, which are of none of {_BITS} bits")
         return fitting[0]

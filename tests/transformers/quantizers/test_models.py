@@ -11,7 +11,8 @@ import quantized_models as packers
 import tiny_models
 import torch
 from greedy import NUM_NEW_TOKENS, answers, prompts
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, BitNetQuantConfig
 
 from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM, QEFFAutoModelForSeq2SeqLM
 
@@ -43,6 +44,8 @@ def greedy(model: Any) -> list[list[int]]:
 
 LLAMA = ("llama", *GPTQ, packers.is_linear)
 MIXTURE = ("qwen3_moe", *AWQ, packers.is_linear)
+HQQ = ("llama", packers.hqq(few_bits=True), {"quant_method": "hqq"}, packers.is_linear)
+TORCHAO = ("llama", packers.torchao("Int4Tensor", few_bits=True), {"quant_method": "torchao"}, packers.is_linear)
 MXFP4 = ("gpt_oss", packers.mxfp4(), {"quant_method": "mxfp4"}, packers.is_expert)
 
 
@@ -55,6 +58,10 @@ MXFP4 = ("gpt_oss", packers.mxfp4(), {"quant_method": "mxfp4"}, packers.is_exper
         pytest.param(*MIXTURE, ON_CARD, id="awq on the card", marks=pytest.mark.sweep),
         pytest.param(*MXFP4, ON_CPU, id="mxfp4 on cpu"),
         pytest.param(*MXFP4, ON_CARD, id="mxfp4 on the card", marks=pytest.mark.sweep),
+        pytest.param(*HQQ, ON_CPU, id="hqq on cpu"),
+        pytest.param(*HQQ, ON_CARD, id="hqq on the card", marks=pytest.mark.sweep),
+        pytest.param(*TORCHAO, ON_CPU, id="torchao on cpu"),
+        pytest.param(*TORCHAO, ON_CARD, id="torchao on the card", marks=pytest.mark.sweep),
     ],
 )
 def test_greedy_tokens_are_those_of_the_dense_weights(
@@ -63,6 +70,45 @@ def test_greedy_tokens_are_those_of_the_dense_weights(
     plain = tiny_models.save(tiny_models.causal_lm(architecture), tmp_path / "plain")
     folder, weights = packers.quantize(plain, tmp_path / "quantized", packer, section, chosen=chosen)
     expected = greedy(dense_model(AutoModelForCausalLM, plain, weights))
+    with QEFFAutoModelForCausalLM.from_pretrained(folder) as model:
+        model.compile(**options)
+        assert answers(model, prompts()) == expected
+
+
+BITNET = {"quant_method": "bitnet", "modules_to_not_convert": ["lm_head", "layers.1.mlp.up_proj"]}
+
+
+def bitnet_model(plain: Path, folder: Path, section: dict[str, Any]) -> Any:
+    """Hugging Face's model with its own layers for BitNet, over what the checkpoint stores."""
+    from transformers.integrations.bitnet import replace_with_bitnet_linear, unpack_weights
+
+    model = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32).eval()
+    config = BitNetQuantConfig(linear_class=section.get("linear_class", "bitlinear"))
+    replace_with_bitnet_linear(model, section["modules_to_not_convert"], config)
+    stored = load_file(folder / "model.safetensors")
+    if config.linear_class == "autobitlinear":
+        stored = {
+            name: unpack_weights(tensor, torch.float32) if tensor.dtype == torch.uint8 else tensor
+            for name, tensor in stored.items()
+        }
+    model.load_state_dict(stored, assign=True)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("linear_class", "options"),
+    [
+        pytest.param("autobitlinear", ON_CPU, id="on cpu"),
+        pytest.param("bitlinear", ON_CPU, id="divided, on cpu", marks=pytest.mark.sweep),
+        pytest.param("bitlinear", ON_CARD, id="divided, on the card", marks=pytest.mark.sweep),
+    ],
+)
+def test_bitnet_rounds_inputs_as_hugging_face_does(tmp_path: Path, linear_class: str, options: dict[str, Any]) -> None:
+    plain = tiny_models.save(tiny_models.causal_lm("llama"), tmp_path / "plain")
+    section = BITNET | {"linear_class": linear_class}
+    folder, _ = packers.quantize(plain, tmp_path / "quantized", packers.bitnet(linear_class, few_bits=True), section)
+    with torch.compiler.set_stance("force_eager"):
+        expected = greedy(bitnet_model(plain, folder, section))
     with QEFFAutoModelForCausalLM.from_pretrained(folder) as model:
         model.compile(**options)
         assert answers(model, prompts()) == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import quantized_models as packers
 import tiny_models
@@ -38,6 +39,7 @@ COMPRESSED = {
     "w8a16": ("pack-quantized", {"num_bits": 8, "strategy": "channel"}),
     "w8a8": ("int-quantized", {"num_bits": 8, "strategy": "channel"}),
     "w8a8-asym": ("int-quantized", {"num_bits": 8, "strategy": "channel", "symmetric": False}),
+    "w8a8-tensor": ("int-quantized", {"num_bits": 8, "strategy": "tensor"}),
     "fp8": ("float-quantized", {"num_bits": 8, "type": "float", "strategy": "channel"}),
     "fp8-tensor": ("float-quantized", {"num_bits": 8, "type": "float", "strategy": "tensor"}),
     "fp8-block": (
@@ -62,10 +64,21 @@ CASES |= {
     "bitsandbytes-fp4": (packers.bitsandbytes("fp4", block_size=128), NF4),  # blocks of two rows
     "bitsandbytes-int8": (packers.bitsandbytes("int8"), {"load_in_8bit": True}),
 }
-PACKED = {name for name in CASES if not any(part in name for part in ("fp8", "fp4", "nf4"))}
-"""What the operator holds: integers."""
-ROUNDED = {"bitsandbytes-int8"}
-"""What the library multiplies in another order than by one scale."""
+BITNET = {"quant_method": "bitnet", "modules_to_not_convert": ["lm_head", "layers.1.mlp.up_proj"]}
+TORCHAO = {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig", "_data": {}}}}
+CASES |= {
+    "hqq": (packers.hqq(), {"quant_method": "hqq"}),
+    "hqq-8": (packers.hqq(8, 16), {"quant_method": "hqq"}),
+    "hqq-3-rows": (packers.hqq(3, 16, axis=0), {"quant_method": "hqq"}),
+    "torchao-int4": (packers.torchao("Int4Tensor"), TORCHAO),
+    "torchao-intx": (packers.torchao("IntxUnpackedToInt8Tensor", 16), TORCHAO),
+    "bitnet": (packers.bitnet(), BITNET),
+    "autobitlinear": (packers.bitnet("autobitlinear"), BITNET | {"linear_class": "autobitlinear"}),
+}
+PACKED = {name for name in CASES if not any(part in name for part in ("fp8", "fp4", "nf4", "-rows"))}
+"""What the operator holds: integers in groups of columns."""
+ROUNDED = {"bitsandbytes-int8": 1e-6, "bitnet": 1e-6, "torchao-int4": 1e-3}
+"""What the library multiplies in another order than by one scale, and the relative difference that this makes."""
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -81,7 +94,7 @@ def test_weights_are_those_of_the_format(tmp_path: Path, case: str) -> None:
         assert torch.equal(tensor, values[name])
         assert torch.equal(torch.cat(list(source.read(name))).reshape(tensor.shape), tensor)
         expected = dense.get(name, tensor)
-        torch.testing.assert_close(tensor, expected, rtol=1e-6 if case in ROUNDED else 0, atol=0)
+        torch.testing.assert_close(tensor, expected, rtol=ROUNDED.get(case, 0), atol=0)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -97,15 +110,23 @@ def test_the_operator_has_the_same_weights(tmp_path: Path, case: str) -> None:
             assert operands is None
             continue
         assert operands is not None
+        assert all(piece.is_contiguous() for tensor in operands.tensors.values() for piece in tensor.pieces())
         tensors = [tensor.read_whole().numpy() for tensor in operands.tensors.values()]
         layout = operands.layout
         sizes = {"K": layout.num_columns, "N": layout.num_rows, "bits": layout.bits, "block_size": layout.block}
         order = torch.arange(layout.num_columns) if operands.order is None else operands.order
         expected = dense[name].double()[:, order]
         # The operator multiplies in float32; libraries round the product.
-        torch.testing.assert_close(
-            torch.from_numpy(_expanded(tensors, sizes).T).double(), expected, atol=1e-6, rtol=2**-7
-        )
+        torch.testing.assert_close(torch.from_numpy(elements(tensors, sizes)).double(), expected, atol=1e-6, rtol=2**-7)
+
+
+def elements(tensors: list[np.ndarray], sizes: dict[str, int]) -> np.ndarray:
+    """What the operator multiplies with, [N, K]."""
+    octets, scales, *zero_points = tensors
+    if not zero_points or zero_points[0].dtype == np.uint8:
+        return _expanded(tensors, sizes).T
+    offsets = (2 ** (sizes["bits"] - 1) - zero_points[0]) * scales
+    return _expanded([octets, scales], sizes).T + offsets.reshape(sizes["N"], -1).repeat(sizes["block_size"], 1)
 
 
 def test_four_bits_take_little_more() -> None:
