@@ -385,8 +385,8 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         return self._source
 
     def export_ingredients(self, plan: PlanT) -> dict[str, Any]:
+        from QEfficient.exporter.packed_layout import packed_forms
         from QEfficient.exporter.toolchain import toolchain
-        from QEfficient.exporter.transforms.pack_linears import packed_layouts
 
         config = self.config.to_dict()
         config.pop("_name_or_path", None)
@@ -396,7 +396,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             "config": json_safe(config),
             "modules": sorted({type(module).__name__ for module in self._loaded().modules()}),
             "weights": self._weights().digest(),
-            "packed": {name: repr(layout) for name, layout in packed_layouts(self._weights()).items()},
+            "packed": {name: repr(form) for name, form in packed_forms(self._weights()).items()},
             "plan": plan.key(),
             "toolchain": toolchain(),
             "library": source_version(),

@@ -11,11 +11,11 @@ from typing import Any
 from torch import nn
 
 from QEfficient.exporter import transforms
-from QEfficient.exporter.transforms.pack_linears import Layout, packed_layouts
+from QEfficient.exporter.packed_layout import LayoutOf, packed_forms
 from QEfficient.targets import TARGETS, Target
 from QEfficient.transformers.checkpoint.from_checkpoint import weight_source
 from QEfficient.transformers.checkpoint.load import load_skeleton
-from QEfficient.transformers.checkpoint.source import WeightSource
+from QEfficient.transformers.checkpoint.packed import Packed
 
 
 def weights_on_targets(auto_class: Any, folder: Path, trust_remote_code: bool) -> dict[str, dict[str, int]]:
@@ -33,8 +33,9 @@ def weights_on_targets(auto_class: Any, folder: Path, trust_remote_code: bool) -
     source = weight_source(model)
     dense = {name: source.tensors[name].num_bytes for name, _ in model.named_parameters()}
     looked_up, multiplied = (_weights_of(model, kind) for kind in (nn.Embedding, nn.Linear))
-    uses = _Uses(dense, {name for name in packed_layouts(source) if name in dense}, looked_up, looked_up - multiplied)
-    return {name: _on_target(uses, source, target) for name, target in TARGETS.items()}
+    forms = {name: form for name, form in packed_forms(source).items() if name in dense}
+    uses = _Uses(dense, forms, looked_up, looked_up - multiplied)
+    return {name: _on_target(uses, target) for name, target in TARGETS.items()}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class _Uses:
 
     num_bytes: Mapping[str, int]
     """Of all, once they are expanded."""
-    quantised: Collection[str]
+    quantised: Mapping[str, Packed]
     looked_up: Collection[str]
     """Embeddings, whose rows have to be there expanded."""
     only_looked_up: Collection[str]
@@ -54,13 +55,15 @@ def _weights_of(model: nn.Module, kind: type[nn.Module]) -> set[str]:
     return {name for name, parameter in model.named_parameters() if id(parameter) in weights}
 
 
-def _on_target(uses: _Uses, source: WeightSource, target: Target) -> dict[str, int]:
-    layouts: dict[str, Layout | None] = {}
-    for transform in target.graph_transforms:
-        if (layout_of := getattr(import_module(f"{transforms.__name__}.{transform}"), "layout_of", None)) is not None:
-            layouts |= packed_layouts(source, layout_of)
-    names = [name for name in uses.quantised if name not in uses.only_looked_up]
-    packed = {name: layout.num_bytes for name in names if (layout := layouts.get(name)) is not None}
+def _on_target(uses: _Uses, target: Target) -> dict[str, int]:
+    modules = [import_module(f"{transforms.__name__}.{transform}") for transform in target.graph_transforms]
+    layouts_of: list[LayoutOf] = [module.layout_of for module in modules if hasattr(module, "layout_of")]
+    packed = {
+        name: layout.num_bytes
+        for name, form in uses.quantised.items()
+        for layout_of in layouts_of
+        if name not in uses.only_looked_up and (layout := layout_of(form)) is not None
+    }
     tied = sum(uses.num_bytes[name] for name in packed if name in uses.looked_up)
     return {
         "weights_bytes": sum({**uses.num_bytes, **packed}.values()) + tied,

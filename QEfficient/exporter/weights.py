@@ -12,7 +12,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor, from_torch_dtype
 
 from QEfficient.errors import ExportError
-from QEfficient.transformers.checkpoint.packed import PackedReader
+from QEfficient.transformers.checkpoint.packed import PackedReader, PackedStack
 from QEfficient.transformers.checkpoint.source import WeightSource
 from QEfficient.transformers.lowering.apply import LoweredModel
 
@@ -67,6 +67,10 @@ class Weight(SourceTensor):
     def packed(self) -> PackedReader | None:
         """Reads it in the packed form, if the source has that."""
         return self._source.packed(self._source_name)
+
+    def packed_stack(self) -> PackedStack | None:
+        """Reads it as a stack of packed matrices, if the source has that."""
+        return self._source.packed_stack(self._source_name)
 
     def renamed(self, source_name: str) -> Weight:
         """Another weight of the source, in the same form."""

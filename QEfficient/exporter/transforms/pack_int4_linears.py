@@ -8,14 +8,15 @@ from dataclasses import replace
 import onnx_ir as ir
 import torch
 
-from QEfficient.exporter.transforms import pack_linears
-from QEfficient.exporter.transforms.pack_linears import Layout, pack
+from QEfficient.exporter import packed_layout
+from QEfficient.exporter.packed_layout import Layout
+from QEfficient.exporter.transforms.pack_linears import pack
 from QEfficient.transformers.checkpoint.packed import Packed
 
 
 def layout_of(form: Packed) -> Layout | None:
     """How the card's operator stores a weight; None where it cannot."""
-    layout = pack_linears.layout_of(form)
+    layout = packed_layout.layout_of(form)
     if layout is None or layout.bits != 4 or layout.zero_points == "real":
         return None
     return replace(layout, scales=torch.float32)

@@ -6,72 +6,18 @@ that the operator cannot express stays dense.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from math import gcd
-from typing import Literal
 
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_ir.tensor_adapters import from_torch_dtype
 
+from QEfficient.exporter.packed_layout import LaidOut, Layout, LayoutOf, layout_of
 from QEfficient.exporter.weights import SourceTensor, Weight
-from QEfficient.transformers.checkpoint.packed import Packed, PackedReader, PackedRows
-from QEfficient.transformers.checkpoint.source import WeightSource
 
 _DOMAIN = "com.microsoft"
-LayoutOf = Callable[[Packed], "Layout | None"]
-_BLOCKS = (16, 256)
-"""Smallest and largest power of two that the operator takes as a block."""
-ZeroPoints = Literal["none", "integer", "real"]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A weight as the operator stores it: unsigned integers in blocks along the input features."""
-
-    num_rows: int
-    num_columns: int
-    bits: int
-    """4 or 8; fewer are widened."""
-    block: int
-    """Columns that share a scale: a power of two that divides the checkpoint's groups."""
-    zero_points: ZeroPoints
-    """Without them, they are in the middle."""
-    offset: int
-    """Added to the checkpoint's integers and zero points."""
-    scales: torch.dtype = torch.float32
-
-    @property
-    def num_blocks(self) -> int:
-        """Of a row."""
-        return self.num_columns // self.block
-
-    @property
-    def num_bytes(self) -> int:
-        """Of integers, scales and zero points."""
-        zero_point_bits = {"none": 0, "integer": self.bits, "real": 32}[self.zero_points]
-        bits = self.num_columns * self.bits + self.num_blocks * (8 * self.scales.itemsize + zero_point_bits)
-        return self.num_rows * bits // 8
-
-
-def layout_of(form: Packed) -> Layout | None:
-    """How the operator stores a weight for OpenVINO's kernels; None where it cannot."""
-    if form.is_float or form.is_transposed or len(form.shape) != 2 or form.num_bits > 8:
-        return None
-    num_rows, num_columns = form.shape
-    bits = 4 if form.num_bits <= 4 else 8
-    has_real = form.has_real_zero_points or form.has_minimums
-    zero_points: ZeroPoints = "real" if has_real else "integer" if form.has_zero_points else "none"
-    common = gcd(num_columns, form.block[1])
-    block = min(common & -common, _BLOCKS[1])
-    if zero_points == "integer" and bits == 4 and num_columns // block % 2:
-        block //= 2  # a row's zero points fill whole bytes
-    if block < _BLOCKS[0]:
-        return None
-    offset = 2 ** (bits - 1) if zero_points == "none" else -form.lowest
-    return Layout(num_rows, num_columns, bits, block, zero_points, offset, form.scales)
 
 
 def apply(model: ir.Model) -> int:
@@ -105,12 +51,6 @@ def pack(model: ir.Model, layout_of: LayoutOf) -> int:
         model.graph.opset_imports[_DOMAIN] = 1
         RemoveUnusedNodesPass()(model)
     return num_packed
-
-
-def packed_layouts(source: WeightSource, layout_of: LayoutOf = layout_of) -> dict[str, Layout | None]:
-    """How the operator stores each quantised weight of ``source``; None for one that it cannot."""
-    readers = {name: source.packed(name) for name in source.tensors}
-    return {name: layout_of(reader.form) for name, reader in readers.items() if reader is not None}
 
 
 def _linear_weight(node: ir.Node) -> Weight | None:
@@ -148,7 +88,7 @@ def _operands(weight: Weight, layout_of: LayoutOf) -> _Operands | None:
             return None
         if bool((groups.diff() >= 0).all()):
             order = None
-    rows = _LaidOut(reader, layout, order)
+    rows = LaidOut(reader.rows, layout, order)
     parts = ("B", "scales") if layout.zero_points == "none" else ("B", "scales", "zero_points")
     return _Operands(layout, {part: _PackedTensor(name, part, rows) for part in parts}, order)
 
@@ -197,57 +137,12 @@ def _initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Va
     return graph.initializers[name]
 
 
-class _LaidOut:
-    """A weight's rows in the operator's layout. Scales and zero points are small: they are kept from the pass over the
-    integers to their turn."""
-
-    def __init__(self, reader: PackedReader, layout: Layout, order: torch.Tensor | None):
-        self.layout = layout
-        self._reader, self._order = reader, order
-        self._kept: dict[str, list[torch.Tensor]] = {}
-
-    def pieces(self, part: str) -> Iterator[torch.Tensor]:
-        """One of the operator's inputs, flat."""
-        if part == "B":
-            self._kept = {"scales": [], "zero_points": []}
-            return self._integers()
-        if part not in self._kept:
-            for _ in self.pieces("B"):
-                pass
-        return iter(self._kept.pop(part))
-
-    def _integers(self) -> Iterator[torch.Tensor]:
-        layout = self.layout
-        for rows in map(PackedRows.without_minimums, self._reader.rows()):
-            values = rows.values.to(torch.int16) + layout.offset
-            self._kept["scales"].append(self._by_block(rows, rows.scales.to(layout.scales)).reshape(-1))
-            if rows.zero_points is not None:
-                self._kept["zero_points"].append(self._zero_points(rows, rows.zero_points))
-            yield self._bytes(values if self._order is None else values[:, self._order])
-
-    def _zero_points(self, rows: PackedRows, zero_points: torch.Tensor) -> torch.Tensor:
-        is_real = self.layout.zero_points == "real"
-        zeros = self._by_block(rows, zero_points.to(torch.float32 if is_real else torch.int16) + self.layout.offset)
-        return zeros.reshape(-1) if is_real else self._bytes(zeros)
-
-    def _by_block(self, rows: PackedRows, groups: torch.Tensor) -> torch.Tensor:
-        """One number for each of the operator's blocks, from one for each group."""
-        groups = groups.expand(len(rows.values), -1)
-        if groups.shape[1] == 1:
-            return groups.expand(-1, self.layout.num_blocks).contiguous()
-        return groups[:, torch.arange(self.layout.num_blocks) * self.layout.block // rows.group_size]
-
-    def _bytes(self, integers: torch.Tensor) -> torch.Tensor:
-        integers = integers.to(torch.uint8).reshape(-1)
-        return integers if self.layout.bits == 8 else integers[::2] | (integers[1::2] << 4)
-
-
 class _PackedTensor(SourceTensor):
     """One of the operator's inputs."""
 
     __slots__ = ("_part", "_rows", "source_name")
 
-    def __init__(self, source_name: str, part: str, rows: _LaidOut):
+    def __init__(self, source_name: str, part: str, rows: LaidOut):
         layout = rows.layout
         octets, num_blocks = layout.block * layout.bits // 8, layout.num_rows * layout.num_blocks
         shape, dtype = {

@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_flatten
 
 from QEfficient.errors import CorruptCheckpoint
 from QEfficient.store.notes import read_note, write_note
-from QEfficient.transformers.checkpoint.packed import PackedReader, Quantized
-from QEfficient.transformers.checkpoint.pieces import kept_by, pieces
+from QEfficient.transformers.checkpoint.packed import PackedReader, PackedStack, Quantized
+from QEfficient.transformers.checkpoint.packed_stacks import packed_stack
+from QEfficient.transformers.checkpoint.pieces import pieces, without_copies
 from QEfficient.transformers.checkpoint.source import FromModule, NotFinite, WeightSource
 from QEfficient.transformers.checkpoint.unread import (
     Made,
@@ -88,8 +89,13 @@ class FromCheckpoint(FromModule):
     def packed(self, name: str) -> PackedReader | None:
         """See :class:`WeightSource`."""
         tensor = self._tensors[name]
-        unread = kept_by(tensor.unread) if isinstance(tensor, UnreadParameter) else None
+        unread = without_copies(tensor.unread) if isinstance(tensor, UnreadParameter) else None
         return PackedReader(unread, self._reader.rows) if isinstance(unread, Quantized) else None
+
+    def packed_stack(self, name: str) -> PackedStack | None:
+        """See :class:`WeightSource`."""
+        tensor = self._tensors[name]
+        return packed_stack(tensor.unread, self._reader.rows) if isinstance(tensor, UnreadParameter) else None
 
     def digest(self) -> str:
         """See :class:`WeightSource`.

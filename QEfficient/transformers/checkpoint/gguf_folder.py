@@ -173,7 +173,7 @@ def _rope(paths: Sequence[Path], headers: Sequence[GGUFHeader], defaults: object
     """
     architecture, metadata = headers[0].architecture, headers[0].metadata
     if isinstance(defaults, Mapping) and any(isinstance(value, Mapping) for value in defaults.values()):
-        factors: dict[str, list[float]] = {}  # each kind of layer has its own, which the config's class knows
+        factors: dict[str, list[float]] = {}  # those of each kind of layer are known to the config's class
     else:
         factors = _factors(paths, headers)
     scaling = {key: metadata.get(f"{architecture}.rope.scaling.{key}") for key in _SCALING}

@@ -262,6 +262,17 @@ class PackedReader:
         return Parts(self._weight.parts, self._load_rows)
 
 
+class PackedStack(Protocol):
+    """Matrices of one shape and form."""
+
+    @property
+    def form(self) -> Packed:
+        """Of all: its shape is [matrices, rows, columns]."""
+
+    def rows(self, matrix: int, start: int, stop: int) -> Iterator[PackedRows]:
+        """Rows of a matrix in order, some at a time."""
+
+
 def quantized(packing: Packing, parts: Mapping[str, Stored]) -> Quantized:
     """The dense tensor of a weight that ``packing`` describes."""
     form = packing.form

@@ -60,11 +60,9 @@ def _elements_of(unread: Unread) -> Part | None:
     return None if inner is None else _after(inner, unread)
 
 
-def kept_by(unread: Unread) -> Unread | None:
-    """What a tensor is, element for element, but for casts and copies; None if an operator moves elements."""
-    while isinstance(unread, Made):
-        if unread.operator not in _BY_ELEMENT:
-            return None
+def without_copies(unread: Unread) -> Unread:
+    """What a tensor is, element for element, but for casts and copies."""
+    while isinstance(unread, Made) and unread.operator in _BY_ELEMENT:
         unread = unread.args[0]
     return unread
 

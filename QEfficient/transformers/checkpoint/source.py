@@ -18,7 +18,7 @@ from torch import nn
 from QEfficient.errors import CorruptCheckpoint, ExportError
 from QEfficient.forks import is_forked
 from QEfficient.transformers.checkpoint.missing import MissingParameter
-from QEfficient.transformers.checkpoint.packed import Dense, PackedReader
+from QEfficient.transformers.checkpoint.packed import Dense, PackedReader, PackedStack
 
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))  # as torch's data loaders: OpenMP's are gone
 
@@ -40,6 +40,9 @@ class WeightSource(Protocol):
 
     def packed(self, name: str) -> PackedReader | None:
         """Reads a tensor in the neutral packed form; None if the checkpoint stores it dense, or in several weights."""
+
+    def packed_stack(self, name: str) -> PackedStack | None:
+        """Reads a tensor as packed matrices, from however many weights; None if it is not packed in one form."""
 
     def name_of(self, parameter: torch.Tensor) -> str:
         """The name of one of the model's parameters, the same for all that are tied.
@@ -166,6 +169,10 @@ class FromModule:
             yield piece
 
     def packed(self, name: str) -> PackedReader | None:
+        """See :class:`WeightSource`."""
+        return None
+
+    def packed_stack(self, name: str) -> PackedStack | None:
         """See :class:`WeightSource`."""
         return None
 

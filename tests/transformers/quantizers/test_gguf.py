@@ -18,8 +18,9 @@ from greedy import NUM_NEW_TOKENS, answers, prompts
 
 from QEfficient import QEFFAutoModelForCausalLM
 from QEfficient.errors import CheckpointNotFound, CorruptCheckpoint, QEffError, UnsupportedModel
-from QEfficient.exporter.transforms import pack_int4_linears, pack_linears
-from QEfficient.exporter.transforms.pack_linears import packed_layouts
+from QEfficient.exporter import packed_layout
+from QEfficient.exporter.packed_layout import packed_forms
+from QEfficient.exporter.transforms import pack_int4_linears
 from QEfficient.store.housekeeping import prune
 from QEfficient.transformers.checkpoint.from_checkpoint import weight_source
 from QEfficient.transformers.checkpoint.gguf_header import read_gguf_header
@@ -119,13 +120,13 @@ def test_blocks_stay_packed(tmp_path: Path, kind: Type, most: float) -> None:
 
     path, _ = gguf_models.save("llama", tmp_path / "model.gguf", gguf_models.matrices(kind), **WIDE)
     source = weight_source(load_skeleton(AutoModelForCausalLM, resolve(path)))
-    layouts = packed_layouts(source, pack_linears.layout_of)
-    assert len(layouts) == 2 * 7 + 2
-    for layout in layouts.values():
+    forms = packed_forms(source).values()
+    assert len(forms) == 2 * 7 + 2
+    for layout in map(packed_layout.layout_of, forms):
         assert layout is not None
         assert layout.num_bytes / (layout.num_rows * layout.num_columns) <= most
-    on_card = [layout for layout in packed_layouts(source, pack_int4_linears.layout_of).values() if layout]
-    assert len(on_card) == (len(layouts) if kind == Type.Q4_0 else 0)
+    on_card = [layout for layout in map(pack_int4_linears.layout_of, forms) if layout is not None]
+    assert len(on_card) == (len(forms) if kind == Type.Q4_0 else 0)
 
 
 def test_constant_groups_have_no_scale_to_divide_by() -> None:

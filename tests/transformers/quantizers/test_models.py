@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import quantized_models as packers
 import tiny_models
@@ -137,3 +138,19 @@ def test_a_text_to_text_model(tmp_path: Path) -> None:
     with QEFFAutoModelForSeq2SeqLM.from_pretrained(folder) as model:
         model.compile(target="cpu", precision="fp32", encoder_ctx_len=48, ctx_len=32)
         assert model.generate([asked], generation_len=16).generated_ids[0].tolist() == expected
+
+
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral"])
+def test_experts_stay_packed(tmp_path: Path, architecture: str) -> None:
+    plain = tiny_models.save(tiny_models.causal_lm(architecture, moe_intermediate_size=64), tmp_path / "plain")
+    folder, weights = packers.quantize(plain, tmp_path / "quantized", *AWQ, chosen=packers.is_linear)
+    path = QEFFAutoModelForCausalLM.from_pretrained(folder).export(target="cpu")
+    graph = onnx.load(path, load_external_data=False).graph
+    experts = {tensor.name: tensor for tensor in graph.initializer if ".experts." in tensor.name}
+    assert {tensor.data_type for name, tensor in experts.items() if name.endswith(".B")} == {onnx.TensorProto.UINT4}
+    assert {name.rpartition(".")[2] for name in experts} == {"B", "scales", "zero_points", "shape"}
+    num_bytes = sum(
+        int(entry.value) for tensor in experts.values() for entry in tensor.external_data if entry.key == "length"
+    )
+    num_weights = sum(weight.numel() for name, weight in weights.items() if ".experts." in name)
+    assert num_bytes < 0.7 * num_weights  # groups of 16

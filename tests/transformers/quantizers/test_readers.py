@@ -12,6 +12,7 @@ import tiny_models
 import torch
 from transformers import AutoModelForCausalLM
 
+from QEfficient.exporter import packed_layout
 from QEfficient.exporter.transforms import pack_linears
 from QEfficient.exporter.weights import Weight
 from QEfficient.simulator.passes.packed import _expanded
@@ -105,7 +106,7 @@ def test_the_operator_has_the_same_weights(tmp_path: Path, case: str) -> None:
     source = weight_source(load_skeleton(AutoModelForCausalLM, folder))
     for name in source.tensors:
         weight = Weight(source, name, torch.float32)
-        operands = pack_linears._operands(weight, pack_linears.layout_of)
+        operands = pack_linears._operands(weight, packed_layout.layout_of)
         if source.packed(name) is None or case not in PACKED:
             assert operands is None
             continue
@@ -131,7 +132,7 @@ def elements(tensors: list[np.ndarray], sizes: dict[str, int]) -> np.ndarray:
 
 def test_four_bits_take_little_more() -> None:
     """Of a usual checkpoint: groups of 128 with zero points."""
-    layout = pack_linears.layout_of(Packed((4096, 4096), torch.float16, 4, (1, 128), has_zero_points=True))
+    layout = packed_layout.layout_of(Packed((4096, 4096), torch.float16, 4, (1, 128), has_zero_points=True))
     assert layout is not None
     num_bytes = 4096 * layout.num_blocks * (layout.block // 2 + 4 + 0.5)
     assert num_bytes / 4096**2 < 0.54
