@@ -53,7 +53,13 @@ def test_every_branch_was_looked_at() -> None:
 
 
 @pytest.mark.parametrize("target", ["cpu", "cloud-ai-100-sim"])
-@pytest.mark.parametrize("variant", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in VARIANTS])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(name, marks=[pytest.mark.xdist_group(name), *([pytest.mark.sweep] if name == "falcon+rw" else [])])
+        for name in VARIANTS
+    ],
+)
 def test_ours_takes_the_branch_that_was_loaded(variant: str, target: str) -> None:
     row = check("causal_lm", variant, target)
     assert row["agrees"], row

@@ -20,8 +20,9 @@ NAMES = ["bert", "llama", "gpt2", "bart", "mobilebert", "longformer", "qwen3_nex
 end token of a decoder; one that looks at what is beside a text; one whose first token sees more than others; and one
 with recurrent layers, whose own code goes over a text in chunks."""
 
+SLOW = {"mobilebert", "qwen3_next"}
 CASES = [
-    pytest.param(name, marks=[pytest.mark.xdist_group(name), *([pytest.mark.sweep] if name == "qwen3_next" else [])])
+    pytest.param(name, marks=[pytest.mark.xdist_group(name), *([pytest.mark.sweep] if name in SLOW else [])])
     for name in NAMES
 ]
 
