@@ -42,7 +42,7 @@ ARCHITECTURES = {
     "phi3": "phi3",
     "starcoder2": "starcoder2",
     "falcon": "falcon",
-    "lfm2": "lfm2",
+    "stablelm": "stablelm",
 }
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 Choose = Callable[[str, tuple[int, ...]], Type]
@@ -138,7 +138,9 @@ def save(
         (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(f"{architecture}.{key}", value)
     if getattr(config, "rope_parameters", None):
         writer.add_float32(f"{architecture}.rope.freq_base", config.rope_parameters["rope_theta"])
-        writer.add_uint32(f"{architecture}.rope.dimension_count", config.hidden_size // config.num_attention_heads)
+        part = config.rope_parameters.get("partial_rotary_factor", 1.0)
+        width = config.hidden_size // config.num_attention_heads
+        writer.add_uint32(f"{architecture}.rope.dimension_count", int(part * width))
     if with_tokenizer:
         add_tokenizer(writer)
     with torch.no_grad():

@@ -139,7 +139,22 @@ def _left_out(header: GGUFHeader, known: Mapping[str, Any]) -> dict[str, Any]:
         by_heads = header.metadata.get(f"{header.architecture}.block_count") in _SCALED_BY_HEADS
         width, heads = (header.metadata.get(f"{header.architecture}.{key}") for key in _WIDTHS)
         values["query_pre_attn_scalar"] = width // heads if by_heads and width and heads else values.get("head_dim")
-    return {name: value for name, value in values.items() if name in known and value is not None}
+    values = {name: value for name, value in values.items() if name in known and value is not None}
+    return values | _rotary(header, known.get("rope_parameters") or {}, values.get("head_dim"))
+
+
+def _rotary(header: GGUFHeader, known: Mapping[str, Any], head_dim: int | None) -> dict[str, Any]:
+    """The base of rotary frequencies, and the part of a head that is rotated."""
+    base, num_rotated, width, num_heads = (
+        header.metadata.get(f"{header.architecture}.{key}")
+        for key in ("rope.freq_base", "rope.dimension_count", *_WIDTHS)
+    )
+    values = {"rope_theta": base} if base is not None and "rope_theta" in known else {}
+    if head_dim is None and width and num_heads:
+        head_dim = width // num_heads
+    if "partial_rotary_factor" in known and num_rotated and head_dim:
+        values["partial_rotary_factor"] = num_rotated / head_dim
+    return values
 
 
 _SCALED_BY_HEADS = (46, 62)

@@ -30,6 +30,7 @@ from QEfficient.transformers.quantizers.gguf_blocks import TYPES
 PLAIN: dict[str, Any] = {"rope_parameters": gguf_models.PLAIN_ROPE}
 WIDE = {**PLAIN, "hidden_size": 256, "intermediate_size": 256}
 """Rows of whole blocks of the K-quants."""
+FAR_ROPE = {"rope_type": "default", "rope_theta": 500000.0}
 LLAMA3: dict[str, Any] = {"rope_parameters": tiny_models.LLAMA3_ROPE}
 MODELS: dict[str, tuple[str, Type, dict[str, Any]]] = {
     "llama, rows of heads in another order": ("llama", Type.Q4_0, PLAIN),
@@ -43,7 +44,12 @@ MODELS: dict[str, tuple[str, Type, dict[str, Any]]] = {
     "bloom, heads of a joint projection": ("bloom", Type.Q4_0, {}),
     "phi3, joint projections": ("phi3", Type.Q5_1, PLAIN),
     "falcon": ("falcon", Type.Q8_0, {}),
-    "starcoder2, half precision": ("starcoder2", Type.F16, {}),
+    "starcoder2, half precision": ("starcoder2", Type.F16, {"rope_parameters": FAR_ROPE}),
+    "stablelm, heads rotated in part": (
+        "stablelm",
+        Type.Q8_0,
+        {"rope_parameters": FAR_ROPE | {"partial_rotary_factor": 0.5}},
+    ),
 }
 
 
@@ -78,6 +84,8 @@ def test_weights_are_those_of_the_model_that_was_converted(tmp_path: Path, case:
     assert loaded.keys() == parameters(expected).keys()
     for name, parameter in parameters(expected).items():
         assert torch.equal(loaded[name], parameter.to(loaded[name].dtype)), name
+    for (name, buffer), (_, other) in zip(model.named_buffers(), expected.named_buffers(), strict=True):
+        assert torch.equal(buffer, other), name
 
 
 def greedy(model: Any) -> list[list[int]]:
