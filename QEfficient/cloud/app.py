@@ -18,6 +18,7 @@ COMMANDS = {
     "execute": "Answer prompts with a compiled package.",
     "inspect": "Describe a model and how each target would run it.",
     "verify": "Compare a compiled model with Hugging Face, token by token.",
+    "eval": "Measure the perplexity of a model or a package on a text.",
     "doctor": "Say what works on this machine and what is missing.",
     "cache": "Manage the store of exported graphs and packages.",
 }
