@@ -1,4 +1,4 @@
-"""Perplexity of Hugging Face's model itself, in float32: what a package's is compared with."""
+"""Hugging Face's model itself, in float32: what a package is compared with."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ _ROWS = 64
 def in_float32(model: PreTrainedModel) -> PreTrainedModel:
     """``model``, or a float32 copy of it."""
     return model if model.dtype == torch.float32 else copy.deepcopy(model).float()
+
+
+def fitting_len(model: PreTrainedModel, length: int) -> int:
+    """``length``, or the model's positions if they are fewer."""
+    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return min(length, limit or length)
 
 
 def model_scores(model: PreTrainedModel) -> Scorer:

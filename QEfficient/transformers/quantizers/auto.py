@@ -129,7 +129,7 @@ def quantized_weights(scheme: Scheme | None, files: WeightFiles) -> QuantizedWei
     """
     if scheme is None:
         return QuantizedWeights()
-    stored = dict(_stored(files))
+    stored = dict(stored_tensors(files))
     tensors: dict[str, Quantized] = {}
     parts: set[str] = set()
     for base, group in _grouped(scheme, stored).items():
@@ -149,7 +149,8 @@ def _first(parts: Mapping[str, Stored]) -> Stored:
     return next(iter(parts.values()))
 
 
-def _stored(files: WeightFiles) -> Iterator[tuple[str, Stored]]:
+def stored_tensors(files: WeightFiles) -> Iterator[tuple[str, Stored]]:
+    """The tensors of all files of a checkpoint, by name, of the dtypes that torch has."""
     for file in files.files():
         for name, entry in file.header.tensors.items():
             dtype = TORCH_NAMES.get(entry.dtype)

@@ -1,0 +1,86 @@
+"""Which stored tensors are weights of linear layers that can be replaced, and which layers stay as they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from QEfficient.errors import OptionError, UnsupportedModel, nearest
+from QEfficient.transformers.checkpoint.packed import Stored
+from QEfficient.transformers.checkpoint.pieces import kept_by
+from QEfficient.transformers.checkpoint.unread import UnreadParameter
+from QEfficient.transformers.quantizers.checks import FLOATS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The layers of one model."""
+
+    chosen: dict[str, Stored]
+    """Weights to quantise, by the names of their linear modules."""
+    ignored: list[str]
+    """Linear modules that stay."""
+
+
+def select(model: PreTrainedModel, ignore: Sequence[str], *, with_head: bool) -> Selection:
+    """The linear layers to quantise.
+
+    Args:
+        model: its parameters unread.
+        ignore: patterns of modules' names, as of a shell.
+        with_head: whether the output head is one of them.
+
+    Raises:
+        OptionError: a pattern matches no linear layer.
+        UnsupportedModel: no layer is left.
+    """
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    for pattern in ignore:
+        if not any(fnmatchcase(name, pattern) for name in linears):
+            raise OptionError(f"ignore={pattern!r} is the name of no linear layer.{nearest(pattern, linears)}")
+    head = None if with_head else model.get_output_embeddings()
+    num_users = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    chosen: dict[str, Stored] = {}
+    for name, module in linears.items():
+        stored = _stored(module.weight) if num_users[id(module.weight)] == 1 else None
+        is_left_out = module is head or any(fnmatchcase(name, pattern) for pattern in ignore)
+        if stored is not None and not is_left_out:
+            chosen[name] = stored
+    if not chosen:
+        raise UnsupportedModel(_why_none(model, linears))
+    return Selection(chosen, [name for name in linears if name not in chosen])
+
+
+def _stored(weight: nn.Parameter) -> Stored | None:
+    """The stored tensor that a weight is; None where it is made of several, or of a part of one."""
+    kept = kept_by(weight.unread) if isinstance(weight, UnreadParameter) else None
+    if not isinstance(kept, Stored) or kept.tensor.shape != tuple(weight.shape):
+        return None
+    return kept if kept.tensor.dtype in FLOATS and kept.name.endswith(".weight") else None
+
+
+def _why_none(model: PreTrainedModel, linears: dict[str, nn.Linear]) -> str:
+    if linears:
+        return f"None of the {len(linears)} linear layers of {type(model).__name__} is left to quantise."
+    return (
+        f"{type(model).__name__} has no linear layers to quantise: its matrices are in modules of other kinds. On cpu "
+        "compile it with weight_format='int8' or 'int4', for a card with mxfp6_matmul=True."
+    )
+
+
+def stored_parameters(model: nn.Module) -> dict[str, Stored]:
+    """The stored tensors that parameters are, element for element, by the parameters' names."""
+    stored: dict[str, Stored] = {}
+    for name, parameter in model.named_parameters():
+        kept = kept_by(parameter.unread) if isinstance(parameter, UnreadParameter) else None
+        if isinstance(kept, Stored):
+            stored[name] = kept
+    return stored
