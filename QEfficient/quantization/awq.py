@@ -173,10 +173,10 @@ def round_clipped(weight: torch.Tensor, hessian: torch.Tensor, scheme: Scheme, d
     best_error = torch.full_like(best, float("inf"))
     for ratio in _CLIPS:
         scales = scales_of(weight, scheme, dtype, ratio)
-        difference = Rounded(round_to(weight, scales), scales).expand() - weight
+        difference = Rounded.of(round_to(weight, scales), scales).expand() - weight
         parts = difference.reshape(len(weight), num_blocks, columns).transpose(0, 1)
         error = ((parts @ inner) * parts).sum(-1).t()
         best = torch.where(error < best_error, ratio, best)
         best_error = torch.minimum(error, best_error)
     scales = scales_of(weight, scheme, dtype, best)
-    return Rounded(round_to(weight, scales), scales)
+    return Rounded.of(round_to(weight, scales), scales)

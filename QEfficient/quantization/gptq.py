@@ -32,7 +32,7 @@ def round_gptq(weight: torch.Tensor, hessian: torch.Tensor, scheme: Scheme, dtyp
     numbers = _round_columns(weight[:, order], _inverse_factor(hessian[order][:, order]), factors, zeros, scheme)
     values = torch.empty_like(numbers)
     values[:, order] = numbers
-    return Rounded(values, scales)
+    return Rounded.of(values, scales)
 
 
 def _round_columns(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from QEfficient.quantization.rounding import Rounded, fp4_codes
+from QEfficient.quantization.rounding import Rounded
 from QEfficient.quantization.schemes import Scheme
 from QEfficient.transformers.checkpoint.packed import Dense, num_words
 
@@ -37,9 +37,9 @@ def parts_of(weight: Rounded) -> dict[str, torch.Tensor]:
     scales, values = weight.scales, weight.values
     scheme = scales.scheme
     if scheme.is_float and scheme.num_bits == 8:
-        return {"weight": values.to(torch.float8_e4m3fn), "weight_scale": scales.stored}
+        return {"weight": values, "weight_scale": scales.stored}
     if scheme.is_float:
-        parts = {"weight_packed": pack_fp4(values), "weight_scale": scales.stored}
+        parts = {"weight_packed": pack_halves(values), "weight_scale": scales.stored}
         return parts if scales.global_scale is None else parts | {"weight_global_scale": scales.global_scale}
     parts = {
         "weight_packed": pack_words(values, scheme.num_bits),
@@ -55,19 +55,16 @@ def pack_words(values: torch.Tensor, num_bits: int) -> torch.Tensor:
     """int32 words along the last axis, from the lowest bit on; ``num_bits`` of 4 or 8.
 
     Args:
-        values: ``[rows, columns]``, from the lowest integer of so many bits on.
+        values: int8 ``[rows, columns]``, from the lowest integer of so many bits on.
         num_bits: of an integer.
     """
-    per_word = 32 // num_bits
-    shifted = values.to(torch.int32) + 2 ** (num_bits - 1)
-    shifted = torch.nn.functional.pad(shifted, (0, -shifted.shape[1] % per_word))
-    octets = shifted.to(torch.uint8)
+    octets = (values.view(torch.uint8) & (2**num_bits - 1)) ^ 2 ** (num_bits - 1)  # counted from the lowest
+    octets = torch.nn.functional.pad(octets, (0, -octets.shape[1] % (32 // num_bits)))
     if num_bits == 4:
-        octets = octets[:, ::2] | (octets[:, 1::2] << 4)
+        octets = pack_halves(octets)
     return octets.flatten().view(torch.int32).reshape(len(values), -1)
 
 
-def pack_fp4(values: torch.Tensor) -> torch.Tensor:
-    """Two numbers of e2m1 a byte, the first in the low half."""
-    codes = fp4_codes(values) | (values.signbit().to(torch.uint8) << 3)
+def pack_halves(codes: torch.Tensor) -> torch.Tensor:
+    """Two codes of four bits a byte, the first in the low half."""
     return codes[:, ::2] | (codes[:, 1::2] << 4)

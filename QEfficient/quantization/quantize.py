@@ -24,9 +24,10 @@ from QEfficient.store.leftovers import sweep
 from QEfficient.store.publish import check_empty, publish_files, recover
 from QEfficient.tasks import auto_class_for_config
 from QEfficient.transformers.checkpoint import load as loading
-from QEfficient.transformers.checkpoint.files import quantization
+from QEfficient.transformers.checkpoint.files import quantization, read_config
 from QEfficient.transformers.checkpoint.from_checkpoint import is_unread
 from QEfficient.transformers.checkpoint.weight_files import WeightFiles
+from QEfficient.transformers.quantizers.auto import read_scheme
 from QEfficient.verify.perplexity import PerplexityReport, check_not_empty
 
 if TYPE_CHECKING:
@@ -161,9 +162,6 @@ class _Source:
 
 def quantized_as(folder: Path) -> str | None:
     """How a checkpoint is quantised; None if it is not."""
-    from QEfficient.transformers.checkpoint.files import read_config
-    from QEfficient.transformers.quantizers.auto import read_scheme
-
     scheme = read_scheme(folder)
     return None if scheme is None else quantization(read_config(folder)) or type(scheme).__name__.lower()
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
-from QEfficient.quantization.rounding import Rounded
+from QEfficient.quantization.rounding import Rounded, row_steps
 from QEfficient.store.digests import json_safe
 from QEfficient.store.files import readable_bytes
 from QEfficient.verify.perplexity import PerplexityReport
+
+_TINY = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +91,19 @@ def layer_error(
         rounded: what it became.
         hessian: products of the layer's inputs ``[in, in]``, summed over tokens.
     """
-    weight = weight.float()
-    difference = rounded.expand() - weight
-    output_error = None
-    if hessian is not None:
-        output_error = (energy(difference, hessian) / max(energy(weight, hessian), 1e-30)) ** 0.5
-    norm = max(float(weight.norm()), 1e-30)
-    return LayerError(name=name, method=method, weight_error=float(difference.norm()) / norm, output_error=output_error)
+    sums = {"weight": [0.0, 0.0], "output": [0.0, 0.0]}  # squares of the error, and of what it is relative to
+    for rows in row_steps(tuple(weight.shape), rounded.scales.scheme):
+        dense = weight[rows].float()
+        for place, part in enumerate((rounded.expand(rows) - dense, dense)):
+            sums["weight"][place] += float(part.square().sum())
+            sums["output"][place] += energy(part, hessian) if hessian is not None else 0.0
+    errors = {what: (error / max(whole, _TINY)) ** 0.5 for what, (error, whole) in sums.items()}
+    return LayerError(
+        name=name,
+        method=method,
+        weight_error=errors["weight"],
+        output_error=errors["output"] if hessian is not None else None,
+    )
 
 
 def energy(weight: torch.Tensor, hessian: torch.Tensor) -> float:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from QEfficient.quantization.schemes import Scheme
 
-_FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+_FP4 = torch.tensor([sign * size for sign in (1, -1) for size in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)])
+"""Numbers of e2m1 by their codes."""
 _FP4_MOST, _FP8_MOST = 6.0, 448.0
 _FP8_LEAST_SCALE = 0.125
 _BIAS = 127
+_STEP = 1 << 22
+"""Elements that are computed with at once, unless a row or a block has more."""
+_ALL = slice(None)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -30,16 +35,20 @@ class Scales:
     shape: tuple[int, int]
     """Of the weight."""
 
-    def by_element(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Factors and zero points, float32, for each row and column ``[out or 1, in or 1]``."""
-        zeros = torch.zeros(1, 1) if self.zero_points is None else self._spread(self.zero_points.float())
-        return self._spread(self.factors), zeros
+    def by_element(self, rows: slice = _ALL) -> tuple[torch.Tensor, torch.Tensor]:
+        """Factors and zero points, float32, for each row and column ``[out or 1, in or 1]``; of some rows, as
+        :func:`row_steps` has them."""
+        zeros = torch.zeros(1, 1) if self.zero_points is None else self._spread(self.zero_points, rows)
+        return self._spread(self.factors, rows), zeros
 
-    def _spread(self, blocks: torch.Tensor) -> torch.Tensor:
-        (num_rows, num_columns), (rows, columns) = self.shape, self.scheme.block(self.shape[1])
-        if rows > 1:
-            blocks = blocks.repeat_interleave(rows, 0)[:num_rows]
-        return blocks if blocks.shape[1] == 1 else blocks.repeat_interleave(columns, 1)[:, :num_columns]
+    def _spread(self, blocks: torch.Tensor, rows: slice) -> torch.Tensor:
+        num_rows, num_columns = self.shape
+        block_rows, block_columns = self.scheme.block(num_columns)
+        start, stop, _ = rows.indices(num_rows)
+        blocks = blocks[start // block_rows : -(-stop // block_rows)].float()
+        if block_rows > 1:
+            blocks = blocks.repeat_interleave(block_rows, 0)[: stop - start]
+        return blocks if blocks.shape[1] == 1 else blocks.repeat_interleave(block_columns, 1)[:, :num_columns]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -47,26 +56,64 @@ class Rounded:
     """A weight as numbers and scales."""
 
     values: torch.Tensor
-    """The numbers ``[out, in]``, float32."""
+    """The numbers ``[out, in]``, a byte each: int8, float8_e4m3fn, or of e2m1 the code in uint8."""
     scales: Scales
 
-    def expand(self) -> torch.Tensor:
-        """The weight that they stand for, float32."""
-        factors, zeros = self.scales.by_element()
-        return (self.values - zeros) * factors
+    @classmethod
+    def of(cls, numbers: torch.Tensor, scales: Scales) -> Rounded:
+        """``numbers``: float32, as of :func:`nearest`."""
+        return cls(_compact(numbers, scales.scheme), scales)
+
+    def expand(self, rows: slice = _ALL) -> torch.Tensor:
+        """The weight that they stand for, float32; of some rows, as :func:`row_steps` has them."""
+        factors, zeros = self.scales.by_element(rows)
+        values = self.values[rows]
+        return ((_FP4[values.long()] if self.scales.scheme.is_fp4 else values.float()) - zeros) * factors
+
+
+def _compact(numbers: torch.Tensor, scheme: Scheme) -> torch.Tensor:
+    if scheme.is_fp4:
+        return fp4_codes(numbers) | (numbers.signbit().to(torch.uint8) << 3)
+    return numbers.to(torch.float8_e4m3fn if scheme.is_float else torch.int8)
+
+
+def row_steps(shape: tuple[int, ...], scheme: Scheme) -> Iterator[slice]:
+    """Rows of a weight ``[out, in]`` to compute with at once: whole blocks, so few that copies of them are small."""
+    block_rows = scheme.block(shape[1])[0]
+    step = max(1, _STEP // (shape[1] * block_rows)) * block_rows
+    return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
 
 
 def round_weight(weight: torch.Tensor, scheme: Scheme, dtype: torch.dtype) -> Rounded:
-    """A weight rounded to nearest.
+    """A weight rounded to nearest; besides the result, a few rows are in memory in float32 at a time.
 
     Args:
         weight: ``[out, in]``, finite.
         scheme: how.
         dtype: of stored scales.
     """
-    weight = weight.float()
-    scales = scales_of(weight, scheme, dtype)
-    return Rounded(round_to(weight, scales), scales)
+    global_scale = global_scale_of(weight) if scheme.has_global_scale else None
+    parts = []
+    for rows in row_steps(tuple(weight.shape), scheme):
+        part = weight[rows].float()
+        scales = scales_of(part, scheme, dtype, global_scale=global_scale)
+        parts.append(Rounded.of(round_to(part, scales), scales))
+    return _joined(parts)
+
+
+def _joined(parts: list[Rounded]) -> Rounded:
+    """One weight of rows."""
+    first, all_scales = parts[0].scales, [part.scales for part in parts]
+    zero_points = [scales.zero_points for scales in all_scales if scales.zero_points is not None]
+    scales = Scales(
+        scheme=first.scheme,
+        stored=torch.cat([scales.stored for scales in all_scales]),
+        factors=torch.cat([scales.factors for scales in all_scales]),
+        zero_points=torch.cat(zero_points) if zero_points else None,
+        global_scale=first.global_scale,
+        shape=(sum(scales.shape[0] for scales in all_scales), first.shape[1]),
+    )
+    return Rounded(torch.cat([part.values for part in parts]), scales)
 
 
 def round_to(weight: torch.Tensor, scales: Scales) -> torch.Tensor:
@@ -94,7 +141,14 @@ def fp4_codes(numbers: torch.Tensor) -> torch.Tensor:
     return codes
 
 
-def scales_of(weight: torch.Tensor, scheme: Scheme, dtype: torch.dtype, ratios: torch.Tensor | float = 1.0) -> Scales:
+def scales_of(
+    weight: torch.Tensor,
+    scheme: Scheme,
+    dtype: torch.dtype,
+    ratios: torch.Tensor | float = 1.0,
+    *,
+    global_scale: torch.Tensor | None = None,
+) -> Scales:
     """The scales at which the largest numbers of a weight just fit.
 
     Args:
@@ -102,6 +156,7 @@ def scales_of(weight: torch.Tensor, scheme: Scheme, dtype: torch.dtype, ratios: 
         scheme: how.
         dtype: of stored scales.
         ratios: shrink the range of each block by this, so that what is beyond it is clipped.
+        global_scale: of the weight that these are rows of (NVFP4); None: of this one.
     """
     lowest, highest = (bound * ratios for bound in _bounds(weight, scheme.block(weight.shape[1])))
     shape = (weight.shape[0], weight.shape[1])
@@ -113,7 +168,7 @@ def scales_of(weight: torch.Tensor, scheme: Scheme, dtype: torch.dtype, ratios: 
         factors = torch.ldexp(torch.ones(exponents.shape), exponents.to(torch.int32) - _BIAS)
         return Scales(scheme, exponents, factors, None, None, shape)
     if scheme.has_global_scale:
-        return _below_global(largest, weight, scheme, shape)
+        return _below_global(largest, global_scale_of(weight) if global_scale is None else global_scale, scheme, shape)
     half = _FP8_MOST if scheme.is_float else (2**scheme.num_bits - 1) / 2
     stored = _positive((largest / half).to(dtype))
     return Scales(scheme, stored, stored.float(), None, None, shape)
@@ -149,9 +204,14 @@ def _exponents(largest: torch.Tensor) -> torch.Tensor:
     return exponent.clamp(0, 254).masked_fill(largest == 0, _BIAS).to(torch.uint8)
 
 
-def _below_global(largest: torch.Tensor, weight: torch.Tensor, scheme: Scheme, shape: tuple[int, int]) -> Scales:
-    most = weight.abs().max().clamp(min=torch.finfo(torch.float32).tiny)
-    global_scale = (_FP8_MOST * _FP4_MOST / most).nan_to_num(nan=1.0, posinf=1.0).reshape(1)
+def global_scale_of(weight: torch.Tensor) -> torch.Tensor:
+    """The scale ``[1]`` that brings the largest number of a weight to the end of FP8 times FP4 (NVFP4)."""
+    lowest, highest = (float(bound) for bound in weight.aminmax())
+    most = torch.tensor(max(-lowest, highest)).clamp(min=torch.finfo(torch.float32).tiny)
+    return (_FP8_MOST * _FP4_MOST / most).nan_to_num(nan=1.0, posinf=1.0).reshape(1)
+
+
+def _below_global(largest: torch.Tensor, global_scale: torch.Tensor, scheme: Scheme, shape: tuple[int, int]) -> Scales:
     local = (largest / _FP4_MOST * global_scale).clamp(max=_FP8_MOST).to(torch.float8_e4m3fn).float()
     local = local.masked_fill(local == 0, _FP8_LEAST_SCALE)
     return Scales(scheme, local.to(torch.float8_e4m3fn), local / global_scale, None, global_scale, shape)

@@ -19,7 +19,11 @@ from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 import QEfficient
 from QEfficient import QEFFAutoModelForCausalLM
 from QEfficient.errors import ArtifactError, CorruptCheckpoint, OptionError, UnsafeCheckpoint, UnsupportedModel
+from QEfficient.quantization.layout import parts_of
+from QEfficient.quantization.options import QuantizeOptions
 from QEfficient.quantization.quantize import quantize
+from QEfficient.quantization.report import layer_error
+from QEfficient.quantization.schemes import scheme_of
 from QEfficient.transformers.checkpoint import load as loading
 
 pytestmark = pytest.mark.xdist_group("quantization")
@@ -166,6 +170,22 @@ def test_the_head_on_request(float32: Path, tmp_path: Path) -> None:
     report = quantize(tied, tmp_path / "tied-out", format="int8", head=True)
     assert report.num_kept == 1, "its weight is the embedding"
     loading.load_model(AutoModelForCausalLM, tmp_path / "tied-out")
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_rows_at_a_time_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from QEfficient.quantization import rounding
+
+    weight = torch.randn(90, 96, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    scheme = scheme_of(QuantizeOptions(**SCHEMES[name]))
+    whole = rounding.round_weight(weight, scheme, torch.bfloat16)
+    monkeypatch.setattr(rounding, "_STEP", 1)
+    rows = rounding.round_weight(weight, scheme, torch.bfloat16)
+    assert whole.values.element_size() == 1
+    for part, tensor in parts_of(whole).items():
+        torch.testing.assert_close(parts_of(rows)[part].float(), tensor.float(), rtol=0, atol=0)
+    torch.testing.assert_close(rows.expand(), whole.expand(), rtol=0, atol=0)
+    assert layer_error("w", "rtn", weight, rows) == layer_error("w", "rtn", weight, whole)
 
 
 def test_several_files(float32: Path, tmp_path: Path) -> None:
