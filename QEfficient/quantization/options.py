@@ -26,6 +26,8 @@ class QuantizeOptions(Options):
     """Store zero points, so that a group's lowest and highest weight are both exact (int8, int4)."""
     head: bool = False
     """Quantize the output head too."""
+    keep_experts: bool = False
+    """Leave the experts of a mixture as they are. Else those with a matrix each are rounded to nearest."""
     method: Method = "rtn"
     """rtn rounds to nearest. With a calibration text, awq scales and clips, and gptq compensates rounding errors."""
     calibration_tokens: int = 16384

@@ -177,8 +177,8 @@ class _Job:
     def run(self, ignore: list[str]) -> QuantizationReport:
         """Everything, in order."""
         skeleton = self._source.skeleton()
-        selection = select(skeleton, ignore, with_head=self._options.head)
-        for name, stored in selection.chosen.items():
+        selection = select(skeleton, ignore, with_head=self._options.head, with_experts=not self._options.keep_experts)
+        for name, stored in selection.weights.items():
             self._scheme.check(name, stored.tensor.shape[1])
         self._check_causal()
         before = self._perplexity(None)
@@ -186,7 +186,7 @@ class _Job:
         sizes: list[int] = []
         sweep(recover)
         publish_files(self._folder, lambda folder: sizes.append(write_checkpoint(self._source.files, folder, recipe)))
-        order = {name: place for place, name in enumerate(selection.chosen)}
+        order = {name: place for place, name in enumerate(selection.weights)}
         report = QuantizationReport(
             folder=str(self._folder),
             format=self._options.format,
@@ -223,7 +223,7 @@ class _Job:
         recipe = Recipe(
             scheme=self._scheme,
             round=self._round,
-            chosen={stored.name: name for name, stored in selection.chosen.items()},
+            chosen={stored.name: name for name, stored in selection.weights.items()},
             replaced={},
             ignored=selection.ignored,
             max_shard_bytes=self._options.max_shard_bytes,
@@ -232,7 +232,11 @@ class _Job:
             return recipe
         calibrated = self._calibrate(skeleton, selection, self._texts.calibration)
         self._errors = calibrated.errors
-        return replace(recipe, round=lambda name, _: calibrated.rounded[name], replaced=calibrated.replaced)
+
+        def rounded(name: str, weight: torch.Tensor) -> Rounded:
+            return calibrated.rounded[name] if name in calibrated.rounded else self._round(name, weight)
+
+        return replace(recipe, round=rounded, replaced=calibrated.replaced)
 
     def _calibrate(self, skeleton: PreTrainedModel, selection: Selection, text: str) -> Calibrated:
         from QEfficient.quantization.calibration import calibrate

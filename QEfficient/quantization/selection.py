@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from torch import nn
 from QEfficient.errors import OptionError, UnsupportedModel, nearest
 from QEfficient.transformers.checkpoint.packed import Stored
 from QEfficient.transformers.checkpoint.pieces import kept_by
-from QEfficient.transformers.checkpoint.unread import UnreadParameter
+from QEfficient.transformers.checkpoint.unread import UnreadParameter, stored_in
 from QEfficient.transformers.quantizers.checks import FLOATS
 
 if TYPE_CHECKING:
@@ -28,35 +28,60 @@ class Selection:
     """Weights to quantise, by the names of their linear modules."""
     ignored: list[str]
     """Linear modules that stay."""
+    experts: dict[str, Stored] = field(default_factory=dict)
+    """Weights to quantise that the model stacks with others, by their names without ``.weight``."""
+
+    @property
+    def weights(self) -> dict[str, Stored]:
+        """All weights to quantise."""
+        return self.chosen | self.experts
 
 
-def select(model: PreTrainedModel, ignore: Sequence[str], *, with_head: bool) -> Selection:
+def select(model: PreTrainedModel, ignore: Sequence[str], *, with_head: bool, with_experts: bool) -> Selection:
     """The linear layers to quantise.
 
     Args:
         model: its parameters unread.
         ignore: patterns of modules' names, as of a shell.
         with_head: whether the output head is one of them.
+        with_experts: whether matrices of experts are, which the model stacks.
 
     Raises:
         OptionError: a pattern matches no linear layer.
         UnsupportedModel: no layer is left.
     """
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    experts = _experts(model) if with_experts else {}
+    names = [*linears, *experts]
     for pattern in ignore:
-        if not any(fnmatchcase(name, pattern) for name in linears):
-            raise OptionError(f"ignore={pattern!r} is the name of no linear layer.{nearest(pattern, linears)}")
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise OptionError(f"ignore={pattern!r} is the name of no linear layer.{nearest(pattern, names)}")
+    experts = {name: each for name, each in experts.items() if not _is_any(name, ignore)}
     head = None if with_head else model.get_output_embeddings()
     num_users = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     chosen: dict[str, Stored] = {}
     for name, module in linears.items():
         stored = _stored(module.weight) if num_users[id(module.weight)] == 1 else None
-        is_left_out = module is head or any(fnmatchcase(name, pattern) for pattern in ignore)
-        if stored is not None and not is_left_out:
+        if stored is not None and module is not head and not _is_any(name, ignore):
             chosen[name] = stored
-    if not chosen:
+    if not chosen and not experts:
         raise UnsupportedModel(_why_none(model, linears))
-    return Selection(chosen, [name for name in linears if name not in chosen])
+    return Selection(chosen, [name for name in linears if name not in chosen], experts)
+
+
+def _is_any(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _experts(model: nn.Module) -> dict[str, Stored]:
+    """Matrices that are stored one by one, and that the model has stacked along a first axis."""
+    stacked = (each for each in model.parameters() if isinstance(each, UnreadParameter) and each.ndim == 3)
+    return {
+        stored.name.removesuffix(".weight"): stored
+        for parameter in stacked
+        for stored in stored_in(parameter.unread)
+        if len(stored.tensor.shape) == 2 and stored.tensor.dtype in FLOATS and stored.name.endswith(".weight")
+    }
 
 
 def _stored(weight: nn.Parameter) -> Stored | None:

@@ -163,6 +163,24 @@ def test_what_stays(plain: Path, tmp_path: Path) -> None:
         assert file.metadata() == {"format": "pt"}
 
 
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral"])
+def test_experts_of_a_mixture(tmp_path: Path, architecture: str) -> None:
+    plain = tiny_models.save(tiny_models.causal_lm(architecture), tmp_path / "plain")
+    report = quantize(plain, tmp_path / "out", format="int4", group_size=16)
+    experts = {layer.name for layer in report.layers if ".experts." in layer.name}
+    assert len(experts) == 2 * 4 * 3
+    assert report.bytes_after < report.bytes_before / 2
+    ids = torch.tensor([prompts()[0]])
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(ids).logits
+        ours = loading.load_model(AutoModelForCausalLM, tmp_path / "out")(ids).logits
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+    kept = quantize(plain, tmp_path / "kept", format="int4", group_size=16, keep_experts=True)
+    assert {layer.name for layer in kept.layers} == {layer.name for layer in report.layers} - experts
+    some = quantize(plain, tmp_path / "some", format="int4", group_size=16, ignore=["*.experts.3.*"])
+    assert len(some.layers) == len(report.layers) - 2 * 3
+
+
 def test_the_head_on_request(float32: Path, tmp_path: Path) -> None:
     quantize(float32, tmp_path / "out", format="int8", head=True)
     assert "lm_head.weight_packed" in load_file(tmp_path / "out" / "model.safetensors")
