@@ -38,6 +38,7 @@ _HOMES = {
     "CloudAI100ExecInfo": "QEfficient.generation.results",
     "PerfMetrics": "QEfficient.generation.results",
     "from_package": "QEfficient.generation.package",
+    "quantize": "QEfficient.quantization.quantize",
 }
 
 
@@ -62,6 +63,7 @@ __all__ = [
     "export",
     "from_package",
     "qualcomm_efficient_converter",
+    "quantize",
     "transform",
 ]
 

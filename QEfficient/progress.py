@@ -1,19 +1,20 @@
-"""Shows the progress of long stages: a spinner with elapsed time on a terminal, nothing in piped output."""
+"""Shows the progress of long stages: a spinner with elapsed time on a terminal, a bar where the work is counted,
+nothing in piped output."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from QEfficient.output import can_encode, encodable
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn, Task
 
 logger = logging.getLogger(__name__)
 
@@ -26,34 +27,54 @@ _SHOWN: ContextVar[Progress | None] = ContextVar("shown", default=None)
 @contextmanager
 def stage(verb: str, what: str) -> Iterator[None]:
     """Show ``verb what`` while the block runs; log how long it took."""
-    began = time.perf_counter()
-    with _display(f"{verb} {what}"):
+    with counted(verb, what, None):
         yield
+
+
+@contextmanager
+def counted(verb: str, what: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """:func:`stage` of ``total`` equal parts; yields what to call after each of them."""
+    began = time.perf_counter()
+    with _display(f"{verb} {what}", total) as advance:
+        yield advance
     logger.info("%s %s: %.1f s", verb, what, time.perf_counter() - began)
 
 
 @contextmanager
-def _display(text: str) -> Iterator[None]:
+def _display(text: str, total: int | None) -> Iterator[Callable[[], None]]:
     if not sys.stderr.isatty():
-        yield
+        yield lambda: None
         return
     shown = _SHOWN.get()
     if shown is not None:  # a stage inside a stage is a line below it
-        task = shown.add_task(encodable(text, sys.stderr), total=None)
+        task = shown.add_task(encodable(text, sys.stderr), total=total)
         try:
-            yield
+            yield lambda: shown.advance(task)
         finally:
             shown.remove_task(task)
         return
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress
 
-    spinner = SpinnerColumn("dots" if can_encode(_DOT, sys.stderr) else "line")
-    columns = (spinner, TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        progress.add_task(encodable(text, sys.stderr), total=None)
+    with Progress(*_columns(), console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(encodable(text, sys.stderr), total=total)
         token = _SHOWN.set(progress)
         try:
-            yield
+            yield lambda: progress.advance(task)
         finally:
             _SHOWN.reset(token)
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    class Bar(BarColumn):
+        """A bar where the parts are counted."""
+
+        def render(self, task: Task) -> Any:
+            """What stands in the column."""
+            return Text() if task.total is None else super().render(task)
+
+    spinner = SpinnerColumn("dots" if can_encode(_DOT, sys.stderr) else "line")
+    return (spinner, TextColumn("{task.description}"), Bar(), TimeElapsedColumn())

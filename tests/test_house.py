@@ -38,6 +38,7 @@ LEVELS = (
     ("compile",),
     ("generation",),
     ("verify",),
+    ("quantization",),
     ("base",),
     ("transformers.models", "transformers.transform"),
     ("compat",),

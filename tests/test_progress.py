@@ -9,7 +9,7 @@ import sys
 import pytest
 from rich.progress import Progress
 
-from QEfficient.progress import stage
+from QEfficient.progress import counted, stage
 
 
 def test_a_pipe_gets_nothing_and_the_log_the_time(
@@ -34,6 +34,19 @@ def test_a_stage_inside_a_stage_is_a_line_of_the_same_display(monkeypatch: pytes
     with stage("Opening", "gpt2"):
         pass
     assert len(displays) == 2
+
+
+def test_a_counted_stage_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    displays: list[Progress] = []
+    start = Progress.start
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(Progress, "start", lambda self: (displays.append(self), start(self))[1])
+    with counted("Evaluating", "a text", 4) as advance:
+        advance()
+        assert [(task.completed, task.total) for task in displays[0].tasks] == [(1, 4)]
+        with counted("Reading", "a window", 2) as advance_inner:
+            advance_inner()
+            assert [task.percentage for task in displays[0].tasks] == [25, 50]
 
 
 def test_a_terminal_without_dots_gets_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

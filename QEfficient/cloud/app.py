@@ -13,11 +13,13 @@ from QEfficient.version import __version__
 
 COMMANDS = {
     "infer": "Load a model, compile it and answer prompts.",
+    "quantize": "Write a quantized checkpoint that any library loads.",
     "export": "Write a model as an ONNX graph.",
     "compile": "Make a package for a target.",
     "execute": "Answer prompts with a compiled package.",
     "inspect": "Describe a model and how each target would run it.",
     "verify": "Compare a compiled model with Hugging Face, token by token.",
+    "eval": "Measure the perplexity of a model or a package on a text.",
     "doctor": "Say what works on this machine and what is missing.",
     "cache": "Manage the store of exported graphs and packages.",
 }

@@ -126,14 +126,23 @@ _NO_EFFECT = {
 
 def compile_flags(function: Function) -> Callable[..., Any]:
     """Give a command a flag for each compile option, as its argument ``compile_options``."""
+    return compile_flags_or()(function)
 
+
+def compile_flags_or(*others: str) -> Callable[[Function], Callable[..., Any]]:
+    """:func:`compile_flags` of a command whose ``--target`` may name something else that runs a model."""
+    return lambda function: _with_compile_flags(function, others)
+
+
+def _with_compile_flags(function: Function, others: tuple[str, ...]) -> Callable[..., Any]:
     @wraps(function)
     def command(*args: Any, device_group: list[int] | None, compile_options: dict[str, Any], **params: Any) -> Any:
         for name in _NO_EFFECT:
             if params.pop(name):
                 note(f"warning: {as_flag(name)}: no effect, this library exports in another way.")
         options = with_device_group(compile_options, device_group)
-        _check_early(options)
+        if options.get("target") not in others:
+            _check_early(options)
         return function(*args, compile_options=options, **params)
 
     return flags(_DEVICE_GROUP, *_NO_EFFECT.values())(

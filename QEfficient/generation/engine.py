@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from threading import Lock
 
@@ -109,6 +110,26 @@ class Engine:
                 )
             self._is_closed = True
             self.session.close()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Session]:
+        """The session, for a caller that steps it itself, from position 0 on; requests wait meanwhile.
+
+        Raises:
+            LifecycleError: requests are running, or the engine is closed.
+        """
+        caller: Outbox = Outbox()
+        try:
+            while not self._turns.take(caller):
+                caller.get()
+            with self._lock:
+                self._check_open()
+                self._drop_cancelled()
+                if self._states:
+                    raise LifecycleError(f"{len(self._states)} request(s) are running on this package: wait for them.")
+            yield self.session
+        finally:
+            self._turns.end(caller)
 
     def _run(self, requests: list[Request]) -> Generator[NewToken, None, None]:
         outbox: Outbox = Outbox()

@@ -45,7 +45,7 @@ def read_prompts(prompt: str | list[str] | None, file: str | os.PathLike[str] | 
     if (prompt is None) == (file is None):
         raise OptionError("Give either a prompt or a file of prompts (one per line).")
     if file is not None:
-        lines = (line.removesuffix("\r") for line in _read_text(file).split("\n"))
+        lines = (line.removesuffix("\r") for line in read_text(file, "The file of prompts").split("\n"))
         prompts = [line for line in lines if line.strip()]
     else:
         prompts = list(prompt) if isinstance(prompt, list) else str(prompt).split("|")
@@ -57,26 +57,33 @@ def read_prompts(prompt: str | list[str] | None, file: str | os.PathLike[str] | 
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
-def _read_text(file: str | os.PathLike[str]) -> str:
+def read_text(file: str | os.PathLike[str], what: str) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark.
+
+    Args:
+        file: its path.
+        what: its name for messages: "The file of prompts".
+
+    Raises:
+        OptionError: it cannot be read, or holds something else.
+    """
     try:
         content = Path(file).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: no path
-        raise OptionError(f"The file of prompts cannot be read: {error}") from error
+        raise OptionError(f"{what} cannot be read: {error}") from error
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
     except ValueError as error:
         line = content[: getattr(error, "start", 0)].count(b"\n") + 1
-        raise _no_text(file, f"line {line} is not {encoding.removesuffix('-sig').upper()} ({error})") from error
+        raise _no_text(file, what, f"line {line} is not {encoding.removesuffix('-sig').upper()} ({error})") from error
     if "\0" in text:
-        raise _no_text(file, f"line {text[: text.index(chr(0))].count(chr(10)) + 1} has a zero character")
+        raise _no_text(file, what, f"line {text[: text.index(chr(0))].count(chr(10)) + 1} has a zero character")
     return text
 
 
-def _no_text(file: str | os.PathLike[str], what: str) -> OptionError:
-    return OptionError(
-        f"The file of prompts {file} cannot be read: {what}. Save it as UTF-8, or as UTF-16 with a byte order mark."
-    )
+def _no_text(file: str | os.PathLike[str], what: str, why: str) -> OptionError:
+    return OptionError(f"{what} {file} cannot be read: {why}. Save it as UTF-8, or as UTF-16 with a byte order mark.")
 
 
 def encode_prompts(prompts: Prompts, tokenizer: Callable[[], Any]) -> list[list[int]]:

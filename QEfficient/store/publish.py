@@ -111,6 +111,51 @@ def publish(folder: Path, recipe: Recipe, build: Build) -> Artifact:
     return Artifact(folder, manifest)
 
 
+def publish_files(folder: Path, build: Callable[[Path], None]) -> None:
+    """Build a folder of files that is no artifact, without a manifest: complete or not at all.
+
+    Args:
+        folder: absolute; not there yet, or empty.
+        build: writes files into the folder passed to it.
+
+    Raises:
+        ArtifactError: there is something in ``folder``, or it is a mount point.
+        StorageError: the disk is full or not writable.
+    """
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with hold(folder), noted(folder):
+        with storage_errors(folder):
+            recover(folder)
+            check_empty(folder)
+        temporary = new_sibling(folder, "tmp")
+        try:
+            with storage_errors(folder):
+                temporary.mkdir()
+            with storage_errors(folder, only_under=temporary):
+                build(temporary)
+            with storage_errors(folder):
+                for name in list_files(temporary):
+                    sync_file(temporary / name)
+                sync_tree(temporary)
+                _swap(temporary, folder)
+        except BaseException:
+            with suppress(OSError):  # the first error is the one to report
+                remove(temporary)
+            raise
+
+
+def check_empty(folder: Path) -> None:
+    """
+    Raises:
+        ArtifactError: nothing can be published at ``folder``: something is there, or it is a mount point.
+    """
+    if os.path.ismount(folder):
+        raise ArtifactError(f"{folder} is a mount point, which cannot be replaced as a whole: give a folder inside it.")
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
+        raise ArtifactError(f"{folder} is there already, and stays as it is. Remove it, or give another folder.")
+
+
 def _finish(folder: Path, recipe: Recipe, built: Built) -> tuple[Manifest, dict[str, os.stat_result]]:
     plain_body = json.loads(json.dumps(dict(built.body), allow_nan=False))
     statuses = list_files(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from QEfficient.errors import NumericError
 from QEfficient.exporter.layers import layer_modules
 from QEfficient.store.digests import json_safe
 from QEfficient.verify.numeric_report import NumericReport
+from QEfficient.verify.reference import in_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -125,7 +125,7 @@ def compare(model: PreTrainedModel, compiled: CompiledCausalLM, prompts: Prompts
         prompts: as in ``generate``.
         generation_len: maximum number of tokens to compare for each prompt.
     """
-    reference = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
+    reference = in_float32(model)
     prompt_ids = compiled.encode(prompts)
     max_len = compiled.engine.session.info.ctx_len
     report = []

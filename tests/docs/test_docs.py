@@ -1,6 +1,7 @@
 """Every example of the documentation runs as it is written.
 
 A Hub card in an example is a folder of that name in the current folder: the models are tiny, all-MiniLM-L6-v2 is real.
+What an example reads, text.txt, is there too.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.Monk
     for card in ("gpt2", INSTRUCT, AWQ, MINILM, RERANKER, TRANSLATOR):
         (tmp_path / card).parent.mkdir(exist_ok=True)
         (tmp_path / card).symlink_to(cards / card)
+    (tmp_path / "text.txt").write_text("My name is John. What is the capital of France? It is Paris.\n" * 20)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "stdin", io.StringIO())

@@ -24,6 +24,7 @@ from QEfficient.options import (
     SamplingOptions,
     Seq2SeqLMCompileOptions,
 )
+from QEfficient.quantization.options import QuantizeOptions
 
 README = ROOT / "README.md"
 PYTHON_API = (SOURCE / "python_api.md").read_text(encoding="utf-8")
@@ -39,6 +40,7 @@ COMMAND_LINE = (SOURCE / "command_line.md").read_text(encoding="utf-8")
         (EncoderCompileOptions, CompileOptions),
         (Seq2SeqLMCompileOptions, CompileOptions),
         (SamplingOptions, None),
+        (QuantizeOptions, None),
     ],
 )
 def test_option_tables_are_those_of_the_code(cls: type[Options], base: type[Options] | None) -> None:
@@ -80,9 +82,12 @@ def _methods(cls: type) -> Iterator[str]:
 
 
 def test_results_are_documented() -> None:
+    from QEfficient.quantization.report import LayerError, QuantizationReport
     from QEfficient.verify.parity import ParityReport, PromptParity
+    from QEfficient.verify.perplexity import PerplexityReport
 
-    for cls in (QEfficient.CloudAI100ExecInfo, QEfficient.PerfMetrics, ParityReport, PromptParity):
+    reports = (ParityReport, PromptParity, PerplexityReport, QuantizationReport, LayerError)
+    for cls in (QEfficient.CloudAI100ExecInfo, QEfficient.PerfMetrics, *reports):
         assert not [field.name for field in fields(cls) if f"`{field.name}`" not in PYTHON_API], cls.__name__
 
 
@@ -139,7 +144,8 @@ def test_flags_of_commands_are_documented() -> None:
     """All but those made from an option, whose tables are in the Python API."""
     from QEfficient.cloud.click_options import as_flag
 
-    classes = (CausalLMCompileOptions, EncoderCompileOptions, Seq2SeqLMCompileOptions, SamplingOptions)
+    classes: tuple[type[Options], ...] = (CausalLMCompileOptions, EncoderCompileOptions, Seq2SeqLMCompileOptions)
+    classes += (SamplingOptions, QuantizeOptions)
     options = {as_flag(field.name) for cls in classes for field in fields(cls)}
     for words, command in _commands().items():
         own = [flags for flags in _flags(command) if not options & set(flags)]

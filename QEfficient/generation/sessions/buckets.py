@@ -54,7 +54,7 @@ def plan(chunks: Sequence[Chunk], buckets: Sequence[Bucket], *, picks_rows: bool
             and a run has them all.
 
     Raises:
-        LifecycleError: no bucket reaches a position.
+        LifecycleError: no bucket reaches a position, or none gives so many logits.
     """
     runs: list[Run] = []
     done = [0] * len(chunks)
@@ -83,4 +83,9 @@ def _next_piece(index: int, chunk: Chunk, done: int, buckets: Sequence[Bucket]) 
             "comp_ctx_lengths_prefill and comp_ctx_lengths_decode up to ctx_len, and without prefill_only."
         )
     num_logits = chunk.num_logits if count == left else 0
+    if num_logits > min(count, bucket.num_logits):
+        raise LifecycleError(
+            f"Slot {chunk.slot}: the logits of {num_logits} tokens up to position {start + count - 1} come from no one "
+            f"run: the compiled shape for them returns those of {min(count, bucket.num_logits)}. Ask for fewer."
+        )
     return bucket, Piece(index, chunk.slot, chunk.tokens[done : done + count], start, num_logits)

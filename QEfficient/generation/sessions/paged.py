@@ -35,7 +35,7 @@ class PagedSession:
             CapacityError: no memory holds the KV cache.
         """
         num_blocks = info.num_slots * -(-info.ctx_len // BLOCK_LEN)
-        self.info = replace(info, block_len=BLOCK_LEN, num_blocks=num_blocks)
+        self.info = replace(info, block_len=BLOCK_LEN, num_blocks=num_blocks, max_num_logits=None)
         compiled = compile_for_cpu(package, record, opening)
         self._name = str(package)
         self._request: ov.InferRequest | None = compiled.create_infer_request()

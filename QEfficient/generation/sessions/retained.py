@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -46,6 +47,7 @@ class RetainedSession:
         check_names(program, _REQUIRED, _OPTIONAL, "logits")
         self._num_rows = state_rows or info.num_slots
         self._buckets = None if program.shapes is None else self._read_buckets(program.shapes)
+        self.info = replace(info, max_num_logits=max((bucket.num_logits for bucket in self._buckets or ()), default=1))
         self._has_warned = False
 
     def _read_buckets(self, shapes: Sequence[Mapping[str, Shape]]) -> list[Bucket]:

@@ -28,6 +28,8 @@ class SessionInfo:
     """Tokens of a KV block, where the session pages; None: a slot is room for ``ctx_len`` tokens."""
     num_blocks: int | None = None
     """KV blocks of all sequences together, where the session pages."""
+    max_num_logits: int | None = 1
+    """Newest tokens of a chunk whose logits a step can return; None: of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Chunk:
     start: int
     """Position of the first token: how many the slot already holds."""
     num_logits: int = 1
-    """Newest tokens whose logits are returned: 0, 1, or K where the session was compiled for it."""
+    """Newest tokens whose logits are returned, up to the session's ``max_num_logits``."""
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Inputs beside the tokens, by name, with the first chunk of a sequence: ``encoder_input_ids`` ``[T]``."""
     block_ids: Sequence[int] = ()
@@ -73,7 +75,7 @@ def check_chunks(chunks: Sequence[Chunk], info: SessionInfo, num_rows: int | Non
         num_rows: slots that the program keeps; None: ``info.num_slots``.
 
     Raises:
-        OptionError: a slot twice, ids that are no tokens, or more logits than tokens.
+        OptionError: a slot twice, ids that are no tokens, or more logits than tokens or than the session returns.
         CapacityError: a slot or a position beyond what the session holds.
     """
     num_rows = num_rows or info.num_slots
@@ -92,8 +94,11 @@ def check_chunks(chunks: Sequence[Chunk], info: SessionInfo, num_rows: int | Non
                 f"Slot {chunk.slot}: tokens {chunk.start} to {chunk.start + count - 1} do not fit "
                 f"ctx_len={info.ctx_len}. Compile with a larger ctx_len, or shorten the prompt."
             )
-        if not 0 <= chunk.num_logits <= count:
-            raise OptionError(f"Slot {chunk.slot}: num_logits={chunk.num_logits} of {count} tokens.")
+        if not 0 <= chunk.num_logits <= min(count, info.max_num_logits or count):
+            raise OptionError(
+                f"Slot {chunk.slot}: num_logits={chunk.num_logits} of {count} tokens; a step of this session returns "
+                f"the logits of {info.max_num_logits or 'all'} token(s)."
+            )
         _check_tokens(chunk, info.vocab_size)
 
 

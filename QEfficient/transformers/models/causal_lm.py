@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import MODEL_GRAPH, Plan, Specialization
-from QEfficient.errors import OptionError, UnsupportedModel
+from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
+from QEfficient.generation.prompts import encode_prompts
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.causal_lm import DecoderRecord
+from QEfficient.generation.tokenizer import ForeignTokenizer
 from QEfficient.options import CausalLMCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
@@ -21,10 +23,12 @@ from QEfficient.transformers.models.generative_model import QEFFGenerativeModel,
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
+    from QEfficient.generation.prompts import TokenIds
     from QEfficient.transformers.lowering.cache_spec import StateSpec
     from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.verify.parity import ParityReport
+    from QEfficient.verify.perplexity import PerplexityReport
 
 _RECURRENT_CHUNK_LEN = 64
 """Unless another length is asked for: what a recurrence does within a chunk grows with its square."""
@@ -290,6 +294,62 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             report = report.with_numerics(numerics) if numerics is not None else report
         compiled.artifact = update_body(compiled.artifact, {"parity": report.to_dict()})
         return report
+
+    def evaluate(
+        self,
+        text: str | TokenIds,
+        *,
+        ctx_len: int | None = None,
+        stride: int | None = None,
+        max_tokens: int | None = None,
+        reference: bool = False,
+    ) -> PerplexityReport:
+        """Perplexity over a text, in windows as of Hugging Face's guide.
+
+        Args:
+            text: a text, or its token ids.
+            ctx_len: maximum tokens of a window; default: the package's ``ctx_len``.
+            stride: tokens from the begin of a window to that of the next; default: ``ctx_len``, so that windows do
+                not overlap. A smaller one gives tokens more context and takes longer.
+            max_tokens: read only so many tokens of the text.
+            reference: evaluate Hugging Face's model in float32 instead of the package.
+
+        Raises:
+            LifecycleError: nothing was compiled yet, requests are running on the package, or the model was opened
+                from a package and has no reference.
+            CapacityError: ``ctx_len`` is beyond the package's, or beyond the model's positions.
+            OptionError: the text has fewer than two tokens, or a length does not fit.
+            NumericError: the model gives no numbers.
+        """
+        from QEfficient.verify import perplexity
+
+        require_bool("reference", reference)
+        perplexity.check_lens(ctx_len, stride, max_tokens)
+        if reference:
+            return self._evaluate_reference(text, ctx_len, stride, max_tokens)
+        return perplexity.measure_package(
+            self._open(), text, tokenizer=self.tokenizer, ctx_len=ctx_len, stride=stride, max_tokens=max_tokens
+        )
+
+    def _evaluate_reference(
+        self, text: str | TokenIds, ctx_len: int | None, stride: int | None, max_tokens: int | None
+    ) -> PerplexityReport:
+        from QEfficient.verify.perplexity import encode_one, measure
+        from QEfficient.verify.reference import in_float32, model_scores
+
+        self._loaded()
+        usual = self._open().record.ctx_len if self.qpc_path is not None else self.options_class().ctx_len
+        options = self.options_class(ctx_len=ctx_len or usual)
+        self._check_lens(options)
+        vocab_size = self.config.get_text_config(decoder=True).vocab_size
+        ids = encode_one(text, lambda texts: encode_prompts(texts, self._foreign_tokenizer), vocab_size)
+        scores = model_scores(in_float32(self.model))
+        return measure(scores, ids, ctx_len=options.ctx_len, stride=stride, max_tokens=max_tokens)
+
+    def _foreign_tokenizer(self) -> ForeignTokenizer:
+        if self.tokenizer is None:
+            raise LifecycleError("The model has no tokenizer: give token ids, or load a checkpoint that has one.")
+        return ForeignTokenizer(self.tokenizer)
 
 
 def _is_bidirectional(model: PreTrainedModel) -> bool:

@@ -177,7 +177,7 @@ def quantized_weights(
     if isinstance(scheme, GGUF):
         weights, conversions = gguf_weights(scheme.architecture, files, meta_model)
         return QuantizedWeights(weights, frozenset(name for name, _ in files.tensors()), scheme, conversions)
-    stored = dict(_stored(files))
+    stored = dict(stored_tensors(files))
     tensors: dict[str, Unread] = {}
     parts: set[str] = set()
     for base, group in _grouped(scheme, stored).items():
@@ -197,7 +197,8 @@ def _first(parts: Mapping[str, Stored]) -> Stored:
     return next(iter(parts.values()))
 
 
-def _stored(files: WeightFiles) -> Iterator[tuple[str, Stored]]:
+def stored_tensors(files: WeightFiles) -> Iterator[tuple[str, Stored]]:
+    """The tensors of all files of a checkpoint, by name, of the dtypes that torch has."""
     for file in files.files():
         for name, entry in file.header.tensors.items():
             dtype = TORCH_NAMES.get(entry.dtype)
