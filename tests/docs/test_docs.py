@@ -22,11 +22,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import gguf_models
 import pytest
 import quantized_models
 import tiny_models
 from architectures.tiny import tiny_model
 from docs.blocks import DOCUMENTS, ROOT, Block, blocks, commands, name
+from gguf import GGMLQuantizationType as Type
 from slow_tokenizers import m2m_100
 
 MAX_NOT_RUN = 3
@@ -38,6 +40,8 @@ SHOWN = ("text", "json")
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 INSTRUCT = "Qwen/Qwen2.5-0.5B-Instruct"
 AWQ = f"{INSTRUCT}-AWQ"
+GGUF_FILE = "Llama-3.2-1B-Instruct-Q4_K_M.gguf"
+GGUF = f"bartowski/{GGUF_FILE.removesuffix('-Q4_K_M.gguf')}-GGUF"
 RERANKER = "cross-encoder/ms-marco-MiniLM-L6-v2"
 TRANSLATOR = "facebook/m2m100_418M"
 
@@ -55,6 +59,9 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_models.tiny_tokenizer().save_pretrained(root / card)
     section = {"quant_method": "awq", "bits": 4, "group_size": 16}
     quantized_models.quantize(root / INSTRUCT, root / AWQ, quantized_models.awq(16), section)
+    (root / GGUF).mkdir(parents=True)
+    plain = {"rope_parameters": gguf_models.PLAIN_ROPE}
+    gguf_models.save("llama", root / GGUF / GGUF_FILE, gguf_models.matrices(Type.Q4_0), **plain)
     tiny_models.save(tiny_model("seq2seq", "m2m_100"), root / TRANSLATOR)
     m2m_100(root / TRANSLATOR).save_pretrained(root / TRANSLATOR)
     (root / MINILM).parent.mkdir()
@@ -73,9 +80,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with the cards in it; what examples change outside of it is put back."""
     monkeypatch.setenv("QEFF_HOME", str(store))
-    for card in ("gpt2", INSTRUCT, AWQ, MINILM, RERANKER, TRANSLATOR):
+    for card in ("gpt2", INSTRUCT, AWQ, GGUF, MINILM, RERANKER, TRANSLATOR):
         (tmp_path / card).parent.mkdir(exist_ok=True)
         (tmp_path / card).symlink_to(cards / card)
+    (tmp_path / GGUF_FILE).symlink_to(cards / GGUF / GGUF_FILE)
     (tmp_path / "text.txt").write_text("My name is John. What is the capital of France? It is Paris.\n" * 20)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
