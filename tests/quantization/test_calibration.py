@@ -96,6 +96,22 @@ def test_awq_changes_norms_and_loads_in_transformers(plain: Path, text: Path, tm
         torch.testing.assert_close(hf(ids).logits, logits(out), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_half_precision_and_perplexity(plain: Path, text: Path, tmp_path: Path, method: str) -> None:
+    half = tmp_path / "half"
+    AutoModelForCausalLM.from_pretrained(plain, dtype=torch.bfloat16).save_pretrained(half)
+    tiny_models.tiny_tokenizer().save_pretrained(half)
+    texts = {"calibration": text, "eval_text": text}
+    report = quantize(half, tmp_path / "out", method=method, ctx_len=64, **texts, **INT4)
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert {tensor.dtype for name, tensor in stored.items() if name.endswith("scale")} == {torch.bfloat16}
+    assert {tensor.dtype for name, tensor in stored.items() if "norm" in name} == {torch.bfloat16}
+    assert report.before is not None
+    assert report.after is not None
+    assert report.after.perplexity == pytest.approx(report.before.perplexity, rel=0.3)
+    assert report.before.num_windows > 1
+
+
 def layer_runs(model: Any) -> list[tuple[LayerRun, dict[str, nn.Linear]]]:
     """Calls of a model's layers, and their linear modules."""
     runs: list[LayerRun] = []
