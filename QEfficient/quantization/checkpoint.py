@@ -131,7 +131,7 @@ def _write_side_files(source: Path, folder: Path, recipe: Recipe) -> None:
         if is_any(path.name, (*READ, "tokenizer*")) and path.is_file() and not is_weights:
             shutil.copyfile(path, folder / path.name)
     config: dict[str, Any] = {**read_config(source), "quantization_config": recipe.scheme.section(recipe.ignored)}
-    if recipe.scheme.is_fp4:
-        # What compressed-tensors makes of FP4 is bfloat16 whatever the model is, and a product needs equal types.
+    if recipe.scheme.has_codes:
+        # compressed-tensors makes bfloat16 of FP4 and FP6 whatever the model is, and a product needs equal types.
         config = {name: value for name, value in config.items() if name != "torch_dtype"} | {"dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")

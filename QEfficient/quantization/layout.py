@@ -17,7 +17,7 @@ def part_sizes(shape: tuple[int, int], scheme: Scheme, dtype: torch.dtype) -> di
     if scheme.is_float and scheme.num_bits == 8:
         return {"weight": Dense(shape, torch.float8_e4m3fn), "weight_scale": Dense(blocks, dtype)}
     if scheme.is_float:
-        packed = {"weight_packed": Dense((num_rows, num_columns // 2), torch.uint8)}
+        packed = {"weight_packed": Dense((num_rows, num_columns * scheme.num_bits // 8), torch.uint8)}
         if not scheme.has_global_scale:
             return packed | {"weight_scale": Dense(blocks, torch.uint8)}
         scales = {"weight_scale": Dense(blocks, torch.float8_e4m3fn), "weight_global_scale": Dense((1,), torch.float32)}
@@ -39,7 +39,8 @@ def parts_of(weight: Rounded) -> dict[str, torch.Tensor]:
     if scheme.is_float and scheme.num_bits == 8:
         return {"weight": values, "weight_scale": scales.stored}
     if scheme.is_float:
-        parts = {"weight_packed": pack_halves(values), "weight_scale": scales.stored}
+        pack = pack_halves if scheme.num_bits == 4 else pack_sixes
+        parts = {"weight_packed": pack(values), "weight_scale": scales.stored}
         return parts if scales.global_scale is None else parts | {"weight_global_scale": scales.global_scale}
     parts = {
         "weight_packed": pack_words(values, scheme.num_bits),
@@ -68,3 +69,10 @@ def pack_words(values: torch.Tensor, num_bits: int) -> torch.Tensor:
 def pack_halves(codes: torch.Tensor) -> torch.Tensor:
     """Two codes of four bits a byte, the first in the low half."""
     return codes[:, ::2] | (codes[:, 1::2] << 4)
+
+
+def pack_sixes(codes: torch.Tensor) -> torch.Tensor:
+    """Four codes of six bits in three bytes, from the lowest bit on."""
+    first, second, third, fourth = codes.unflatten(1, (-1, 4)).unbind(-1)
+    octets = (first | (second << 6), (second >> 2) | (third << 4), (third >> 4) | (fourth << 2))
+    return torch.stack(octets, -1).flatten(1)

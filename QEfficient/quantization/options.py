@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from QEfficient.errors import OptionError, UnsupportedModel
+from QEfficient.errors import OptionError
 from QEfficient.options import Options
 
 NumberFormat = Literal["int8", "int4", "fp8", "mxfp4", "nvfp4", "mxfp6"]
@@ -38,11 +38,6 @@ class QuantizeOptions(Options):
     """Maximum size of a weight file."""
 
     def __post_init__(self) -> None:
-        if self.format == "mxfp6":
-            raise UnsupportedModel(
-                "format='mxfp6': the card's compiler makes MXFP6 of 16-bit weights itself, and no reader here takes a "
-                "checkpoint in it. Compile the original checkpoint with mxfp6_matmul=True."
-            )
         for name, choices in {"format": get_args(NumberFormat), "method": get_args(Method)}.items():
             if getattr(self, name) not in choices:
                 raise OptionError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")

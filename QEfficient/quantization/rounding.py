@@ -9,8 +9,14 @@ import torch
 
 from QEfficient.quantization.schemes import Scheme
 
-_FP4 = torch.tensor([sign * size for sign in (1, -1) for size in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)])
-"""Numbers of e2m1 by their codes."""
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+_E2M3 = (*(m / 8 for m in range(8)), *((1 + m / 8) * 2**e for e in range(3) for m in range(8)))
+_TABLES = {
+    bits: torch.tensor([sign * size for sign in (1, -1) for size in sizes]) for bits, sizes in ((4, _E2M1), (6, _E2M3))
+}
+"""Numbers of e2m1 and e2m3 by their codes."""
+_ROUNDED_UP = {4: 0.875, 6: 0.96875}
+"""From which part of a power of two on a group's largest number counts as that power."""
 _FP4_MOST, _FP8_MOST = 6.0, 448.0
 _FP8_LEAST_SCALE = 0.125
 _BIAS = 127
@@ -56,7 +62,7 @@ class Rounded:
     """A weight as numbers and scales."""
 
     values: torch.Tensor
-    """The numbers ``[out, in]``, a byte each: int8, float8_e4m3fn, or of e2m1 the code in uint8."""
+    """The numbers ``[out, in]``, a byte each: int8, float8_e4m3fn, or of e2m1 and e2m3 the code in uint8."""
     scales: Scales
 
     @classmethod
@@ -68,12 +74,14 @@ class Rounded:
         """The weight that they stand for, float32; of some rows, as :func:`row_steps` has them."""
         factors, zeros = self.scales.by_element(rows)
         values = self.values[rows]
-        return ((_FP4[values.long()] if self.scales.scheme.is_fp4 else values.float()) - zeros) * factors
+        scheme = self.scales.scheme
+        numbers = _TABLES[scheme.num_bits][values.long()] if scheme.has_codes else values.float()
+        return (numbers - zeros) * factors
 
 
 def _compact(numbers: torch.Tensor, scheme: Scheme) -> torch.Tensor:
-    if scheme.is_fp4:
-        return fp4_codes(numbers) | (numbers.signbit().to(torch.uint8) << 3)
+    if scheme.has_codes:
+        return codes_of(numbers, scheme.num_bits) | (numbers.signbit().to(torch.uint8) << (scheme.num_bits - 1))
     return numbers.to(torch.float8_e4m3fn if scheme.is_float else torch.int8)
 
 
@@ -129,12 +137,16 @@ def nearest(numbers: torch.Tensor, scheme: Scheme) -> torch.Tensor:
         return numbers.round().clamp_(-half, half - 1)
     if scheme.num_bits == 8:
         return numbers.clamp(-_FP8_MOST, _FP8_MOST).to(torch.float8_e4m3fn).float()
-    return _FP4[fp4_codes(numbers).long()].copysign(numbers)
+    return _TABLES[scheme.num_bits][codes_of(numbers, scheme.num_bits).long()].copysign(numbers)
 
 
-def fp4_codes(numbers: torch.Tensor) -> torch.Tensor:
-    """uint8: 0 to 7, which of the magnitudes of e2m1 is the nearest."""
+def codes_of(numbers: torch.Tensor, num_bits: int) -> torch.Tensor:
+    """uint8: which of the magnitudes of e2m1 or e2m3 is the nearest, from 0 on; ties go to even codes."""
     size = numbers.abs()
+    if num_bits == 6:
+        size = size.clamp(max=_E2M3[-1])
+        step = torch.where(size < 2, 0.125, torch.where(size < 4, 0.25, 0.5))
+        return torch.searchsorted(_TABLES[6][:32].contiguous(), (size / step).round() * step).to(torch.uint8)
     codes = (size > 0.25).to(torch.uint8)
     for middle, is_even_above in ((0.75, True), (1.25, False), (1.75, True), (2.5, False), (3.5, True), (5.0, False)):
         codes += size >= middle if is_even_above else size > middle
@@ -164,7 +176,7 @@ def scales_of(
         return _asymmetric(lowest, highest, scheme, dtype, shape)
     largest = torch.maximum(-lowest, highest)
     if scheme.has_exponents:
-        exponents = _exponents(largest)
+        exponents = _exponents(largest, scheme.num_bits)
         factors = torch.ldexp(torch.ones(exponents.shape), exponents.to(torch.int32) - _BIAS)
         return Scales(scheme, exponents, factors, None, None, shape)
     if scheme.has_global_scale:
@@ -197,10 +209,10 @@ def _asymmetric(
     return Scales(scheme, stored, stored.float(), zero_points.to(torch.int8), None, shape)
 
 
-def _exponents(largest: torch.Tensor) -> torch.Tensor:
-    """Biased exponents of powers of two: the largest number becomes about 4, and 1.75 times a power counts as two."""
+def _exponents(largest: torch.Tensor, num_bits: int) -> torch.Tensor:
+    """Biased exponents of powers of two: the largest number becomes about 4."""
     fraction, exponent = torch.frexp(largest)  # of 0.5 to 1
-    exponent = exponent - 3 + (fraction >= 0.875).to(exponent.dtype) + _BIAS
+    exponent = exponent - 3 + (fraction >= _ROUNDED_UP[num_bits]).to(exponent.dtype) + _BIAS
     return exponent.clamp(0, 254).masked_fill(largest == 0, _BIAS).to(torch.uint8)
 
 

@@ -10,7 +10,7 @@ from QEfficient.quantization.options import QuantizeOptions
 
 Strategy = Literal["channel", "group", "block", "tensor_group"]
 
-_INT4_GROUP, _MXFP4_GROUP, _NVFP4_GROUP = 128, 32, 16
+_INT4_GROUP, _MX_GROUP, _NVFP4_GROUP = 128, 32, 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +20,7 @@ class Scheme:
     layout: str
     """compressed-tensors' name of the parts and their packing."""
     is_float: bool
-    """Whether the numbers are e4m3 or e2m1, else integers."""
+    """Whether the numbers are e4m3, e2m3 or e2m1, else integers."""
     num_bits: int
     strategy: Strategy
     group_size: int | None = None
@@ -30,14 +30,14 @@ class Scheme:
     is_symmetric: bool = True
 
     @property
-    def is_fp4(self) -> bool:
-        """Whether the numbers are e2m1."""
-        return self.is_float and self.num_bits == 4
+    def has_codes(self) -> bool:
+        """Whether the numbers are e2m1 or e2m3, stored as codes of less than a byte."""
+        return self.is_float and self.num_bits < 8
 
     @property
     def has_exponents(self) -> bool:
-        """Whether scales are powers of two (MXFP4)."""
-        return self.is_fp4 and self.strategy == "group"
+        """Whether scales are powers of two (MXFP4, MXFP6)."""
+        return self.has_codes and self.strategy == "group"
 
     @property
     def has_global_scale(self) -> bool:
@@ -90,10 +90,9 @@ class Scheme:
 
 def scheme_of(options: QuantizeOptions) -> Scheme:
     """The scheme that ``options`` ask for."""
-    if options.format == "mxfp4":
-        return Scheme(
-            layout="mxfp4-pack-quantized", is_float=True, num_bits=4, strategy="group", group_size=_MXFP4_GROUP
-        )
+    if options.format in ("mxfp4", "mxfp6"):
+        layout, num_bits = f"{options.format}-pack-quantized", int(options.format[-1])
+        return Scheme(layout=layout, is_float=True, num_bits=num_bits, strategy="group", group_size=_MX_GROUP)
     if options.format == "nvfp4":
         return Scheme(
             layout="nvfp4-pack-quantized", is_float=True, num_bits=4, strategy="tensor_group", group_size=_NVFP4_GROUP

@@ -55,7 +55,6 @@ def test_a_plot_needs_matplotlib(cli: Cli, checkpoint: Path, tmp_path: Path, mon
     ("flags", "code", "match"),
     [
         ((), 2, "-o FOLDER"),
-        (("-o", "OUT", "--format", "mxfp6"), 1, "mxfp6_matmul"),
         (("-o", "OUT", "--format", "fp8", "--group-size", "32"), 2, "group_size"),
         (("-o", "OUT", "--method", "gptq"), 2, "needs a calibration text"),
         (("-o", "OUT", "--calibration", "TEXT"), 2, "needs no calibration text"),

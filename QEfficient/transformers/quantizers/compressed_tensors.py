@@ -1,12 +1,12 @@
-"""compressed-tensors, as llm-compressor writes it: packed integers, single integers, FP8, or FP4.
+"""compressed-tensors, as llm-compressor writes it: packed integers, single integers, FP8, FP6, or FP4.
 
 Parts, for [out, in] elements: ``weight_packed`` [out, in * bits / 32] in int32 with ``weight_shape``, or ``weight`` in
 int8 or float8_e4m3fn; ``weight_scale`` [out, groups], [out, 1], [1] or of blocks; ``weight_zero_point`` of the same
 shape, packed along its first axis where the weight is packed; ``weight_g_idx`` [in] with act-order.
 
 FP4 is two numbers a byte in ``weight_packed`` [out, in / 2], with exponents (MXFP4) or with float8 scales below one
-``weight_global_scale`` (NVFP4). What quantises activations and the KV cache is left out: they are computed with as real
-numbers.
+``weight_global_scale`` (NVFP4); FP6 is four numbers in three bytes, with exponents (MXFP6). What quantises activations
+and the KV cache is left out: they are computed with as real numbers.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from QEfficient.transformers.quantizers.checks import (
     require_shape,
 )
 from QEfficient.transformers.quantizers.fp8 import BlockPacking
-from QEfficient.transformers.quantizers.mxfp4 import BLOCK, powers_of_two, unpack_fp4
+from QEfficient.transformers.quantizers.mxfp4 import BLOCK, powers_of_two, unpack_fp4, unpack_fp6
 
-_FP4 = ("nvfp4-pack-quantized", "mxfp4-pack-quantized")
-_FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "dense", *_FP4)
+_SMALL_FLOATS = ("nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp6-pack-quantized")
+_FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "dense", *_SMALL_FLOATS)
 _PARTS = tuple(f"weight{end}" for end in ("", "_packed", "_scale", "_global_scale", "_shape", "_zero_point", "_g_idx"))
 _NVFP4_BLOCK = 16
 _GROUPS = "config_groups"
@@ -77,8 +77,8 @@ class PackedIntegers:
 
 
 @dataclass(frozen=True)
-class FP4Packing:
-    """One weight in float4_e2m1."""
+class SmallFloats:
+    """One weight in float4_e2m1 or float6_e2m3."""
 
     form: Packed
 
@@ -88,7 +88,8 @@ class FP4Packing:
             scales = parts.finite("weight_scale")[start:stop].float() / parts.finite("weight_global_scale")
         else:
             scales = powers_of_two(parts, "weight_scale", start, stop)
-        return PackedRows(unpack_fp4(parts.rows("weight_packed", start, stop)), scales, None, self.form.block[1])
+        unpack = unpack_fp4 if self.form.num_bits == 4 else unpack_fp6
+        return PackedRows(unpack(parts.rows("weight_packed", start, stop)), scales, None, self.form.block[1])
 
     def column_groups(self, parts: Parts) -> None:
         """Groups are of consecutive columns."""
@@ -138,7 +139,7 @@ class CompressedTensors:
             bool(weights) and all(group.values.get("symmetric") is False for group in weights),
         )
 
-    def packing(self, parts: Mapping[str, Stored]) -> PackedIntegers | BlockPacking | FP4Packing | None:
+    def packing(self, parts: Mapping[str, Stored]) -> PackedIntegers | BlockPacking | SmallFloats | None:
         """How the weight of ``parts`` is packed; None if it is not quantised.
 
         Raises:
@@ -147,9 +148,12 @@ class CompressedTensors:
         if "weight_packed" in parts:
             if "weight" in parts:
                 raise damaged(parts["weight"], "is stored beside 'weight_packed', which is the same weight")
-            is_fp4 = parts["weight_packed"].tensor.dtype == torch.uint8
-            self._require_kind(parts["weight_packed"], *([("float", 4)] if is_fp4 else _INTEGERS))
-            return _fp4(parts) if is_fp4 else self._packed(parts)
+            if parts["weight_packed"].tensor.dtype != torch.uint8:
+                self._require_kind(parts["weight_packed"], *_INTEGERS)
+                return self._packed(parts)
+            small = _small_floats(parts)
+            self._require_kind(parts["weight_packed"], ("float", small.form.num_bits))
+            return small
         weight = parts.get("weight")
         if weight is not None and weight.tensor.dtype in (*FLOATS, torch.float64) and "weight_scale" not in parts:
             return None
@@ -238,11 +242,10 @@ def _strategy(weights: Section) -> str:
     return str(weights.values.get("strategy") or by_group_size.get(weights.integer("group_size", 0), "group"))
 
 
-def _fp4(parts: Mapping[str, Stored]) -> FP4Packing:
+def _small_floats(parts: Mapping[str, Stored]) -> SmallFloats:
     require_parts(parts, "weight_scale")
     num_rows, num_bytes = require_axes(parts["weight_packed"], 2)
-    scale = parts["weight_scale"]
-    block = BLOCK
+    scale, bits, block = parts["weight_scale"], 4, BLOCK
     if "weight_global_scale" in parts:
         block = _NVFP4_BLOCK
         require_dtype(parts["weight_global_scale"], torch.float32)
@@ -250,8 +253,11 @@ def _fp4(parts: Mapping[str, Stored]) -> FP4Packing:
         require_dtype(scale, torch.float8_e4m3fn)
     else:
         require_dtype(scale, torch.uint8)
-    require_shape(scale, num_rows, -(-num_bytes * 2 // block))
-    return FP4Packing(Packed((num_rows, num_bytes * 2), torch.bfloat16, 4, (1, block), is_float=True))
+        if scale.tensor.shape == (num_rows, num_bytes * 8 // 6 // BLOCK):
+            bits = 6
+    num_columns = num_bytes * 8 // bits
+    require_shape(scale, num_rows, -(-num_columns // block))
+    return SmallFloats(Packed((num_rows, num_columns), torch.bfloat16, bits, (1, block), is_float=True))
 
 
 def _weights(section: Section) -> Iterator[Section]:
@@ -265,7 +271,7 @@ def _weights(section: Section) -> Iterator[Section]:
             continue
         weights = group.section("weights")
         kind = weights.choice("type", ("int", "float"), "int")
-        weights.choice("num_bits", tuple(range(2, 9)) if kind == "int" else (4, 8), 8)
+        weights.choice("num_bits", tuple(range(2, 9)) if kind == "int" else (4, 6, 8), 8)
         weights.choice("strategy", ("tensor", "channel", "group", "tensor_group", "block"), "tensor")
         weights.choice("dynamic", (False,), False)
         yield Section(weights.source, weights.name, {"num_bits": 8, **weights.values})

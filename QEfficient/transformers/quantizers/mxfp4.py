@@ -20,12 +20,20 @@ BLOCK = 32
 _POSITIVE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 E2M1 = torch.tensor([*_POSITIVE, *(-value for value in _POSITIVE)])
 """The numbers of float4_e2m1 by their bits."""
+_POSITIVE_6 = (*(m / 8 for m in range(8)), *((1 + m / 8) * 2**e for e in range(3) for m in range(8)))
+E2M3 = torch.tensor([*_POSITIVE_6, *(-value for value in _POSITIVE_6)])
+"""The numbers of float6_e2m3 by their bits."""
 _BIAS, _NAN = 127, 255
 
 
 def unpack_fp4(octets: torch.Tensor) -> torch.Tensor:
     """The numbers of uint8 [..., n] in float32 [..., 2 n], two a byte with the first in the lower bits."""
     return E2M1[unpack_bits(octets, 4, octets.shape[-1] * 2).int()]
+
+
+def unpack_fp6(octets: torch.Tensor) -> torch.Tensor:
+    """The numbers of uint8 [..., 3 n] in float32 [..., 4 n], four in three bytes from the lowest bit on."""
+    return E2M3[unpack_bits(octets, 6, octets.shape[-1] * 4 // 3).int()]
 
 
 def powers_of_two(parts: Parts, name: str, start: int, stop: int) -> torch.Tensor:

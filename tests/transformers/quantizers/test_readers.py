@@ -52,6 +52,7 @@ COMPRESSED = {
         {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16},
     ),
     "mxfp4": ("mxfp4-pack-quantized", {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32}),
+    "mxfp6": ("mxfp6-pack-quantized", {"num_bits": 6, "type": "float", "strategy": "group", "group_size": 32}),
 }
 CASES |= {
     f"compressed-{name}": (packers.compressed(layout, **arguments), packers.compressed_section(layout, **arguments))
@@ -76,7 +77,7 @@ CASES |= {
     "bitnet": (packers.bitnet(), BITNET),
     "autobitlinear": (packers.bitnet("autobitlinear"), BITNET | {"linear_class": "autobitlinear"}),
 }
-PACKED = {name for name in CASES if not any(part in name for part in ("fp8", "fp4", "nf4", "-rows"))}
+PACKED = {name for name in CASES if not any(part in name for part in ("fp8", "fp6", "fp4", "nf4", "-rows"))}
 """What the operator holds: integers in groups of columns."""
 ROUNDED = {"bitsandbytes-int8": 1e-6, "bitnet": 1e-6, "torchao-int4": 1e-3}
 """What the library multiplies in another order than by one scale, and the relative difference that this makes."""
