@@ -212,7 +212,7 @@ def test_architectures_are_not_told_apart_by_name() -> None:
     """Outside one table of quirks the code does not so much as read it, but to ask whether transformers has it, and to
     make the config that a GGUF file stands for."""
     readers = [module for module, path in MODULES.items() if "model_type" in path.read_text(encoding="utf-8")]
-    rooms = ("quirks", "checkpoint.files", "checkpoint.gguf_folder")
+    rooms = ("quirks", "checkpoint.files", "checkpoint.gguf_config")
     allowed = [f"QEfficient.transformers.{room}" for room in rooms]
     assert [module for module in readers if module not in allowed] == []
 

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from QEfficient.errors import CorruptCheckpoint
 from QEfficient.store.files import readable_bytes
+from QEfficient.transformers.checkpoint.files import config_source
 
 aten = torch.ops.aten
 
@@ -92,7 +93,7 @@ class BuildLimits(TorchDispatchMode):
 
     def _refusal(self, what: str) -> CorruptCheckpoint:
         return CorruptCheckpoint(
-            f"{self._source / 'config.json'}: the model {what}. A size is damaged, or the config is that of "
+            f"{config_source(self._source)}: the model {what}. A size is damaged, or the config is that of "
             "another model: download the checkpoint again."
         )
 

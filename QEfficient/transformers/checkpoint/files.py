@@ -13,6 +13,7 @@ from typing import Any
 from QEfficient.errors import CheckpointNotFound, CorruptCheckpoint, OptionError, UnsafeCheckpoint
 from QEfficient.store.digests import is_sha256
 from QEfficient.store.files import user_path
+from QEfficient.store.linked_folders import links_in
 from QEfficient.transformers.checkpoint.sizes import check_limits
 
 VOCABULARIES = (
@@ -85,8 +86,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CorruptCheckpoint(
             f"{folder / 'config.json'}: architectures must be a list of class names, got {shortened(heads)}."
         )
-    check_limits(config, folder / "config.json")
+    check_limits(config, config_source(folder))
     return config
+
+
+def config_source(folder: Path) -> Path:
+    """The file that says what the config of a folder does: itself, or the GGUF file that it was made of."""
+    return next(iter(links_in(folder)), folder / "config.json")
 
 
 def read_json(path: Path) -> dict[str, Any]:

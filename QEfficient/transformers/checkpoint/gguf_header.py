@@ -96,6 +96,9 @@ class _Parser:
             raise damaged(self._path, "it does not begin with GGUF")
         version = self._number("<I")
         if version not in _VERSIONS:
+            is_swapped = int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS
+            if is_swapped:
+                raise UnsupportedModel(f"{self._path} is in big-endian order. Convert it to little-endian order.")
             raise UnsupportedModel(
                 f"{self._path} is of GGUF version {version}, and this library reads {' and '.join(map(str, _VERSIONS))}"
                 " in little-endian order. Convert it again with a current llama.cpp."
@@ -137,6 +140,8 @@ class _Parser:
     def _array(self, key: str) -> list[Any] | int:
         kind, count = self._number("<I"), self._number("<Q")
         if kind == _STRING:
+            if count > _MAX_ENTRIES:
+                raise damaged(self._path, f"'{key}' has {count} texts, expected at most {_MAX_ENTRIES}")
             for _ in range(count):
                 self._skip(self._number("<Q"))
             return count

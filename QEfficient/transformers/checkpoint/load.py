@@ -41,6 +41,7 @@ from QEfficient.transformers.checkpoint.files import (
     VOCABULARIES,
     check_code,
     checked_name,
+    config_source,
     contained,
     is_any,
     local_folder,
@@ -109,8 +110,12 @@ def resolve(model_name: str | os.PathLike[str], *, config_only: bool = False, **
     """
     name = checked_name(model_name)
     folder, gguf_file = local_folder(name), options.get(_GGUF)
-    if folder.suffix == GGUF_SUFFIX and folder.is_file():
-        return gguf_checkpoint(folder)
+    if gguf_file is not None and (folder.is_file() or not str(gguf_file) or Path(gguf_file).is_absolute()):
+        raise OptionError(
+            f"gguf_file={str(gguf_file)!r} must be the name of a file in the folder or repository {name!r}."
+        )
+    if folder.is_file() or (folder.suffix.lower() == GGUF_SUFFIX and not folder.is_dir()):
+        return _of_file(folder)
     hub_options = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
     if gguf_file is not None:
         if not folder.is_dir():
@@ -132,6 +137,14 @@ def resolve(model_name: str | os.PathLike[str], *, config_only: bool = False, **
             f"'{name}' has no config.json, so it is not a transformers checkpoint. {_where_else(folder)}"
         )
     return folder
+
+
+def _of_file(path: Path) -> Path:
+    if not path.is_file():
+        raise CheckpointNotFound(f"There is no file '{path}'.")
+    if path.suffix.lower() != GGUF_SUFFIX:
+        raise CheckpointNotFound(f"'{path}' is a file: give a checkpoint's folder, or a file that ends in .gguf.")
+    return gguf_checkpoint(path)
 
 
 def _where_else(folder: Path) -> str:
@@ -364,8 +377,10 @@ def _check_loaded(folder: Path, info: dict[str, Any], missing_buffers: list[str]
     problems += [str(message) for message in info.get("error_msgs", ())]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        source = config_source(folder)
+        place, what = (folder, source.name) if source.parent == folder else (source, "metadata")
         raise CorruptCheckpoint(
-            f"The weights in {folder} do not fit its config.json: {'; '.join(problems[:3])}{more}. "
+            f"The weights in {place} do not fit its {what}: {'; '.join(problems[:3])}{more}. "
             "The checkpoint is incomplete, or its config belongs to another model."
         )
 

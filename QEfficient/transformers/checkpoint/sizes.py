@@ -41,7 +41,7 @@ def check_limits(config: Mapping[str, Any], source: Path) -> None:
     Raises:
         CorruptCheckpoint: there are more than 1024 layers, or something is wider than 2**20.
     """
-    _check(config, source, MAX_LAYERS, MAX_WIDTH, "no model has")
+    _check(config, source, MAX_LAYERS, MAX_WIDTH, "no model has more")
 
 
 def check_fits(config: Mapping[str, Any], source: Path, num_tensors: int, num_bytes: int) -> None:
@@ -58,7 +58,13 @@ def check_fits(config: Mapping[str, Any], source: Path, num_tensors: int, num_by
     """
     per_byte = 8  # a weight has at least a bit
     max_layers, max_width = max(_FEW_LAYERS, num_tensors), max(_SMALL_WIDTH, per_byte * num_bytes)
-    _check(config, source, max_layers, max_width, f"the weights, {num_tensors:,} tensors of {num_bytes:,} bytes, have")
+    _check(
+        config,
+        source,
+        max_layers,
+        max_width,
+        f"the weights, {num_tensors:,} tensors of {num_bytes:,} bytes, have no more",
+    )
 
 
 def _check(config: Mapping[str, Any], source: Path, max_layers: int, max_width: int, who: str) -> None:
@@ -68,7 +74,7 @@ def _check(config: Mapping[str, Any], source: Path, max_layers: int, max_width: 
         most = max_layers if is_layers else max_width
         if (is_layers or is_width) and value > most:
             raise CorruptCheckpoint(
-                f"{source}: {name} is {_shortened(value)}, and {who} at most {most:,}. The config is damaged, or "
+                f"{source}: {name} is {_shortened(value)}, expected at most {most:,}: {who}. The config is damaged, or "
                 "that of another model: download the checkpoint again."
             )
 

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from QEfficient.errors import CheckpointNotFound, CorruptCheckpoint, UnsafeCheckpoint
-from QEfficient.transformers.checkpoint.files import contained, identity, is_regular, parse_json, read_json
+from QEfficient.transformers.checkpoint.files import (
+    config_source,
+    contained,
+    identity,
+    is_regular,
+    parse_json,
+    read_json,
+)
 from QEfficient.transformers.checkpoint.gguf_folder import SUFFIX as GGUF_SUFFIX
 from QEfficient.transformers.checkpoint.gguf_folder import linked_weights
 from QEfficient.transformers.checkpoint.gguf_header import read_gguf_header
@@ -73,7 +80,7 @@ class WeightFile:
     @property
     def is_gguf(self) -> bool:
         """Whether it is no safetensors file."""
-        return self.path.suffix == GGUF_SUFFIX
+        return self.path.suffix.lower() == GGUF_SUFFIX
 
     def check_unchanged(self) -> None:
         """
@@ -148,7 +155,7 @@ class WeightFiles:
         Raises:
             CorruptCheckpoint: the weights are too few or too small for a size in ``config``.
         """
-        check_fits(config, self.folder / "config.json", self.num_tensors, self.num_bytes)
+        check_fits(config, config_source(self.folder), self.num_tensors, self.num_bytes)
 
     def tensors(self) -> Iterator[tuple[str, StoredTensor]]:
         """The tensors of all files by name."""
@@ -211,7 +218,9 @@ def _no_weights(folder: Path) -> Exception:
 def _checked(path: Path) -> WeightFile:
     if not is_regular(path):
         raise CorruptCheckpoint(f"{path} is no file: weights are in safetensors files. Download the checkpoint again.")
-    return WeightFile(path, identity(path), _gguf_header(path) if path.suffix == GGUF_SUFFIX else read_header(path))
+    return WeightFile(
+        path, identity(path), _gguf_header(path) if path.suffix.lower() == GGUF_SUFFIX else read_header(path)
+    )
 
 
 def _gguf_header(path: Path) -> Header:

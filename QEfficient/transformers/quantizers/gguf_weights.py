@@ -54,7 +54,7 @@ def gguf_weights(
     if architecture in GGUF_ARCHS:
         stored = _by_name(files)
         return {name: _tensor(*place, None) for name, place in stored.items()}, partial(_conversions, architecture)
-    with loader_errors(files.folder, "the names of the weights", unknown=(ValueError, KeyError, NotImplementedError)):
+    with loader_errors(files.paths[0], "the names of the weights", unknown=(ValueError, KeyError, NotImplementedError)):
         translator = _Translator(architecture, meta_model())
     return dict(translator.weights(files)), None
 
@@ -80,15 +80,14 @@ class _Processed:
     name: str
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
-        with np.errstate(all="ignore"):
-            return torch.from_numpy(np.ascontiguousarray(self.array(tensor.float().numpy())))
+        return torch.from_numpy(np.ascontiguousarray(self.array(tensor.float().numpy())))
 
     def array(self, weights: np.ndarray) -> np.ndarray:
         """The same over arrays."""
-        processed: np.ndarray = self.processor.process(
-            weights=weights, name=self.name, parsed_parameters={"tensors": {}}
-        ).weights
-        return processed
+        with np.errstate(all="ignore"):
+            processed = self.processor.process(weights=weights, name=self.name, parsed_parameters={"tensors": {}})
+        array: np.ndarray = processed.weights
+        return array
 
 
 class _Translator:
@@ -102,7 +101,7 @@ class _Translator:
 
         config = model.config.to_dict()
         self._processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config)
-        self._names: dict[str, str] = get_gguf_hf_weights_map(model, self._processor)
+        self._names: dict[str, str] = get_gguf_hf_weights_map(model, self._processor, architecture)
         words = json.dumps([transformers.__version__, architecture, config], sort_keys=True, default=str)
         self._settings = blake3.blake3(words.encode()).hexdigest()
 
@@ -165,8 +164,7 @@ def _row_order(process: _Processed, shape: tuple[int, ...]) -> RowOrder | None:
 def _shape_after(process: _Processed, shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """The shape of what is made of a tensor; None if it stays as it is."""
     before = np.broadcast_to(np.float32(1), shape)
-    with np.errstate(all="ignore"):
-        after = process.array(before)
+    after = process.array(before)
     return None if after is before else tuple(after.shape)
 
 

@@ -17,7 +17,7 @@ from gguf import GGMLQuantizationType as Type
 from greedy import NUM_NEW_TOKENS, answers, prompts
 
 from QEfficient import QEFFAutoModelForCausalLM
-from QEfficient.errors import CheckpointNotFound, CorruptCheckpoint, QEffError, UnsupportedModel
+from QEfficient.errors import CheckpointNotFound, CorruptCheckpoint, OptionError, QEffError, UnsupportedModel
 from QEfficient.exporter import packed_layout
 from QEfficient.exporter.packed_layout import packed_forms
 from QEfficient.exporter.transforms import pack_int4_linears
@@ -179,6 +179,7 @@ def test_rotary_factors_are_read(tmp_path: Path) -> None:
     ("metadata", "rope"),
     [
         ({"type": "linear", "factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        ({"factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
         (
             {"type": "yarn", "factor": 4.0, "original_context_length": 128},
             {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
@@ -189,6 +190,52 @@ def test_rotary_scaling_is_read(tmp_path: Path, metadata: dict[str, Any], rope: 
     model = tiny_models.causal_lm("llama", rope_parameters={**rope, "rope_theta": 10000.0})
     path = with_factors(tmp_path / "model.gguf", {}, **metadata)
     torch.testing.assert_close(frequencies(path), model.model.rotary_emb.inv_freq)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error", "message"),
+    [
+        ("attention.scale", 0.5, UnsupportedModel, r"llama\.attention\.scale is 0\.5"),
+        ("attention.causal", False, UnsupportedModel, r"llama\.attention\.causal is False"),
+        ("rope.freq_base", float("nan"), CorruptCheckpoint, r"llama\.rope\.freq_base is nan"),
+        ("attention.layer_norm_rms_epsilon", -1.0, CorruptCheckpoint, "expected a positive number"),
+        ("block_count", 0, CorruptCheckpoint, r"llama\.block_count is 0, expected at least 1"),
+        (
+            "block_count",
+            100_000,
+            CorruptCheckpoint,
+            r"model\.gguf: num_hidden_layers is 100000, expected at most 1,024",
+        ),
+        ("vocab_size", 100, CorruptCheckpoint, r"model\.gguf do not fit its metadata"),
+    ],
+)
+def test_metadata_that_no_model_has(tmp_path: Path, key: str, value: Any, error: type[Exception], message: str) -> None:
+    original = gguf.GGUFWriter.write_header_to_file
+
+    def with_value(writer: Any, *args: Any) -> None:
+        writer.kv_data[0].pop(f"llama.{key}", None)
+        add = {bool: writer.add_bool, float: writer.add_float32, int: writer.add_uint32}[type(value)]
+        add(f"llama.{key}", value)
+        original(writer, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf.GGUFWriter, "write_header_to_file", with_value)
+        path, _ = gguf_models.save("llama", tmp_path / "model.gguf", gguf_models.matrices(Type.Q8_0), **PLAIN)
+    with pytest.raises(error, match=message):
+        QEFFAutoModelForCausalLM.from_pretrained(path)
+
+
+def test_names_of_files(small: Path, tmp_path: Path) -> None:
+    (tmp_path / "MODEL.GGUF").write_bytes(small.read_bytes())
+    assert parameters(QEFFAutoModelForCausalLM.from_pretrained(tmp_path / "MODEL.GGUF").model)
+    with pytest.raises(CheckpointNotFound, match=r"There is no file '.*none\.gguf'"):
+        resolve(tmp_path / "none.gguf")
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(CheckpointNotFound, match=r"is a file: .* ends in \.gguf"):
+        resolve(tmp_path / "model.bin")
+    for name in (str(small), "", "other.gguf"):
+        with pytest.raises(OptionError, match="must be the name of a file"):
+            resolve(small if name == "other.gguf" else tmp_path, gguf_file=name)
 
 
 def test_an_unknown_scaling_is_refused(tmp_path: Path) -> None:
