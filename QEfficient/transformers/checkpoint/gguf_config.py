@@ -181,7 +181,7 @@ def _rope(files: Sequence[Header], defaults: Mapping[str, Any]) -> dict[str, Any
     path, header = files[0]
     scaling = {key: header.metadata.get(f"{header.architecture}.rope.scaling.{key}") for key in _SCALING}
     context = scaling["original_context_length"] or header.metadata.get(f"{header.architecture}.context_length")
-    # Where each kind of layer has factors of its own, the config's class knows them.
+    # The config's class knows the factors where they differ by kind of layer.
     is_nested = any(isinstance(value, Mapping) for value in defaults.values())
     factors = {} if is_nested else _factors(files)
     if factors:
