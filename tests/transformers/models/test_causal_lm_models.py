@@ -62,6 +62,18 @@ def test_chunk_size_changes_nothing(name: str, lowering: str) -> None:
         assert answers(compiled(name, lowering, prefill_seq_len=chunk), prompts()) == reference(name), f"chunk {chunk}"
 
 
+def test_a_layer_that_attends_twice_is_not_paged() -> None:
+    """DiffLlama's attend with one key and two values."""
+    from architectures.tiny import tiny_model
+
+    from QEfficient.targets import choose_target
+    from QEfficient.transformers.lowering.select import choose_lowering
+
+    choice = choose_lowering(tiny_model("causal_lm", "diffllama"), choose_target("cpu"))
+    assert choice.lowering == "retained"
+    assert "one key and value a token" in choice.refused["paged"]
+
+
 @pytest.mark.parametrize("name", list(NOT_PAGED))
 def test_default_falls_to_retained_and_says_why(name: str) -> None:
     from QEfficient.targets import choose_target
