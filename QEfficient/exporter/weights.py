@@ -90,6 +90,24 @@ class Weight(SourceTensor):
         return pieces
 
 
+def initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
+    """The initializer of ``graph`` with the tensor's name, which is added where there is none."""
+    name = str(tensor.name)
+    if name not in graph.initializers:
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()))
+        value.const_value = tensor
+        graph.register_initializer(value)
+    return graph.initializers[name]
+
+
+def weight_of(value: ir.Value | None) -> Weight | None:
+    """The weight that a value is, whatever it is cast to."""
+    cast = None if value is None else value.producer()
+    if cast is not None and cast.op_type == "Cast":
+        value = cast.inputs[0]
+    return value.const_value if value is not None and isinstance(value.const_value, Weight) else None
+
+
 def _fakes(model: ir.Model) -> Iterator[tuple[ir.Value, torch.Tensor]]:
     for value in list(model.graph.initializers.values()):
         tensor = getattr(value.const_value, "raw", None)

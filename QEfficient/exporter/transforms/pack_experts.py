@@ -17,7 +17,7 @@ from onnx_ir.tensor_adapters import from_torch_dtype
 
 from QEfficient.exporter import packed_layout
 from QEfficient.exporter.packed_layout import LaidOut, Layout
-from QEfficient.exporter.weights import SourceTensor, Weight
+from QEfficient.exporter.weights import SourceTensor, Weight, initializer, weight_of
 from QEfficient.transformers.checkpoint.packed import Packed, PackedRows, PackedStack
 
 _INTEGERS = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
@@ -64,7 +64,7 @@ def _product(node: ir.Node) -> _Product | None:
     split, index = rows.producer(), rows.index()
     is_split = split is not None and split.op_type == "Split"
     whole = split.inputs[0] if is_split and split is not None else rows
-    weight = _weight(whole)
+    weight = weight_of(whole)
     stack = None if weight is None or len(weight.shape) != 3 else weight.packed_stack()
     if weight is None or stack is None or layout_of(stack.form) is None:
         return None
@@ -82,14 +82,6 @@ def _lens(split: ir.Node) -> list[int] | None:
     return known if split.attributes["axis"].as_int() == 1 and len(known) == len(lens) else None
 
 
-def _weight(value: ir.Value | None) -> Weight | None:
-    """The weight that a value is, whatever it is cast to."""
-    cast = None if value is None else value.producer()
-    if cast is not None and cast.op_type == "Cast":
-        value = cast.inputs[0]
-    return value.const_value if value is not None and isinstance(value.const_value, Weight) else None
-
-
 def _pack(graph: ir.Graph, product: _Product) -> None:
     """Put the arithmetic in the place of the rows that are transposed."""
     form = product.stack.form
@@ -104,10 +96,10 @@ def _pack(graph: ir.Graph, product: _Product) -> None:
         packed = _PackedTensor(
             (product.weight.source_name, product.first, part), dtype, shape, rows, f"{prefix}.{part}"
         )
-        return _initializer(graph, packed)
+        return initializer(graph, packed)
 
     def constant(name: str, value: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
-        return _initializer(graph, ir.tensor(value, dtype=dtype, name=f"{prefix}.{name}"))
+        return initializer(graph, ir.tensor(value, dtype=dtype, name=f"{prefix}.{name}"))
 
     def node(op_type: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
         made = ir.node(op_type, inputs, attributes=attributes, name=f"{prefix}.{op_type}.{inputs[0].name}")
@@ -119,14 +111,16 @@ def _pack(graph: ir.Graph, product: _Product) -> None:
         return value if value.dtype == ir.DataType.FLOAT else node("Cast", value, to=ir.DataType.FLOAT)
 
     integers = _INTEGERS[layout.bits]
+    # In the order in which they are written: the pass over the integers keeps the others.
+    numbers = tensor("B", integers, (*blocks, layout.block))
+    scales = tensor("scales", from_torch_dtype(layout.scales), (*blocks, 1))
     if layout.zero_points == "none":
         middle = np.full((1, 1, 1, 1), 2 ** (layout.bits - 1), integers.numpy())
         zero_points = constant("zero_points", middle, integers)
     else:
         dtype = ir.DataType.FLOAT if layout.zero_points == "real" else integers
         zero_points = tensor("zero_points", dtype, (*blocks, 1))
-    scales = tensor("scales", from_torch_dtype(layout.scales), (*blocks, 1))
-    values = node("Sub", floats(tensor("B", integers, (*blocks, layout.block))), floats(zero_points))
+    values = node("Sub", floats(numbers), floats(zero_points))
     elements = node("Mul", values, floats(scales))
     expanded = node("Reshape", elements, constant("shape", np.array(shape, np.int64)))
     expanded.type, expanded.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
@@ -136,15 +130,6 @@ def _pack(graph: ir.Graph, product: _Product) -> None:
 def _rows(product: _Product) -> Iterator[PackedRows]:
     for matrix in range(product.stack.form.shape[0]):
         yield from product.stack.rows(matrix, product.first, product.first + product.num_rows)
-
-
-def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
-    name = str(tensor.name)
-    if name not in graph.initializers:
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()))
-        value.const_value = tensor
-        graph.register_initializer(value)
-    return graph.initializers[name]
 
 
 class _PackedTensor(SourceTensor):

@@ -15,7 +15,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_ir.tensor_adapters import from_torch_dtype
 
 from QEfficient.exporter.packed_layout import LaidOut, Layout, LayoutOf, layout_of
-from QEfficient.exporter.weights import SourceTensor, Weight
+from QEfficient.exporter.weights import SourceTensor, Weight, initializer, weight_of
 
 _DOMAIN = "com.microsoft"
 
@@ -58,12 +58,9 @@ def _linear_weight(node: ir.Node) -> Weight | None:
     if node.op_type != "MatMul" or node.domain or (transposed := node.inputs[1]) is None:
         return None
     transpose = transposed.producer()
-    if transpose is None or transpose.op_type != "Transpose" or (value := transpose.inputs[0]) is None:
+    if transpose is None or transpose.op_type != "Transpose":
         return None
-    cast = value.producer()
-    if cast is not None and cast.op_type == "Cast" and cast.inputs[0] is not None:
-        value = cast.inputs[0]
-    return value.const_value if isinstance(value.const_value, Weight) else None
+    return weight_of(transpose.inputs[0])
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ def _replace(graph: ir.Graph, node: ir.Node, packed: _Operands) -> None:
     assert inputs is not None
     if packed.order is not None:
         name = f"{packed.tensors['B'].source_name}.order"
-        order = _initializer(graph, name, ir.tensor(packed.order.numpy(), name=name))
+        order = initializer(graph, ir.tensor(packed.order.numpy(), name=name))
         gather = ir.node("Gather", [inputs, order], attributes={"axis": -1}, name=f"{node.name}.order")
         gather.outputs[0].name, gather.outputs[0].type, gather.outputs[0].shape = gather.name, inputs.type, inputs.shape
         graph.insert_before(node, gather)
@@ -119,7 +116,7 @@ def _replace(graph: ir.Graph, node: ir.Node, packed: _Operands) -> None:
 
 def _operand(graph: ir.Graph, node: ir.Node, tensor: _PackedTensor) -> ir.Value:
     """An input of the operator; scales in half precision are cast to what it wants."""
-    value = _initializer(graph, str(tensor.name), tensor)
+    value = initializer(graph, tensor)
     if tensor.dtype not in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
         return value
     cast = ir.node("Cast", [value], attributes={"to": ir.DataType.FLOAT}, name=f"{node.name}.scales")
@@ -127,14 +124,6 @@ def _operand(graph: ir.Graph, node: ir.Node, tensor: _PackedTensor) -> ir.Value:
     output.name, output.type, output.shape = cast.name, ir.TensorType(ir.DataType.FLOAT), value.shape
     graph.insert_before(node, cast)
     return output
-
-
-def _initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    if name not in graph.initializers:
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()))
-        value.const_value = tensor
-        graph.register_initializer(value)
-    return graph.initializers[name]
 
 
 class _PackedTensor(SourceTensor):
