@@ -8,12 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from QEfficient.quantization.schemes import Scheme
+from QEfficient.transformers.quantizers.mxfp4 import E2M1, E2M3
 
-_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-_E2M3 = (*(m / 8 for m in range(8)), *((1 + m / 8) * 2**e for e in range(3) for m in range(8)))
-_TABLES = {
-    bits: torch.tensor([sign * size for sign in (1, -1) for size in sizes]) for bits, sizes in ((4, _E2M1), (6, _E2M3))
-}
+_TABLES = {4: E2M1, 6: E2M3}
 """Numbers of e2m1 and e2m3 by their codes."""
 _ROUNDED_UP = {4: 0.875, 6: 0.96875}
 """From which part of a power of two on a group's largest number counts as that power."""
@@ -144,9 +141,9 @@ def codes_of(numbers: torch.Tensor, num_bits: int) -> torch.Tensor:
     """uint8: which of the magnitudes of e2m1 or e2m3 is the nearest, from 0 on; ties go to even codes."""
     size = numbers.abs()
     if num_bits == 6:
-        size = size.clamp(max=_E2M3[-1])
+        size = size.clamp(max=float(E2M3[31]))
         step = torch.where(size < 2, 0.125, torch.where(size < 4, 0.25, 0.5))
-        return torch.searchsorted(_TABLES[6][:32].contiguous(), (size / step).round() * step).to(torch.uint8)
+        return torch.searchsorted(E2M3[:32].contiguous(), (size / step).round() * step).to(torch.uint8)
     codes = (size > 0.25).to(torch.uint8)
     for middle, is_even_above in ((0.75, True), (1.25, False), (1.75, True), (2.5, False), (3.5, True), (5.0, False)):
         codes += size >= middle if is_even_above else size > middle
