@@ -107,7 +107,7 @@ class WeightFiles:
             UnsafeCheckpoint: one is pickled, or outside of the folder.
         """
         self.folder = folder
-        self.paths = linked_weights(folder) or [contained(folder, name) for name in _names(folder)]
+        self.paths = _paths(folder)
         missing = [path for path in self.paths if not path.exists()]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -169,7 +169,7 @@ def local_weight_files(folder: Path) -> WeightFiles | None:
     Raises:
         CorruptCheckpoint, UnsafeCheckpoint: as :class:`WeightFiles`.
     """
-    paths = linked_weights(folder) or [contained(folder, name) for name in _names(folder)]
+    paths = _paths(folder)
     return WeightFiles(folder) if paths and all(path.exists() for path in paths) else None
 
 
@@ -180,6 +180,11 @@ def missing_shards(folder: Path) -> list[str]:
         CorruptCheckpoint, UnsafeCheckpoint: as :class:`WeightFiles`.
     """
     return [name for name in _names(folder) if not contained(folder, name).exists()]
+
+
+def _paths(folder: Path) -> list[Path]:
+    """The files that hold the weights, whether they are there or not."""
+    return linked_weights(folder) or [contained(folder, name) for name in _names(folder)]
 
 
 def _names(folder: Path) -> list[str]:
