@@ -54,6 +54,7 @@ def trace(graph: TaskGraph) -> ir.Model:
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
+            _check_axes(graph, program)
             model = _to_onnx(program)
     except QEffError:
         raise
@@ -124,6 +125,8 @@ def _needed_patches(backend: str) -> Iterator[tuple[Any, str, Any]]:
     ``apply_patches`` would import some sixty of those, and read the source of each.
     """
     for path, attribute, factory in _PATCHES.get(backend, []):
+        if factory.__name__ == "_patch_chunked_vision_attention":
+            continue  # for sequences of one length; the lowering's attention takes the lengths
         module = ".".join(path.split(".")[:4])
         if path.startswith("transformers.models.") and module not in sys.modules:
             continue
@@ -132,7 +135,30 @@ def _needed_patches(backend: str) -> Iterator[tuple[Any, str, Any]]:
             yield owner, attribute, factory
 
 
+def _check_axes(graph: TaskGraph, program: torch.export.ExportedProgram) -> None:
+    """Check that the axes that torch.export relates to each other still vary.
+
+    Raises:
+        SizeDependence: one does not.
+    """
+    if not graph.has_related_axes:
+        return
+    names = program.graph_signature.user_inputs
+    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    for graph_input, value in zip(graph.inputs, values, strict=True):
+        for axis, name in graph_input.axes.items():
+            if isinstance(value.shape[axis], int):
+                raise SizeDependence(
+                    f"{type(graph.lowered.module).__name__}'s code holds for {graph_input.name} of one size, "
+                    f"{value.shape[axis]} on axis {axis}.",
+                    {name: (value.shape[axis], value.shape[axis])},
+                )
+
+
 def _dynamic_shapes(graph: TaskGraph) -> Any:
+    if graph.has_related_axes:
+        auto = torch.export.Dim.AUTO
+        return (tuple({axis: auto for axis in graph_input.axes} for graph_input in graph.inputs),)
     # Named, not AUTO: then an axis that the model fixes is an error, not a silent constant, and tracing is faster.
     names = {name for graph_input in graph.inputs for name in graph_input.axes.values()}
     minimums, limits = graph.axis_minimums, graph.axis_limits

@@ -168,6 +168,23 @@ def patched(owner: object, name: str, replacement: object) -> Iterator[None]:
 
 
 @contextmanager
+def tensor_method_replaced(name: str, function: Callable[..., torch.Tensor]) -> Iterator[None]:
+    """Call ``function`` for the method ``name`` of tensors.
+
+    transformers 5.23 places features with ``Tensor.masked_scatter`` and has no hook for it; goes when it has.
+    """
+    usual = vars(torch.Tensor).get(name)
+    setattr(torch.Tensor, name, lambda *args: function(*args))  # as a method, which a bound one would not become
+    try:
+        yield
+    finally:
+        if usual is None:
+            delattr(torch.Tensor, name)
+        else:
+            setattr(torch.Tensor, name, usual)
+
+
+@contextmanager
 def lean_tracing() -> Iterator[None]:
     """Make torch.export record no line numbers, cache no fake tensors, and drop the model's switches of gradients.
 

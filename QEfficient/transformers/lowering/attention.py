@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from QEfficient.transformers.lowering.cache_spec import StateSpec
 
 # Tensor arguments of models that the mask or the cache already accounts for.
-_ANSWERED = frozenset({"position_ids", "cache_position", "position_embeddings"})
+_ANSWERED = frozenset({"position_ids", "cache_position", "position_embeddings", "cu_seq_lens_k"})
 
 
 def _refuse_unknown(module: nn.Module, kwargs: dict[str, object]) -> None:
@@ -47,14 +47,18 @@ def retained_attention(
     s_aux: torch.Tensor | None = None,
     indices: torch.Tensor | None = None,
     position_bias: torch.Tensor | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """Attention over all keys at once, ``[B, H, S, D]`` over ``[B, K, L, D]`` to ``[B, S, H, E]``.
 
     ``indices``: ``[B, S, T]`` or ``[B, H or 1, S, T]``, the visible keys of each query (sparse attention).
     ``position_bias``: ``[B or 1, H, S, L]``, added to the scores.
+    ``cu_seq_lens_q``: ``[N + 1]``, where each of N sequences begins that lie one after the other on the axis of tokens.
     """
     _refuse_unknown(module, kwargs)
+    if cu_seq_lens_q is not None:
+        attention_mask = _within_sequences(cu_seq_lens_q, key.shape[2])
     if indices is not None:
         attention_mask = _with_indices(attention_mask, indices, key.shape[2])
     if position_bias is not None:
@@ -69,6 +73,13 @@ def _with_indices(mask: torch.Tensor | None, indices: torch.Tensor, num_keys: An
     hidden = torch.ones(*indices.shape[:3], num_keys, dtype=torch.float32, device=indices.device)
     hidden = hidden.scatter(3, indices.long(), 0.0) * MASKED
     return hidden if mask is None else torch.minimum(hidden, mask)
+
+
+def _within_sequences(begins: torch.Tensor, num_tokens: Any) -> torch.Tensor:
+    """A mask ``[1, 1, T, T]`` that shows tokens to those of their sequence."""
+    places = torch.arange(num_tokens, device=begins.device)
+    numbers = (places[:, None] >= begins[None, 1:]).to(torch.int64).sum(1)
+    return torch.where(numbers[:, None] == numbers[None], 0.0, MASKED)[None, None]
 
 
 @dataclass

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from QEfficient.errors import UnsupportedModel
+from QEfficient.transformers.lowering.step import current_step
+
 MASKED = -30000.0
 """Added to a masked score. Finite, so that a fully masked row is uniform and not NaN, and small enough that adding a
 score does not overflow fp16."""
@@ -66,6 +69,40 @@ NO_BLOCKS: dict[str, Callable[..., Any]] = {
     "blockwise_overlay": _no_blocks,
 }
 """Replacements of transformers' functions for blocks with bidirectional attention, as in images: text has none."""
+
+
+def _blocks_of_step(block_sequence_ids: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """A mask rule that shows the tokens of a block to each other; a step has all tokens of its blocks.
+
+    Args:
+        block_sequence_ids: ``[B, S]``, the block of each token, -1 for none.
+    """
+    step = current_step()
+    assert step is not None
+    first, ids, count = step.first_position[:, 0], block_sequence_ids, block_sequence_ids.shape[1]
+
+    def block(batch_idx: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        places = positions - first[batch_idx]
+        is_inside = (places >= 0) & (places < count)
+        return torch.where(is_inside, ids[batch_idx, places.clamp(min=0, max=count - 1)], -1)
+
+    def rule(batch_idx: Any, head_idx: Any, q_idx: Any, kv_idx: Any) -> torch.Tensor:
+        query, key = block(batch_idx, q_idx), block(batch_idx, kv_idx)
+        return (query == key) & (query >= 0)
+
+    return rule
+
+
+BLOCKS_OF_STEP: dict[str, Callable[..., Any]] = {**NO_BLOCKS, "blockwise_overlay": _blocks_of_step}
+"""Replacements where a step may have such blocks, each of them whole."""
+
+
+def _refused_blocks(block_sequence_ids: torch.Tensor) -> Callable[..., torch.Tensor]:
+    raise UnsupportedModel("PagedAttention is causal, and tokens of an image attend to each other in both directions")
+
+
+REFUSED_BLOCKS: dict[str, Callable[..., Any]] = {**NO_BLOCKS, "blockwise_overlay": _refused_blocks}
+"""Replacements where the attention has no blocks."""
 
 
 def with_float_mask(self: Any, *args: object, attention_mask: torch.Tensor | None = None, **kwargs: object) -> Any:

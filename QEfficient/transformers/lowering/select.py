@@ -11,6 +11,8 @@ from QEfficient.targets import LoweringName, Target
 if TYPE_CHECKING:
     from torch import nn
 
+    from QEfficient.transformers.lowering.media import MediaTokens
+
 _POINTER = "See docs/source/adding_a_state_kind.md."
 
 
@@ -23,8 +25,10 @@ class LoweringChoice:
     """Faster lowerings that cannot express the model, each with the reason."""
 
 
-def choose_lowering(model: nn.Module, target: Target, forced: LoweringName | None = None) -> LoweringChoice:
-    """The fastest lowering of ``target`` that can express ``model``, or the forced one.
+def choose_lowering(
+    model: nn.Module, target: Target, forced: LoweringName | None = None, media: MediaTokens | None = None
+) -> LoweringChoice:
+    """The fastest lowering of ``target`` that can express ``model``, with the media in its prompts, or the forced one.
 
     Raises:
         UnsupportedModel: none can; the message has each one's reason.
@@ -36,7 +40,7 @@ def choose_lowering(model: nn.Module, target: Target, forced: LoweringName | Non
         if lowering not in target.lowerings:
             refused[lowering] = f"target '{target.name}' does not have it"
             continue
-        reason = why_not(model, lowering)
+        reason = why_not(model, lowering, media)
         if reason is None:
             return LoweringChoice(lowering, refused)
         refused[lowering] = reason

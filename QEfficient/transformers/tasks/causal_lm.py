@@ -20,7 +20,8 @@ from QEfficient.transformers.lowering.attention import PagedStep, paged_step
 from QEfficient.transformers.lowering.cache_layers import retained_cache
 from QEfficient.transformers.lowering.cache_spec import CTX_LEN, StateKind, StateSpec
 from QEfficient.transformers.lowering.infer_cache_spec import accepted, cache_argument, refusing, state_specs
-from QEfficient.transformers.lowering.masks import NO_BLOCKS
+from QEfficient.transformers.lowering.masks import BLOCKS_OF_STEP, NO_BLOCKS, REFUSED_BLOCKS
+from QEfficient.transformers.lowering.media import MediaTokens
 from QEfficient.transformers.lowering.recompute import TOKENS, plain_inputs
 from QEfficient.transformers.lowering.recurrences import KERNELS
 from QEfficient.transformers.lowering.representative_layers import first_layers, remembered
@@ -29,6 +30,14 @@ from QEfficient.transformers.patches import functions_replaced
 from QEfficient.transformers.quirks import recomputed
 from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
 from QEfficient.transformers.tasks.lm_head import at_places, select_before_head
+from QEfficient.transformers.tasks.media_inputs import (
+    NEXT_ROW,
+    media_inputs,
+    placed,
+    split_positions,
+    step_media,
+    with_coordinates,
+)
 from QEfficient.transformers.tasks.position_limits import position_limits
 from QEfficient.transformers.tasks.step_inputs import (
     SAMPLE_CTX_LEN,
@@ -42,11 +51,14 @@ from QEfficient.transformers.tasks.step_inputs import (
 class RetainedCausalLM(nn.Module):
     """``(input_ids, position_ids, state, ...)`` to the logits of each row's newest tokens and the new state."""
 
-    def __init__(self, model: nn.Module, specs: list[StateSpec], max_step_len: int):
+    def __init__(
+        self, model: nn.Module, specs: list[StateSpec], max_step_len: int, media_tokens: MediaTokens | None = None
+    ):
         super().__init__()
         self.model = model
         self.specs = specs
         self.max_step_len = max_step_len
+        self.media_tokens = media_tokens
 
     def forward(
         self,
@@ -56,32 +68,39 @@ class RetainedCausalLM(nn.Module):
         batch_index: torch.Tensor | None = None,
         comp_ctx_lengths: torch.Tensor | None = None,
         num_logits_to_keep: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        **media: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
         """
         Args:
             input_ids: ``[B, S]``.
-            position_ids: ``[B, S]``, padding −1 on the right.
+            position_ids: ``[B, S]``, padding −1 on the right; ``[1 + P, B, S]`` with the P coordinates of each token
+                where rotary embeddings have several.
             state: the tensors of all layers in order.
             batch_index: ``[B, 1]``, the state row of each batch row (continuous batching).
             comp_ctx_lengths: any content; its length is the number of slots that the step attends to.
             num_logits_to_keep: ``[K, 1]``, any content; the step returns the logits of the K newest tokens.
+            media: features and token types, see :func:`QEfficient.transformers.tasks.media_inputs.media_inputs`.
 
         Returns:
-            Logits ``[B, K or 1, vocab]`` and the new state.
+            Logits ``[B, K or 1, vocab]`` and the new state; between them, with media, ``image_idx_output [1, 1]``.
         """
         context_len = None if comp_ctx_lengths is None else comp_ctx_lengths.shape[0]
-        step = RetainedStep(position_ids, batch_index, context_len, self.max_step_len)
+        places, coordinates = split_positions(position_ids)
+        step = RetainedStep(places, batch_index, context_len, self.max_step_len)
         cache = retained_cache(self.specs, state, step)
         tokens = step.last_token
         if num_logits_to_keep is not None:
             back = torch.arange(num_logits_to_keep.shape[0], device=tokens.device) - (num_logits_to_keep.shape[0] - 1)
             tokens = (tokens + back[None]).clamp(min=0)
 
-        inputs = accepted(self.model, {"input_ids": input_ids, "position_ids": position_ids.clamp(min=0)})
-        functions = functions_replaced(self.model, KERNELS | NO_BLOCKS)
-        with select_before_head(self.model, at_places(tokens)), running(step), functions:
-            output = self.model(**inputs, **{cache_argument(self.model): cache}, use_cache=True)
-        return output.logits, cache.state()
+        inputs = accepted(self.model, {"input_ids": input_ids, "position_ids": coordinates.clamp(min=0)})
+        shown = step_media(self.media_tokens, input_ids, media)
+        functions = functions_replaced(self.model, KERNELS | (NO_BLOCKS if shown is None else BLOCKS_OF_STEP))
+        with select_before_head(self.model, at_places(tokens)), running(step), functions, placed(self.model, shown) as extra:
+            output = self.model(**inputs, **extra, **{cache_argument(self.model): cache}, use_cache=True)
+        if shown is None:
+            return output.logits, cache.state()
+        return output.logits, shown.next_row, cache.state()
 
 
 class RecomputingCausalLM(nn.Module):
@@ -138,10 +157,11 @@ class _PassThroughLayer(DynamicLayer):
 class PagedCausalLM(nn.Module):
     """A ragged batch of tokens over blocks of KV to the logits of the selected tokens."""
 
-    def __init__(self, model: nn.Module, specs: list[StateSpec]):
+    def __init__(self, model: nn.Module, specs: list[StateSpec], media_tokens: MediaTokens | None = None):
         super().__init__()
         self.model = model
         self.specs = specs
+        self.media_tokens = media_tokens
 
     def forward(
         self,
@@ -155,14 +175,16 @@ class PagedCausalLM(nn.Module):
         max_context_len: torch.Tensor,
         key_caches: list[torch.Tensor],
         value_caches: list[torch.Tensor],
+        **media: torch.Tensor,
     ) -> torch.Tensor:
         """
         Args:
             input_ids: ``[1, T]``, the new tokens of all sequences, concatenated.
-            position_ids: ``[1, T]``.
+            position_ids: ``[1, T]``, or ``[1 + P, 1, T]`` as in :class:`RetainedCausalLM`.
             logits_indices: ``[M]``, indices of the tokens to predict from.
             past_lens: and the four after it, see :class:`PagedStep`.
             key_caches: blocks of each layer; ``value_caches`` likewise.
+            media: the features of the step's placeholders in order, see :func:`media_inputs`.
 
         Returns:
             Logits ``[1, M, vocab]``.
@@ -170,9 +192,13 @@ class PagedCausalLM(nn.Module):
         cache = Cache(layers=[_PassThroughLayer(input_ids.shape[1]) for _ in self.specs])
         tables = (past_lens, subsequence_begins, block_indices, block_indices_begins, max_context_len)
         step = PagedStep(self.specs, key_caches, value_caches, *tables)
+        places, coordinates = split_positions(position_ids)
+        shown = step_media(self.media_tokens, input_ids, media)
         select = select_before_head(self.model, lambda hidden: hidden.index_select(1, logits_indices))
-        with paged_step(step), running(RetainedStep(position_ids)), select:
-            output = self.model(input_ids=input_ids, position_ids=position_ids, past_key_values=cache, use_cache=True)
+        functions = functions_replaced(self.model, {} if shown is None else REFUSED_BLOCKS)
+        with paged_step(step), running(RetainedStep(places)), select, functions, placed(self.model, shown) as extra:
+            inputs = {"input_ids": input_ids, "position_ids": coordinates, **extra}
+            output = self.model(**inputs, past_key_values=cache, use_cache=True)
         updated = [index for index, layer in enumerate(cache.layers) if layer.is_updated]
         if not step.attended or not set(updated) <= set(step.attended):
             raise UnsupportedModel(f"{type(self.model).__name__} computes attention without AttentionInterface")
@@ -256,32 +282,35 @@ def retained_graph(
     with_num_logits: bool = False,
     most_tokens: int | None = None,
     traced_len: int | None = None,
+    media: MediaTokens | None = None,
 ) -> TaskGraph:
     """The ``retained`` graph of ``model`` in upstream's contract.
 
     Axes: ``batch_size``, ``seq_len``, ``ctx_len``, ``sliding_window`` (slots of the sliding layers; with the
     size as suffix if there are several sizes), ``full_batch_size`` for the state's rows under continuous batching,
     ``comp_ctx_lengths`` and ``num_logits_to_keep`` if enabled. ``most_tokens``: maximum tokens per step, where a layer
-    is recurrent. ``traced_len``: context length, where the graph depends on it.
+    is recurrent. ``traced_len``: context length, where the graph depends on it. ``media``: what stands for images in a
+    prompt; with axes ``vision_batch_size`` and ``vision_size``.
     """
     specs = state_specs(model)
     lowered = lower(model, "retained", ctx_len)
-    inputs = StepInputs(
-        token_inputs(),
-        state_inputs(specs, continuous_batching, traced_len),
-        _extra_inputs(continuous_batching, with_context_lens, with_num_logits),
-    )
+    tokens, positions = token_inputs()
+    extra = _extra_inputs(continuous_batching, with_context_lens, with_num_logits)
+    if media is not None:
+        positions = with_coordinates(positions, media.num_positions)
+        extra += media_inputs(media, _width(model), tokens, with_sets=True)
+    inputs = StepInputs([tokens, positions], state_inputs(specs, continuous_batching, traced_len), extra)
     if specs == [TOKENS]:
         inner: nn.Module = RecomputingCausalLM(lowered.module)
     else:
-        inner = RetainedCausalLM(lowered.module, specs, most_tokens or MAX_STEP_LEN)
+        inner = RetainedCausalLM(lowered.module, specs, most_tokens or MAX_STEP_LEN, media)
     return TaskGraph(
         module=inputs.flatten(inner),
         lowered=lowered,
         lowering="retained",
         num_layers=len(specs),
         inputs=inputs.in_order,
-        output_names=["logits", *inputs.new_state_axes],
+        output_names=["logits", *([] if media is None else [NEXT_ROW]), *inputs.new_state_axes],
         output_axes={
             "logits": {0: "batch_size"} | ({1: "num_logits_to_keep"} if with_num_logits else {}),
             **inputs.new_state_axes,
@@ -294,19 +323,28 @@ def retained_graph(
 _PAGED_KINDS: frozenset[StateKind] = frozenset({"full", "sliding"})
 
 
-def paged_graph(model: nn.Module, ctx_len: int | None) -> TaskGraph:
+def _width(model: nn.Module) -> int:
+    """Of an embedding."""
+    weight: torch.Tensor = model.get_input_embeddings().weight
+    return weight.shape[-1]
+
+
+def paged_graph(model: nn.Module, ctx_len: int | None, media: MediaTokens | None = None) -> TaskGraph:
     """The ``paged`` graph of ``model``.
 
-    Axes: ``num_tokens``, ``num_sequences`` (and one more for the begins), ``num_blocks``, ``num_logits``.
+    Axes: ``num_tokens``, ``num_sequences`` (and one more for the begins), ``num_blocks``, ``num_logits``; with
+    ``media`` also ``vision_size``.
     """
     specs = state_specs(model)
     if unknown := {spec.kind for spec in specs} - _PAGED_KINDS:
         raise UnsupportedModel(f"PagedAttention keeps keys and values, not '{min(unknown)}' state")
     lowered = lower(model, "paged", ctx_len)
     i32 = torch.int32
+    tokens = GraphInput("input_ids", torch.zeros(1, 7, dtype=torch.int64), {1: "num_tokens"})
+    positions = GraphInput("position_ids", torch.arange(7)[None], {1: "num_tokens"})
     inputs = [
-        GraphInput("input_ids", torch.zeros(1, 7, dtype=torch.int64), {1: "num_tokens"}),
-        GraphInput("position_ids", torch.arange(7)[None], {1: "num_tokens"}),
+        tokens,
+        positions if media is None else with_coordinates(positions, media.num_positions),
         GraphInput("logits_indices", torch.tensor([2, 6, 5]), {0: "num_logits"}),
         GraphInput("past_lens", torch.zeros(2, dtype=i32), {0: "num_sequences"}),
         GraphInput("subsequence_begins", torch.zeros(3, dtype=i32), {0: "num_begins"}),
@@ -319,32 +357,34 @@ def paged_graph(model: nn.Module, ctx_len: int | None) -> TaskGraph:
             dim = spec.key_dim if prefix == "key_cache" else spec.value_dim
             blocks = torch.zeros(11, spec.num_heads, 32, dim)
             inputs.append(GraphInput(f"{prefix}.{index}", blocks, {0: "num_cache_blocks"}))
+    extra = [] if media is None else media_inputs(media, _width(model), tokens, with_sets=False)
+    inner = PagedCausalLM(lowered.module, specs, media)
     return TaskGraph(
-        module=_FlatPaged(PagedCausalLM(lowered.module, specs), len(specs)).eval(),
+        module=_FlatPaged(inner, len(specs), [item.name for item in extra]).eval(),
         lowered=lowered,
         lowering="paged",
         num_layers=len(specs),
-        inputs=inputs,
+        inputs=inputs + extra,
         output_names=["logits"],
         output_axes={"logits": {1: "num_logits"}},
     )
 
 
-def why_not(model: nn.Module, lowering: str) -> str | None:
+def why_not(model: nn.Module, lowering: str, media: MediaTokens | None = None) -> str | None:
     """Why ``lowering`` cannot express ``model``; None if it can. Runs one step without weights, without tracing."""
     if lowering == "paged" and not getattr(model, "_can_set_attn_implementation", lambda: True)():
         return "the model computes attention without AttentionInterface"
     first = first_layers(model)
-    if first is not None and why_not_run(first.module, lowering) is None:
+    if first is not None and why_not_run(first.module, lowering, media) is None:
         return None
-    return why_not_run(model, lowering)
+    return why_not_run(model, lowering, media)
 
 
 @remembered
-def why_not_run(model: nn.Module, lowering: str) -> str | None:
+def why_not_run(model: nn.Module, lowering: str, media: MediaTokens | None) -> str | None:
     """The same, running every layer of ``model``."""
     try:
-        graph = _GRAPHS[lowering](model, ctx_len=None)
+        graph = _GRAPHS[lowering](model, ctx_len=None, media=media)
         fake_mode = graph.lowered.fake_mode
         with refusing(graph.lowered.module), fake_mode, torch.no_grad():
             graph.module(*(fake_mode.from_tensor(item.sample, static_shapes=True) for item in graph.inputs))
@@ -356,14 +396,16 @@ def why_not_run(model: nn.Module, lowering: str) -> str | None:
 class _FlatPaged(nn.Module):
     """A paged graph whose caches are a flat list of inputs."""
 
-    def __init__(self, inner: PagedCausalLM, num_layers: int):
+    def __init__(self, inner: PagedCausalLM, num_layers: int, extra_names: list[str]):
         super().__init__()
         self.inner = inner
-        self.num_layers = num_layers
+        self.num_layers, self.extra_names = num_layers, extra_names
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        tables, caches = inputs[: -2 * self.num_layers], inputs[-2 * self.num_layers :]
-        return self.inner(*tables, list(caches[: self.num_layers]), list(caches[self.num_layers :])).float()
+        end = len(inputs) - len(self.extra_names)
+        begin, middle = end - 2 * self.num_layers, end - self.num_layers
+        extra = dict(zip(self.extra_names, inputs[end:], strict=True))
+        return self.inner(*inputs[:begin], list(inputs[begin:middle]), list(inputs[middle:end]), **extra).float()
 
 
 _GRAPHS: dict[str, Callable[..., TaskGraph]] = {"retained": retained_graph, "paged": paged_graph}

@@ -36,3 +36,5 @@ class TaskGraph:
     """Maximum size of an axis, where the model sets one."""
     axis_minimums: dict[str, int] = field(default_factory=dict)
     """Minimum size of an axis, where it is above 1."""
+    has_related_axes: bool = False
+    """Whether named axes may depend on each other, as a number of patches and one of windows."""

@@ -55,8 +55,8 @@ class _FlatStep(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> tuple[Any, ...]:
         step, rest = inputs[: self.num_step], inputs[self.num_step :]
         extra = dict(zip(self.extra_names, rest[self.num_states :], strict=True))
-        logits, state = self.inner(*step, rest[: self.num_states], **extra)
-        return (logits.float(), *state)
+        logits, *others, state = self.inner(*step, rest[: self.num_states], **extra)
+        return (logits.float(), *others, *state)
 
 
 def token_inputs() -> list[GraphInput]:

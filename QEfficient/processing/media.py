@@ -1,0 +1,130 @@
+"""transformers' own code around the towers of a model: which inputs a tower gets, and what becomes of its output.
+
+``get_image_features`` and its kin turn a processor's output into features. The modules that they call hold nearly all
+weights: these are the parts that get compiled. What happens between them stays transformers' code, on the host.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+MODALITIES = ("image", "video", "audio")
+_MAIN_INPUTS = frozenset(
+    {"pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches", "input_features", "input_values"}
+)
+Outputs = Any
+"""What a module returns: a tensor, a tuple or a list, or transformers' ModelOutput."""
+
+
+def encoder_method(model: Any, modality: str) -> Callable[..., Any] | None:
+    """The method that gives a modality's features; None for a model without the modality."""
+    method: Callable[..., Any] | None = getattr(model.base_model, f"get_{modality}_features", None)
+    return method
+
+
+def encoder_inputs(model: Any, modality: str, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`encoder_method` takes of a processor's output; nothing where that has no such media."""
+    method = encoder_method(model, modality)
+    if method is None:
+        return {}
+    names = [name for name in inspect.signature(method).parameters if name != "kwargs"]
+    inputs = {name: batch[name] for name in names if batch.get(name) is not None}
+    return inputs if inputs.keys() & _MAIN_INPUTS else {}
+
+
+def encode(model: Any, modality: str, inputs: Mapping[str, Any]) -> Any:
+    """The output of the encoder of ``modality``, as ``mm_encoder_outputs`` of the model's forward."""
+    method = encoder_method(model, modality)
+    assert method is not None
+    options = {"return_dict": True} if _takes(method, "return_dict") else {}
+    with torch.no_grad():
+        return method(**inputs, **options)
+
+
+def _takes(method: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(method).parameters
+    return name in parameters or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+
+
+def feature_rows(output: Any) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+    """Features ``[V, D]`` of an encoder's output, and those of each layer that gets its own."""
+    layers = getattr(output, "deepstack_features", None) or ()
+    pooled = output.pooler_output
+    return None if pooled is None else _rows(pooled), [_rows(layer) for layer in layers]
+
+
+def _rows(nest: Any) -> torch.Tensor:
+    """All tensors of a nest of lists, as rows."""
+    if isinstance(nest, torch.Tensor):
+        return nest.reshape(-1, nest.shape[-1])
+    return torch.cat([_rows(item) for item in nest if isinstance(item, torch.Tensor | list | tuple)])
+
+
+def called_with(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name; None and the choice of a return type are left out."""
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    named: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        is_rest = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+        named.update(value if is_rest else {name: value})
+    return {name: value for name, value in named.items() if value is not None and name != "return_dict"}
+
+
+@contextmanager
+def replaced(owner: nn.Module, functions: Mapping[str, Callable[..., Outputs]]) -> Iterator[None]:
+    """Call ``functions`` in place of the forwards of submodules of ``owner``, by their paths."""
+    modules = [(owner.get_submodule(path), function) for path, function in functions.items()]
+    for module, function in modules:
+        module.forward = function
+    try:
+        yield
+    finally:
+        for module, _ in modules:
+            del module.forward
+
+
+class PartOutput:
+    """A module's output with fields, as transformers' code reads and changes it."""
+
+    def __init__(self, fields: Mapping[str, Outputs]):
+        self.__dict__.update(fields)
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+    def __getitem__(self, key: int | str) -> Outputs:
+        if isinstance(key, str):
+            return self.__dict__[key]
+        return [value for value in self.__dict__.values() if value is not None][key]
+
+
+def flattened(outputs: Outputs, leaves: list[torch.Tensor], is_used: Callable[[torch.Tensor], bool]) -> Any:
+    """The form of ``outputs`` as JSON: the place of each used tensor in ``leaves``, which this appends to."""
+    if isinstance(outputs, torch.Tensor):
+        if not is_used(outputs):
+            return None
+        known = [place for place, leaf in enumerate(leaves) if leaf is outputs]
+        if not known:
+            leaves.append(outputs)
+        return known[0] if known else len(leaves) - 1
+    if hasattr(outputs, "keys"):
+        return {name: flattened(outputs[name], leaves, is_used) for name in outputs.keys()}  # noqa: SIM118
+    if isinstance(outputs, list | tuple):
+        return [flattened(item, leaves, is_used) for item in outputs]
+    return None
+
+
+def rebuilt(form: Any, leaves: list[torch.Tensor]) -> Outputs:
+    """The outputs of a form of :func:`flattened`."""
+    if isinstance(form, int):
+        return leaves[form]
+    if isinstance(form, dict):
+        return PartOutput({name: rebuilt(item, leaves) for name, item in form.items()})
+    return None if form is None else tuple(rebuilt(item, leaves) for item in form)

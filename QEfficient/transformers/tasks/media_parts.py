@@ -1,0 +1,329 @@
+"""The graphs of the encoders of a model: which modules they are, and what they take and give.
+
+Found by running transformers' ``get_*_features`` once over weightless copies, with a processor's real output for two
+media of different sizes: sizes that differ between the two are the axes that vary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from QEfficient.errors import UnsupportedModel
+from QEfficient.processing.media import called_with, encode, encoder_inputs, feature_rows, flattened
+from QEfficient.transformers.lowering.apply import LoweredModel, lower
+from QEfficient.transformers.lowering.media import FeatureForm
+from QEfficient.transformers.lowering.representative_layers import FAILURES
+from QEfficient.transformers.patches import functions_replaced
+from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
+
+VARLEN: dict[str, Callable[..., Any]] = {
+    "is_flash_attention_requested": lambda *args, **kwargs: True,
+    "get_max_seqlen": lambda *args, **kwargs: None,
+}
+"""Functions of modeling files: encoders then give the lengths of their sequences to the attention function, instead of
+splitting the tokens by them."""
+
+
+@dataclass(frozen=True)
+class PartCall:
+    """A call of a module that holds weights."""
+
+    path: str
+    """Of the module in the base model; "": its ``get_*_features``."""
+    arguments: dict[str, Any]
+    output: Any
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Its arguments that are tensors."""
+        return {name: value for name, value in self.arguments.items() if isinstance(value, torch.Tensor)}
+
+
+@dataclass(frozen=True)
+class MediaPart:
+    """A graph of an encoder."""
+
+    name: str
+    path: str
+    """Of the module in the base model; "": its ``get_*_features``, run for one image at a time."""
+    modality: str
+    constants: dict[str, Any]
+    """Arguments that are no tensors."""
+    inputs: dict[str, torch.Tensor]
+    axes: dict[str, dict[int, str]]
+    form: Any
+    """Of its outputs, see :func:`QEfficient.processing.media.flattened`."""
+    num_outputs: int
+
+
+@dataclass(frozen=True)
+class MediaEncoder:
+    """How a modality is encoded."""
+
+    modality: str
+    parts: tuple[MediaPart, ...]
+    feature_form: FeatureForm
+    host_parameters: tuple[str, ...] = ()
+    """Parameters that the code between the parts reads."""
+
+
+def media_encoder(model: Any, modality: str, samples: list[Mapping[str, Any]]) -> MediaEncoder | None:
+    """How ``modality`` is encoded; None if the model or the samples do not have it.
+
+    Args:
+        model: a Hugging Face model; not changed.
+        modality: "image", "video" or "audio".
+        samples: a processor's output for two media of different sizes.
+
+    Raises:
+        UnsupportedModel: the encoder cannot run without weights.
+    """
+    batches = [encoder_inputs(model, modality, sample) for sample in samples]
+    if not all(batches):
+        return None
+    lowered = lower(model, "retained")
+    with functions_replaced(lowered.module, VARLEN):
+        whole = [_run_whole(lowered, modality, first_rows(batch)) for batch in batches]
+        if all(whole):
+            return _encoder_of_method(modality, whole)  # type: ignore[arg-type]
+        runs = [_run_with_values(lowered, modality, batch) for batch in batches]
+    return _encoder_of_modules(lowered, modality, runs)
+
+
+def first_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What is there for the first image, where each has a row of every tensor."""
+    return {name: value[:1] if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
+def _run_whole(lowered: LoweredModel, modality: str, batch: Mapping[str, Any]) -> PartCall | None:
+    """The whole method as a part; None where it looks at values of its inputs."""
+    try:
+        with _without_symbols(lowered), lowered.fake_mode:
+            fakes = tree_map(lambda x: lowered.fake_mode.from_tensor(x) if isinstance(x, torch.Tensor) else x, batch)
+            output = encode(lowered.module, modality, fakes)
+            feature_rows(output)
+    except FAILURES:
+        return None
+    return PartCall("", dict(batch), output)
+
+
+@contextmanager
+def _without_symbols(lowered: LoweredModel) -> Iterator[None]:
+    """Make fake tensors refuse to tell their values, instead of standing a symbol for them."""
+    usual, lowered.fake_mode.shape_env = lowered.fake_mode.shape_env, None
+    try:
+        yield
+    finally:
+        lowered.fake_mode.shape_env = usual
+
+
+@dataclass
+class _Run:
+    """A run of an encoder."""
+
+    calls: list[PartCall] = field(default_factory=list)
+    read: set[int] = field(default_factory=set)
+    """``id`` of the tensors that the code between the parts reads."""
+    output: Any = None
+
+
+class _Readers(TorchDispatchMode):
+    """Notes the tensors that operators read outside of parts."""
+
+    def __init__(self, run: _Run, depth: list[nn.Module]):
+        super().__init__()
+        self.run, self.depth = run, depth
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self.depth:
+            self.run.read |= {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+def _run_with_values(lowered: LoweredModel, modality: str, batch: Mapping[str, Any]) -> _Run:
+    """Run the encoder with fake weights and pixels; whole numbers are real, so that code may look at them."""
+    run, fake = _Run(), lowered.fake_mode
+    inputs = {n: fake.from_tensor(v, static_shapes=True) if _is_content(v) else v for n, v in batch.items()}
+    with _without_symbols(lowered), _outermost(lowered.module.base_model, run) as depth, _Readers(run, depth):
+        run.output = encode(lowered.module, modality, inputs)
+    run.read |= {id(leaf) for leaf in tree_leaves(list(_plain(run.output))) if isinstance(leaf, torch.Tensor)}
+    if not run.calls:
+        raise UnsupportedModel(f"{type(lowered.module).__name__} encodes {modality}s without a module that has weights")
+    return run
+
+
+def _plain(output: Any) -> Iterator[Any]:
+    for name in ("pooler_output", "deepstack_features"):
+        yield getattr(output, name, None)
+
+
+def _is_content(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+@contextmanager
+def _outermost(owner: nn.Module, run: _Run) -> Iterator[list[nn.Module]]:
+    """Note the calls of modules with weights that no other module of ``owner`` makes; yields those that run now."""
+    paths = {module: path for path, module in owner.named_modules() if next(module.parameters(), None) is not None}
+    depth: list[nn.Module] = []
+    pending: list[dict[str, Any]] = []
+
+    def begin(module: nn.Module, args: Any, kwargs: Any = None) -> None:
+        if module in paths:
+            if not depth:
+                pending.append(called_with(module, args, kwargs or {}))
+            depth.append(module)
+
+    def end(module: nn.Module, args: Any, *rest: Any) -> None:
+        if module in paths:
+            depth.pop()
+            if not depth:
+                run.calls.append(PartCall(paths[module], pending.pop(), _snapshot(rest[-1])))
+
+    hooks = []
+    for module in paths:
+        hooks.append(module.register_forward_pre_hook(begin, with_kwargs=True))
+        hooks.append(module.register_forward_hook(end, with_kwargs=True))
+    try:
+        yield depth
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _snapshot(output: Any) -> Any:
+    """An output with its lists copied: the code that gets it may change it."""
+    if hasattr(output, "keys"):
+        return {name: _snapshot(output[name]) for name in output.keys()}  # noqa: SIM118
+    return [_snapshot(item) for item in output] if isinstance(output, list | tuple) else output
+
+
+def _encoder_of_method(modality: str, calls: list[PartCall]) -> MediaEncoder:
+    first, second = calls
+    rows, layers = feature_rows(first.output)
+    part = MediaPart(
+        name=modality,
+        path="",
+        modality=modality,
+        constants={n: v for n, v in first.arguments.items() if not isinstance(v, torch.Tensor)},
+        inputs=first.tensors(),
+        axes=_axes(first.tensors(), second.tensors()),
+        form=None,
+        num_outputs=(rows is not None) + bool(layers),
+    )
+    return MediaEncoder(modality, (part,), FeatureForm.of(first.output))
+
+
+def _encoder_of_modules(lowered: LoweredModel, modality: str, runs: list[_Run]) -> MediaEncoder:
+    first, second = runs
+    parts: list[MediaPart] = []
+    base = lowered.module.base_model
+    for call, other in zip(first.calls, second.calls, strict=False):
+        if any(part.path == call.path for part in parts):
+            continue
+        arguments = [_with_precomputed(base.get_submodule(call.path), each.arguments) for each in (call, other)]
+        tensors = [{n: v for n, v in each.items() if isinstance(v, torch.Tensor)} for each in arguments]
+        leaves: list[torch.Tensor] = []
+        form = flattened(call.output, leaves, lambda leaf: id(leaf) in first.read or _is_argument(leaf, first.calls))
+        name = modality if not parts else f"{modality}_{len(parts)}"
+        constants = {n: v for n, v in arguments[0].items() if not isinstance(v, torch.Tensor)}
+        axes = _axes(*tensors)
+        parts.append(MediaPart(name, call.path, modality, constants, tensors[0], axes, form, len(leaves)))
+    read = {name for name, parameter in base.named_parameters() if id(parameter) in first.read}
+    return MediaEncoder(modality, tuple(parts), FeatureForm.of(first.output), tuple(sorted(read)))
+
+
+def _is_argument(leaf: torch.Tensor, calls: list[PartCall]) -> bool:
+    return any(value is leaf for call in calls for value in call.arguments.values())
+
+
+def _with_precomputed(module: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call, with what transformers' exporters compute of them on the host."""
+    from QEfficient.processing.precomputed import precomputed
+
+    return precomputed(module, arguments)
+
+
+def _axes(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> dict[str, dict[int, str]]:
+    """Names of the axes whose size differs between two calls; equal sizes have equal names."""
+    names: dict[tuple[int, int], str] = {}
+    axes: dict[str, dict[int, str]] = {}
+    for name, tensor in first.items():
+        sizes = zip(tensor.shape, second[name].shape, strict=True) if name in second else ()
+        for axis, pair in enumerate(sizes):
+            if pair[0] != pair[1]:
+                axes.setdefault(name, {})[axis] = names.setdefault(pair, f"{name}_{axis}")
+    return axes
+
+
+class _Part(nn.Module):
+    """A part, called with its tensors in order; returns the tensors that are read."""
+
+    def __init__(self, model: nn.Module, part: MediaPart):
+        super().__init__()
+        self.model, self.part = model, part
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        part, base = self.part, self.model.base_model
+        tensors = dict(zip(part.inputs, inputs, strict=True))
+        with functions_replaced(self.model, VARLEN):
+            if not part.path:
+                rows, layers = feature_rows(encode(self.model, part.modality, {**part.constants, **tensors}))
+                stacked = [torch.stack(layers)] if layers else []
+                return tuple(each.float() for each in ([] if rows is None else [rows]) + stacked)
+            output = base.get_submodule(part.path)(**part.constants, **tensors)
+        return tuple(leaf.float() for leaf in _leaves(part.form, output))
+
+
+def _leaves(form: Any, output: Any) -> list[torch.Tensor]:
+    """The tensors of ``output`` at the places of ``form``, in the order of their numbers."""
+    found: dict[int, torch.Tensor] = {}
+
+    def visit(form: Any, value: Any) -> None:
+        if isinstance(form, int):
+            found[form] = value
+        elif isinstance(form, dict):
+            for name, item in form.items():
+                if item is not None:
+                    visit(item, value[name])
+        elif isinstance(form, list):
+            for item, each in zip(form, value, strict=True):
+                visit(item, each)
+
+    visit(form, output)
+    return [found[number] for number in sorted(found)]
+
+
+def part_graph(model: Any, part: MediaPart) -> TaskGraph:
+    """The graph of a part of an encoder. Axes: those of the part."""
+    lowered = lower(model, "retained")
+    samples = {name: _sample(tensor) for name, tensor in part.inputs.items()}
+    outputs = output_names(part)
+    return TaskGraph(
+        module=_Part(lowered.module, part).eval(),
+        lowered=lowered,
+        lowering="encoder",
+        num_layers=0,
+        inputs=[GraphInput(name, sample, part.axes.get(name, {})) for name, sample in samples.items()],
+        output_names=outputs,
+        output_axes={},
+        has_related_axes=True,
+    )
+
+
+def output_names(part: MediaPart) -> list[str]:
+    """Names of a part's outputs, in order."""
+    if not part.path:
+        return ["vision_embeds", "deepstack_features"][: part.num_outputs]
+    return [f"{part.name}_output_{number}" for number in range(part.num_outputs)]
+
+
+def _sample(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(tuple(tensor.shape), dtype=torch.float32) if tensor.is_floating_point() else tensor.clone()
