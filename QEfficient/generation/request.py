@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from QEfficient.errors import CapacityError, NumericError, OptionError
+from QEfficient.generation.media import NOTHING, PromptMedia
 from QEfficient.generation.sampling import Sampler
 from QEfficient.generation.scheduler import Sequence
 from QEfficient.generation.sessions.session import SessionInfo
@@ -29,6 +30,8 @@ class Request:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Inputs beside the tokens, by name: ``encoder_input_ids`` ``[T]`` where the model has an encoder."""
+    media: PromptMedia = NOTHING
+    """The prompt's images, videos and audio."""
     forced_ids: Mapping[int, int] = field(default_factory=dict)
     """Tokens that the answer has at these places, 0 the first, whatever the model predicts."""
     banned_ids: tuple[tuple[int, ...], ...] = ()
@@ -109,7 +112,9 @@ class RequestState:
         self.outbox = outbox
         self.times = RequestTimes()
         self.sampler = Sampler(request.sampling, request.banned_ids)
-        self.sequence = Sequence(request_id, list(request.prompt_ids), request.max_len(ctx_len), inputs=request.inputs)
+        self.sequence = Sequence(
+            request_id, list(request.prompt_ids), request.max_len(ctx_len), inputs=request.inputs, media=request.media
+        )
 
     def forced(self, token_id: int) -> int:
         """The next token: a forced one, else ``token_id``, which the model predicts."""
@@ -154,11 +159,19 @@ def check_request(request: Request, info: SessionInfo, index: int) -> None:
             f"answer together. Compile with ctx_len of at least {length + max(1, request.max_new_tokens)}, or "
             "shorten the prompt."
         )
-    unknown = [token for token in request.prompt_ids if not 0 <= token < info.vocab_size]
+    unknown = [
+        token for token in request.prompt_ids if not 0 <= token < info.vocab_size and token not in info.other_tokens
+    ]
     if unknown:
         raise OptionError(
             f"Prompt {index} has the token id {unknown[0]}, and the model's go from 0 to {info.vocab_size - 1}. "
             "Was it encoded with another model's tokenizer?"
+        )
+    longest = max((end - begin for begin, end in request.media.spans), default=0)
+    if longest > info.chunk_len and not info.takes_long_chunks:
+        raise CapacityError(
+            f"Prompt {index} has an image of {longest} tokens, which attend to each other, and a step takes "
+            f"{info.chunk_len}: compile with prefill_seq_len={longest} or more."
         )
     if info.num_blocks and info.block_len:
         capacity, total = info.num_blocks * info.block_len, request.max_len(info.ctx_len)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from QEfficient.errors import OptionError
+from QEfficient.generation.media import NOTHING, PromptMedia
 from QEfficient.generation.request import Request
 from QEfficient.options import SamplingOptions
 
@@ -35,6 +36,7 @@ class RequestBuilder:
         generation_len: int | None,
         sampling: Mapping[str, Any],
         inputs: Mapping[str, np.ndarray] | None = None,
+        media: PromptMedia = NOTHING,
     ) -> Request:
         """One request.
 
@@ -43,6 +45,7 @@ class RequestBuilder:
             generation_len: maximum number of new tokens; None: the config's, else what fits.
             sampling: options by name; None is the default.
             inputs: inputs of the first step besides the tokens.
+            media: the prompt's images, videos and audio.
 
         Raises:
             OptionError: an unknown or impossible option.
@@ -55,6 +58,7 @@ class RequestBuilder:
             eos_token_ids=eos_token_ids,
             sampling=self._sampling(sampling),
             inputs=dict(inputs or {}),
+            media=media,
             banned_ids=self._banned_ids(eos_token_ids),
         )
 

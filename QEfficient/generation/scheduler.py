@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from QEfficient.generation.blocks import BlockPool
+from QEfficient.generation.media import NOTHING, PromptMedia
 from QEfficient.generation.sessions.session import Chunk, SessionInfo
 
 
@@ -29,6 +30,8 @@ class Sequence:
     """Its KV blocks, where the session pages."""
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Inputs beside the tokens, which go with the first chunk."""
+    media: PromptMedia = NOTHING
+    """The prompt's images, videos and audio."""
     prompt_len: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -136,7 +139,16 @@ class Scheduler:
 
     def _chunk(self, sequence: Sequence, most: int) -> Chunk:
         begin = sequence.num_cached
-        tokens = sequence.tokens[begin : begin + most]
+        end = _whole_spans(sequence.media.spans, begin, begin + most)
+        tokens = sequence.tokens[begin:end]
         is_last = begin + len(tokens) == len(sequence.tokens)
         inputs = {} if begin else sequence.inputs
-        return Chunk(sequence.slot, tokens, begin, int(is_last), inputs, sequence.block_ids)
+        return Chunk(sequence.slot, tokens, begin, int(is_last), inputs, sequence.block_ids, sequence.media)
+
+
+def _whole_spans(spans: Row[tuple[int, int]], begin: int, end: int) -> int:
+    """Where a chunk ends that would end at ``end``: before a span that does not fit, or after one that never does."""
+    for first, last in spans:
+        if first < end < last:
+            return first if first > begin else last
+    return end

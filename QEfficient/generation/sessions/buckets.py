@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from QEfficient.errors import LifecycleError
+from QEfficient.generation.media import NOTHING, PromptMedia
 from QEfficient.generation.sessions.session import Chunk
 
 
@@ -39,6 +40,7 @@ class Piece:
     tokens: Sequence[int]
     start: int
     num_logits: int
+    media: PromptMedia = NOTHING
 
 
 Run = tuple[Bucket, list[Piece]]
@@ -88,4 +90,5 @@ def _next_piece(index: int, chunk: Chunk, done: int, buckets: Sequence[Bucket]) 
             f"Slot {chunk.slot}: the logits of {num_logits} tokens up to position {start + count - 1} come from no one "
             f"run: the compiled shape for them returns those of {min(count, bucket.num_logits)}. Ask for fewer."
         )
-    return bucket, Piece(index, chunk.slot, chunk.tokens[done : done + count], start, num_logits)
+    tokens = chunk.tokens[done : done + count]
+    return bucket, Piece(index, chunk.slot, tokens, start, num_logits, chunk.media)

@@ -14,6 +14,7 @@ from QEfficient.compile.openvino_paged import BLOCK_LEN
 from QEfficient.contract import GraphRecord
 from QEfficient.errors import CapacityError, LifecycleError, OptionError
 from QEfficient.forks import leave_to_parent
+from QEfficient.generation.media import MediaPacker, Part
 from QEfficient.generation.programs.openvino import check_memory, compile_for_cpu, native_errors
 from QEfficient.generation.programs.program import Opening
 from QEfficient.generation.sessions.session import Chunk, SessionInfo, check_chunks
@@ -22,13 +23,21 @@ from QEfficient.generation.sessions.session import Chunk, SessionInfo, check_chu
 class PagedSession:
     """See :class:`QEfficient.generation.sessions.session.Session`. Each chunk names its blocks."""
 
-    def __init__(self, package: Path, record: GraphRecord, opening: Opening, info: SessionInfo):
+    def __init__(
+        self,
+        package: Path,
+        record: GraphRecord,
+        opening: Opening,
+        info: SessionInfo,
+        packer: MediaPacker | None = None,
+    ):
         """
         Args:
             package: its folder.
             record: its graph.
             opening: how to open it.
             info: slots and lengths; the compiled graph does not depend on them.
+            packer: of media, where the graph takes them.
 
         Raises:
             CompileError: OpenVINO cannot load the graph.
@@ -36,6 +45,7 @@ class PagedSession:
         """
         num_blocks = info.num_slots * -(-info.ctx_len // BLOCK_LEN)
         self.info = replace(info, block_len=BLOCK_LEN, num_blocks=num_blocks, max_num_logits=None)
+        self._packer = packer
         compiled = compile_for_cpu(package, record, opening)
         self._name = str(package)
         self._request: ov.InferRequest | None = compiled.create_infer_request()
@@ -97,7 +107,13 @@ class PagedSession:
             "block_indices": self._block_indices(chunks, num_blocks),
             "block_indices_begins": np.concatenate([[0], np.cumsum(num_blocks)]).astype(np.int32),
             "max_context_len": np.array((past + lengths).max(), np.int32),
+            **self._media(chunks),
         }
+
+    def _media(self, chunks: Sequence[Chunk]) -> dict[str, np.ndarray]:
+        if self._packer is None:
+            return {}
+        return self._packer.ragged([Part(0, chunk.media, chunk.start, len(chunk.tokens)) for chunk in chunks])
 
     def _block_indices(self, chunks: Sequence[Chunk], num_blocks: np.ndarray) -> np.ndarray:
         """The plugin would read and write outside of its memory for a block too few, and for one that is not there."""

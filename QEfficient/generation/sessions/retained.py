@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from QEfficient.errors import CorruptArtifact
+from QEfficient.generation.media import DEEPSTACK, FEATURES, FIRST_ROW, MediaPacker, Part
 from QEfficient.generation.programs.program import Program, Shape
 from QEfficient.generation.sessions.buckets import Bucket, Piece, plan
 from QEfficient.generation.sessions.packing import pack_tokens
@@ -31,12 +32,15 @@ _OPTIONAL = frozenset({_ROW_INPUT, _CTX_INPUT, _KEEP_INPUT})
 class RetainedSession:
     """See :class:`QEfficient.generation.sessions.session.Session`."""
 
-    def __init__(self, program: Program, info: SessionInfo, state_rows: int | None = None):
+    def __init__(
+        self, program: Program, info: SessionInfo, state_rows: int | None = None, packer: MediaPacker | None = None
+    ):
         """
         Args:
             program: closed with the session.
             info: the sizes that the package declares.
             state_rows: rows of state, if the program does not declare them; None: ``info.num_slots``.
+            packer: of media, where the program takes them.
 
         Raises:
             CorruptArtifact: the program's names or shapes are not those of ``info``.
@@ -44,7 +48,10 @@ class RetainedSession:
         self.info = info
         self._program = program
         self._has_batch_index = _ROW_INPUT in program.inputs
-        check_names(program, _REQUIRED, _OPTIONAL, "logits")
+        self._packer = packer
+        required = _REQUIRED if packer is None else _REQUIRED | packer.layout.inputs | {FIRST_ROW}
+        check_names(program, required, _OPTIONAL, "logits")
+        self._media_sizes = {} if packer is None else _media_sizes(program.shapes or ())
         self._num_rows = state_rows or info.num_slots
         self._buckets = None if program.shapes is None else self._read_buckets(program.shapes)
         self.info = replace(info, max_num_logits=max((bucket.num_logits for bucket in self._buckets or ()), default=1))
@@ -68,7 +75,7 @@ class RetainedSession:
     def _fault(self, shape: Mapping[str, Shape]) -> str | None:
         """Why one of the program's shapes is not that of a package with ``self.info``."""
         info, size, logits = self.info, shape["input_ids"], shape["logits"]
-        if len(size) != 2 or shape["position_ids"] != size or shape.get(_ROW_INPUT, (size[0], 1)) != (size[0], 1):
+        if len(size) != 2 or shape["position_ids"][-2:] != size or shape.get(_ROW_INPUT, (size[0], 1)) != (size[0], 1):
             return f"input_ids {size}, position_ids {shape['position_ids']} and batch_index do not fit together"
         if logits[::2] != (size[0], info.vocab_size) or len(logits) != 3:
             return f"logits are {logits}, expected ({size[0]}, 1, {info.vocab_size})"
@@ -118,7 +125,7 @@ class RetainedSession:
             return plan(chunks, self._buckets, picks_rows=self._has_batch_index)
         batch_size = len(chunks) if self._has_batch_index else self.info.num_slots
         bucket = Bucket(max(len(chunk.tokens) for chunk in chunks), batch_size, 1, (self.info.ctx_len,))
-        pieces = [Piece(i, c.slot, c.tokens, c.start, c.num_logits) for i, c in enumerate(chunks)]
+        pieces = [Piece(i, c.slot, c.tokens, c.start, c.num_logits, c.media) for i, c in enumerate(chunks)]
         return [(bucket, pieces)]
 
     def _warn_of_makeshift(self, chunks: Sequence[Chunk], buckets: Sequence[Bucket]) -> None:
@@ -166,6 +173,10 @@ class RetainedSession:
             inputs[_KEEP_INPUT] = np.zeros((bucket.num_logits, 1), np.int64)
         if self._has_batch_index:
             inputs[_ROW_INPUT] = self._batch_index(bucket, pieces, slots)
+        if self._packer is not None:
+            parts = [Part(r, p.media, p.start, len(p.tokens)) for r, p in zip(rows, pieces, strict=True)]
+            positions = inputs["position_ids"]
+            inputs |= self._packer.rows(parts, positions, self._media_sizes.get(positions.shape))
         return inputs
 
     def _batch_index(self, bucket: Bucket, pieces: Sequence[Piece], slots: set[int]) -> np.ndarray:
@@ -179,6 +190,15 @@ class RetainedSession:
     def close(self) -> None:
         """Release memory and devices; the session cannot run afterwards."""
         self._program.close()
+
+
+def _media_sizes(shapes: Sequence[Mapping[str, Shape]]) -> dict[Shape, tuple[int, int]]:
+    """Sets of features and rows of a set, by the shape of ``input_ids``."""
+    sizes = {}
+    for shape in shapes:
+        features = shape.get(FEATURES) or shape[DEEPSTACK][1:]
+        sizes[shape["input_ids"]] = (features[0], features[1])
+    return sizes
 
 
 def check_names(program: Program, required: frozenset[str], optional: frozenset[str], output: str) -> None:

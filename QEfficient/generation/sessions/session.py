@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from QEfficient.errors import CapacityError, OptionError
+from QEfficient.generation.media import NOTHING, PromptMedia
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +31,10 @@ class SessionInfo:
     """KV blocks of all sequences together, where the session pages."""
     max_num_logits: int | None = 1
     """Newest tokens of a chunk whose logits a step can return; None: of all."""
+    takes_long_chunks: bool = False
+    """Whether a chunk may have more than ``chunk_len`` tokens where its media must not be split."""
+    other_tokens: frozenset[int] = frozenset()
+    """Tokens beyond the vocabulary that a prompt may have: those that stand for media."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,8 @@ class Chunk:
     """Inputs beside the tokens, by name, with the first chunk of a sequence: ``encoder_input_ids`` ``[T]``."""
     block_ids: Sequence[int] = ()
     """KV blocks of the sequence in order of position, where the session pages; else empty."""
+    media: PromptMedia = NOTHING
+    """The prompt's images, videos and audio, with every chunk of a sequence."""
 
 
 class Session(Protocol):
@@ -99,16 +106,18 @@ def check_chunks(chunks: Sequence[Chunk], info: SessionInfo, num_rows: int | Non
                 f"Slot {chunk.slot}: num_logits={chunk.num_logits} of {count} tokens; a step of this session returns "
                 f"the logits of {info.max_num_logits or 'all'} token(s)."
             )
-        _check_tokens(chunk, info.vocab_size)
+        _check_tokens(chunk, info)
 
 
-def _check_tokens(chunk: Chunk, vocab_size: int) -> None:
-    ids = np.asarray(chunk.tokens)
+def _check_tokens(chunk: Chunk, info: SessionInfo) -> None:
+    ids, vocab_size = np.asarray(chunk.tokens), info.vocab_size
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise OptionError(
             f"Slot {chunk.slot}: tokens must be a list of whole numbers, got {ids.dtype} {list(ids.shape)}."
         )
     lowest, highest = int(ids.min()), int(ids.max())
+    if highest >= vocab_size and info.other_tokens:
+        highest = max((int(token) for token in ids if int(token) not in info.other_tokens), default=0)
     if lowest < 0 or highest >= vocab_size:
         raise OptionError(
             f"Slot {chunk.slot}: the token id {lowest if lowest < 0 else highest}; the model's go from 0 to "
