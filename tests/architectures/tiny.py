@@ -6,6 +6,7 @@ several kinds: a few layers are picked out of the default's so that every kind o
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -139,8 +140,8 @@ def tiny_config(family: str, model_type: str) -> Any:
     variant = VARIANTS[model_type] if "+" in model_type else {}
     model_type = model_type.partition("+")[0]
     config_class = CONFIG_MAPPING[model_type]
-    changes = _merged(OVERRIDES.get(model_type, {}), OVERRIDES.get(f"{family}/{model_type}", {}))
-    values = _merged(_merged(_shrunk(config_class()), changes), variant)
+    changes = merged(OVERRIDES.get(model_type, {}), OVERRIDES.get(f"{family}/{model_type}", {}))
+    values = merged(merged(shrunk(config_class()), changes), variant)
     if family == "sequence_classification":
         values["num_labels"] = 3
     if family == "causal_lm" and "is_decoder" in config_class.__dataclass_fields__:
@@ -151,17 +152,17 @@ def tiny_config(family: str, model_type: str) -> Any:
     return config
 
 
-def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """``values`` with ``changes``, dict into dict; a copy, since a config writes into its dicts."""
-    merged = deepcopy(values)
+    result = deepcopy(values)
     for name, change in changes.items():
-        value = merged.get(name)
+        value = result.get(name)
         are_dicts = isinstance(value, dict) and isinstance(change, dict)
-        merged[name] = _merged(value, change) if are_dicts else deepcopy(change)
-    return merged
+        result[name] = merged(value, change) if are_dicts else deepcopy(change)
+    return result
 
 
-def _shrunk(config: Any) -> dict[str, Any]:
+def shrunk(config: Any) -> dict[str, Any]:
     """Arguments that make a small config of ``config``'s class."""
     from transformers import PreTrainedConfig
 
@@ -169,7 +170,7 @@ def _shrunk(config: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in vars(config).items():
         if isinstance(value, PreTrainedConfig):
-            values[name] = {"model_type": value.model_type} | _shrunk(value)
+            values[name] = {"model_type": value.model_type} | shrunk(value)
         elif isinstance(value, int) and not isinstance(value, bool) and name not in KEPT:
             size = rule(name)
             # What the class works out itself follows from what it is given.
@@ -272,10 +273,20 @@ def _random_model(auto_class: Any, family: str, model_type: str, seed: int) -> A
     torch.manual_seed(seed)
     config = tiny_config(family, model_type)
     model = auto_class.from_config(config, dtype=torch.float32).eval()
-    torch.manual_seed(seed)
-    spread = _USUAL_SPREAD.copy()
+    changes: dict[str, float] = {}
     for known in (model_type, family, f"{family}/{model_type}"):
-        spread |= SPREAD.get(known, {})
+        changes |= SPREAD.get(known, {})
+    spread_weights(model, changes, seed)
+    _free_generation(model)
+    return model
+
+
+def spread_weights(model: Any, changes: Mapping[str, float], seed: int) -> None:
+    """Draw a model's weights, of the usual spread but for ``changes``."""
+    import torch
+
+    torch.manual_seed(seed)
+    spread = _USUAL_SPREAD | dict(changes)
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):
             _spread(name, weight, spread)
@@ -285,8 +296,6 @@ def _random_model(auto_class: Any, family: str, model_type: str, seed: int) -> A
             elif name.endswith("tid2eid"):  # experts by token: different ones, as routing gives
                 table = torch.rand(weight.shape[0], model.config.num_local_experts).argsort(1)
                 weight.copy_(table[:, : weight.shape[1]])
-    _free_generation(model)
-    return model
 
 
 def _spread(name: str, weight: Any, spread: dict[str, float]) -> None:

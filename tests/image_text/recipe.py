@@ -1,0 +1,57 @@
+"""What a family's tiny checkpoint needs besides its config's defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from architectures.tiny import merged
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make the checkpoint and the processor of a family.
+
+    Attributes:
+        image: What stands for one image in a prompt; ``""`` where the processor places images itself.
+        ids: By name of a config's field, at any depth, the special token whose id it holds.
+        names: By attribute of the tokenizer, a special token; processors ask for some of them.
+        others: Further special tokens.
+        config: Changes to the small config, nested as the config is.
+        images: Arguments of the image processor.
+        processor: Arguments of the processor.
+        processor_class: Where the auto classes know none, or another one.
+        image_processor_class: As for the processor.
+        chats: Whether the checkpoint has a chat template.
+        bos: Whether its tokenizer puts the start token before a text.
+        max_images: Images that one prompt can have.
+        spread: Changes to the standard deviations of the weights, by part of a parameter's name.
+    """
+
+    image: str = "<image>"
+    ids: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    images: Mapping[str, Any] = field(default_factory=dict)
+    processor: Mapping[str, Any] = field(default_factory=dict)
+    processor_class: str | None = None
+    image_processor_class: str | None = None
+    chats: bool = True
+    bos: bool = True
+    max_images: int = 3
+    spread: Mapping[str, float] = field(default_factory=dict)
+
+    def but(self, **changes: Any) -> Recipe:
+        """This recipe with ``changes``; dicts change dict into dict, the rest is replaced."""
+        values = {
+            name: merged(dict(getattr(self, name)), value) if isinstance(value, dict) else value
+            for name, value in changes.items()
+        }
+        return replace(self, **values)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Special tokens that no attribute of the tokenizer names."""
+        return tuple(dict.fromkeys([*self.ids.values(), *self.others]))

@@ -1,0 +1,45 @@
+"""Tiny tokenizers of multimodal models: bytes, a few merges, and the placeholders that a processor asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_TEXT = """What is in the image? A red square is on the left, a blue circle is on the right, and a green line is below.
+My name is John and I am an engineer. Describe this image. Read the text of the document and the table."""
+BASIC = ("<pad>", "<s>", "</s>", "<unk>")
+"""Ids 0, 1, 2, 3."""
+_NUM_MERGES = 40
+
+
+def tiny_tokenizer(names: Mapping[str, str], others: Sequence[str] = (), *, starts_with_bos: bool = True) -> Any:
+    """A byte-level BPE tokenizer of about 300 tokens.
+
+    Args:
+        names: By attribute of the tokenizer, as ``image_token``, a special token.
+        others: Special tokens that no attribute names.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = list(dict.fromkeys([*BASIC, *names.values(), *others]))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    size = len(special) + len(alphabet) + _NUM_MERGES
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([_TEXT], trainer)
+    if starts_with_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=[token for token in special[4:] if token not in names.values()],
+        extra_special_tokens=dict(names),
+    )

@@ -1,0 +1,124 @@
+"""Tiny random checkpoints of the image-text-to-text models that transformers ships, each with its real processor.
+
+``python -m image_text_models [types…]``, with this folder on the path, makes them and prints what they are like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from architectures.sizes import OVERRIDES
+from architectures.tiny import merged, shrunk
+from image_text import processors, recipes_fixed, recipes_grid, weights
+from image_text.pictures import SIZES, images
+from image_text.recipe import Recipe
+from image_text.tokenizers import tiny_tokenizer
+
+RECIPES: dict[str, Recipe] = recipes_grid.RECIPES | recipes_fixed.RECIPES
+SKIPPED: dict[str, str] = {}
+"""Model types that have no checkpoint here, with the fact that stops them."""
+MODEL_TYPES: tuple[str, ...]
+
+__all__ = ["MODEL_TYPES", "RECIPES", "SIZES", "SKIPPED", "images", "inputs", "make", "model", "reference"]
+
+
+def __getattr__(name: str) -> Any:
+    """All types of transformers' table, which is read when asked for."""
+    if name != "MODEL_TYPES":
+        raise AttributeError(name)
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    return tuple(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+
+
+def make(model_type: str, folder: Path, seed: int = 0) -> Path:
+    """Write a checkpoint of random weights with its processor into ``folder``; equal seeds give equal weights."""
+    import torch
+    from transformers import AutoModelForImageTextToText, GenerationConfig
+
+    recipe = RECIPES[model_type]
+    tokenizer = tiny_tokenizer(recipe.names, recipe.tokens, starts_with_bos=recipe.bos)
+    processor = processors.tiny_processor(model_type, recipe, tokenizer)
+    config = tiny_config(model_type, tokenizer)
+    torch.manual_seed(seed)
+    made = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
+    weights.draw(made, recipe.spread, seed)
+    made.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    made.save_pretrained(folder)
+    processors.save(processor, folder)
+    return folder
+
+
+def tiny_config(model_type: str, tokenizer: Any) -> Any:
+    """A small config whose special tokens and vocabulary are those of ``tokenizer``."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    config_class = CONFIG_MAPPING[model_type]
+    values = merged(shrunk(config_class()), OVERRIDES.get(model_type, {}))
+    config = config_class(**merged(values, dict(RECIPES[model_type].config)))
+    _set_ids(config, RECIPES[model_type].ids, tokenizer)
+    return config
+
+
+_USUAL_IDS = {"pad_token_id": "<pad>", "bos_token_id": "<s>", "eos_token_id": "</s>"}
+
+
+def _set_ids(config: Any, ids: Mapping[str, str], tokenizer: Any) -> None:
+    from transformers import PreTrainedConfig
+
+    for name, value in list(vars(config).items()):
+        token = ids.get(name, _USUAL_IDS.get(name))
+        if isinstance(value, PreTrainedConfig):
+            _set_ids(value, ids, tokenizer)
+        elif token is not None:
+            setattr(config, name, tokenizer.convert_tokens_to_ids(token))
+        elif name == "vocab_size":
+            config.vocab_size = len(tokenizer)
+
+
+def inputs(folder: Path, text: str, pictures: Sequence[Any] = ()) -> dict[str, Any]:
+    """What the checkpoint's processor makes of a prompt: ``pictures``, then ``text``.
+
+    Returns:
+        Torch tensors of batch size 1, by the name of the model's argument.
+    """
+    recipe = RECIPES[model_type_of(folder)]
+    processor = processors.load(folder)
+    prompt = recipe.image * len(pictures) + text
+    if recipe.chats:
+        content = [{"type": "image"}] * len(pictures) + [{"type": "text", "text": text}]
+        messages = [{"role": "user", "content": content}]
+        prompt = processor.tokenizer.apply_chat_template(
+            messages, chat_template=processor.chat_template, add_generation_prompt=True, tokenize=False
+        )
+    options = {"add_special_tokens": False} if recipe.chats else {}
+    return dict(processor(text=prompt, images=list(pictures) or None, return_tensors="pt", **options))
+
+
+def model_type_of(folder: Path) -> str:
+    return str(json.loads((folder / "config.json").read_text())["model_type"])
+
+
+def model(folder: Path) -> Any:
+    """The checkpoint's model in float32."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def reference(folder: Path, inputs: Mapping[str, Any], num_tokens: int) -> list[int]:
+    """Hugging Face's greedy answer of ``num_tokens`` tokens, in float32."""
+    import torch
+
+    with torch.no_grad():
+        answer = model(folder).generate(**inputs, do_sample=False, min_new_tokens=num_tokens, max_new_tokens=num_tokens)
+    return answer[0, -num_tokens:].tolist()
+
+
+if __name__ == "__main__":
+    from image_text.table import main
+
+    main()
