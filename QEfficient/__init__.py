@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from QEfficient.transformers.models.modeling_auto import (
         QEFFAutoModel,
         QEFFAutoModelForCausalLM,
+        QEFFAutoModelForImageTextToText,
         QEFFAutoModelForSeq2SeqLM,
         QEFFAutoModelForSequenceClassification,
     )
@@ -54,6 +55,7 @@ __all__ = [
     "PerfMetrics",
     "QEFFAutoModel",
     "QEFFAutoModelForCausalLM",
+    "QEFFAutoModelForImageTextToText",
     "QEFFAutoModelForSeq2SeqLM",
     "QEFFAutoModelForSequenceClassification",
     "QEFFCommonLoader",

@@ -305,6 +305,30 @@ class CausalLMCompileOptions(CompileOptions):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ImageTextToTextCompileOptions(CausalLMCompileOptions):
+    """Options of ``QEFFAutoModelForImageTextToText.compile``."""
+
+    img_size: int | tuple[int, ...] | None = on_cards(None)
+    """Sides of the square images that a card's encoder takes, in pixels, where the processor does not settle them. No
+    effect on cpu, which takes any that the model does."""
+    vision_size: int | None = on_cards(None)
+    """Rows of features that a step of the language model takes. Default: as many as tokens of a prompt in one step."""
+
+    def __post_init__(self) -> None:
+        CausalLMCompileOptions.__post_init__(self)
+        _require_positive(self, "vision_size")
+        if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in self.img_sizes):
+            raise OptionError(f"img_size must be one or several whole numbers of pixels, got {self.img_size!r}.")
+
+    @property
+    def img_sizes(self) -> tuple[int, ...]:
+        """The compiled sizes, ascending, each once."""
+        if self.img_size is None:
+            return ()
+        return tuple(sorted({*self.img_size})) if isinstance(self.img_size, Iterable) else (self.img_size,)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderCompileOptions(CompileOptions):
     """Options of ``QEFFAutoModel.compile``."""
 

@@ -14,6 +14,7 @@ from QEfficient.options import (
     CausalLMCompileOptions,
     CompileOptions,
     EncoderCompileOptions,
+    ImageTextToTextCompileOptions,
     Seq2SeqLMCompileOptions,
 )
 from QEfficient.targets import load
@@ -73,6 +74,13 @@ TASKS: dict[str, Task] = {
             options=EncoderCompileOptions,
             auto_class=f"{_MODELS}.sequence_classification:QEFFAutoModelForSequenceClassification",
             compiled=f"{_RUNTIME}.sequence_classification:CompiledSequenceClassifier",
+        ),
+        Task(
+            name="image_text_to_text",
+            kind="a model that sees",
+            options=ImageTextToTextCompileOptions,
+            auto_class=f"{_MODELS}.image_text_to_text:QEFFAutoModelForImageTextToText",
+            compiled=f"{_RUNTIME}.image_text_to_text:CompiledImageTextToText",
         ),
         Task(
             name="causal_lm",

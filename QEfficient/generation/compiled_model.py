@@ -91,7 +91,7 @@ class CompiledModel(Generic[RecordT]):
 
     def _check_graphs(self) -> None:
         graphs = self.body.graphs
-        if sorted(graphs) not in [sorted(names) for names in self.graph_names]:
+        if not self._has_known_graphs():
             raise self._not_ours(f"its graphs are {', '.join(graphs) or 'none'}")
         if self.body.lowering not in self.lowerings or self.body.lowering not in (*self.target.lowerings, "encoder"):
             raise self._not_ours(f"its lowering is '{self.body.lowering}' on '{self.target.name}'")
@@ -103,6 +103,9 @@ class CompiledModel(Generic[RecordT]):
         graph = self._result_graph
         if self.output not in graph.outputs or len(graph.inputs.get(self.input, _NOTHING).shape) != 2:
             raise self._not_ours(f"its graph has no {self.input} [batch, length] or no {self.output}")
+
+    def _has_known_graphs(self) -> bool:
+        return sorted(self.body.graphs) in [sorted(names) for names in self.graph_names]
 
     def _check_properties(self) -> None:
         """Refuse what would reach beyond the package: files, plug-ins, the machine's devices and threads."""

@@ -18,6 +18,8 @@ MODALITIES = ("image", "video", "audio")
 _MAIN_INPUTS = frozenset(
     {"pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches", "input_features", "input_values"}
 )
+_NO_ARGUMENTS = frozenset({"return_dict", "max_length_q", "max_length_k"})
+"""Arguments that change no value: the type of the output, and sizes that kernels of FlashAttention take."""
 Outputs = Any
 """What a module returns: a tensor, a tuple or a list, or transformers' ModelOutput."""
 
@@ -73,7 +75,28 @@ def called_with(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
     for name, value in bound.arguments.items():
         is_rest = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
         named.update(value if is_rest else {name: value})
-    return {name: value for name, value in named.items() if value is not None and name != "return_dict"}
+    return {name: value for name, value in named.items() if value is not None and name not in _NO_ARGUMENTS}
+
+
+def expanded(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with a name for each tensor of those that are lists of tensors: ``cos_sin.0``, ``cos_sin.1``."""
+    named: dict[str, Any] = {}
+    for name, value in arguments.items():
+        is_list = isinstance(value, list | tuple) and value and all(isinstance(item, torch.Tensor) for item in value)
+        named.update({f"{name}.{place}": item for place, item in enumerate(value)} if is_list else {name: value})
+    return named
+
+
+def grouped(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The opposite of :func:`expanded`."""
+    groups: dict[str, Any] = {}
+    for name, value in arguments.items():
+        owner, _, place = name.rpartition(".")
+        if place.isdigit():
+            groups[owner] = (*groups.get(owner, ()), value)
+        else:
+            groups[name] = value
+    return groups
 
 
 @contextmanager

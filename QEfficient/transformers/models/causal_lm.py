@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from QEfficient.base.open_package import check_runtime
-from QEfficient.contract import MODEL_GRAPH, Plan, Specialization
+from QEfficient.contract import MODEL_GRAPH, LoweringName, Plan, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
 from QEfficient.generation.prompts import encode_prompts
 from QEfficient.generation.results import CloudAI100ExecInfo
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from QEfficient.generation.prompts import TokenIds
     from QEfficient.transformers.lowering.cache_spec import StateSpec
+    from QEfficient.transformers.lowering.media import MediaTokens
     from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.verify.parity import ParityReport
@@ -95,11 +96,10 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
     def _plan(self, options: CausalLMCompileOptions, target: Target) -> CausalLMPlan:
         from QEfficient.transformers.lowering.apply import rope_depends_on_length
         from QEfficient.transformers.lowering.infer_cache_spec import depends_on_length
-        from QEfficient.transformers.lowering.select import choose_lowering
 
         if self.continuous_batching and options.full_batch_size is None:
             raise OptionError("The model was loaded with continuous_batching=True: compile() needs full_batch_size.")
-        choice = choose_lowering(self._loaded(), target, options.lowering)
+        choice = self._choose(target, options.lowering)
         # Where any shape runs, one graph serves any number of slots.
         picks_rows = options.full_batch_size is not None or not target.has_static_shapes
         return CausalLMPlan(
@@ -130,11 +130,14 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         return {} if limit is None else {"ctx_len": limit}
 
     def _graphs(self, plan: CausalLMPlan) -> dict[str, TaskGraph]:
+        return {MODEL_GRAPH: self._language_graph(plan)}
+
+    def _language_graph(self, plan: CausalLMPlan, media: MediaTokens | None = None) -> TaskGraph:
         from QEfficient.transformers.tasks import causal_lm
 
         if plan.lowering == "paged":
-            return {MODEL_GRAPH: causal_lm.paged_graph(self._loaded(), plan.rope_len)}
-        graph = causal_lm.retained_graph(
+            return causal_lm.paged_graph(self._loaded(), plan.rope_len, media)
+        return causal_lm.retained_graph(
             self._loaded(),
             plan.rope_len,
             continuous_batching=plan.has_batch_index,
@@ -142,8 +145,8 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             with_num_logits=plan.has_num_logits,
             most_tokens=plan.max_step_tokens,
             traced_len=plan.traced_len,
+            media=media,
         )
-        return {MODEL_GRAPH: graph}
 
     def _specializations(
         self, plan: CausalLMPlan, options: CausalLMCompileOptions, target: Target
@@ -173,9 +176,12 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         return state_specs(self._loaded())
 
     def choose_lowering(self, target: Target) -> LoweringChoice:
+        return self._choose(target)
+
+    def _choose(self, target: Target, forced: LoweringName | None = None) -> LoweringChoice:
         from QEfficient.transformers.lowering.select import choose_lowering
 
-        return choose_lowering(self._loaded(), target)
+        return choose_lowering(self._loaded(), target, forced)
 
     def state_sizes(self, plan: CausalLMPlan, options: CausalLMCompileOptions) -> dict[str, int]:
         """Sizes of the state's named axes."""

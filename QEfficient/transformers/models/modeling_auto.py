@@ -2,12 +2,14 @@
 
 from QEfficient.transformers.models.causal_lm import QEFFAutoModelForCausalLM
 from QEfficient.transformers.models.encoder import QEFFAutoModel
+from QEfficient.transformers.models.image_text_to_text import QEFFAutoModelForImageTextToText
 from QEfficient.transformers.models.seq2seq_lm import QEFFAutoModelForSeq2SeqLM
 from QEfficient.transformers.models.sequence_classification import QEFFAutoModelForSequenceClassification
 
 __all__ = [
     "QEFFAutoModel",
     "QEFFAutoModelForCausalLM",
+    "QEFFAutoModelForImageTextToText",
     "QEFFAutoModelForSeq2SeqLM",
     "QEFFAutoModelForSequenceClassification",
 ]

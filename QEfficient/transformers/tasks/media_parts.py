@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from QEfficient.errors import UnsupportedModel
-from QEfficient.processing.media import called_with, encode, encoder_inputs, feature_rows, flattened
+from QEfficient.processing.media import called_with, encode, encoder_inputs, expanded, feature_rows, flattened, grouped
+from QEfficient.processing.precomputed import precomputed
 from QEfficient.transformers.lowering.apply import LoweredModel, lower
 from QEfficient.transformers.lowering.media import FeatureForm
 from QEfficient.transformers.lowering.representative_layers import FAILURES
@@ -30,6 +31,10 @@ VARLEN: dict[str, Callable[..., Any]] = {
 }
 """Functions of modeling files: encoders then give the lengths of their sequences to the attention function, instead of
 splitting the tokens by them."""
+
+
+_GRAPHS = {"image": "vision"}
+"""Names of graphs, where they are upstream's."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def media_encoder(model: Any, modality: str, samples: list[Mapping[str, Any]]) -
     Args:
         model: a Hugging Face model; not changed.
         modality: "image", "video" or "audio".
-        samples: a processor's output for two media of different sizes.
+        samples: a processor's output for media of different sizes.
 
     Raises:
         UnsupportedModel: the encoder cannot run without weights.
@@ -93,8 +98,13 @@ def media_encoder(model: Any, modality: str, samples: list[Mapping[str, Any]]) -
         whole = [_run_whole(lowered, modality, first_rows(batch)) for batch in batches]
         if all(whole):
             return _encoder_of_method(modality, whole)  # type: ignore[arg-type]
-        runs = [_run_with_values(lowered, modality, batch) for batch in batches]
-    return _encoder_of_modules(lowered, modality, runs)
+        opened: frozenset[str] = frozenset()
+        while True:
+            runs = [_run_with_values(lowered, modality, batch, opened) for batch in batches]
+            encoder, sized = _encoder_of_modules(lowered, modality, runs)
+            if not sized:
+                return encoder
+            opened |= sized  # its code depends on the size of an image: the host runs it, around the modules inside
 
 
 def first_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,12 +157,13 @@ class _Readers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _run_with_values(lowered: LoweredModel, modality: str, batch: Mapping[str, Any]) -> _Run:
-    """Run the encoder with fake weights and pixels; whole numbers are real, so that code may look at them."""
-    run, fake = _Run(), lowered.fake_mode
-    inputs = {n: fake.from_tensor(v, static_shapes=True) if _is_content(v) else v for n, v in batch.items()}
-    with _without_symbols(lowered), _outermost(lowered.module.base_model, run) as depth, _Readers(run, depth):
-        run.output = encode(lowered.module, modality, inputs)
+def _run_with_values(
+    lowered: LoweredModel, modality: str, batch: Mapping[str, Any], opened: frozenset[str]
+) -> _Run:
+    """Run the encoder with fake weights; its inputs are real, so that code may look at them."""
+    run = _Run()
+    with _without_symbols(lowered), _outermost(lowered.module.base_model, run, opened) as depth, _Readers(run, depth):
+        run.output = encode(lowered.module, modality, batch)
     run.read |= {id(leaf) for leaf in tree_leaves(list(_plain(run.output))) if isinstance(leaf, torch.Tensor)}
     if not run.calls:
         raise UnsupportedModel(f"{type(lowered.module).__name__} encodes {modality}s without a module that has weights")
@@ -164,14 +175,12 @@ def _plain(output: Any) -> Iterator[Any]:
         yield getattr(output, name, None)
 
 
-def _is_content(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
-
-
 @contextmanager
-def _outermost(owner: nn.Module, run: _Run) -> Iterator[list[nn.Module]]:
-    """Note the calls of modules with weights that no other module of ``owner`` makes; yields those that run now."""
-    paths = {module: path for path, module in owner.named_modules() if next(module.parameters(), None) is not None}
+def _outermost(owner: nn.Module, run: _Run, opened: frozenset[str]) -> Iterator[list[nn.Module]]:
+    """Note the calls of modules with weights that no other module of ``owner`` makes, but for the ``opened`` ones;
+    yields those that run now."""
+    has_weights = {path for path, module in owner.named_modules() if next(module.parameters(), None) is not None}
+    paths = {module: path for path, module in owner.named_modules() if path in has_weights - opened}
     depth: list[nn.Module] = []
     pending: list[dict[str, Any]] = []
 
@@ -206,60 +215,64 @@ def _snapshot(output: Any) -> Any:
 
 
 def _encoder_of_method(modality: str, calls: list[PartCall]) -> MediaEncoder:
-    first, second = calls
+    first = calls[0]
     rows, layers = feature_rows(first.output)
     part = MediaPart(
-        name=modality,
+        name=_GRAPHS.get(modality, modality),
         path="",
         modality=modality,
         constants={n: v for n, v in first.arguments.items() if not isinstance(v, torch.Tensor)},
         inputs=first.tensors(),
-        axes=_axes(first.tensors(), second.tensors()),
+        axes=_axes([call.tensors() for call in calls]),
         form=None,
         num_outputs=(rows is not None) + bool(layers),
     )
     return MediaEncoder(modality, (part,), FeatureForm.of(first.output))
 
 
-def _encoder_of_modules(lowered: LoweredModel, modality: str, runs: list[_Run]) -> MediaEncoder:
-    first, second = runs
+def _encoder_of_modules(
+    lowered: LoweredModel, modality: str, runs: list[_Run]
+) -> tuple[MediaEncoder, frozenset[str]]:
+    """The encoder, and the paths of modules whose code depends on sizes that are no tensors."""
+    first = runs[0]
     parts: list[MediaPart] = []
+    sized: set[str] = set()
     base = lowered.module.base_model
-    for call, other in zip(first.calls, second.calls, strict=False):
+    for calls in zip(*(run.calls for run in runs), strict=False):
+        call = calls[0]
         if any(part.path == call.path for part in parts):
             continue
-        arguments = [_with_precomputed(base.get_submodule(call.path), each.arguments) for each in (call, other)]
+        module = base.get_submodule(call.path)
+        arguments = [expanded(precomputed(module, each.arguments)) for each in calls]
         tensors = [{n: v for n, v in each.items() if isinstance(v, torch.Tensor)} for each in arguments]
         leaves: list[torch.Tensor] = []
         form = flattened(call.output, leaves, lambda leaf: id(leaf) in first.read or _is_argument(leaf, first.calls))
-        name = modality if not parts else f"{modality}_{len(parts)}"
-        constants = {n: v for n, v in arguments[0].items() if not isinstance(v, torch.Tensor)}
-        axes = _axes(*tensors)
+        graph = _GRAPHS.get(modality, modality)
+        name = graph if not parts else f"{graph}_{len(parts)}"
+        others = [{n: v for n, v in each.items() if not isinstance(v, torch.Tensor)} for each in arguments]
+        constants, axes = others[0], _axes(tensors)
+        if any(repr(each) != repr(constants) for each in others):
+            sized.add(call.path)
         parts.append(MediaPart(name, call.path, modality, constants, tensors[0], axes, form, len(leaves)))
     read = {name for name, parameter in base.named_parameters() if id(parameter) in first.read}
-    return MediaEncoder(modality, tuple(parts), FeatureForm.of(first.output), tuple(sorted(read)))
+    encoder = MediaEncoder(modality, tuple(parts), FeatureForm.of(first.output), tuple(sorted(read)))
+    return encoder, frozenset(sized)
 
 
 def _is_argument(leaf: torch.Tensor, calls: list[PartCall]) -> bool:
-    return any(value is leaf for call in calls for value in call.arguments.values())
+    return any(value is leaf for call in calls for value in expanded(call.arguments).values())
 
 
-def _with_precomputed(module: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call, with what transformers' exporters compute of them on the host."""
-    from QEfficient.processing.precomputed import precomputed
-
-    return precomputed(module, arguments)
-
-
-def _axes(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> dict[str, dict[int, str]]:
-    """Names of the axes whose size differs between two calls; equal sizes have equal names."""
-    names: dict[tuple[int, int], str] = {}
+def _axes(calls: list[dict[str, torch.Tensor]]) -> dict[str, dict[int, str]]:
+    """Names of the axes whose size differs between calls; equal sizes have equal names."""
+    names: dict[tuple[int, ...], str] = {}
     axes: dict[str, dict[int, str]] = {}
-    for name, tensor in first.items():
-        sizes = zip(tensor.shape, second[name].shape, strict=True) if name in second else ()
-        for axis, pair in enumerate(sizes):
-            if pair[0] != pair[1]:
-                axes.setdefault(name, {})[axis] = names.setdefault(pair, f"{name}_{axis}")
+    for name, tensor in calls[0].items():
+        shapes = [call[name].shape for call in calls if name in call]
+        for axis in range(tensor.ndim):
+            sizes = tuple(shape[axis] for shape in shapes)
+            if len({*sizes}) > 1:
+                axes.setdefault(name, {})[axis] = names.setdefault(sizes, f"{name}_{axis}")
     return axes
 
 
@@ -278,7 +291,7 @@ class _Part(nn.Module):
                 rows, layers = feature_rows(encode(self.model, part.modality, {**part.constants, **tensors}))
                 stacked = [torch.stack(layers)] if layers else []
                 return tuple(each.float() for each in ([] if rows is None else [rows]) + stacked)
-            output = base.get_submodule(part.path)(**part.constants, **tensors)
+            output = base.get_submodule(part.path)(**part.constants, **grouped(tensors))
         return tuple(leaf.float() for leaf in _leaves(part.form, output))
 
 
@@ -316,6 +329,24 @@ def part_graph(model: Any, part: MediaPart) -> TaskGraph:
         output_axes={},
         has_related_axes=True,
     )
+
+
+def part_inputs(model: Any, part: MediaPart, sample: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """What a part takes of a processor's output."""
+    batch = encoder_inputs(model, part.modality, sample)
+    if not part.path:
+        return {name: value for name, value in first_rows(batch).items() if isinstance(value, torch.Tensor)}
+    lowered = lower(model, "retained")
+    with functions_replaced(lowered.module, VARLEN):
+        run = _run_with_values(lowered, part.modality, batch, frozenset(_owners(part.path)))
+    call = next(call for call in run.calls if call.path == part.path)
+    arguments = expanded(precomputed(lowered.module.base_model.get_submodule(part.path), call.arguments))
+    return {name: value for name, value in arguments.items() if name in part.inputs}
+
+
+def _owners(path: str) -> list[str]:
+    names = path.split(".")
+    return [".".join(names[:count]) for count in range(1, len(names))]
 
 
 def output_names(part: MediaPart) -> list[str]:

@@ -1,0 +1,176 @@
+"""Encodes images, videos and audio with the graphs of a package, and remembers what it encoded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from QEfficient.contract import Json
+from QEfficient.errors import CapacityError, NumericError
+from QEfficient.generation.programs.program import Program
+
+if TYPE_CHECKING:
+    from QEfficient.processing.host import HostModel
+
+Features = tuple[np.ndarray | None, np.ndarray | None]
+"""Rows ``[V, D]``, and those of layers that get their own, ``[K, V, D]``."""
+CACHE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MediaPartRecord:
+    """One graph of an encoder."""
+
+    graph: str
+    path: str
+    """Of the module that it stands for; "": it is the whole encoder, run for one image at a time."""
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    form: Json = None
+    """Of the module's outputs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MediaEncoderRecord:
+    """How a modality is encoded."""
+
+    modality: str
+    parts: tuple[MediaPartRecord, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its graph is the whole encoder, so that the host computes nothing."""
+        return not self.parts[0].path
+
+
+class FeatureCache:
+    """Features by what they were computed from; the ones that were not used for longest go first."""
+
+    def __init__(self, max_bytes: int = CACHE_BYTES):
+        self._max_bytes, self._num_bytes = max_bytes, 0
+        self._entries: OrderedDict[str, Features] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: str, make: Callable[[], Features]) -> Features:
+        """The features of ``key``; made where they are not known."""
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+                return self._entries[key]
+        features = make()
+        with self._lock:
+            self._entries[key] = features
+            self._num_bytes += _size(features)
+            while self._num_bytes > self._max_bytes and len(self._entries) > 1:
+                self._num_bytes -= _size(self._entries.popitem(last=False)[1])
+        return features
+
+
+def _size(features: Features) -> int:
+    return sum(array.nbytes for array in features if array is not None)
+
+
+def content_key(modality: str, inputs: Mapping[str, Any]) -> str:
+    """Equal for equal images."""
+    digest = hashlib.sha256(modality.encode())
+    for name, value in sorted(inputs.items()):
+        array = np.ascontiguousarray(value) if hasattr(value, "__array__") else None
+        digest.update(f"{name} {value if array is None else (array.dtype, array.shape)}".encode())
+        digest.update(b"" if array is None else array.tobytes())
+    return digest.hexdigest()
+
+
+class MediaEncoder:
+    """Turns a processor's output into features.
+
+    Args:
+        record: what the package says.
+        programs: its graphs by name; closed by their owner.
+        host: the model's code on the host, where an encoder needs it.
+        cache: of features.
+    """
+
+    def __init__(
+        self,
+        record: MediaEncoderRecord,
+        programs: Mapping[str, Program],
+        host: Callable[[], HostModel],
+        cache: FeatureCache,
+    ):
+        self.record = record
+        self._programs, self._host, self._cache = programs, host, cache
+
+    def encode(self, batch: Mapping[str, Any]) -> Features | None:
+        """Features of all images of a batch, in order; None where it has none.
+
+        Raises:
+            CapacityError: an image has another size than those that were compiled.
+            NumericError: a feature is no number.
+        """
+        features = self._whole(batch) if self.record.is_whole else self._around_parts(batch)
+        if not features:
+            return None
+        rows, layers = zip(*features, strict=True)
+        for array in (*rows, *layers):
+            if array is not None and not np.isfinite(array).all():
+                raise NumericError(
+                    f"The {self.record.modality} encoder gives NaN or infinity: it overflows, or the checkpoint is "
+                    "damaged. On cpu try precision='fp32'."
+                )
+        return (
+            None if rows[0] is None else np.concatenate(rows),
+            None if layers[0] is None else np.concatenate(layers, axis=1),
+        )
+
+    def _whole(self, batch: Mapping[str, Any]) -> list[Features]:
+        (part,) = self.record.parts
+        if any(batch.get(name) is None for name in part.inputs):
+            return []
+        arrays = {name: np.asarray(batch[name]) for name in part.inputs}
+        features = []
+        for place in range(len(next(iter(arrays.values())))):
+            inputs = {name: array[place : place + 1] for name, array in arrays.items()}
+            features.append(self._cached(inputs, lambda inputs=inputs: self._by_name(part, inputs)))
+        return features
+
+    def _by_name(self, part: MediaPartRecord, inputs: Mapping[str, np.ndarray]) -> Features:
+        outputs = dict(zip(part.outputs, self._run(part, inputs), strict=True))
+        return outputs.get("vision_embeds"), outputs.get("deepstack_features")
+
+    def _around_parts(self, batch: Mapping[str, Any]) -> list[Features]:
+        from QEfficient.processing.host import split_images
+
+        host, modality = self._host(), self.record.modality
+        inputs = host.encoder_inputs(modality, batch)
+        parts = {part.path: (self._runner(part), part.form) for part in self.record.parts}
+        return [
+            self._cached(each, lambda each=each: host.encode(modality, each, parts)) for each in split_images(inputs)
+        ] if inputs else []
+
+    def _cached(self, inputs: Mapping[str, Any], make: Callable[[], Features]) -> Features:
+        return self._cache.get(content_key(self.record.modality, inputs), make)
+
+    def _runner(self, part: MediaPartRecord) -> Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]:
+        return lambda inputs: self._run(part, inputs)
+
+    def _run(self, part: MediaPartRecord, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        program = self._programs[part.graph]
+        passed = {}
+        for name in part.inputs:
+            array = np.asarray(inputs[name])
+            passed[name] = np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else array.dtype)
+        if program.shapes is not None:
+            sizes = {name: array.shape for name, array in passed.items()}
+            if not any(all(shape[name] == size for name, size in sizes.items()) for shape in program.shapes):
+                raise CapacityError(
+                    f"An image of this size gives the {self.record.modality} encoder {sizes}, and the package was "
+                    f"compiled for {[{n: s[n] for n in sizes} for s in program.shapes]}. Compile with its img_size too."
+                )
+        outputs = program.run(passed, list(part.outputs))
+        return [np.array(outputs[name], np.float32) for name in part.outputs]

@@ -1,0 +1,344 @@
+"""Runs the packages of models that see: images become features, which a language model reads at their placeholders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from QEfficient.contract import GraphRecord
+from QEfficient.errors import LifecycleError, OptionError
+from QEfficient.generation.media import MediaLayout, MediaPacker, PromptMedia, spans_of
+from QEfficient.generation.media_encoder import Features, FeatureCache, MediaEncoder, MediaEncoderRecord
+from QEfficient.generation.programs.program import Program
+from QEfficient.generation.prompts import Prompts
+from QEfficient.generation.request import Request
+from QEfficient.generation.results import CloudAI100ExecInfo
+from QEfficient.generation.sessions.retained import RetainedSession
+from QEfficient.generation.sessions.session import Session, SessionInfo
+from QEfficient.generation.tasks.causal_lm import CompiledDecoder, DecoderRecord
+from QEfficient.options import ImageTextToTextCompileOptions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from QEfficient.processing.host import HostModel
+
+LANGUAGE = "language"
+"""Name of the language model's graph."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageTextRecord:
+    """The values that the sessions of a model that sees need."""
+
+    decoder: DecoderRecord
+    layout: MediaLayout
+    encoders: tuple[MediaEncoderRecord, ...]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of the state's named axes."""
+        return self.decoder.sizes
+
+
+@dataclass(frozen=True, eq=False)
+class MediaPrompt:
+    """A prompt as the engine takes it."""
+
+    ids: list[int]
+    media: PromptMedia
+
+
+@dataclass(frozen=True, eq=False)
+class Pictured:
+    """Prompts with the images of each, to be read by a processor."""
+
+    prompts: Sequence[Any]
+    images: Sequence[Sequence[Any]]
+    processor: Any = None
+
+
+class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
+    """A model that answers prompts with images."""
+
+    task = "image_text_to_text"
+    lowerings = ("paged", "retained")
+    record_class = ImageTextRecord
+    options_class = ImageTextToTextCompileOptions
+    takes_images = True
+
+    def _has_known_graphs(self) -> bool:
+        return LANGUAGE in self.body.graphs
+
+    @property
+    def _result_graph(self) -> GraphRecord:
+        return self.body.graphs[LANGUAGE]
+
+    def resized(
+        self,
+        record: ImageTextRecord,
+        *,
+        ctx_len: int | None = None,
+        full_batch_size: int | None = None,
+        **sizes: object,
+    ) -> ImageTextRecord:
+        super().resized(record, **sizes)
+        return replace(record, decoder=record.decoder.resized(ctx_len, full_batch_size))
+
+    @property
+    def _vocab_size(self) -> int:
+        return self.record.decoder.vocab_size
+
+    def _load(self) -> None:
+        cache = FeatureCache()
+        names = {part.graph for record in self.record.encoders for part in record.parts}
+        if missing := names - self.body.graphs.keys():
+            raise self._not_ours(f"it has no graph {sorted(missing)[0]!r}")
+        with ExitStack() as opened:
+            programs = {name: opened.enter_context(closing(self.open_program(name))) for name in sorted(names)}
+            super()._load()
+            opened.pop_all()
+        self._programs: dict[str, Program] = programs
+        self._encoders = [
+            MediaEncoder(record, programs, lambda: self._host, cache) for record in self.record.encoders
+        ]
+
+    def _open_session(self, extra_outputs: Sequence[str] = ()) -> Session:
+        record, is_ragged = self.record, self.body.lowering == "paged"
+        self._check_width("logits", record.decoder.vocab_size, "vocab_size")
+        info = replace(
+            record.decoder.session_info(is_ragged=is_ragged),
+            takes_long_chunks=not self.target.has_static_shapes,
+            other_tokens=frozenset(record.layout.placeholders.values()),
+        )
+        packer = MediaPacker(record.layout)
+        if is_ragged:
+            return self._paged(info, packer, extra_outputs)
+        with ExitStack() as opened:
+            program = self.open_program(LANGUAGE, record.sizes, extra_outputs)
+            opened.enter_context(closing(program))
+            session = RetainedSession(program, info, record.decoder.state_rows, packer)
+            opened.pop_all()  # the session closes it
+        return session
+
+    def _paged(self, info: SessionInfo, packer: MediaPacker, extra_outputs: Sequence[str]) -> Session:
+        from QEfficient.generation.sessions.paged import PagedSession  # imports OpenVINO
+
+        opening = self.opening(extra_outputs=extra_outputs)
+        return PagedSession(self.path, self.body.graphs[LANGUAGE], opening, info, packer)
+
+    def close(self) -> None:
+        super().close()
+        for program in self._programs.values():
+            program.close()
+
+    @cached_property
+    def _host(self) -> HostModel:
+        from QEfficient.processing.host import HostModel
+        from QEfficient.processing.processor import FOLDER
+
+        return HostModel(self.path / FOLDER)
+
+    @cached_property
+    def processor(self) -> Any:
+        """The package's processor.
+
+        Raises:
+            LifecycleError: it has none.
+        """
+        from QEfficient.processing.processor import FOLDER, open_processor
+
+        folder = self.path / FOLDER
+        if not (folder / "processor_config.json").is_file() and not (folder / "preprocessor_config.json").is_file():
+            raise LifecycleError(f"{self.path} has no processor: pass processor=..., or what it makes of the prompt.")
+        return open_processor(folder)
+
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        images: Sequence[Any] | None = None,
+        processor: Any = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        generation_len: int | Sequence[int] | None = None,
+        stream: bool | Callable[[str], None] = False,
+        **sampling: Any,
+    ) -> CloudAI100ExecInfo:
+        """Generate from prompts with images.
+
+        Args:
+            prompts: a processor's output, or prompts as of :meth:`CompiledDecoder.generate`.
+            images: of one prompt, or a list of images for each: paths, bytes, arrays, or images of Pillow.
+            processor: of transformers; default: the one in the package.
+            tokenizer: default: the package's.
+            generation_len: as of :meth:`CompiledDecoder.generate`, with ``stream`` and ``sampling``.
+            stream: see there.
+            sampling: see there.
+
+        Raises:
+            CapacityError: a prompt does not fit ``ctx_len``, or an image has a size that was not compiled.
+            OptionError: something is no image, or images and placeholders differ in number.
+        """
+        return super().generate(
+            with_images(prompts, images, processor),
+            tokenizer=tokenizer,
+            generation_len=generation_len,
+            stream=stream,
+            **sampling,
+        )
+
+    def stream(self, prompt: Prompts, *, tokenizer: Any = None, **options: Any) -> Iterator[str]:
+        images, processor = options.pop("images", None), options.pop("processor", None)
+        return super().stream(with_images(prompt, images, processor), tokenizer=tokenizer, **options)
+
+    def encode(self, prompts: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> list[Any]:
+        """Prompts with their media, in any form that :meth:`generate` takes."""
+        if isinstance(prompts, Pictured):
+            return self._read(prompts)
+        if isinstance(prompts, Mapping) and self._has_media(prompts):
+            return self._prompts(prompts)
+        return [self._plain(ids) for ids in super().encode(prompts, tokenizer)]
+
+    def _has_media(self, batch: Mapping[str, Any]) -> bool:
+        return any(name in batch for record in self.record.encoders for name in self._main_inputs(record))
+
+    def _main_inputs(self, record: MediaEncoderRecord) -> Sequence[str]:
+        if record.is_whole:
+            return record.parts[0].inputs
+        return ("pixel_values", "pixel_values_videos", "image_patches", "input_features", "input_values")
+
+    def _read(self, pictured: Pictured) -> list[MediaPrompt]:
+        from QEfficient.processing.images import open_images
+        from QEfficient.processing.processor import process
+
+        processor = pictured.processor or self.processor
+        read = []
+        for prompt, images in zip(pictured.prompts, pictured.images, strict=True):
+            read += self._prompts(process(processor, prompt, open_images(images)))
+        return read
+
+    def _plain(self, ids: list[int]) -> MediaPrompt:
+        types = {name: np.zeros(len(ids), np.int64) for name in self.record.layout.token_types}
+        return MediaPrompt(ids, self._media(np.array(ids, np.int64), None, None, types, None))
+
+    def _prompts(self, batch: Mapping[str, Any]) -> list[MediaPrompt]:
+        """The prompts of a processor's output, their padding dropped."""
+        ids = np.atleast_2d(np.asarray(batch["input_ids"]))
+        mask = np.asarray(batch["attention_mask"]).astype(bool) if batch.get("attention_mask") is not None else ids >= 0
+        features, deepstack = self._features(batch, np.where(mask, ids, -1))
+        coordinates = self._host.coordinates(batch) if self.record.layout.num_positions else None
+        prompts, begin = [], 0
+        for row, keep in enumerate(mask):
+            kept = ids[row][keep]
+            count = int(self._is_placeholder(kept).sum())
+            rows = slice(begin, begin + count)
+            begin += count
+            types = {n: np.atleast_2d(np.asarray(batch[n]))[row][keep] for n in self.record.layout.token_types if n in batch}
+            media = self._media(
+                kept,
+                None if features is None else features[rows],
+                None if deepstack is None else deepstack[:, rows],
+                types,
+                None if coordinates is None else coordinates[:, row, keep],
+            )
+            prompts.append(MediaPrompt(kept.tolist(), media))
+        return prompts
+
+    def _media(
+        self,
+        ids: np.ndarray,
+        features: np.ndarray | None,
+        deepstack: np.ndarray | None,
+        types: Mapping[str, np.ndarray],
+        coordinates: np.ndarray | None,
+    ) -> PromptMedia:
+        layout = self.record.layout
+        spans = spans_of(types[layout.token_types[0]], layout.block_types) if types and layout.block_types else ()
+        return PromptMedia(self._is_placeholder(ids), features, deepstack, types, coordinates, spans)
+
+    def _is_placeholder(self, ids: np.ndarray) -> np.ndarray:
+        return np.isin(ids, list(self.record.layout.placeholders.values()))
+
+    def _features(self, batch: Mapping[str, Any], ids: np.ndarray) -> Features:
+        """All features of a batch, in the order of its placeholders ``[B, S]``."""
+        encoded = {encoder.record.modality: encoder.encode(batch) for encoder in self._encoders}
+        ordered: list[Features] = []
+        for modality, token in self.record.layout.placeholders.items():
+            count, features = int((ids == token).sum()), encoded.get(modality)
+            rows = _count(features)
+            if count != rows:
+                raise OptionError(
+                    f"The prompts have {count} placeholder(s) for {modality}s (token {token}), and the {modality}s "
+                    f"make {rows} row(s) of features: pass all {modality}s, and the prompt as the processor made it."
+                )
+            if features is not None:
+                ordered.append(features)
+        if len(ordered) > 1:
+            return self._interleaved(encoded, ids)
+        return ordered[0] if ordered else (None, None)
+
+    def _interleaved(self, encoded: Mapping[str, Features | None], ids: np.ndarray) -> Features:
+        """The features of several modalities, in the order of their tokens."""
+        order = [(modality, token) for modality, token in self.record.layout.placeholders.items() if encoded[modality]]
+        places = np.concatenate([np.flatnonzero(ids.reshape(-1) == token) for _, token in order]).argsort(kind="stable")
+        parts = [encoded[modality] for modality, _ in order]
+        rows = [part[0] for part in parts if part is not None and part[0] is not None]
+        layers = [part[1] for part in parts if part is not None and part[1] is not None]
+        return (
+            np.concatenate(rows)[places] if rows else None,
+            np.concatenate(layers, axis=1)[:, places] if layers else None,
+        )
+
+    def _request(self, index: int, prompt: Any, generation_len: Any, sampling: Mapping[str, Any]) -> Request:
+        return self._builder.build(prompt.ids, generation_len, sampling, media=prompt.media)
+
+
+def _count(features: Features | None) -> int:
+    if features is None:
+        return 0
+    rows, layers = features
+    return len(rows) if rows is not None else layers.shape[1] if layers is not None else 0
+
+
+def with_images(prompts: Any, images: Sequence[Any] | None, processor: Any = None) -> Any:
+    """Prompts with their images, as :meth:`CompiledImageTextToText.encode` takes them.
+
+    Raises:
+        OptionError: images and prompts do not fit together.
+    """
+    texts = [prompts] if _is_one(prompts) else prompts
+    has_chats = isinstance(texts, list | tuple) and any(_pictures_of(text) for text in texts)
+    if images is None and processor is None and not has_chats:
+        return prompts
+    if isinstance(prompts, Mapping) or not isinstance(texts, list | tuple):
+        raise OptionError("images go with texts or chats; a processor's output has its images already.")
+    if images is None:
+        lists: list[list[Any]] = [_pictures_of(text) for text in texts]
+    elif len(texts) == 1:
+        lists = [[*images[0]] if len(images) == 1 and isinstance(images[0], list | tuple) else [*images]]
+    else:
+        lists = [[*each] if isinstance(each, list | tuple) else [each] for each in images]
+    if len(lists) != len(texts):
+        raise OptionError(f"images has {len(lists)} entries for {len(texts)} prompts: give a list of images for each.")
+    return Pictured(texts, lists, processor)
+
+
+def _is_one(prompts: Any) -> bool:
+    return isinstance(prompts, str) or (
+        isinstance(prompts, list) and bool(prompts) and isinstance(prompts[0], Mapping) and "role" in prompts[0]
+    )
+
+
+def _pictures_of(prompt: Any) -> list[Any]:
+    """The images that the messages of a chat name: ``{"type": "image", "image": …}``, or ``path`` or ``url``."""
+    if not isinstance(prompt, list):
+        return []
+    contents = [message.get("content") for message in prompt if isinstance(message, Mapping)]
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
+    named = [[part.get(name) for name in ("image", "path", "url")] for part in parts if part.get("type") == "image"]
+    return [next(value for value in values if value is not None) for values in named if any(v is not None for v in values)]

@@ -1,0 +1,106 @@
+"""What a package's model computes on the host: its code around the compiled parts, without their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from QEfficient.errors import CorruptArtifact
+from QEfficient.processing.media import called_with, encode, encoder_inputs, expanded, feature_rows, rebuilt, replaced
+from QEfficient.processing.precomputed import precomputed
+from QEfficient.processing.rope import rope_index
+
+PARAMETERS = "host_parameters.safetensors"
+Run = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
+"""Runs a part: its inputs by name to its outputs in order."""
+
+
+class HostModel:
+    """The model of a package without the weights of its parts.
+
+    Args:
+        folder: with ``config.json``, and the parameters that the code between the parts reads.
+
+    Raises:
+        CorruptArtifact: it holds no such model.
+    """
+
+    def __init__(self, folder: Path):
+        from transformers import AutoConfig, AutoModelForImageTextToText
+
+        from QEfficient.transformers.checkpoint.meta_model import outline
+
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CorruptArtifact(f"{folder} has no config of a model: {' '.join(str(error).split())[:200]}") from error
+        config.dtype = torch.float32
+        self.model = outline(AutoModelForImageTextToText, config, folder)
+        path = folder / PARAMETERS
+        for name, value in (load_file(path) if path.is_file() else {}).items():
+            owner, _, attribute = name.rpartition(".")
+            setattr(self.model.base_model.get_submodule(owner), attribute, nn.Parameter(value, requires_grad=False))
+
+    def coordinates(self, batch: Mapping[str, Any]) -> np.ndarray | None:
+        """Coordinates ``[P, B, S]`` of a batch's tokens; None for a model whose tokens have none."""
+        index = rope_index(self.model, batch)
+        return None if index is None else index.numpy()
+
+    def encoder_inputs(self, modality: str, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What the encoder of ``modality`` takes of a processor's output."""
+        return encoder_inputs(self.model, modality, batch)
+
+    def encode(
+        self, modality: str, inputs: Mapping[str, Any], parts: Mapping[str, tuple[Run, Any]]
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Features ``[V, D]`` and those by layer, ``[K, V, D]``.
+
+        Args:
+            modality: "image" and so on.
+            inputs: of :meth:`encoder_inputs`.
+            parts: path of a module -> what runs in its place, and the form of its outputs.
+        """
+        base = self.model.base_model
+        functions = {path: self._call(base.get_submodule(path), run, form) for path, (run, form) in parts.items()}
+        with replaced(base, functions):
+            rows, layers = feature_rows(encode(self.model, modality, inputs))
+        deepstack = torch.stack(layers).float().numpy() if layers else None
+        return None if rows is None else rows.float().numpy(), deepstack
+
+    @staticmethod
+    def _call(module: nn.Module, run: Run, form: Any) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            arguments = expanded(precomputed(module, called_with(original, args, kwargs)))
+            tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
+            leaves = [torch.from_numpy(np.array(leaf)) for leaf in run({n: v.numpy() for n, v in tensors.items()})]
+            return rebuilt(form, leaves)
+
+        original = module.forward
+        return forward
+
+
+def split_images(inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The inputs of an encoder for each of its images, as far as their shapes tell which rows belong to which."""
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    others = {name: value for name, value in inputs.items() if name not in tensors}
+    grid = next((value for name, value in tensors.items() if name.endswith("grid_thw")), None)
+    counts = {name: len(value) for name, value in tensors.items()}
+    num_images = max(counts.values()) if grid is None else len(grid)
+    sizes = [] if grid is None else grid.prod(-1).tolist()
+    parts: dict[str, Sequence[torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if counts[name] == num_images:
+            parts[name] = value.split(1)
+        elif sizes and sum(sizes) == counts[name]:
+            parts[name] = value.split(sizes)
+        else:
+            yield dict(inputs)
+            return
+    for place in range(num_images):
+        yield {**others, **{name: values[place] for name, values in parts.items()}}

@@ -1,0 +1,305 @@
+"""The auto class of models that see: an encoder of images before a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from QEfficient.base.open_package import check_runtime
+from QEfficient.contract import Json, Specialization
+from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
+from QEfficient.generation.media import MediaLayout
+from QEfficient.generation.media_encoder import MediaEncoderRecord, MediaPartRecord
+from QEfficient.generation.results import CloudAI100ExecInfo
+from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord
+from QEfficient.options import ImageTextToTextCompileOptions, require_bool
+from QEfficient.targets import Target
+from QEfficient.transformers.models.causal_lm import CausalLMPlan, QEFFAutoModelForCausalLM
+from QEfficient.transformers.models.generative_model import Stream
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from QEfficient.transformers.lowering.media import MediaTokens
+    from QEfficient.transformers.lowering.select import LoweringChoice
+    from QEfficient.transformers.tasks.graph_spec import TaskGraph
+    from QEfficient.transformers.tasks.media_parts import MediaEncoder
+
+_SAMPLES = ((448, 448), (896, 448), (336, 672))
+"""Width and height of the images that show what an encoder takes, and what varies with an image's size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTextPlan(CausalLMPlan):
+    """What decides the graphs of a model that sees."""
+
+    media: MediaTokens | None = None
+    encoders: tuple[str, ...] = ()
+    """What the graphs of each encoder are, as text."""
+
+    def key(self) -> dict[str, Json]:
+        return {**super().key(), "media": repr(self.media)}
+
+
+class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
+    """A model that answers prompts with images.
+
+    Args:
+        model: a Hugging Face model, already loaded; :meth:`from_pretrained` loads one.
+        kv_offload: upstream's switch: the encoder and the language model are two graphs. They always are here.
+        continuous_batching: upstream's switch; :meth:`compile` with ``full_batch_size`` needs no switch here.
+        processor: reads texts and images; put into the package.
+        tokenizer: default: the processor's.
+
+    Raises:
+        UnsupportedModel: the model has no encoder of images.
+    """
+
+    task = "image_text_to_text"
+    options_class: ClassVar[type[ImageTextToTextCompileOptions]] = ImageTextToTextCompileOptions
+    load_arguments = ("kv_offload", "continuous_batching")
+
+    def __init__(
+        self,
+        model: Any,
+        kv_offload: bool | None = True,
+        continuous_batching: bool = False,
+        *,
+        processor: Any | None = None,
+        tokenizer: Any | None = None,
+    ) -> None:
+        tokenizer = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
+        super().__init__(model, continuous_batching, tokenizer=tokenizer)
+        if kv_offload is not None:
+            require_bool("kv_offload", kv_offload)
+        self.processor = processor
+        self._media: tuple[dict[str, MediaEncoder], MediaTokens, tuple[int, ...]] | None = None
+
+    @classmethod
+    def hf_auto_class(cls) -> Any:
+        from transformers import AutoModelForImageTextToText
+
+        return AutoModelForImageTextToText
+
+    @classmethod
+    def takes(cls, config: PretrainedConfig, heads: Sequence[str]) -> bool:
+        """A model of transformers' table whose config has one of vision."""
+        from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES
+
+        sees = any(getattr(config, name, None) is not None for name in ("vision_config", "vq_config"))
+        return sees and not config.is_encoder_decoder and any(head in NAMES.values() for head in heads)
+
+    @classmethod
+    def takes_model(cls, model: PreTrainedModel) -> bool:
+        return cls.takes(model.config, [type(model).__name__])
+
+    def _read_files(self, folder: Path) -> None:
+        from QEfficient.processing.processor import open_processor
+
+        if any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+            self.processor = open_processor(folder)
+            if self.tokenizer is None:
+                self.tokenizer = getattr(self.processor, "tokenizer", None)
+
+    # What the graphs are.
+
+    def _seen(self) -> tuple[dict[str, MediaEncoder], MediaTokens, tuple[int, ...]]:
+        """The encoders, what stands for their features, and the token types that are blocks."""
+        from QEfficient.transformers.tasks.media_parts import media_encoder
+        from QEfficient.transformers.tasks.media_tokens import block_types, media_tokens
+
+        if self._media is None:
+            model, samples = self._loaded(), [self._sample(*size) for size in _SAMPLES]
+            encoder = media_encoder(model, "image", samples)
+            if encoder is None:
+                raise UnsupportedModel(f"{self.model_name} has no get_image_features() that takes what its processor makes.")
+            encoders = {"image": encoder}
+            tokens = media_tokens(model, encoders, samples[0])
+            self._media = encoders, tokens, block_types(model, tokens)
+        return self._media
+
+    def _sample(self, width: int, height: int) -> dict[str, Any]:
+        """What the processor makes of an image of this size."""
+        from QEfficient.processing.images import open_images
+        from QEfficient.processing.processor import process
+        from QEfficient.processing.samples import picture
+
+        if self.processor is None:
+            raise LifecycleError(
+                f"{self.model_name} has no processor, which shows what images become: pass processor=..., or load a "
+                "checkpoint that has one with from_pretrained()."
+            )
+        return process(self.processor, "Describe this.", open_images([picture(width, height)]))
+
+    def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
+        encoders, tokens, _ = self._seen()
+        plan = super()._plan(options, target)
+        described = [repr((part.path, part.constants, part.axes, sorted(part.inputs))) for part in self._parts(encoders)]
+        shared = {item.name: getattr(plan, item.name) for item in fields(plan)}
+        return ImageTextPlan(**shared, media=tokens, encoders=tuple(described))
+
+    @staticmethod
+    def _parts(encoders: Mapping[str, MediaEncoder]) -> list[Any]:
+        return [part for encoder in encoders.values() for part in encoder.parts]
+
+    def _choose(self, target: Target, forced: Any = None) -> LoweringChoice:
+        from QEfficient.transformers.lowering.select import choose_lowering
+
+        return choose_lowering(self._loaded(), target, forced, self._seen()[1])
+
+    def _graphs(self, plan: CausalLMPlan) -> dict[str, TaskGraph]:
+        from QEfficient.transformers.tasks.media_parts import part_graph
+
+        encoders = self._seen()[0]
+        parts = {part.name: part_graph(self._loaded(), part) for part in self._parts(encoders)}
+        return {LANGUAGE: self._language_graph(plan, self._seen()[1]), **parts}
+
+    def _specializations(  # type: ignore[override]
+        self, plan: CausalLMPlan, options: ImageTextToTextCompileOptions, target: Target
+    ) -> dict[str, tuple[Specialization, ...]]:
+        shapes = tuple(self._language_specializations(plan, options, target))
+        parts = self._parts(self._seen()[0])
+        return {LANGUAGE: shapes, **{part.name: self._part_shapes(part, options, target) for part in parts}}
+
+    def _language_specializations(
+        self, plan: CausalLMPlan, options: ImageTextToTextCompileOptions, target: Target
+    ) -> list[Specialization]:
+        ((_, shapes),) = super()._specializations(plan, options, target).items()
+        sized = []
+        for shape in shapes:
+            rows = {"vision_batch_size": shape.symbols["batch_size"], "vision_size": shape.symbols["seq_len"]}
+            if options.vision_size is not None:
+                rows["vision_size"] = max(options.vision_size, rows["vision_size"])
+            sized.append(Specialization(name=shape.name, symbols={**shape.symbols, **rows}))
+        return sized
+
+    def _part_shapes(
+        self, part: Any, options: ImageTextToTextCompileOptions, target: Target
+    ) -> tuple[Specialization, ...]:
+        if not target.has_static_shapes:
+            return ()
+        sizes = [(size, size) for size in options.img_sizes] or [_SAMPLES[0]]
+        shapes: dict[str, Specialization] = {}
+        for width, height in sizes:
+            symbols = self._symbols(part, self._sample(width, height))
+            shapes.setdefault(str(symbols), Specialization(name="Vision", symbols=symbols))
+        return tuple(shapes.values())
+
+    def _symbols(self, part: Any, sample: Mapping[str, Any]) -> dict[str, int]:
+        """Sizes of the axes of a part for an image."""
+        from QEfficient.transformers.tasks.media_parts import part_inputs
+
+        if not part.axes:
+            return {"batch_size": 1}
+        tensors = part_inputs(self._loaded(), part, sample)
+        return {name: tensors[key].shape[axis] for key, axes in part.axes.items() for axis, name in axes.items()}
+
+    def _session(self, plan: CausalLMPlan, options: Any, target: Target) -> Any:
+        encoders, tokens, blocks = self._seen()
+        layout = MediaLayout(
+            placeholders=dict(tokens.placeholders),
+            width=self._loaded().get_input_embeddings().weight.shape[-1],
+            has_pooled=tokens.has_pooled,
+            num_deepstack=tokens.num_deepstack,
+            token_types=tokens.token_types,
+            num_positions=tokens.num_positions,
+            block_types=blocks,
+        )
+        records = tuple(_record(encoder) for encoder in encoders.values())
+        return ImageTextRecord(decoder=super()._session(plan, options, target), layout=layout, encoders=records)
+
+    # What inference needs beside the compiled files.
+
+    def write_side_files(self, folder: Path) -> None:
+        super().write_side_files(folder)
+        from QEfficient.processing.processor import FOLDER
+
+        target = folder / FOLDER
+        target.mkdir(exist_ok=True)
+        if self.processor is not None:
+            self.processor.save_pretrained(target)
+        self.config.save_pretrained(target)
+        self._save_host_parameters(target)
+
+    def _save_host_parameters(self, folder: Path) -> None:
+        import torch
+        from safetensors.torch import save_file
+
+        from QEfficient.processing.host import PARAMETERS
+
+        names = [name for encoder in self._seen()[0].values() for name in encoder.host_parameters]
+        if not names:
+            return
+        source, base = self._weights(), self._loaded().base_model
+        values = {}
+        for name in names:
+            parameter = base.get_parameter(name)
+            pieces = torch.cat(list(source.read(source.name_of(parameter))))
+            values[name] = pieces.reshape(parameter.shape).float()
+        save_file(values, folder / PARAMETERS)
+
+    def generate(  # type: ignore[override]
+        self,
+        inputs: Any = None,
+        tokenizer: Any | None = None,
+        processor: Any | None = None,
+        images: Sequence[Any] | None = None,
+        prompts: Any = None,
+        streamer: Any | None = None,
+        device_ids: Sequence[int] | None = None,
+        runtime_ai100: bool = True,
+        generation_len: int | Sequence[int] | None = None,
+        *,
+        stream: Stream = False,
+        **sampling: Any,
+    ) -> CloudAI100ExecInfo:
+        """Answer prompts with the compiled package.
+
+        Args:
+            inputs: a processor's output; or prompts, where ``prompts`` is not given.
+            tokenizer: default: the model's.
+            processor: default: the model's.
+            images: of one prompt, or a list of images for each: paths, bytes, arrays, or images of Pillow.
+            prompts: texts or chats; a text without placeholders gets its images in front.
+            streamer: upstream's; not taken, use ``stream``.
+            device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
+            runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
+            generation_len: most new tokens, for all prompts or one number each.
+            stream: True prints the text as it comes; a function is called with each piece.
+            sampling: temperature, top_k, top_p, min_p, repetition_penalty, seed, do_sample; one value or one a prompt.
+
+        Raises:
+            LifecycleError: nothing was compiled yet, or there is no processor.
+            CapacityError: a prompt does not fit, or an image has a size that was not compiled.
+            OptionError: an unknown or impossible option; no image; images and placeholders differ in number.
+        """
+        check_runtime(runtime_ai100)
+        if streamer is not None:
+            raise OptionError("streamer is not taken: pass stream=True, or a function that gets each piece.")
+        if (inputs is None) == (prompts is None):
+            raise OptionError("Give either a processor's output (inputs) or prompts.")
+        compiled = self._open(device_ids)
+        answers: CloudAI100ExecInfo = compiled.generate(
+            prompts if inputs is None else inputs,
+            images=images,
+            processor=processor if processor is not None else self.processor if images is not None else None,
+            tokenizer=self._text_tokenizer(tokenizer),
+            generation_len=generation_len,
+            stream=stream,
+            **sampling,
+        )
+        return answers
+
+
+def _record(encoder: MediaEncoder) -> MediaEncoderRecord:
+    from QEfficient.transformers.tasks.media_parts import output_names
+
+    parts = (
+        MediaPartRecord(
+            graph=part.name, path=part.path, inputs=tuple(part.inputs), outputs=tuple(output_names(part)), form=part.form
+        )
+        for part in encoder.parts
+    )
+    return MediaEncoderRecord(modality=encoder.modality, parts=tuple(parts))

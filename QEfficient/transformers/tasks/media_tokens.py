@@ -1,0 +1,103 @@
+"""What stands for media in a model's prompts, read from its config, its code and a processor's output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from QEfficient.errors import UnsupportedModel
+from QEfficient.processing.media import MODALITIES
+from QEfficient.processing.rope import rope_index
+from QEfficient.transformers.lowering.apply import run_eagerly
+from QEfficient.transformers.lowering.infer_cache_spec import accepted
+from QEfficient.transformers.lowering.masks import NO_BLOCKS
+from QEfficient.transformers.lowering.media import MediaTokens
+from QEfficient.transformers.lowering.representative_layers import FAILURES
+from QEfficient.transformers.patches import functions_replaced
+from QEfficient.transformers.tasks.media_parts import MediaEncoder
+
+_NO_TYPES = frozenset({"input_ids", "attention_mask", "position_ids", "labels"})
+_ROPE_TYPES = "mm_token_type_ids"
+"""Only for :func:`rope_index`, where a model has one."""
+_MOST_TYPES = 4
+
+
+def media_tokens(model: Any, encoders: Mapping[str, MediaEncoder], sample: Mapping[str, Any]) -> MediaTokens:
+    """What stands for the media that ``encoders`` read in the prompts of ``model``.
+
+    Args:
+        model: a Hugging Face model.
+        encoders: by modality.
+        sample: a processor's output for one prompt with media.
+
+    Raises:
+        UnsupportedModel: the config names no placeholder.
+    """
+    placeholders = {name: placeholder(model, name) for name in encoders}
+    num_positions = count_coordinates(model, sample)
+    return MediaTokens(
+        placeholders=tuple(placeholders.items()),
+        forms=tuple((name, encoder.feature_form) for name, encoder in encoders.items()),
+        token_types=tuple(_token_types(model, sample, num_positions)),
+        num_positions=num_positions,
+    )
+
+
+def placeholder(model: Any, modality: str) -> int:
+    """The token that stands for a row of features of ``modality``."""
+    assert modality in MODALITIES
+    for name in (f"{modality}_token_id", f"{modality}_token_index"):
+        if isinstance(token := getattr(model.config, name, None), int):
+            return token
+    raise UnsupportedModel(
+        f"The config of {type(model).__name__} names no token that stands for {modality}s ({modality}_token_id)."
+    )
+
+
+def _token_types(model: Any, sample: Mapping[str, Any], num_positions: int) -> Iterator[str]:
+    shape = sample["input_ids"].shape
+    for name, value in sample.items():
+        is_per_token = isinstance(value, torch.Tensor) and value.shape == shape and not value.is_floating_point()
+        if not is_per_token or name in _NO_TYPES or name not in accepted(model, {name: value}):
+            continue
+        if not (num_positions and name == _ROPE_TYPES):
+            yield name
+
+
+def count_coordinates(model: Any, sample: Mapping[str, Any]) -> int:
+    """Coordinates of a token, where rotary embeddings have several; else 0."""
+    coordinates = rope_index(model, sample)
+    return 0 if coordinates is None else coordinates.shape[0]
+
+
+def block_types(model: nn.Module, tokens: MediaTokens) -> tuple[int, ...]:
+    """The token types whose neighbours attend to each other in both directions."""
+    if not tokens.token_types:
+        return ()
+    return tuple(value for value in range(_MOST_TYPES) if _makes_blocks(model, tokens.token_types, value))
+
+
+class _Seen(Exception):  # noqa: N818
+    """Carries the blocks out of a model's forward."""
+
+
+def _makes_blocks(model: nn.Module, names: tuple[str, ...], value: int) -> bool:
+    """Whether tokens of type ``value`` are a block; its masks are made of whole numbers, which are real here."""
+
+    def note(block_sequence_ids: torch.Tensor) -> Callable[..., torch.Tensor]:
+        raise _Seen(bool((block_sequence_ids >= 0).any()))
+
+    lowered = run_eagerly(model)
+    ids = torch.zeros(1, 2, dtype=torch.int64)
+    inputs = {"input_ids": ids, "position_ids": torch.arange(2)[None], **{n: torch.full_like(ids, value) for n in names}}
+    try:
+        with functions_replaced(lowered.module, {**NO_BLOCKS, "blockwise_overlay": note}), torch.no_grad():
+            lowered.module(**accepted(lowered.module, inputs), use_cache=False)
+    except _Seen as seen:
+        return bool(seen.args[0])
+    except FAILURES:
+        return False
+    return False
