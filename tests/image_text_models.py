@@ -11,12 +11,12 @@ from typing import Any
 
 from architectures.sizes import OVERRIDES
 from architectures.tiny import merged, shrunk
-from image_text import processors, recipes_fixed, recipes_grid, weights
+from image_text import processors, recipes_fixed, recipes_grid, recipes_tiled, weights
 from image_text.pictures import SIZES, images
-from image_text.recipe import Recipe
+from image_text.recipe import Ids, Recipe
 from image_text.tokenizers import tiny_tokenizer
 
-RECIPES: dict[str, Recipe] = recipes_grid.RECIPES | recipes_fixed.RECIPES
+RECIPES: dict[str, Recipe] = recipes_grid.RECIPES | recipes_fixed.RECIPES | recipes_tiled.RECIPES
 SKIPPED: dict[str, str] = {}
 """Model types that have no checkpoint here, with the fact that stops them."""
 MODEL_TYPES: tuple[str, ...]
@@ -39,7 +39,7 @@ def make(model_type: str, folder: Path, seed: int = 0) -> Path:
     from transformers import AutoModelForImageTextToText, GenerationConfig
 
     recipe = RECIPES[model_type]
-    tokenizer = tiny_tokenizer(recipe.names, recipe.tokens, starts_with_bos=recipe.bos)
+    tokenizer = tiny_tokenizer(recipe.names, recipe.tokens, recipe.text)
     processor = processors.tiny_processor(model_type, recipe, tokenizer)
     config = tiny_config(model_type, tokenizer)
     torch.manual_seed(seed)
@@ -65,15 +65,18 @@ def tiny_config(model_type: str, tokenizer: Any) -> Any:
 _USUAL_IDS = {"pad_token_id": "<pad>", "bos_token_id": "<s>", "eos_token_id": "</s>"}
 
 
-def _set_ids(config: Any, ids: Mapping[str, str], tokenizer: Any) -> None:
+def _set_ids(config: Any, ids: Mapping[str, Ids], tokenizer: Any) -> None:
     from transformers import PreTrainedConfig
 
     for name, value in list(vars(config).items()):
-        token = ids.get(name, _USUAL_IDS.get(name))
+        tokens = ids.get(name, _USUAL_IDS.get(name))
         if isinstance(value, PreTrainedConfig):
             _set_ids(value, ids, tokenizer)
-        elif token is not None:
-            setattr(config, name, tokenizer.convert_tokens_to_ids(token))
+        elif isinstance(tokens, Mapping):
+            setattr(config, name, {token: tokenizer.convert_tokens_to_ids(token) for token in tokens})
+        elif tokens is not None:
+            numbers = tokenizer.convert_tokens_to_ids(tokens)
+            setattr(config, name, numbers if isinstance(tokens, str) else tuple(numbers))
         elif name == "vocab_size":
             config.vocab_size = len(tokenizer)
 
@@ -93,8 +96,14 @@ def inputs(folder: Path, text: str, pictures: Sequence[Any] = ()) -> dict[str, A
         prompt = processor.tokenizer.apply_chat_template(
             messages, chat_template=processor.chat_template, add_generation_prompt=True, tokenize=False
         )
-    options = {"add_special_tokens": False} if recipe.chats else {}
-    return dict(processor(text=prompt, images=list(pictures) or None, return_tensors="pt", **options))
+    options: dict[str, Any] = {"images": list(pictures) or None, "return_tensors": "pt", **recipe.call}
+    if recipe.reads:
+        options["text"] = prompt
+    if recipe.chats:
+        options["add_special_tokens"] = False
+    if recipe.nested:
+        options |= {"text": [prompt], "images": [list(pictures)] if pictures else None}
+    return dict(processor(**options))
 
 
 def model_type_of(folder: Path) -> str:

@@ -23,8 +23,10 @@ def tiny_processor(model_type: str, recipe: Recipe, tokenizer: Any) -> Any:
     processor_class = class_of(recipe.processor_class or PROCESSOR_MAPPING_NAMES[model_type])
     parts = {"image_processor": stand_in.class_of(image_class)(**recipe.images), "tokenizer": tokenizer}
     attributes = {name: parts.get(name) for name in processor_class.get_attributes()}
-    template = {"chat_template": _chat_template(recipe.image)} if recipe.chats else {}
-    return processor_class(**attributes, **recipe.processor, **template)
+    processor = processor_class(**attributes, **recipe.processor)
+    if recipe.chats:
+        processor.chat_template = _chat_template(recipe.image)
+    return processor
 
 
 def _usual(names: Mapping[str, str]) -> str:
@@ -49,11 +51,12 @@ def load(folder: Path) -> Any:
     values = json.loads((folder / "processor_config.json").read_text())
     processor_class = class_of(values["processor_class"])
     options = {name: value for name, value in values.items() if name not in (*_PARTS, "processor_class", "auto_map")}
+    parts = {name: _part(name, folder, values) for name in processor_class.get_attributes()}
+    processor = processor_class(**parts, **options)
     template = folder / "chat_template.jinja"
     if template.is_file():
-        options["chat_template"] = template.read_text()
-    parts = {name: _part(name, folder, values) for name in processor_class.get_attributes()}
-    return processor_class(**parts, **options)
+        processor.chat_template = template.read_text()
+    return processor
 
 
 def _part(name: str, folder: Path, values: dict[str, Any]) -> Any:
@@ -89,7 +92,7 @@ def class_of(name: str) -> Any:
     module = sys.modules[whole.__module__]
     if getattr(module, "num2words", module) is None:
         module.num2words = str  # spells a number of video frames, and its class insists on it
-    if "video_processor" not in whole.get_attributes():
+    if not {"video_processor", "feature_extractor"} & set(whole.get_attributes()):
         return whole
     return type(name, (_WithoutVideos, whole), {"get_attributes": whole.get_attributes, "__init__": whole.__init__})
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from architectures.tiny import merged
 
+Ids = str | tuple[str, ...] | Mapping[str, None]
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -15,7 +17,8 @@ class Recipe:
 
     Attributes:
         image: What stands for one image in a prompt; ``""`` where the processor places images itself.
-        ids: By name of a config's field, at any depth, the special token whose id it holds.
+        ids: By name of a config's field, at any depth, the special token whose id it holds; or the tokens of a tuple
+            of ids, or those of a dict from tokens to ids.
         names: By attribute of the tokenizer, a special token; processors ask for some of them.
         others: Further special tokens.
         config: Changes to the small config, nested as the config is.
@@ -24,13 +27,16 @@ class Recipe:
         processor_class: Where the auto classes know none, or another one.
         image_processor_class: As for the processor.
         chats: Whether the checkpoint has a chat template.
-        bos: Whether its tokenizer puts the start token before a text.
+        text: What its tokenizer makes of a text ``$A``.
+        reads: Whether the processor takes a text.
+        nested: Whether the processor wants a list of prompts and a list of lists of images even for one prompt.
         max_images: Images that one prompt can have.
+        call: Options of a call of the processor that a user has to give.
         spread: Changes to the standard deviations of the weights, by part of a parameter's name.
     """
 
     image: str = "<image>"
-    ids: Mapping[str, str] = field(default_factory=dict)
+    ids: Mapping[str, Ids] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -39,8 +45,11 @@ class Recipe:
     processor_class: str | None = None
     image_processor_class: str | None = None
     chats: bool = True
-    bos: bool = True
+    text: str = "<s> $A"
+    reads: bool = True
+    nested: bool = False
     max_images: int = 3
+    call: Mapping[str, Any] = field(default_factory=dict)
     spread: Mapping[str, float] = field(default_factory=dict)
 
     def but(self, **changes: Any) -> Recipe:
@@ -54,4 +63,5 @@ class Recipe:
     @property
     def tokens(self) -> tuple[str, ...]:
         """Special tokens that no attribute of the tokenizer names."""
-        return tuple(dict.fromkeys([*self.ids.values(), *self.others]))
+        groups = [[value] if isinstance(value, str) else list(value) for value in self.ids.values()]
+        return tuple(dict.fromkeys([*(token for group in groups for token in group), *self.others]))

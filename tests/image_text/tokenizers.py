@@ -10,14 +10,16 @@ My name is John and I am an engineer. Describe this image. Read the text of the 
 BASIC = ("<pad>", "<s>", "</s>", "<unk>")
 """Ids 0, 1, 2, 3."""
 _NUM_MERGES = 40
+_USUAL = ("sep_token", "cls_token", "mask_token")
 
 
-def tiny_tokenizer(names: Mapping[str, str], others: Sequence[str] = (), *, starts_with_bos: bool = True) -> Any:
+def tiny_tokenizer(names: Mapping[str, str], others: Sequence[str] = (), text: str = "<s> $A") -> Any:
     """A byte-level BPE tokenizer of about 300 tokens.
 
     Args:
         names: By attribute of the tokenizer, as ``image_token``, a special token.
         others: Special tokens that no attribute names.
+        text: What it makes of a text ``$A``, of the tokens of :data:`BASIC`.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -32,8 +34,9 @@ def tiny_tokenizer(names: Mapping[str, str], others: Sequence[str] = (), *, star
         vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator([_TEXT], trainer)
-    if starts_with_bos:
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    numbered = [(token, number) for number, token in enumerate(BASIC)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=text, pair=f"{text} $B:1", special_tokens=numbered)
+    usual = {name: token for name, token in names.items() if name in _USUAL}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -41,5 +44,6 @@ def tiny_tokenizer(names: Mapping[str, str], others: Sequence[str] = (), *, star
         eos_token="</s>",
         unk_token="<unk>",
         additional_special_tokens=[token for token in special[4:] if token not in names.values()],
-        extra_special_tokens=dict(names),
+        extra_special_tokens={name: token for name, token in names.items() if name not in usual},
+        **usual,
     )
