@@ -75,13 +75,14 @@ class HostModel:
 
     @staticmethod
     def _call(module: nn.Module, run: Run, form: Any) -> Callable[..., Any]:
+        usual = module.forward  # its own is replaced when it is called
+
         def forward(*args: Any, **kwargs: Any) -> Any:
-            arguments = expanded(precomputed(module, called_with(original, args, kwargs)))
+            arguments = expanded(precomputed(module, called_with(usual, args, kwargs)))
             tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
             leaves = [torch.from_numpy(np.array(leaf)) for leaf in run({n: v.numpy() for n, v in tensors.items()})]
             return rebuilt(form, leaves)
 
-        original = module.forward
         return forward
 
 

@@ -68,9 +68,9 @@ def _rows(nest: Any) -> torch.Tensor:
     return torch.cat([_rows(item) for item in nest if isinstance(item, torch.Tensor | list | tuple)])
 
 
-def called_with(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name; None and the choice of a return type are left out."""
-    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+def called_with(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call by name; None and what changes no value are left out."""
+    bound = inspect.signature(forward).bind(*args, **kwargs)
     named: dict[str, Any] = {}
     for name, value in bound.arguments.items():
         is_rest = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ Batch = dict[str, Any]
 
 
 def open_processor(folder: Path, trust_remote_code: bool = False) -> Any:
-    """The processor in a folder.
+    """The processor in a folder; without its videos' part, where that needs a package that is not installed.
 
     Raises:
         LifecycleError: a package that it needs is not installed.
@@ -29,11 +30,61 @@ def open_processor(folder: Path, trust_remote_code: bool = False) -> Any:
 
     try:
         return AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    except ImportError as error:
-        said = " ".join(str(error).split())[:300]
-        raise LifecycleError(f"The processor in {folder} needs a package that is not installed: {said}") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CorruptArtifact(f"The processor in {folder} cannot be opened: {' '.join(str(error).split())[:300]}") from error
+    except (ImportError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        try:
+            return _without_videos(folder)
+        except ImportError as second:
+            said = " ".join(str(second).split())[:300]
+            raise LifecycleError(f"The processor in {folder} needs a package that is not installed: {said}") from second
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            said = " ".join(str(error).split())[:300]
+            raise CorruptArtifact(f"The processor in {folder} cannot be opened: {said}") from error
+
+
+def _without_videos(folder: Path) -> Any:
+    """A processor for images alone: transformers refuses the whole one where torchvision is missing, which only its
+    videos need."""
+    import transformers
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    values = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
+    whole = getattr(transformers, values["processor_class"])
+    if getattr(whole, "is_dummy", False):
+        whole.from_pretrained(folder)  # says what is missing
+    openers = {"tokenizer": AutoTokenizer, "image_processor": AutoImageProcessor}
+    names = whole.get_attributes()
+    parts = {name: openers[name].from_pretrained(folder) if name in openers else None for name in names}
+    options = {name: value for name, value in values.items() if name not in (*names, "processor_class", "auto_map")}
+    processor = _without_checks(whole)(**parts, **options)
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        processor.chat_template = template.read_text(encoding="utf-8")
+    return processor
+
+
+def _without_checks(whole: Any) -> Any:
+    """A processor's class that takes None for the parts that are not images' or texts'."""
+
+    class ImagesOnly(whole):  # type: ignore[misc]
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            return type(None) if argument is None else super().check_argument_for_proper_class(argument_name, argument)
+
+    ImagesOnly.__name__ = whole.__name__
+    ImagesOnly.get_attributes = whole.get_attributes
+    ImagesOnly.__init__ = whole.__init__
+    return ImagesOnly
+
+
+def save_processor(processor: Any, folder: Path) -> None:
+    """Write a processor, with the parts that it has, so that :func:`open_processor` reads it."""
+    for name in processor.get_attributes():
+        if (part := getattr(processor, name, None)) is not None:
+            if name == "tokenizer":
+                part._set_processor_class(type(processor).__name__)
+            part.save_pretrained(folder)
+    processor.to_json_file(folder / "processor_config.json")
+    if processor.chat_template is not None:
+        (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
 
 
 def process(processor: Any, prompt: str | Sequence[Mapping[str, Any]], images: Sequence[Image]) -> Batch:
@@ -53,7 +104,7 @@ def process(processor: Any, prompt: str | Sequence[Mapping[str, Any]], images: S
         if _puts_placeholders(processor) or not images:
             check_count(processor, text, len(images))
         passed = {"images": [*images]} if images else {}
-        if isinstance(text, str) and getattr(processor, "bos_token", None) is None and _begins_twice(processor, text):
+        if _begins_twice(processor, text):
             passed["add_special_tokens"] = False
         return dict(processor(text=[text], return_tensors="pt", **passed))
 

@@ -59,7 +59,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     task = "image_text_to_text"
     options_class: ClassVar[type[ImageTextToTextCompileOptions]] = ImageTextToTextCompileOptions
-    load_arguments = ("kv_offload", "continuous_batching")
+    load_arguments = ("kv_offload", "continuous_batching", "processor")
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def _read_files(self, folder: Path) -> None:
         from QEfficient.processing.processor import open_processor
 
-        if any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+        if self.processor is None and any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
             self.processor = open_processor(folder)
             if self.tokenizer is None:
                 self.tokenizer = getattr(self.processor, "tokenizer", None)
@@ -214,12 +214,12 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     def write_side_files(self, folder: Path) -> None:
         super().write_side_files(folder)
-        from QEfficient.processing.processor import FOLDER
+        from QEfficient.processing.processor import FOLDER, save_processor
 
         target = folder / FOLDER
         target.mkdir(exist_ok=True)
         if self.processor is not None:
-            self.processor.save_pretrained(target)
+            save_processor(self.processor, target)
         self.config.save_pretrained(target)
         self._save_host_parameters(target)
 

@@ -187,7 +187,7 @@ def _outermost(owner: nn.Module, run: _Run, opened: frozenset[str]) -> Iterator[
     def begin(module: nn.Module, args: Any, kwargs: Any = None) -> None:
         if module in paths:
             if not depth:
-                pending.append(called_with(module, args, kwargs or {}))
+                pending.append(called_with(module.forward, args, kwargs or {}))
             depth.append(module)
 
     def end(module: nn.Module, args: Any, *rest: Any) -> None:
