@@ -81,9 +81,17 @@ def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob) -> CompiledGrap
             check_free_space(folder, num_bytes, "the compiled weights")
             with storage_errors(folder, only_under=folder, needed_bytes=num_bytes):
                 ov.save_model(model, folder / MODEL_FILE, compress_to_fp16=False)
+                _remove_empty(folder / MODEL_FILE)
             return CompiledGraph(inputs=inputs, outputs=outputs, data_files=data_files)
     except RuntimeError as error:
         raise CompileError(f"OpenVINO {ov.get_version()} could not compile {onnx_path.name}: {error}") from error
+
+
+def _remove_empty(path: Path) -> None:
+    """Remove the file of constants of an IR that has none, which needs no such file."""
+    constants = path.with_suffix(".bin")
+    if constants.is_file() and not constants.stat().st_size:
+        constants.unlink()
 
 
 def _constant_bytes(model: ov.Model) -> int:

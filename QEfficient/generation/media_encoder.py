@@ -173,4 +173,4 @@ class MediaEncoder:
                     f"compiled for {[{n: s[n] for n in sizes} for s in program.shapes]}. Compile with its img_size too."
                 )
         outputs = program.run(passed, list(part.outputs))
-        return [np.array(outputs[name], np.float32) for name in part.outputs]
+        return [np.array(outputs[name]) for name in part.outputs]

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from QEfficient.errors import CorruptArtifact
-from QEfficient.processing.media import called_with, encode, encoder_inputs, expanded, feature_rows, rebuilt, replaced
+from QEfficient.processing.media import VARLEN, called_with, encode, encoder_inputs, expanded, feature_rows, rebuilt, replaced
 from QEfficient.processing.precomputed import precomputed
 from QEfficient.processing.rope import rope_index
+from QEfficient.transformers.patches import functions_replaced
 
 PARAMETERS = "host_parameters.safetensors"
 Run = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
@@ -68,7 +69,7 @@ class HostModel:
         """
         base = self.model.base_model
         functions = {path: self._call(base.get_submodule(path), run, form) for path, (run, form) in parts.items()}
-        with replaced(base, functions):
+        with replaced(base, functions), functions_replaced(self.model, VARLEN):
             rows, layers = feature_rows(encode(self.model, modality, inputs))
         deepstack = torch.stack(layers).float().numpy() if layers else None
         return None if rows is None else rows.float().numpy(), deepstack

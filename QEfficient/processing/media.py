@@ -18,6 +18,12 @@ MODALITIES = ("image", "video", "audio")
 _MAIN_INPUTS = frozenset(
     {"pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches", "input_features", "input_values"}
 )
+VARLEN: dict[str, Callable[..., Any]] = {
+    "is_flash_attention_requested": lambda *args, **kwargs: True,
+    "get_max_seqlen": lambda *args, **kwargs: None,
+}
+"""Replacements of functions of modeling files: encoders then give the lengths of their sequences to the attention
+function, instead of splitting the tokens by them."""
 _NO_ARGUMENTS = frozenset({"return_dict", "max_length_q", "max_length_k"})
 """Arguments that change no value: the type of the output, and sizes that kernels of FlashAttention take."""
 Outputs = Any
@@ -121,6 +127,9 @@ class PartOutput:
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):
             raise AttributeError(name)
+
+    def __setitem__(self, key: str, value: Outputs) -> None:
+        self.__dict__[key] = value
 
     def __getitem__(self, key: int | str) -> Outputs:
         if isinstance(key, str):

@@ -51,9 +51,13 @@ def _without_videos(folder: Path) -> Any:
     whole = getattr(transformers, values["processor_class"])
     if getattr(whole, "is_dummy", False):
         whole.from_pretrained(folder)  # says what is missing
-    openers = {"tokenizer": AutoTokenizer, "image_processor": AutoImageProcessor}
     names = whole.get_attributes()
-    parts = {name: openers[name].from_pretrained(folder) if name in openers else None for name in names}
+    parts: dict[str, Any] = dict.fromkeys(names)
+    for name in names:
+        if name == "image_processor":
+            parts[name] = AutoImageProcessor.from_pretrained(folder)
+        elif name.endswith("tokenizer"):
+            parts[name] = AutoTokenizer.from_pretrained(folder if name == "tokenizer" else folder / name)
     options = {name: value for name, value in values.items() if name not in (*names, "processor_class", "auto_map")}
     processor = _without_checks(whole)(**parts, **options)
     template = folder / "chat_template.jinja"
@@ -81,7 +85,8 @@ def save_processor(processor: Any, folder: Path) -> None:
         if (part := getattr(processor, name, None)) is not None:
             if name == "tokenizer":
                 part._set_processor_class(type(processor).__name__)
-            part.save_pretrained(folder)
+            is_second = name.endswith("_tokenizer")
+            part.save_pretrained(folder / name if is_second else folder)
     processor.to_json_file(folder / "processor_config.json")
     if processor.chat_template is not None:
         (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
@@ -101,8 +106,6 @@ def process(processor: Any, prompt: str | Sequence[Mapping[str, Any]], images: S
     """
     with _refusals():
         text = _text(processor, prompt, len(images))
-        if _puts_placeholders(processor) or not images:
-            check_count(processor, text, len(images))
         passed = {"images": [*images]} if images else {}
         if _begins_twice(processor, text):
             passed["add_special_tokens"] = False
@@ -122,22 +125,22 @@ def _refusals() -> Iterator[None]:
 
 
 def _text(processor: Any, prompt: str | Sequence[Mapping[str, Any]], num_images: int) -> str:
-    has_template = getattr(processor, "chat_template", None) is not None
+    template = getattr(processor, "chat_template", None)
     if isinstance(prompt, str):
-        if not num_images or any(token in prompt for token in placeholder_tokens(processor)):
+        tokens = placeholder_tokens(processor)
+        if not num_images or any(token in prompt for token in tokens):
+            _check_count(prompt, tokens, num_images)
             return prompt
-        if not has_template:
-            return "".join(placeholder_tokens(processor)[:1]) * num_images + prompt
+        if template is None:
+            return "".join(tokens[:1]) * num_images + prompt
         images = [{"type": "image"}] * num_images
         prompt = [{"role": "user", "content": [*images, {"type": "text", "text": prompt}]}]
-    if not has_template:
+    if template is None:
         raise OptionError("This checkpoint has no chat template: give the prompt as text, not as messages.")
-    rendered: str = processor.apply_chat_template([*map(dict, prompt)], add_generation_prompt=True, tokenize=False)
+    rendered: str = processor.tokenizer.apply_chat_template(
+        [*map(dict, prompt)], chat_template=template, add_generation_prompt=True, tokenize=False
+    )
     return rendered
-
-
-def _puts_placeholders(processor: Any) -> bool:
-    return bool(placeholder_tokens(processor))
 
 
 def placeholder_tokens(processor: Any) -> list[str]:
@@ -147,16 +150,16 @@ def placeholder_tokens(processor: Any) -> list[str]:
     return [str(token) for token in tokens if isinstance(token, str) and token]
 
 
-def check_count(processor: Any, text: str, num_images: int) -> None:
+def _check_count(text: str, tokens: Sequence[str], num_images: int) -> None:
     """
     Raises:
         OptionError: images and placeholders differ in number.
     """
-    counts = [text.count(token) for token in placeholder_tokens(processor)]
-    if counts and num_images not in counts and (any(counts) or num_images):
+    counts = [text.count(token) for token in tokens]
+    if counts and num_images not in counts and any(counts):
         raise OptionError(
-            f"The prompt has {max(counts)} placeholder(s) for images ({placeholder_tokens(processor)[0]}), and "
-            f"{num_images} image(s) were passed."
+            f"The prompt has {max(counts)} placeholder(s) for images ({tokens[0]}), and {num_images} image(s) were "
+            "passed."
         )
 
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from QEfficient.transformers.lowering.cache_spec import StateSpec
 
 # Tensor arguments of models that the mask or the cache already accounts for.
-_ANSWERED = frozenset({"position_ids", "cache_position", "position_embeddings", "cu_seq_lens_k"})
+_ANSWERED = frozenset(
+    {"position_ids", "cache_position", "position_embeddings", "cu_seq_lens_k", "interp_indices", "interp_weights"}
+)
 
 
 def _refuse_unknown(module: nn.Module, kwargs: dict[str, object]) -> None:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.transformers.tasks.media_parts import MediaEncoder
 
-_SAMPLES = ((448, 448), (896, 448), (336, 672))
-"""Width and height of the images that show what an encoder takes, and what varies with an image's size."""
+_SAMPLES = (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),))
+"""Width and height of the images of prompts that show what an encoder takes, and what varies with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,17 +111,17 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         from QEfficient.transformers.tasks.media_tokens import block_types, media_tokens
 
         if self._media is None:
-            model, samples = self._loaded(), [self._sample(*size) for size in _SAMPLES]
+            model, samples = self._loaded(), [self._sample(sizes) for sizes in _SAMPLES]
             encoder = media_encoder(model, "image", samples)
             if encoder is None:
                 raise UnsupportedModel(f"{self.model_name} has no get_image_features() that takes what its processor makes.")
             encoders = {"image": encoder}
-            tokens = media_tokens(model, encoders, samples[0])
+            tokens = media_tokens(model, encoders, samples[1])
             self._media = encoders, tokens, block_types(model, tokens)
         return self._media
 
-    def _sample(self, width: int, height: int) -> dict[str, Any]:
-        """What the processor makes of an image of this size."""
+    def _sample(self, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+        """What the processor makes of images of these sizes."""
         from QEfficient.processing.images import open_images
         from QEfficient.processing.processor import process
         from QEfficient.processing.samples import picture
@@ -131,7 +131,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
                 f"{self.model_name} has no processor, which shows what images become: pass processor=..., or load a "
                 "checkpoint that has one with from_pretrained()."
             )
-        return process(self.processor, "Describe this.", open_images([picture(width, height)]))
+        return process(self.processor, "Describe this.", open_images([picture(*size) for size in sizes]))
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         encoders, tokens, _ = self._seen()
@@ -180,10 +180,10 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     ) -> tuple[Specialization, ...]:
         if not target.has_static_shapes:
             return ()
-        sizes = [(size, size) for size in options.img_sizes] or [_SAMPLES[0]]
+        sizes = [(size, size) for size in options.img_sizes] or list(_SAMPLES[1])
         shapes: dict[str, Specialization] = {}
-        for width, height in sizes:
-            symbols = self._symbols(part, self._sample(width, height))
+        for size in sizes:
+            symbols = self._symbols(part, self._sample([size]))
             shapes.setdefault(str(symbols), Specialization(name="Vision", symbols=symbols))
         return tuple(shapes.values())
 

@@ -17,21 +17,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from QEfficient.errors import UnsupportedModel
-from QEfficient.processing.media import called_with, encode, encoder_inputs, expanded, feature_rows, flattened, grouped
+from QEfficient.processing.media import (
+    VARLEN,
+    called_with,
+    encode,
+    encoder_inputs,
+    expanded,
+    feature_rows,
+    flattened,
+    grouped,
+)
 from QEfficient.processing.precomputed import precomputed
 from QEfficient.transformers.lowering.apply import LoweredModel, lower
 from QEfficient.transformers.lowering.media import FeatureForm
 from QEfficient.transformers.lowering.representative_layers import FAILURES
 from QEfficient.transformers.patches import functions_replaced
 from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
-
-VARLEN: dict[str, Callable[..., Any]] = {
-    "is_flash_attention_requested": lambda *args, **kwargs: True,
-    "get_max_seqlen": lambda *args, **kwargs: None,
-}
-"""Functions of modeling files: encoders then give the lengths of their sequences to the attention function, instead of
-splitting the tokens by them."""
-
 
 _GRAPHS = {"image": "vision"}
 """Names of graphs, where they are upstream's."""
@@ -292,7 +293,8 @@ class _Part(nn.Module):
                 stacked = [torch.stack(layers)] if layers else []
                 return tuple(each.float() for each in ([] if rows is None else [rows]) + stacked)
             output = base.get_submodule(part.path)(**part.constants, **grouped(tensors))
-        return tuple(leaf.float() for leaf in _leaves(part.form, output))
+        leaves = _leaves(part.form, output)
+        return tuple(leaf.float() if leaf.is_floating_point() else leaf.to(torch.int64) for leaf in leaves)
 
 
 def _leaves(form: Any, output: Any) -> list[torch.Tensor]:
