@@ -29,6 +29,8 @@ class Recipe:
         chats: Whether the checkpoint has a chat template.
         text: What its tokenizer makes of a text ``$A``.
         reads: Whether the processor takes a text.
+        prefix: What its tokenizer puts before every text before it looks for tokens.
+        boxes: Whether its tokenizer takes words and where they are in the image.
         nested: Whether the processor wants a list of prompts and a list of lists of images even for one prompt.
         max_images: Images that one prompt can have.
         call: Options of a call of the processor that a user has to give.
@@ -48,6 +50,8 @@ class Recipe:
     text: str = "<s> $A"
     reads: bool = True
     nested: bool = False
+    prefix: str = ""
+    boxes: bool = False
     max_images: int = 3
     call: Mapping[str, Any] = field(default_factory=dict)
     spread: Mapping[str, float] = field(default_factory=dict)

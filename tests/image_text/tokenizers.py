@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from image_text.recipe import Recipe
+
 _TEXT = """What is in the image? A red square is on the left, a blue circle is on the right, and a green line is below.
 My name is John and I am an engineer. Describe this image. Read the text of the document and the table."""
 BASIC = ("<pad>", "<s>", "</s>", "<unk>")
@@ -13,25 +15,47 @@ _NUM_MERGES = 40
 _USUAL = ("sep_token", "cls_token", "mask_token")
 
 
-def tiny_tokenizer(names: Mapping[str, str], others: Sequence[str] = (), text: str = "<s> $A") -> Any:
+def tokenizer_of(recipe: Recipe) -> Any:
+    """The tiny tokenizer of a family."""
+    if recipe.boxes:
+        return _tokenizer_of_boxes()
+    return tiny_tokenizer(recipe.names, recipe.tokens, recipe.text, recipe.prefix)
+
+
+def _tokenizer_of_boxes() -> Any:
+    from transformers import UdopTokenizer
+
+    letters = sorted({letter for letter in _TEXT if letter.strip()})
+    words = [f"▁{word}" for word in dict.fromkeys(_TEXT.split())]
+    pieces = [*BASIC[:1], *BASIC[2:], "▁", *letters, *words]
+    return UdopTokenizer(vocab=[(piece, -float(number) / 8) for number, piece in enumerate(pieces)])
+
+
+def tiny_tokenizer(names: Mapping[str, str], others: Sequence[str] = (), text: str = "<s> $A", prefix: str = "") -> Any:
     """A byte-level BPE tokenizer of about 300 tokens.
 
     Args:
         names: By attribute of the tokenizer, as ``image_token``, a special token.
         others: Special tokens that no attribute names.
         text: What it makes of a text ``$A``, of the tokens of :data:`BASIC`.
+        prefix: What it puts before every text before it looks for special tokens.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     special = list(dict.fromkeys([*BASIC, *names.values(), *others]))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    if prefix:
+        tokenizer.normalizer = normalizers.Prepend(prefix)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     size = len(special) + len(alphabet) + _NUM_MERGES
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=size,
+        special_tokens=[AddedToken(token, special=True, normalized=bool(prefix)) for token in special],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     tokenizer.train_from_iterator([_TEXT], trainer)
     numbered = [(token, number) for number, token in enumerate(BASIC)]
