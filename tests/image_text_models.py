@@ -55,7 +55,7 @@ def make(model_type: str, folder: Path, seed: int = 0) -> Path:
     config = tiny_config(model_type, tokenizer)
     torch.manual_seed(seed)
     made = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
-    weights.draw(made, recipe.spread, seed)
+    weights.draw(made, weights.SPREAD.get(model_type, {}), seed)
     made.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=1, eos_token_id=2)
     made.save_pretrained(folder)
     processors.save(processor, folder)

@@ -318,7 +318,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "fuyu": Recipe(
         image="",
-        prefix=" ",
+        pieces=True,
         ids={"image_token_id": "|SPEAKER|"},
         others=("|NEWLINE|", "<0x00>", "<0x01>", "<0x02>", "<0x03>", "<0x04>"),
         config={"patch_size": 10, "image_size": 60},

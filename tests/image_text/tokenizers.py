@@ -19,41 +19,57 @@ def tokenizer_of(recipe: Recipe) -> Any:
     """The tiny tokenizer of a family."""
     if recipe.boxes:
         return _tokenizer_of_boxes()
-    return tiny_tokenizer(recipe.names, recipe.tokens, recipe.text, recipe.prefix)
+    if recipe.pieces:
+        return _tokenizer_of_pieces(recipe.tokens)
+    return tiny_tokenizer(recipe.names, recipe.tokens, recipe.text)
+
+
+def _pieces() -> list[tuple[str, float]]:
+    """Letters and words of a unigram model, with their scores."""
+    letters = sorted({letter for letter in _TEXT if letter.strip()})
+    words = [f"▁{word}" for word in dict.fromkeys(_TEXT.split())]
+    return [("▁", -4.0), *((letter, -5.0) for letter in letters), *((word, -3.0) for word in words)]
 
 
 def _tokenizer_of_boxes() -> Any:
     from transformers import UdopTokenizer
 
-    letters = sorted({letter for letter in _TEXT if letter.strip()})
-    words = [f"▁{word}" for word in dict.fromkeys(_TEXT.split())]
-    pieces = [*BASIC[:1], *BASIC[2:], "▁", *letters, *words]
-    return UdopTokenizer(vocab=[(piece, -float(number) / 8) for number, piece in enumerate(pieces)])
+    return UdopTokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *_pieces()])
 
 
-def tiny_tokenizer(names: Mapping[str, str], others: Sequence[str] = (), text: str = "<s> $A", prefix: str = "") -> Any:
+def _tokenizer_of_pieces(placeholders: Sequence[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = [(token, 0.0) for token in (*BASIC, *placeholders)]
+    tokenizer = Tokenizer(models.Unigram([*special, *_pieces()], unk_id=BASIC.index("<unk>")))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def tiny_tokenizer(names: Mapping[str, str], others: Sequence[str] = (), text: str = "<s> $A") -> Any:
     """A byte-level BPE tokenizer of about 300 tokens.
 
     Args:
         names: By attribute of the tokenizer, as ``image_token``, a special token.
         others: Special tokens that no attribute names.
         text: What it makes of a text ``$A``, of the tokens of :data:`BASIC`.
-        prefix: What it puts before every text before it looks for special tokens.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     special = list(dict.fromkeys([*BASIC, *names.values(), *others]))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    if prefix:
-        tokenizer.normalizer = normalizers.Prepend(prefix)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     size = len(special) + len(alphabet) + _NUM_MERGES
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        special_tokens=[AddedToken(token, special=True, normalized=bool(prefix)) for token in special],
+        special_tokens=special,
         initial_alphabet=alphabet,
         show_progress=False,
     )

@@ -8,10 +8,30 @@ from typing import Any
 
 from architectures.tiny import spread_weights
 
-_TIED = {"mirror": 3.0, "embeddings": 0.1, "zeros": 0.5}
+_TIED = {"mirror": 3.0, "embeddings": 0.1}
 """Of a model whose head is tied to the embeddings."""
 _LAST_NORM = r"(language_model|text_model|decoder|model)\.(norm|final_layer_?norm|embedding_norm|layer_norm)\.weight$"
 _ELSEWHERE = r"vision|visual|resampler|encoder|vq|qformer"
+
+_MIRRORED = {"flips": 0.5, "embeddings": 0.3, "att": 0.1}
+_SHARP = {"att": 0.6}
+_LOUD = {"mirror": 0.0, "flips": 0.5, "embeddings": 0.3, "att": 0.2}
+
+SPREAD: dict[str, dict[str, float]] = {
+    **dict.fromkeys(("blip", "florence2", "fuyu", "idefics", "lfm2_vl", "vision-encoder-decoder"), _MIRRORED),
+    **dict.fromkeys(("aya_vision", "cohere2_vision", "minicpm_ocr"), _SHARP),
+    **{key: {"att": 1.0} for key in ("granite_docling", "minicpmv4_6", "minicpmv4_7")},
+    **dict.fromkeys(("kosmos-2.5", "udop"), _LOUD),
+    **{key: {"att": 0.6, "matrices": 0.15} for key in ("instructblip", "qwen3_5")},
+    **{key: {"zeros": 0.5, "flips": 0.5, "att": 0.6} for key in ("shieldgemma2", "t5gemma2")},
+    "gemma3": {"zeros": 0.5, "flips": 0.5},
+    "inkling2": {"mirror": 3.0, "att": 0.6},
+    "minimax_m3_vl": {"mirror": 3.0},
+    "pp_formulanet": {"position": 0.3, "att": 0.6},
+    "exaone4_5": {"merger": 1.0},
+    **{key: {"att": 0.3} for key in ("blip-2", "kosmos-2")},
+}
+"""Where the usual spread lets a model repeat tokens, or see little of an image, by model type."""
 
 
 def draw(model: Any, changes: Mapping[str, float], seed: int) -> None:
