@@ -58,6 +58,8 @@ def make(model_type: str, folder: Path, seed: int = 0) -> Path:
     weights.draw(made, weights.SPREAD.get(model_type, {}), seed)
     made.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=1, eos_token_id=2)
     made.save_pretrained(folder)
+    if recipe.saved_prefix:
+        weights.rename(folder / "model.safetensors", recipe.saved_prefix)
     processors.save(processor, folder)
     return folder
 

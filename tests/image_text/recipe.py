@@ -30,6 +30,7 @@ class Recipe:
         text: What its tokenizer makes of a text ``$A``.
         reads: Whether the processor takes a text.
         pieces: Whether its placeholders are pieces of a unigram model, as words are, not tokens of their kind.
+        saved_prefix: What transformers puts before the weights' names when it saves, and does not find when it loads.
         boxes: Whether its tokenizer takes words and where they are in the image.
         nested: Whether the processor wants a list of prompts and a list of lists of images even for one prompt.
         max_images: Images that one prompt can have.
@@ -50,6 +51,7 @@ class Recipe:
     reads: bool = True
     nested: bool = False
     pieces: bool = False
+    saved_prefix: str = ""
     boxes: bool = False
     max_images: int = 3
     call: Mapping[str, Any] = field(default_factory=dict)

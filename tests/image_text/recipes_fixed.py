@@ -51,7 +51,7 @@ RECIPES: dict[str, Recipe] = {
         processor={"vision_feature_select_strategy": "default"},
     ),
     "gemma3": _GEMMA3,
-    "shieldgemma2": _GEMMA3.but(call={"policies": ["violence"]}, max_images=1),
+    "shieldgemma2": _GEMMA3.but(call={"policies": ["violence"]}, max_images=1, saved_prefix="model."),
     "t5gemma2": _GEMMA3.but(
         config={"encoder": {"mm_tokens_per_image": 16, "vision_config": _GEMMA_VISION}},
     ),

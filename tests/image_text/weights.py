@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from architectures.tiny import spread_weights
@@ -53,6 +54,14 @@ def draw(model: Any, changes: Mapping[str, float], seed: int) -> None:
     with torch.no_grad():
         signs = torch.randint(0, 2, weight.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
         weight.copy_(signs * spread["mirror"] - int(name in from_zero))
+
+
+def rename(path: Path, prefix: str) -> None:
+    """Take ``prefix`` off the names of the weights in a file."""
+    from safetensors.torch import load_file, save_file
+
+    named = {name.removeprefix(prefix): weight for name, weight in load_file(path).items()}
+    save_file(named, path, metadata={"format": "pt"})
 
 
 def _is_tied(model: Any) -> bool:
