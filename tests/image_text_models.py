@@ -11,13 +11,24 @@ from typing import Any
 
 from architectures.sizes import OVERRIDES
 from architectures.tiny import merged, shrunk
-from image_text import processors, recipes_fixed, recipes_grid, recipes_tiled, weights
+from image_text import processors, recipes_fixed, recipes_grid, recipes_other, recipes_tiled, weights
 from image_text.pictures import SIZES, images
 from image_text.recipe import Ids, Recipe
-from image_text.tokenizers import tiny_tokenizer
+from image_text.tokenizers import tokenizer_of
 
-RECIPES: dict[str, Recipe] = recipes_grid.RECIPES | recipes_fixed.RECIPES | recipes_tiled.RECIPES
-SKIPPED: dict[str, str] = {}
+_TABLES = (recipes_grid, recipes_fixed, recipes_tiled, recipes_other)
+RECIPES: dict[str, Recipe] = {name: recipe for table in _TABLES for name, recipe in table.RECIPES.items()}
+_TIMM = "its vision tower is a model of timm, which is not installed"
+SKIPPED: dict[str, str] = {
+    "fast_vlm": _TIMM,
+    "gemma3n": _TIMM,
+    "perception_lm": _TIMM,
+    "evolla": "answers to proteins, not to images",
+    "instructblipvideo": "answers to videos, not to images, and transformers' processors of videos need torchvision",
+    "mistral4": "is a text model; images come to it through a mistral3 whose text model it is",
+    "pi0": "answers with a robot's movements, not with text",
+    "diffusion_gemma": "denoises a canvas of tokens: it has no greedy answer of one token after the other",
+}
 """Model types that have no checkpoint here, with the fact that stops them."""
 MODEL_TYPES: tuple[str, ...]
 
@@ -39,14 +50,16 @@ def make(model_type: str, folder: Path, seed: int = 0) -> Path:
     from transformers import AutoModelForImageTextToText, GenerationConfig
 
     recipe = RECIPES[model_type]
-    tokenizer = tiny_tokenizer(recipe.names, recipe.tokens, recipe.text)
+    tokenizer = tokenizer_of(recipe)
     processor = processors.tiny_processor(model_type, recipe, tokenizer)
     config = tiny_config(model_type, tokenizer)
     torch.manual_seed(seed)
     made = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
-    weights.draw(made, recipe.spread, seed)
+    weights.draw(made, weights.SPREAD.get(model_type, {}), seed)
     made.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=1, eos_token_id=2)
     made.save_pretrained(folder)
+    if recipe.saved_prefix:
+        weights.rename(folder / "model.safetensors", recipe.saved_prefix)
     processors.save(processor, folder)
     return folder
 
@@ -77,8 +90,12 @@ def _set_ids(config: Any, ids: Mapping[str, Ids], tokenizer: Any) -> None:
         elif tokens is not None:
             numbers = tokenizer.convert_tokens_to_ids(tokens)
             setattr(config, name, numbers if isinstance(tokens, str) else tuple(numbers))
-        elif name == "vocab_size":
-            config.vocab_size = len(tokenizer)
+        elif name in ("vocab_size", "vocab_size_per_layer_input") and not _sees_or_hears(config):
+            setattr(config, name, len(tokenizer))
+
+
+def _sees_or_hears(config: Any) -> bool:
+    return any(part in type(config).__name__ for part in ("Vision", "Audio", "VQ"))
 
 
 def inputs(folder: Path, text: str, pictures: Sequence[Any] = ()) -> dict[str, Any]:
@@ -101,9 +118,18 @@ def inputs(folder: Path, text: str, pictures: Sequence[Any] = ()) -> dict[str, A
         options["text"] = prompt
     if recipe.chats:
         options["add_special_tokens"] = False
+    if recipe.boxes:
+        words = text.split()
+        boxes = [[100 * number, 50 * number, 100 * number + 90, 50 * number + 40] for number in range(len(words))]
+        options |= {"text": words, "boxes": boxes}
     if recipe.nested:
         options |= {"text": [prompt], "images": [list(pictures)] if pictures else None}
-    return dict(processor(**options))
+    return {name: _float32(value) for name, value in processor(**options).items()}
+
+
+def _float32(value: Any) -> Any:
+    """Some processors make bfloat16."""
+    return value.float() if getattr(value, "is_floating_point", bool)() else value
 
 
 def model_type_of(folder: Path) -> str:

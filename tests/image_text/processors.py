@@ -10,7 +10,10 @@ from typing import Any
 
 from image_text import stand_in
 from image_text.recipe import Recipe
+from image_text.tokenizers import tiny_tokenizer
 
+_BROKEN_OVER_PIL = {"FuyuImageProcessor"}
+"""Image processors that transformers has over PIL, but calls as if they were over torch."""
 _PARTS = ("image_processor", "tokenizer", "video_processor", "feature_extractor", "qformer_tokenizer")
 
 
@@ -21,9 +24,15 @@ def tiny_processor(model_type: str, recipe: Recipe, tokenizer: Any) -> Any:
 
     image_class = recipe.image_processor_class or _usual(IMAGE_PROCESSOR_MAPPING_NAMES[model_type])
     processor_class = class_of(recipe.processor_class or PROCESSOR_MAPPING_NAMES[model_type])
-    parts = {"image_processor": stand_in.class_of(image_class)(**recipe.images), "tokenizer": tokenizer}
-    attributes = {name: parts.get(name) for name in processor_class.get_attributes()}
-    processor = processor_class(**attributes, **recipe.processor)
+    makers = {
+        "image_processor": lambda: stand_in.class_of(image_class)(**recipe.images),
+        "tokenizer": lambda: tokenizer,
+        "qformer_tokenizer": lambda: tiny_tokenizer({}),
+        "feature_extractor": lambda: _feature_extractor(model_type),
+        "video_processor": NoVideos,
+    }
+    parts = {name: makers[name]() for name in processor_class.get_attributes()}
+    processor = processor_class(**parts, **recipe.processor)
     if recipe.chats:
         processor.chat_template = _chat_template(recipe.image)
     return processor
@@ -32,6 +41,14 @@ def tiny_processor(model_type: str, recipe: Recipe, tokenizer: Any) -> Any:
 def _usual(names: Mapping[str, str]) -> str:
     """The image processor over PIL and numpy, where there is one."""
     return names.get("pil") or names["torchvision"]
+
+
+def _feature_extractor(model_type: str) -> Any:
+    import transformers
+    from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
+
+    name = FEATURE_EXTRACTOR_MAPPING_NAMES.get(model_type.removesuffix("_thinker"))
+    return name and getattr(transformers, name)()
 
 
 def _chat_template(image: str) -> str:
@@ -60,6 +77,7 @@ def load(folder: Path) -> Any:
 
 
 def _part(name: str, folder: Path, values: dict[str, Any]) -> Any:
+    import transformers
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 
     if name == "tokenizer":
@@ -68,11 +86,14 @@ def _part(name: str, folder: Path, values: dict[str, Any]) -> Any:
         return AutoTokenizer.from_pretrained(folder / name)
     if name == "feature_extractor" and values.get(name):
         return AutoFeatureExtractor.from_pretrained(folder)
+    if name == "video_processor":
+        return NoVideos()
     if name != "image_processor":
         return None
-    image_class = stand_in.class_of(values[name]["image_processor_type"])
-    is_stand_in = image_class.__module__.startswith("transformers") and "_pil_" not in image_class.__module__
-    return image_class(**values[name]) if is_stand_in else AutoImageProcessor.from_pretrained(folder)
+    image_class = values[name]["image_processor_type"]
+    if image_class in _BROKEN_OVER_PIL or getattr(getattr(transformers, image_class), "is_dummy", False):
+        return stand_in.class_of(image_class)(**values[name])
+    return AutoImageProcessor.from_pretrained(folder)
 
 
 def loads_alone(folder: Path) -> bool:
@@ -97,11 +118,22 @@ def class_of(name: str) -> Any:
     return type(name, (_WithoutVideos, whole), {"get_attributes": whole.get_attributes, "__init__": whole.__init__})
 
 
+class NoVideos:
+    """Stands where a processor has that of videos; a few read its options when they are built."""
+
+    slice_mode = False
+    downsample_mode = "4x"
+
+
 class _WithoutVideos:
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-        if argument_name in ("video_processor", "feature_extractor") and argument is None:
-            return type(None)
+        if argument is None or isinstance(argument, NoVideos):
+            return type(argument)
         return super().check_argument_for_proper_class(argument_name, argument)  # type: ignore[misc]
+
+    def to_dict(self) -> dict[str, Any]:
+        values = super().to_dict()  # type: ignore[misc]
+        return {name: value for name, value in values.items() if not isinstance(value, NoVideos)}
 
 
 def save(processor: Any, folder: Path) -> None:

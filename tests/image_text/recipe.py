@@ -29,10 +29,12 @@ class Recipe:
         chats: Whether the checkpoint has a chat template.
         text: What its tokenizer makes of a text ``$A``.
         reads: Whether the processor takes a text.
+        pieces: Whether its placeholders are pieces of a unigram model, as words are, not tokens of their kind.
+        saved_prefix: What transformers puts before the weights' names when it saves, and does not find when it loads.
+        boxes: Whether its tokenizer takes words and where they are in the image.
         nested: Whether the processor wants a list of prompts and a list of lists of images even for one prompt.
         max_images: Images that one prompt can have.
         call: Options of a call of the processor that a user has to give.
-        spread: Changes to the standard deviations of the weights, by part of a parameter's name.
     """
 
     image: str = "<image>"
@@ -48,9 +50,11 @@ class Recipe:
     text: str = "<s> $A"
     reads: bool = True
     nested: bool = False
+    pieces: bool = False
+    saved_prefix: str = ""
+    boxes: bool = False
     max_images: int = 3
     call: Mapping[str, Any] = field(default_factory=dict)
-    spread: Mapping[str, float] = field(default_factory=dict)
 
     def but(self, **changes: Any) -> Recipe:
         """This recipe with ``changes``; dicts change dict into dict, the rest is replaced."""

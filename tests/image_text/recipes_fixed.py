@@ -6,8 +6,6 @@ from typing import Any
 
 from image_text.recipe import Recipe
 
-TIED = {"mirror": 3.0, "embeddings": 0.1, "zeros": 0.5}
-"""Of a head that is tied to the embeddings, and of norms whose weights are an offset from 1."""
 SQUARE = {"size": {"height": 32, "width": 32}}
 CLIP: dict[str, Any] = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
 LLAVA = Recipe(
@@ -29,7 +27,6 @@ _GEMMA3 = Recipe(
     config={"mm_tokens_per_image": 16, "vision_config": _GEMMA_VISION},
     images=SQUARE,
     processor={"image_seq_length": 16},
-    spread=TIED,
 )
 _DEEPSEEK = Recipe(
     image="<image_placeholder>",
@@ -54,7 +51,7 @@ RECIPES: dict[str, Recipe] = {
         processor={"vision_feature_select_strategy": "default"},
     ),
     "gemma3": _GEMMA3,
-    "shieldgemma2": _GEMMA3.but(call={"policies": ["violence"]}, max_images=1),
+    "shieldgemma2": _GEMMA3.but(call={"policies": ["violence"]}, max_images=1, saved_prefix="model."),
     "t5gemma2": _GEMMA3.but(
         config={"encoder": {"mm_tokens_per_image": 16, "vision_config": _GEMMA_VISION}},
     ),
@@ -245,8 +242,12 @@ RECIPES: dict[str, Recipe] = {
     ),
     "pix2struct": Recipe(
         image="",
-        config={"vision_config": {"seq_len": 16}},
-        images={"max_patches": 16},
+        config={
+            "vision_config": {"seq_len": 17, "patch_embed_hidden_size": 48, "d_kv": 16},
+            "text_config": {"d_kv": 16},
+        },
+        images={"patch_size": {"height": 4, "width": 4}},
+        call={"max_patches": 16},
         chats=False,
         max_images=1,
     ),

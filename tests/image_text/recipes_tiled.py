@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from image_text.recipe import Recipe
-from image_text.recipes_fixed import LLAVA, TIED
+from image_text.recipes_fixed import LLAVA
 
 _PINPOINTS = [[28, 56], [56, 28], [56, 56]]
 _LLAVA_NEXT = LLAVA.but(config={"image_grid_pinpoints": _PINPOINTS}, images={"image_grid_pinpoints": _PINPOINTS})
@@ -74,7 +74,6 @@ RECIPES: dict[str, Recipe] = {
         config={"vision_config": {"image_size": 28, "patch_size": 7, "num_attention_heads": 4}},
         images={"size": {"height": 28, "width": 28}, "max_patches": 3},
         processor={"patch_size": 7, "img_size": 28, "downsample_factor": 2},
-        spread=TIED,
     ),
     "ovis2": Recipe(
         ids={"image_token_id": "<IMG_ATOM>", "visual_indicator_token_ids": _OVIS_MARKS},

@@ -27,10 +27,12 @@ class InterpolationMode(Enum):
 def resize(
     image: torch.Tensor,
     size: Sequence[int],
-    interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+    interpolation: InterpolationMode | int = InterpolationMode.BILINEAR,
     antialias: bool = True,
 ) -> torch.Tensor:
-    """Resize ``[..., C, H, W]``; bytes stay bytes. Lanczos becomes bicubic."""
+    """Resize ``[..., C, H, W]``; bytes stay bytes. Lanczos becomes bicubic. An integer is PIL's."""
+    if isinstance(interpolation, int):
+        interpolation = _by_pil()[interpolation]
     mode = "bicubic" if interpolation is InterpolationMode.LANCZOS else interpolation.value
     smooth = {"align_corners": False, "antialias": antialias} if mode in ("bilinear", "bicubic") else {}
     flat = image.reshape(-1, *image.shape[-3:]).float()
@@ -77,6 +79,12 @@ def rgb_to_grayscale(image: torch.Tensor, num_output_channels: int = 1) -> torch
     return gray.expand(*gray.shape[:-3], num_output_channels, *gray.shape[-2:])
 
 
+def pil_to_tensor(picture: Any) -> torch.Tensor:
+    import numpy as np
+
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
 def to_dtype(image: torch.Tensor, dtype: torch.dtype = torch.float32, scale: bool = False) -> torch.Tensor:
     if not scale or image.dtype == dtype:
         return image.to(dtype)
@@ -88,10 +96,7 @@ def torchvision() -> Iterator[None]:
     """``import torchvision`` works within; outside, only what was imported keeps it."""
     from transformers import image_processing_backends as backends
 
-    modules = _modules()
-    from PIL.Image import Resampling
-
-    by_pil = {Resampling[mode.name]: mode for mode in InterpolationMode if mode.name in Resampling.__members__}
+    modules, by_pil = _modules(), _by_pil()
     backends.tvF = modules["torchvision.transforms.v2.functional"]
     backends.pil_torch_interpolation_mapping = by_pil
     backends.torch_pil_interpolation_mapping = {mode: pil for pil, mode in by_pil.items()}
@@ -103,11 +108,18 @@ def torchvision() -> Iterator[None]:
             del sys.modules[name]
 
 
+def _by_pil() -> dict[int, InterpolationMode]:
+    from PIL.Image import Resampling
+
+    return {Resampling[mode.name]: mode for mode in InterpolationMode if mode.name in Resampling.__members__}
+
+
 def _modules() -> dict[str, ModuleType]:
     names = ("torchvision", "torchvision.transforms", "torchvision.transforms.v2")
     modules = {name: ModuleType(name) for name in (*names, "torchvision.transforms.v2.functional")}
     functions = modules["torchvision.transforms.v2.functional"]
-    for function in (resize, pad, crop, normalize, grayscale_to_rgb, rgb_to_grayscale, to_dtype, InterpolationMode):
+    of_colors = (grayscale_to_rgb, rgb_to_grayscale, normalize, to_dtype, pil_to_tensor)
+    for function in (resize, pad, crop, *of_colors, InterpolationMode):
         setattr(functions, function.__name__, function)
     for name, module in modules.items():
         parent, _, child = name.rpartition(".")
@@ -117,11 +129,11 @@ def _modules() -> dict[str, ModuleType]:
 
 
 def class_of(name: str) -> Any:
-    """transformers' class ``name``, from its module where the package refuses it for lack of torchvision."""
+    """transformers' class ``name``, from its module where the package has another or none for lack of torchvision."""
     import transformers
 
     whole = getattr(transformers, name)
-    if not getattr(whole, "is_dummy", False):
+    if not getattr(whole, "is_dummy", False) and whole.__name__ == name:
         return whole
     with torchvision():
         module = importlib.import_module(f"transformers.{transformers._class_to_module[name]}")

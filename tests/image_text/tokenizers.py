@@ -5,12 +5,49 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from image_text.recipe import Recipe
+
 _TEXT = """What is in the image? A red square is on the left, a blue circle is on the right, and a green line is below.
 My name is John and I am an engineer. Describe this image. Read the text of the document and the table."""
 BASIC = ("<pad>", "<s>", "</s>", "<unk>")
 """Ids 0, 1, 2, 3."""
 _NUM_MERGES = 40
 _USUAL = ("sep_token", "cls_token", "mask_token")
+
+
+def tokenizer_of(recipe: Recipe) -> Any:
+    """The tiny tokenizer of a family."""
+    if recipe.boxes:
+        return _tokenizer_of_boxes()
+    if recipe.pieces:
+        return _tokenizer_of_pieces(recipe.tokens)
+    return tiny_tokenizer(recipe.names, recipe.tokens, recipe.text)
+
+
+def _pieces() -> list[tuple[str, float]]:
+    """Letters and words of a unigram model, with their scores."""
+    letters = sorted({letter for letter in _TEXT if letter.strip()})
+    words = [f"▁{word}" for word in dict.fromkeys(_TEXT.split())]
+    return [("▁", -4.0), *((letter, -5.0) for letter in letters), *((word, -3.0) for word in words)]
+
+
+def _tokenizer_of_boxes() -> Any:
+    from transformers import UdopTokenizer
+
+    return UdopTokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *_pieces()])
+
+
+def _tokenizer_of_pieces(placeholders: Sequence[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = [(token, 0.0) for token in (*BASIC, *placeholders)]
+    tokenizer = Tokenizer(models.Unigram([*special, *_pieces()], unk_id=BASIC.index("<unk>")))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
 
 
 def tiny_tokenizer(names: Mapping[str, str], others: Sequence[str] = (), text: str = "<s> $A") -> Any:
@@ -31,7 +68,10 @@ def tiny_tokenizer(names: Mapping[str, str], others: Sequence[str] = (), text: s
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     size = len(special) + len(alphabet) + _NUM_MERGES
     trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=size,
+        special_tokens=special,
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     tokenizer.train_from_iterator([_TEXT], trainer)
     numbered = [(token, number) for number, token in enumerate(BASIC)]
