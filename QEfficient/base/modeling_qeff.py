@@ -139,6 +139,10 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
     def _specializations(self, plan: PlanT, options: OptionsT, target: Target) -> dict[str, tuple[Specialization, ...]]:
         """The shapes that each graph can run at."""
 
+    def _graph_options(self, name: str, options: OptionsT, target: Target) -> OptionsT:
+        """Options of one graph, where several share a device."""
+        return options
+
     @abstractmethod
     def _session(self, plan: PlanT, options: OptionsT, target: Target) -> Any:
         """What the session will need to know: the record that the task's runtime half reads."""
@@ -358,7 +362,10 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         plan = self._checked_plan(options, target)
         compiler = target.load_compiler(options)
         shapes = self._specializations(plan, options, target)
-        jobs = {name: CompileJob(specializations=each, options=options) for name, each in shapes.items()}
+        jobs = {
+            name: CompileJob(specializations=each, options=self._graph_options(name, options, target))
+            for name, each in shapes.items()
+        }
         for job in jobs.values():
             compiler.check(job)
         side_files = self._side_file_digests()

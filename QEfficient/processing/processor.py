@@ -82,7 +82,8 @@ def _without_checks(whole: Any) -> Any:
 def save_processor(processor: Any, folder: Path) -> None:
     """Write a processor, with the parts that it has, so that :func:`open_processor` reads it."""
     for name in processor.get_attributes():
-        if (part := getattr(processor, name, None)) is not None:
+        part = getattr(processor, name, None)
+        if hasattr(part, "save_pretrained"):
             if name == "tokenizer":
                 part._set_processor_class(type(processor).__name__)
             is_second = name.endswith("_tokenizer")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.transformers.tasks.media_parts import MediaEncoder
 
+_ENCODER_SHARE = 4
 _SAMPLES = (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),))
 """Width and height of the images of prompts that show what an encoder takes, and what varies with them."""
 
@@ -162,6 +163,17 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         shapes = tuple(self._language_specializations(plan, options, target))
         parts = self._parts(self._seen()[0])
         return {LANGUAGE: shapes, **{part.name: self._part_shapes(part, options, target) for part in parts}}
+
+    def _graph_options(  # type: ignore[override]
+        self, name: str, options: ImageTextToTextCompileOptions, target: Target
+    ) -> ImageTextToTextCompileOptions:
+        """All graphs are on a card at once, so that they share its cores: a quarter of them is for the encoders."""
+        num_parts = len(self._parts(self._seen()[0]))
+        if not target.has_static_shapes or options.num_cores <= num_parts:
+            return options
+        for_part = max(1, options.num_cores // _ENCODER_SHARE // num_parts)
+        num_cores = options.num_cores - num_parts * for_part if name == LANGUAGE else for_part
+        return replace(options, num_cores=num_cores)
 
     def _language_specializations(
         self, plan: CausalLMPlan, options: ImageTextToTextCompileOptions, target: Target
