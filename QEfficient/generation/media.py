@@ -14,7 +14,7 @@ import numpy as np
 
 from QEfficient.contract import Count, Range
 
-FEATURES, DEEPSTACK, FIRST_ROW = "vision_embeds", "deepstack_features", "image_idx"
+FEATURES, DEEPSTACK, FIRST_ROW, INDEX = "vision_embeds", "deepstack_features", "image_idx", "vision_index"
 NEXT_ROW = "image_idx_output"
 
 
@@ -71,6 +71,12 @@ class PromptMedia:
         before = int(self.is_placeholder[:start].sum())
         return slice(before, before + int(self.is_placeholder[start : start + count].sum()))
 
+    def index(self, start: int, count: int, first: int = 0) -> np.ndarray:
+        """``[count]``, the row of each token among those of :meth:`rows`, from ``first`` on; -1 for none."""
+        shown = self.is_placeholder[start : start + count]
+        rows = np.where(shown, np.cumsum(shown) - 1 + first, -1)
+        return np.pad(rows, (0, count - len(rows)), constant_values=-1)
+
     def positions(self, start: int, count: int, num_positions: int) -> np.ndarray:
         """``[P, count]``, coordinates; those of new tokens go on after the largest of the prompt."""
         places = np.arange(start, start + count)
@@ -102,6 +108,12 @@ class Part:
     start: int
     count: int
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of features of its tokens."""
+        rows = self.media.rows(self.start, self.count)
+        return rows.stop - rows.start
+
 
 class MediaPacker:
     """Packs the media of several sequences as the inputs of one run."""
@@ -111,7 +123,10 @@ class MediaPacker:
 
     def ragged(self, parts: Sequence[Part]) -> dict[str, np.ndarray]:
         """Inputs of a run whose tokens lie on one axis: features ``[1, V, D]``, ``position_ids [1 + P, 1, T]``."""
-        inputs = self._features([part for part in parts], 1, None)
+        inputs = self._features(parts, 1, None)
+        begins = np.cumsum([0, *(part.num_rows for part in parts)]).tolist()
+        index = [part.media.index(part.start, part.count, begin) for part, begin in zip(parts, begins, strict=False)]
+        inputs[INDEX] = np.concatenate(index)[None]
         for name in self.layout.token_types:
             types = [part.media.types(name, part.start, part.count, self.layout.new_type) for part in parts]
             inputs[name] = np.concatenate(types)[None]
@@ -133,7 +148,12 @@ class MediaPacker:
         """
         batch_size, seq_len = positions.shape
         inputs = self._features(parts, sizes[0] if sizes else batch_size, sizes[1] if sizes else None, by_row=True)
-        inputs[FIRST_ROW] = np.zeros((1, 1), np.int64)
+        if sizes is not None:  # counted by the program; past the last row where there are none
+            inputs[FIRST_ROW] = np.full((1, 1), 0 if any(part.num_rows for part in parts) else sizes[1], np.int64)
+        else:
+            inputs[INDEX] = np.full((batch_size, seq_len), -1, np.int64)
+            for part in parts:
+                inputs[INDEX][part.row, : part.count] = part.media.index(part.start, part.count)
         for name in self.layout.token_types:
             inputs[name] = np.zeros((batch_size, seq_len), np.int64)
             for part in parts:
@@ -150,7 +170,7 @@ class MediaPacker:
         self, parts: Sequence[Part], num_sets: int, set_len: int | None, *, by_row: bool = False
     ) -> dict[str, np.ndarray]:
         slices = [part.media.rows(part.start, part.count) for part in parts]
-        counts = [rows.stop - rows.start for rows in slices]
+        counts = [part.num_rows for part in parts]
         length = set_len or max(1, max(counts, default=0) if by_row else sum(counts))
         layout, inputs = self.layout, {}
         if layout.has_pooled:

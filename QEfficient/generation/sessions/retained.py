@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from QEfficient.errors import CorruptArtifact
-from QEfficient.generation.media import DEEPSTACK, FEATURES, FIRST_ROW, MediaPacker, Part
+from QEfficient.generation.media import DEEPSTACK, FEATURES, FIRST_ROW, INDEX, MediaPacker, Part
 from QEfficient.generation.programs.program import Program, Shape
 from QEfficient.generation.sessions.buckets import Bucket, Piece, plan
 from QEfficient.generation.sessions.packing import pack_tokens
@@ -49,7 +49,9 @@ class RetainedSession:
         self._program = program
         self._has_batch_index = _ROW_INPUT in program.inputs
         self._packer = packer
-        required = _REQUIRED if packer is None else _REQUIRED | packer.layout.inputs | {FIRST_ROW}
+        required = _REQUIRED
+        if packer is not None:
+            required |= packer.layout.inputs | {INDEX if program.shapes is None else FIRST_ROW}
         check_names(program, required, _OPTIONAL, "logits")
         self._media_sizes = {} if packer is None else _media_sizes(program.shapes or ())
         self._num_rows = state_rows or info.num_slots

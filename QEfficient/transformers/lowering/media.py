@@ -104,7 +104,9 @@ class StepMedia:
         input_ids: ``[B, S]``.
         rows: ``[M, V, D]``; a batch row reads those of its own set, or all read the only one. None: the model has no
             features for its embeddings.
-        first_row: ``[1, 1]``, how many rows earlier steps used up.
+        first_row: ``[1, 1]``, how many rows earlier steps used up: the step's placeholders stand for the rows from there
+            on, in order. One beyond the last row stands for none.
+        index: ``[B, S]``, the row of each token in its set, -1 for none; in place of ``first_row``.
         deepstack: ``[K, M, V, D]``.
         token_types: ``[B, S]`` each, arguments of the model's forward.
     """
@@ -115,21 +117,25 @@ class StepMedia:
         input_ids: torch.Tensor,
         rows: torch.Tensor | None,
         first_row: torch.Tensor | None = None,
+        index: torch.Tensor | None = None,
         deepstack: torch.Tensor | None = None,
         token_types: Mapping[str, torch.Tensor] | None = None,
     ):
         self.tokens, self.token_types = tokens, dict(token_types or {})
+        self.next_row: torch.Tensor | None = None
         self.rows = None if rows is None else rows.reshape(-1, rows.shape[2])
         self.deepstack = None if deepstack is None else deepstack.reshape(deepstack.shape[0], -1, deepstack.shape[3])
         (num_sets, set_len) = rows.shape[:2] if rows is not None else deepstack.shape[1:3]  # type: ignore[union-attr]
-        is_placeholder = tokens.is_placeholder(input_ids)
-        places = is_placeholder.to(torch.int64).cumsum(1) - 1
-        if first_row is not None:
-            places = places + first_row
-        self.next_row = places.max().reshape(1, 1) + 1
+        if index is None:
+            is_token = tokens.is_placeholder(input_ids)
+            places = is_token.to(torch.int64).cumsum(1) - 1
+            places = places if first_row is None else places + first_row
+            self.next_row = places.max().reshape(1, 1) + 1
+            index = torch.where(is_token & (places < set_len), places, -1)
+        self.is_shown = (index >= 0)[..., None]
         sets = torch.arange(input_ids.shape[0], device=input_ids.device)[:, None] * set_len
-        index = places if isinstance(num_sets, int) and num_sets == 1 else places + sets
-        self._index = torch.where(is_placeholder, index, 0).clamp(min=0)
+        has_one_set = isinstance(num_sets, int) and num_sets == 1
+        self._index = torch.where(index >= 0, index if has_one_set else index + sets, 0)
 
     def outputs(self) -> dict[str, SimpleNamespace]:
         """``mm_encoder_outputs`` of the model's forward."""
@@ -139,11 +145,11 @@ class StepMedia:
     def scatter(self, embeddings: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """``embeddings [B, S, D]`` with each masked token's row of ``source`` in its place."""
         mask = mask if mask.ndim == 3 else mask[..., None]
-        return torch.where(mask, self._chosen(source).to(embeddings.dtype), embeddings)
+        return torch.where(mask & self.is_shown, self._chosen(source).to(embeddings.dtype), embeddings)
 
     def add(self, hidden: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """``hidden [B, S, D]`` plus each masked token's row of ``source``."""
-        return hidden + torch.where(mask[..., None], self._chosen(source).to(hidden.dtype), 0.0)
+        return hidden + torch.where(mask[..., None] & self.is_shown, self._chosen(source).to(hidden.dtype), 0.0)
 
     def _chosen(self, source: torch.Tensor) -> torch.Tensor:
         return nn.functional.embedding(self._index, source.reshape(-1, source.shape[-1]))

@@ -51,6 +51,8 @@ class CausalLMPlan(Plan):
     """Tokens that a step's recurrences are unrolled for; None where no layer is recurrent."""
     traced_len: int | None = None
     """The context's length, where the graph holds for one alone."""
+    counts_rows: bool = False
+    """Whether the graph counts the rows of features that its steps use up (``image_idx``)."""
 
 
 class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompileOptions]):
@@ -146,6 +148,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             most_tokens=plan.max_step_tokens,
             traced_len=plan.traced_len,
             media=media,
+            counts_rows=plan.counts_rows,
         )
 
     def _specializations(

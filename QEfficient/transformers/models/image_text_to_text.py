@@ -139,6 +139,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         plan = super()._plan(options, target)
         described = [repr((part.path, part.constants, part.axes, sorted(part.inputs))) for part in self._parts(encoders)]
         shared = {item.name: getattr(plan, item.name) for item in fields(plan)}
+        shared["counts_rows"] = target.has_static_shapes
         return ImageTextPlan(**shared, media=tokens, encoders=tuple(described))
 
     @staticmethod

@@ -82,7 +82,8 @@ class RetainedCausalLM(nn.Module):
             media: features and token types, see :func:`QEfficient.transformers.tasks.media_inputs.media_inputs`.
 
         Returns:
-            Logits ``[B, K or 1, vocab]`` and the new state; between them, with media, ``image_idx_output [1, 1]``.
+            Logits ``[B, K or 1, vocab]`` and the new state; between them, with ``image_idx``, what it is for the next
+            step.
         """
         context_len = None if comp_ctx_lengths is None else comp_ctx_lengths.shape[0]
         places, coordinates = split_positions(position_ids)
@@ -98,7 +99,7 @@ class RetainedCausalLM(nn.Module):
         functions = functions_replaced(self.model, KERNELS | (NO_BLOCKS if shown is None else BLOCKS_OF_STEP))
         with select_before_head(self.model, at_places(tokens)), running(step), functions, placed(self.model, shown) as extra:
             output = self.model(**inputs, **extra, **{cache_argument(self.model): cache}, use_cache=True)
-        if shown is None:
+        if shown is None or shown.next_row is None:
             return output.logits, cache.state()
         return output.logits, shown.next_row, cache.state()
 
@@ -283,6 +284,7 @@ def retained_graph(
     most_tokens: int | None = None,
     traced_len: int | None = None,
     media: MediaTokens | None = None,
+    counts_rows: bool = False,
 ) -> TaskGraph:
     """The ``retained`` graph of ``model`` in upstream's contract.
 
@@ -290,7 +292,7 @@ def retained_graph(
     size as suffix if there are several sizes), ``full_batch_size`` for the state's rows under continuous batching,
     ``comp_ctx_lengths`` and ``num_logits_to_keep`` if enabled. ``most_tokens``: maximum tokens per step, where a layer
     is recurrent. ``traced_len``: context length, where the graph depends on it. ``media``: what stands for images in a
-    prompt; with axes ``vision_batch_size`` and ``vision_size``.
+    prompt; with axes ``vision_batch_size`` and ``vision_size``. ``counts_rows``: see :func:`media_inputs`.
     """
     specs = state_specs(model)
     lowered = lower(model, "retained", ctx_len)
@@ -298,7 +300,7 @@ def retained_graph(
     extra = _extra_inputs(continuous_batching, with_context_lens, with_num_logits)
     if media is not None:
         positions = with_coordinates(positions, media.num_positions)
-        extra += media_inputs(media, _width(model), tokens, with_sets=True)
+        extra += media_inputs(media, _width(model), tokens, with_sets=True, counts_rows=counts_rows)
     inputs = StepInputs([tokens, positions], state_inputs(specs, continuous_batching, traced_len), extra)
     if specs == [TOKENS]:
         inner: nn.Module = RecomputingCausalLM(lowered.module)
@@ -310,7 +312,7 @@ def retained_graph(
         lowering="retained",
         num_layers=len(specs),
         inputs=inputs.in_order,
-        output_names=["logits", *([] if media is None else [NEXT_ROW]), *inputs.new_state_axes],
+        output_names=["logits", *([NEXT_ROW] if counts_rows else []), *inputs.new_state_axes],
         output_axes={
             "logits": {0: "batch_size"} | ({1: "num_logits_to_keep"} if with_num_logits else {}),
             **inputs.new_state_axes,
@@ -357,7 +359,7 @@ def paged_graph(model: nn.Module, ctx_len: int | None, media: MediaTokens | None
             dim = spec.key_dim if prefix == "key_cache" else spec.value_dim
             blocks = torch.zeros(11, spec.num_heads, 32, dim)
             inputs.append(GraphInput(f"{prefix}.{index}", blocks, {0: "num_cache_blocks"}))
-    extra = [] if media is None else media_inputs(media, _width(model), tokens, with_sets=False)
+    extra = [] if media is None else media_inputs(media, _width(model), tokens, with_sets=False, counts_rows=False)
     inner = PagedCausalLM(lowered.module, specs, media)
     return TaskGraph(
         module=_FlatPaged(inner, len(specs), [item.name for item in extra]).eval(),

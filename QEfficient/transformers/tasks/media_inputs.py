@@ -12,20 +12,24 @@ from torch import nn
 from QEfficient.transformers.lowering.media import MediaTokens, StepMedia, placing
 from QEfficient.transformers.tasks.graph_spec import Axes, GraphInput
 
-FEATURES, DEEPSTACK, FIRST_ROW = "vision_embeds", "deepstack_features", "image_idx"
+FEATURES, DEEPSTACK, FIRST_ROW, INDEX = "vision_embeds", "deepstack_features", "image_idx", "vision_index"
 NEXT_ROW = "image_idx_output"
 _SAMPLE_ROWS = 9
 
 
-def media_inputs(tokens: MediaTokens, width: int, step: GraphInput, *, with_sets: bool) -> list[GraphInput]:
+def media_inputs(
+    tokens: MediaTokens, width: int, step: GraphInput, *, with_sets: bool, counts_rows: bool
+) -> list[GraphInput]:
     """Features, and what else comes with media.
 
     Args:
         tokens: what stands for them in a prompt.
         width: of a row of features.
         step: the graph's input of tokens.
-        with_sets: whether each row of the batch may have a set of features, ``[vision_batch_size, vision_size, D]``,
-            read from row ``image_idx`` on; else there is one set, ``[1, vision_size, D]``.
+        with_sets: whether each row of the batch has a set of features, ``[vision_batch_size, vision_size, D]``; else
+            there is one set, ``[1, vision_size, D]``.
+        counts_rows: whether placeholders stand for the rows from ``image_idx [1, 1]`` on, as in upstream's graphs;
+            else ``vision_index [B, S]`` says the row of each token, -1 for none.
     """
     num_sets = step.sample.shape[0]
     axes: Axes = {1: "vision_size"} | ({0: "vision_batch_size"} if with_sets else {})
@@ -35,8 +39,10 @@ def media_inputs(tokens: MediaTokens, width: int, step: GraphInput, *, with_sets
     if tokens.num_deepstack:
         sample = torch.zeros(tokens.num_deepstack, num_sets, _SAMPLE_ROWS, width)
         inputs.append(GraphInput(DEEPSTACK, sample, {axis + 1: name for axis, name in axes.items()}))
-    if with_sets:
+    if counts_rows:
         inputs.append(GraphInput(FIRST_ROW, torch.zeros(1, 1, dtype=torch.int64)))
+    else:
+        inputs.append(GraphInput(INDEX, torch.zeros_like(step.sample), step.axes))
     return [*inputs, *(GraphInput(name, torch.zeros_like(step.sample), step.axes) for name in tokens.token_types)]
 
 
@@ -61,7 +67,13 @@ def step_media(
         return None
     types = {name: inputs[name] for name in tokens.token_types}
     return StepMedia(
-        tokens, input_ids, inputs.get(FEATURES), inputs.get(FIRST_ROW), inputs.get(DEEPSTACK), token_types=types
+        tokens,
+        input_ids,
+        inputs.get(FEATURES),
+        first_row=inputs.get(FIRST_ROW),
+        index=inputs.get(INDEX),
+        deepstack=inputs.get(DEEPSTACK),
+        token_types=types,
     )
 
 
