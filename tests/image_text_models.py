@@ -13,6 +13,7 @@ from architectures.sizes import OVERRIDES
 from architectures.tiny import merged, shrunk
 from image_text import processors, recipes_fixed, recipes_grid, recipes_other, recipes_tiled, weights
 from image_text.pictures import SIZES, images
+from image_text.processors import load as load_processor
 from image_text.recipe import Ids, Recipe
 from image_text.tokenizers import tokenizer_of
 
@@ -32,7 +33,10 @@ SKIPPED: dict[str, str] = {
 """Model types that have no checkpoint here, with the fact that stops them."""
 MODEL_TYPES: tuple[str, ...]
 
-__all__ = ["MODEL_TYPES", "RECIPES", "SIZES", "SKIPPED", "images", "inputs", "make", "model", "reference"]
+__all__ = [
+    *("MODEL_TYPES", "RECIPES", "SIZES", "SKIPPED"),
+    *("images", "inputs", "load_processor", "make", "model", "reference"),
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -45,7 +49,10 @@ def __getattr__(name: str) -> Any:
 
 
 def make(model_type: str, folder: Path, seed: int = 0) -> Path:
-    """Write a checkpoint of random weights with its processor into ``folder``; equal seeds give equal weights."""
+    """Write a checkpoint of random weights with its processor into ``folder``; equal seeds give equal weights.
+
+    Its generation config has no end token: greedy decoding goes on for as long as it is asked to.
+    """
     import torch
     from transformers import AutoModelForImageTextToText, GenerationConfig
 
@@ -56,7 +63,8 @@ def make(model_type: str, folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     made = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
     weights.draw(made, weights.SPREAD.get(model_type, {}), seed)
-    made.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    start = config.decoder_start_token_id if config.is_encoder_decoder else None
+    made.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=1, decoder_start_token_id=start)
     made.save_pretrained(folder)
     if recipe.saved_prefix:
         weights.rename(folder / "model.safetensors", recipe.saved_prefix)
@@ -72,6 +80,8 @@ def tiny_config(model_type: str, tokenizer: Any) -> Any:
     values = merged(shrunk(config_class()), OVERRIDES.get(model_type, {}))
     config = config_class(**merged(values, dict(RECIPES[model_type].config)))
     _set_ids(config, RECIPES[model_type].ids, tokenizer)
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = tokenizer.bos_token_id
     return config
 
 
@@ -105,7 +115,7 @@ def inputs(folder: Path, text: str, pictures: Sequence[Any] = ()) -> dict[str, A
         Torch tensors of batch size 1, by the name of the model's argument.
     """
     recipe = RECIPES[model_type_of(folder)]
-    processor = processors.load(folder)
+    processor = load_processor(folder)
     prompt = recipe.image * len(pictures) + text
     if recipe.chats:
         content = [{"type": "image"}] * len(pictures) + [{"type": "text", "text": text}]

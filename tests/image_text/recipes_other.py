@@ -93,7 +93,7 @@ _ROWS = tuple(f"<row_{row}_col_{column}>" for row in range(1, 4) for column in r
 _LFM_ROWS = tuple(f"<|img_row_{row}_col_{column}|>" for row in range(1, 5) for column in range(1, 5))
 
 RECIPES: dict[str, Recipe] = {
-    "gemma4": _GEMMA4,
+    "gemma4": _GEMMA4.but(config={"text_config": {"use_bidirectional_attention": "vision"}}),
     "gemma4_unified": replace(
         _GEMMA4,
         config={"vision_config": {"mm_embed_dim": 64, "mm_posemb_size": 64, "output_proj_dims": 64, "patch_size": 4}},
@@ -124,9 +124,10 @@ RECIPES: dict[str, Recipe] = {
         call={"max_patches": 2},
     ),
     "unlimited_ocr": _OCR.but(
+        images={"max_patches": 4},
         config={
             "vision_config": {"sam_config": _SAM, "encoder_config": {"image_size": 56, "patch_size": 14}},
-        }
+        },
     ),
     "cohere2_vision": Recipe(
         image="<|IMG_PATCH|>",
