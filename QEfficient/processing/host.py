@@ -105,4 +105,13 @@ def split_images(inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield dict(inputs)
             return
     for place in range(num_images):
-        yield {**others, **{name: values[place] for name, values in parts.items()}}
+        yield _cropped({**others, **{name: values[place] for name, values in parts.items()}})
+
+
+def _cropped(image: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of one image without what pads it to the size of the others."""
+    pixels, sizes = image.get("pixel_values"), image.get("image_sizes")
+    if isinstance(pixels, torch.Tensor) and pixels.ndim == 4 and isinstance(sizes, torch.Tensor) and len(sizes) == 1:
+        height, width = sizes[0].tolist()
+        return {**image, "pixel_values": pixels[:, :, :height, :width]}
+    return image

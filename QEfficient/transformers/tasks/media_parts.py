@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from QEfficient.errors import UnsupportedModel
 from QEfficient.processing.media import (
@@ -86,7 +86,7 @@ def media_encoder(model: Any, modality: str, samples: list[Mapping[str, Any]]) -
     Args:
         model: a Hugging Face model; not changed.
         modality: "image", "video" or "audio".
-        samples: a processor's output for media of different sizes.
+        samples: a processor's output for media of different sizes, the first for two of one size.
 
     Raises:
         UnsupportedModel: the encoder cannot run without weights.
@@ -105,6 +105,9 @@ def media_encoder(model: Any, modality: str, samples: list[Mapping[str, Any]]) -
             encoder, sized = _encoder_of_modules(lowered, modality, runs)
             if not sized:
                 return encoder
+            if len(batches) == len(samples):
+                batches.pop(0)  # its several images have several sizes, and the host encodes one at a time
+                continue
             opened |= sized  # its code depends on the size of an image: the host runs it, around the modules inside
 
 
@@ -251,9 +254,10 @@ def _encoder_of_modules(
         graph = _GRAPHS.get(modality, modality)
         name = graph if not parts else f"{graph}_{len(parts)}"
         others = [{n: v for n, v in each.items() if not isinstance(v, torch.Tensor)} for each in arguments]
-        constants, axes = others[0], _axes(tensors)
-        if any(repr(each) != repr(constants) for each in others):
+        constants, axes = _constants(others, tensors), _axes(tensors)
+        if constants is None:
             sized.add(call.path)
+            constants = others[0]
         parts.append(MediaPart(name, call.path, modality, constants, tensors[0], axes, form, len(leaves)))
     read = {name for name, parameter in base.named_parameters() if id(parameter) in first.read}
     encoder = MediaEncoder(modality, tuple(parts), FeatureForm.of(first.output), tuple(sorted(read)))
@@ -262,6 +266,44 @@ def _encoder_of_modules(
 
 def _is_argument(leaf: torch.Tensor, calls: list[PartCall]) -> bool:
     return any(value is leaf for call in calls for value in expanded(call.arguments).values())
+
+
+@dataclass(frozen=True)
+class SizeOf:
+    """A number that is the size of an input's axis."""
+
+    name: str
+    axis: int
+
+
+def _constants(
+    calls: list[dict[str, Any]], tensors: list[dict[str, torch.Tensor]]
+) -> dict[str, Any] | None:
+    """The arguments of calls that are no tensors, with sizes of tensors named; None where they differ otherwise."""
+    leaves = [tree_flatten(call) for call in calls]
+    if len({repr(form) for _, form in leaves}) > 1:
+        return None
+    named: list[Any] = []
+    for values in zip(*(each for each, _ in leaves), strict=True):
+        if len({repr(value) for value in values}) == 1:
+            named.append(values[0])
+            continue
+        size = next((place for place in _places(tensors[0]) if _is_size(place, values, tensors)), None)
+        if size is None:
+            return None
+        named.append(size)
+    constants: dict[str, Any] = tree_unflatten(named, leaves[0][1])
+    return constants
+
+
+def _places(tensors: dict[str, torch.Tensor]) -> Iterator[SizeOf]:
+    for name, tensor in tensors.items():
+        yield from (SizeOf(name, axis) for axis in range(tensor.ndim))
+
+
+def _is_size(place: SizeOf, values: tuple[Any, ...], tensors: list[dict[str, torch.Tensor]]) -> bool:
+    sizes = [call[place.name].shape[place.axis] for call in tensors if place.name in call]
+    return len(sizes) == len(values) and all(type(value) is int for value in values) and sizes == [*values]
 
 
 def _axes(calls: list[dict[str, torch.Tensor]]) -> dict[str, dict[int, str]]:
@@ -292,7 +334,8 @@ class _Part(nn.Module):
                 rows, layers = feature_rows(encode(self.model, part.modality, {**part.constants, **tensors}))
                 stacked = [torch.stack(layers)] if layers else []
                 return tuple(each.float() for each in ([] if rows is None else [rows]) + stacked)
-            output = base.get_submodule(part.path)(**part.constants, **grouped(tensors))
+            constants = tree_map(lambda x: tensors[x.name].shape[x.axis] if isinstance(x, SizeOf) else x, part.constants)
+            output = base.get_submodule(part.path)(**constants, **grouped(tensors))
         leaves = _leaves(part.form, output)
         return tuple(leaf.float() if leaf.is_floating_point() else leaf.to(torch.int64) for leaf in leaves)
 
