@@ -12,7 +12,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from QEfficient.errors import CorruptArtifact
-from QEfficient.processing.media import VARLEN, called_with, encode, encoder_inputs, expanded, feature_rows, rebuilt, replaced
+from QEfficient.processing.media import (
+    VARLEN,
+    called_with,
+    encode,
+    encoder_inputs,
+    expanded,
+    feature_rows,
+    rebuilt,
+    replaced,
+)
 from QEfficient.processing.precomputed import precomputed
 from QEfficient.processing.rope import rope_index
 from QEfficient.transformers.patches import functions_replaced

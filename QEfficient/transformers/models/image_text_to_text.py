@@ -99,7 +99,9 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def _read_files(self, folder: Path) -> None:
         from QEfficient.processing.processor import open_processor
 
-        if self.processor is None and any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+        if self.processor is None and any(
+            (folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")
+        ):
             self.processor = open_processor(folder)
             if self.tokenizer is None:
                 self.tokenizer = getattr(self.processor, "tokenizer", None)
@@ -115,7 +117,9 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             model, samples = self._loaded(), [self._sample(sizes) for sizes in _SAMPLES]
             encoder = media_encoder(model, "image", samples)
             if encoder is None:
-                raise UnsupportedModel(f"{self.model_name} has no get_image_features() that takes what its processor makes.")
+                raise UnsupportedModel(
+                    f"{self.model_name} has no get_image_features() that takes what its processor makes."
+                )
             encoders = {"image": encoder}
             tokens = media_tokens(model, encoders, samples[1])
             self._media = encoders, tokens, block_types(model, tokens)
@@ -137,7 +141,9 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         encoders, tokens, _ = self._seen()
         plan = super()._plan(options, target)
-        described = [repr((part.path, part.constants, part.axes, sorted(part.inputs))) for part in self._parts(encoders)]
+        described = [
+            repr((part.path, part.constants, part.axes, sorted(part.inputs))) for part in self._parts(encoders)
+        ]
         shared = {item.name: getattr(plan, item.name) for item in fields(plan)}
         shared["counts_rows"] = target.has_static_shapes
         return ImageTextPlan(**shared, media=tokens, encoders=tuple(described))
@@ -311,7 +317,11 @@ def _record(encoder: MediaEncoder) -> MediaEncoderRecord:
 
     parts = (
         MediaPartRecord(
-            graph=part.name, path=part.path, inputs=tuple(part.inputs), outputs=tuple(output_names(part)), form=part.form
+            graph=part.name,
+            path=part.path,
+            inputs=tuple(part.inputs),
+            outputs=tuple(output_names(part)),
+            form=part.form,
         )
         for part in encoder.parts
     )
