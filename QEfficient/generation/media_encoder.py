@@ -145,7 +145,7 @@ class MediaEncoder:
         return outputs.get("vision_embeds"), outputs.get("deepstack_features")
 
     def _around_parts(self, batch: Mapping[str, Any]) -> list[Features]:
-        from QEfficient.processing.host import split_images
+        from QEfficient.processing.media import split_images
 
         host, modality = self._host(), self.record.modality
         inputs = host.encoder_inputs(modality, batch)

@@ -26,6 +26,7 @@ from QEfficient.processing.media import (
     feature_rows,
     flattened,
     grouped,
+    split_images,
 )
 from QEfficient.processing.precomputed import precomputed
 from QEfficient.transformers.lowering.apply import LoweredModel, lower
@@ -86,7 +87,8 @@ def media_encoder(model: Any, modality: str, samples: Sequence[Mapping[str, Any]
     Args:
         model: a Hugging Face model; not changed.
         modality: "image", "video" or "audio".
-        samples: a processor's output for media of different sizes, the first for two of one size.
+        samples: a processor's output for media of different sizes, the first for two of one size
+            in one prompt.
 
     Raises:
         UnsupportedModel: the encoder cannot run without weights.
@@ -99,15 +101,14 @@ def media_encoder(model: Any, modality: str, samples: Sequence[Mapping[str, Any]
         whole = [_run_whole(lowered, modality, first_rows(batch)) for batch in batches]
         if all(whole):
             return _encoder_of_method(modality, whole)  # type: ignore[arg-type]
+        if sum(1 for _ in split_images(batches[0])) > 1:
+            batches = batches[1:]  # the host encodes one image at a time
         opened: frozenset[str] = frozenset()
         while True:
             runs = [_run_with_values(lowered, modality, batch, opened) for batch in batches]
             encoder, sized = _encoder_of_modules(lowered, modality, runs)
             if not sized:
                 return encoder
-            if len(batches) == len(samples):
-                batches.pop(0)  # its several images have several sizes, and the host encodes one at a time
-                continue
             opened |= sized  # its code depends on the size of an image: the host runs it, around the modules inside
 
 
