@@ -33,10 +33,8 @@ SKIPPED: dict[str, str] = {
 """Model types that have no checkpoint here, with the fact that stops them."""
 MODEL_TYPES: tuple[str, ...]
 
-__all__ = [
-    *("MODEL_TYPES", "RECIPES", "SIZES", "SKIPPED"),
-    *("images", "inputs", "load_processor", "make", "model", "reference"),
-]
+__all__ = ["MODEL_TYPES", "RECIPES", "SIZES", "SKIPPED"]
+__all__ += ["images", "inputs", "load_processor", "make", "model", "reference"]
 
 
 def __getattr__(name: str) -> Any:
