@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from QEfficient.errors import CapacityError, LifecycleError, OptionError
+from QEfficient.errors import CapacityError, LifecycleError, OptionError, QEffError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -80,6 +80,8 @@ def _decoded(content: bytes, name: str, index: int) -> Image:
             opened = Image.open(io.BytesIO(content), formats=FORMATS)
             _checked(opened, index)
             return opened.convert("RGB")
+    except QEffError:
+        raise
     except UnidentifiedImageError as error:
         raise OptionError(f"{name} is no image in {', '.join(FORMATS)}.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -48,6 +48,16 @@ class ImageTextRecord:
         """Of the state's named axes."""
         return self.decoder.sizes
 
+    @property
+    def ctx_len(self) -> int:
+        """Maximum tokens of a prompt and its answer."""
+        return self.decoder.ctx_len
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that an answer may have."""
+        return self.decoder.vocab_size
+
 
 @dataclass(frozen=True, eq=False)
 class MediaPrompt:
@@ -107,7 +117,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             super()._load()
             opened.pop_all()
         self._programs: dict[str, Program] = programs
-        self._encoders = [MediaEncoder(record, programs, lambda: self._host, cache) for record in self.record.encoders]
+        self.encoders = [MediaEncoder(record, programs, lambda: self._host, cache) for record in self.record.encoders]
 
     def _open_session(self, extra_outputs: Sequence[str] = ()) -> Session:
         record, is_ragged = self.record, self.body.lowering == "paged"
@@ -203,7 +213,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             return self._read(prompts)
         if isinstance(prompts, Mapping) and self._has_media(prompts):
             return self._prompts(prompts)
-        return [self._plain(ids) for ids in super().encode(prompts, tokenizer)]
+        return [self._plain(ids) for ids in self.encode_text(prompts, tokenizer)]
 
     def _has_media(self, batch: Mapping[str, Any]) -> bool:
         return any(name in batch for record in self.record.encoders for name in self._main_inputs(record))
@@ -269,7 +279,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
 
     def _features(self, batch: Mapping[str, Any], ids: np.ndarray) -> Features:
         """All features of a batch, in the order of its placeholders ``[B, S]``."""
-        encoded = {encoder.record.modality: encoder.encode(batch) for encoder in self._encoders}
+        encoded = {encoder.record.modality: encoder.encode(batch) for encoder in self.encoders}
         ordered: list[Features] = []
         for modality, token in self.record.layout.placeholders.items():
             count, features = int((ids == token).sum()), encoded.get(modality)

@@ -154,7 +154,7 @@ class Counted:
 def counted(compiled: Any) -> Iterator[tuple[Any, Counted]]:
     with QEfficient.from_package(compiled("llava").qpc_path) as package:
         program = Counted(package._programs["vision"])
-        for encoder in package._encoders:
+        for encoder in package.encoders:
             encoder._programs = {"vision": program}
         yield package, program
 
@@ -197,8 +197,8 @@ def test_images_and_placeholders_are_counted(compiled: Any, folders: Any) -> Non
     inputs, _ = case(folders("llava"), "one image")
     with pytest.raises(OptionError, match=r"4 placeholder\(s\) for images .* make 8 row\(s\)"):
         compiled("llava").generate({**inputs, "pixel_values": inputs["pixel_values"].repeat(2, 1, 1, 1)})
+    placeholder = compiled("llava").processor.image_token
     with pytest.raises(OptionError, match=r"1 placeholder\(s\) for images .* 2 image\(s\) were passed"):
-        placeholder = compiled("llava").processor.image_token
         compiled("llava").generate(prompts=f"{placeholder} what", images=images(SMALL, WIDE))
     with pytest.raises(OptionError, match="images has 1 entries for 2 prompts"):
         compiled("llava").generate(prompts=["a", "b"], images=[images(SMALL)])
@@ -215,3 +215,29 @@ def test_blocks_that_do_not_fit_a_step_say_what_to_compile(folders: Any) -> None
     model.compile(target="cloud-ai-100-sim", ctx_len=64, prefill_seq_len=2, num_cores=8)
     with pytest.raises(CapacityError, match="compile with prefill_seq_len="):
         model.generate(inputs, generation_len=2)
+
+
+def test_verify_compares_features_and_tokens(compiled: Any, folders: Any) -> None:
+    inputs, _ = case(folders("qwen3_vl"), "another size")
+    report = compiled("qwen3_vl").verify(inputs, generation_len=4)
+    assert report.agrees
+    assert 0 <= report.prompts[0].feature_errors["image"] < 1e-4
+
+
+def test_verify_names_the_encoder_that_differs(folders: Any, compiled: Any) -> None:
+    """A package of other weights of the encoder than those that it is compared with."""
+    inputs, _ = case(folders("llava"), "one image")
+    package = compiled("llava").qpc_path
+    changed = load(folders("llava"))
+    with torch.no_grad():
+        changed.model.base_model.multi_modal_projector.linear_2.weight.mul_(-3)
+    changed.qpc_path = package
+    report = changed.verify(inputs, generation_len=8)
+    assert report.prompts[0].first_encoder == "image"
+    assert "the image encoder differs" in str(report)
+
+
+def test_perplexity_of_text_is_that_of_hugging_face(compiled: Any) -> None:
+    model, ids = compiled("llava"), list(range(10, 60))
+    ours, theirs = model.evaluate(ids, ctx_len=32), model.evaluate(ids, ctx_len=32, reference=True)
+    assert abs(ours.perplexity / theirs.perplexity - 1) < 1e-4
