@@ -1,6 +1,6 @@
 """Images, videos and audio of a prompt as a session takes them: features by token. Arrays only, no models.
 
-Shape legend: S tokens of a prompt, V rows of its features, D their width, K layers with features of their own, P
+Shape legend: S tokens of a prompt, V rows of its features, D their width, K layers with features besides, P
 coordinates of a token.
 """
 
@@ -30,7 +30,7 @@ class MediaLayout:
     has_pooled: bool
     """Whether the embeddings get features."""
     num_deepstack: Annotated[int, Range(0, 1024)] = 0
-    """Layers that get features of their own."""
+    """Layers that get features besides."""
     token_types: tuple[str, ...] = ()
     """Inputs with a value a token."""
     num_positions: Annotated[int, Range(0, 16)] = 0

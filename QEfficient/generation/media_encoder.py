@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from QEfficient.processing.host import HostModel
 
 Features = tuple[np.ndarray | None, np.ndarray | None]
-"""Rows ``[V, D]``, and those of layers that get their own, ``[K, V, D]``."""
+"""Rows ``[V, D]``, and those that layers get besides, ``[K, V, D]``."""
 CACHE_BYTES = 256 << 20
 
 

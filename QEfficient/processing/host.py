@@ -85,7 +85,7 @@ class HostModel:
 
     @staticmethod
     def _call(module: nn.Module, run: Run, form: Any) -> Callable[..., Any]:
-        usual = module.forward  # its own is replaced when it is called
+        usual = module.forward  # replaced when it is called
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             arguments = expanded(precomputed(module, called_with(usual, args, kwargs)))

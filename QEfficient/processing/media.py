@@ -1,4 +1,4 @@
-"""transformers' own code around the towers of a model: which inputs a tower gets, and what becomes of its output.
+"""transformers' code around the towers of a model: which inputs a tower gets, and what becomes of its output.
 
 ``get_image_features`` and its kin turn a processor's output into features. The modules that they call hold nearly all
 weights: these are the parts that get compiled. What happens between them stays transformers' code, on the host.
@@ -9,10 +9,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from QEfficient.contract import Json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MODALITIES = ("image", "video", "audio")
 _MAIN_INPUTS = frozenset(
@@ -30,13 +35,13 @@ Outputs = Any
 """What a module returns: a tensor, a tuple or a list, or transformers' ModelOutput."""
 
 
-def encoder_method(model: Any, modality: str) -> Callable[..., Any] | None:
+def encoder_method(model: PreTrainedModel, modality: str) -> Callable[..., Any] | None:
     """The method that gives a modality's features; None for a model without the modality."""
     method: Callable[..., Any] | None = getattr(model.base_model, f"get_{modality}_features", None)
     return method
 
 
-def encoder_inputs(model: Any, modality: str, batch: Mapping[str, Any]) -> dict[str, Any]:
+def encoder_inputs(model: PreTrainedModel, modality: str, batch: Mapping[str, Any]) -> dict[str, Any]:
     """What :func:`encoder_method` takes of a processor's output; nothing where that has no such media."""
     method = encoder_method(model, modality)
     if method is None:
@@ -46,7 +51,7 @@ def encoder_inputs(model: Any, modality: str, batch: Mapping[str, Any]) -> dict[
     return inputs if inputs.keys() & _MAIN_INPUTS else {}
 
 
-def encode(model: Any, modality: str, inputs: Mapping[str, Any]) -> Any:
+def encode(model: PreTrainedModel, modality: str, inputs: Mapping[str, Any]) -> Any:
     """The output of the encoder of ``modality``, as ``mm_encoder_outputs`` of the model's forward."""
     method = encoder_method(model, modality)
     assert method is not None
@@ -60,8 +65,8 @@ def _takes(method: Callable[..., Any], name: str) -> bool:
     return name in parameters or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
 
 
-def feature_rows(output: Any) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-    """Features ``[V, D]`` of an encoder's output, and those of each layer that gets its own."""
+def feature_rows(output: Outputs) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+    """Features ``[V, D]`` of an encoder's output, and those that each layer gets besides."""
     layers = getattr(output, "deepstack_features", None) or ()
     pooled = output.pooler_output
     return None if pooled is None else _rows(pooled), [_rows(layer) for layer in layers]
@@ -153,7 +158,7 @@ def flattened(outputs: Outputs, leaves: list[torch.Tensor], is_used: Callable[[t
     return None
 
 
-def rebuilt(form: Any, leaves: list[torch.Tensor]) -> Outputs:
+def rebuilt(form: Json, leaves: list[torch.Tensor]) -> Outputs:
     """The outputs of a form of :func:`flattened`."""
     if isinstance(form, int):
         return leaves[form]

@@ -1,4 +1,4 @@
-"""A checkpoint's processor: texts and images to a model's inputs, in transformers' own code."""
+"""A checkpoint's processor: texts and images to a model's inputs, by transformers' code."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from QEfficient.errors import CorruptArtifact, LifecycleError, OptionError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from transformers import ProcessorMixin
 
 FOLDER = "processor"
 """In a package."""
@@ -79,7 +80,7 @@ def _without_checks(whole: Any) -> Any:
     return ImagesOnly
 
 
-def save_processor(processor: Any, folder: Path) -> None:
+def save_processor(processor: ProcessorMixin, folder: Path) -> None:
     """Write a processor, with the parts that it has, so that :func:`open_processor` reads it."""
     for name in processor.get_attributes():
         part: Any = getattr(processor, name, None)
@@ -93,7 +94,7 @@ def save_processor(processor: Any, folder: Path) -> None:
         (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
 
 
-def process(processor: Any, prompt: str | Sequence[Mapping[str, Any]], images: Sequence[Image]) -> Batch:
+def process(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]], images: Sequence[Image]) -> Batch:
     """The inputs of one prompt with its images.
 
     Args:
@@ -125,7 +126,7 @@ def _refusals() -> Iterator[None]:
         raise OptionError(f"The processor refuses this prompt: {' '.join(str(error).split())[:300]}") from error
 
 
-def _text(processor: Any, prompt: str | Sequence[Mapping[str, Any]], num_images: int) -> str:
+def _text(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]], num_images: int) -> str:
     template = getattr(processor, "chat_template", None)
     if isinstance(prompt, str):
         tokens = placeholder_tokens(processor)
@@ -144,7 +145,7 @@ def _text(processor: Any, prompt: str | Sequence[Mapping[str, Any]], num_images:
     return rendered
 
 
-def placeholder_tokens(processor: Any) -> list[str]:
+def placeholder_tokens(processor: ProcessorMixin) -> list[str]:
     """What stands for an image in a text; the first is the one to write."""
     names = ("boi_token", "image_token", "fake_image_token")
     tokens = [getattr(processor, name, None) for name in names]
@@ -164,7 +165,7 @@ def _check_count(text: str, tokens: Sequence[str], num_images: int) -> None:
         )
 
 
-def _begins_twice(processor: Any, text: str) -> bool:
+def _begins_twice(processor: ProcessorMixin, text: str) -> bool:
     """Whether a text already begins with the token that the tokenizer would put in front."""
     token = getattr(getattr(processor, "tokenizer", None), "bos_token", None)
     return isinstance(token, str) and bool(token) and text.startswith(token)

@@ -192,7 +192,7 @@ def _text_inputs(ids: list[int]) -> dict[str, torch.Tensor]:
 
 
 def reference_tokens(
-    model: Any, inputs: Mapping[str, torch.Tensor], generation_len: int
+    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], generation_len: int
 ) -> tuple[list[int], list[float]]:
     """Hugging Face's greedy tokens for one prompt, and the top-1 margin of each."""
     with torch.no_grad():

@@ -25,7 +25,7 @@ from QEfficient.generation.tasks.causal_lm import CompiledDecoder, DecoderRecord
 from QEfficient.options import ImageTextToTextCompileOptions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
     from QEfficient.processing.host import HostModel
 
@@ -73,7 +73,7 @@ class Pictured:
 
     prompts: Sequence[Any]
     images: Sequence[Sequence[Any]]
-    processor: Any = None
+    processor: ProcessorMixin | None = None
 
 
 class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
@@ -156,7 +156,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         return HostModel(self.path / FOLDER)
 
     @cached_property
-    def processor(self) -> Any:
+    def processor(self) -> ProcessorMixin:
         """The package's processor.
 
         Raises:
@@ -174,7 +174,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         prompts: Prompts,
         *,
         images: Sequence[Picture] | None = None,
-        processor: Any = None,
+        processor: ProcessorMixin | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         generation_len: int | Sequence[int] | None = None,
         stream: bool | Callable[[str], None] = False,
@@ -203,11 +203,17 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             **sampling,
         )
 
-    def stream(self, prompt: Prompts, *, tokenizer: Any = None, **options: Any) -> Iterator[str]:
+    def stream(
+        self, prompt: Prompts, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: Any
+    ) -> Iterator[str]:
         images, processor = options.pop("images", None), options.pop("processor", None)
         return super().stream(with_images(prompt, images, processor), tokenizer=tokenizer, **options)
 
-    def encode(self, prompts: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> list[Any]:
+    def encode(
+        self,
+        prompts: Prompts | Pictured,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> list[Any]:
         """Prompts with their media, in any form that :meth:`generate` takes."""
         if isinstance(prompts, Pictured):
             return self._read(prompts)
@@ -318,7 +324,9 @@ def _count(features: Features | None) -> int:
     return len(rows) if rows is not None else layers.shape[1] if layers is not None else 0
 
 
-def with_images(prompts: Any, images: Sequence[Any] | None, processor: Any = None) -> Any:
+def with_images(
+    prompts: Prompts | Pictured, images: Sequence[Any] | None, processor: ProcessorMixin | None = None
+) -> Any:
     """Prompts with their images, as :meth:`CompiledImageTextToText.encode` takes them.
 
     Raises:

@@ -5,7 +5,7 @@ transformers' models take features as ``mm_encoder_outputs`` and put them at the
 names its row.
 
 Shape legend: B rows of this step, S tokens of this step, M sets of features, V feature rows of a set, D their width,
-K layers that get features of their own (DeepStack).
+K layers that get features besides (DeepStack).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from QEfficient.processing.media import Outputs
 from QEfficient.transformers.patches import functions_replaced, tensor_method_replaced
 
 Nest = Any
@@ -34,10 +35,10 @@ class FeatureForm:
     pooled: Nest
     """Of ``pooler_output``; None: it has none."""
     deepstack: tuple[Nest, ...] = ()
-    """Of ``deepstack_features``: one entry for each layer of the language model that gets features of its own."""
+    """Of ``deepstack_features``: one entry for each layer of the language model that gets features besides."""
 
     @classmethod
-    def of(cls, output: Any) -> FeatureForm:
+    def of(cls, output: Outputs) -> FeatureForm:
         """The form of an encoder's output."""
         layers = getattr(output, "deepstack_features", None) or ()
         return cls(_nest(output.pooler_output), tuple(_nest(layer) for layer in layers))
@@ -79,7 +80,7 @@ class MediaTokens:
 
     @property
     def num_deepstack(self) -> int:
-        """Layers of the language model that get features of their own."""
+        """Layers of the language model that get features besides."""
         return max((len(form.deepstack) for _, form in self.forms), default=0)
 
     @property
@@ -101,7 +102,7 @@ class StepMedia:
     Args:
         tokens: what stands for them.
         input_ids: ``[B, S]``.
-        rows: ``[M, V, D]``; a batch row reads those of its own set, or all read the only one. None: the model has no
+        rows: ``[M, V, D]``; a batch row reads those of its set, or all read the only one. None: the model has no
             features for its embeddings.
         first_row: ``[1, 1]``, how many rows earlier steps used up: the step's placeholders stand for the rows from
             there on, in order. One beyond the last row stands for none.

@@ -21,7 +21,7 @@ from QEfficient.transformers.models.causal_lm import CausalLMPlan, QEFFAutoModel
 from QEfficient.transformers.models.generative_model import Stream
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
     from QEfficient.transformers.lowering.media import MediaTokens
     from QEfficient.transformers.lowering.select import LoweringChoice
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from QEfficient.transformers.tasks.media_parts import MediaEncoder
     from QEfficient.verify.parity import ParityReport
 
+Inputs = Any
+"""A processor's output; or a text, a list of them, or chats."""
 _ENCODER_SHARE = 4
 _SAMPLES = (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),))
 """Width and height of the images of prompts that show what an encoder takes, and what varies with them."""
@@ -70,8 +72,8 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         kv_offload: bool | None = True,
         continuous_batching: bool = False,
         *,
-        processor: Any | None = None,
-        tokenizer: Any | None = None,
+        processor: ProcessorMixin | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         tokenizer = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
         super().__init__(model, continuous_batching, tokenizer=tokenizer)
@@ -263,12 +265,12 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     def generate(  # type: ignore[override]
         self,
-        inputs: Any = None,
-        tokenizer: Any | None = None,
-        processor: Any | None = None,
+        inputs: Inputs = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        processor: ProcessorMixin | None = None,
         images: Sequence[Any] | None = None,
-        prompts: Any = None,
-        streamer: Any | None = None,
+        prompts: Inputs = None,
+        streamer: object = None,
         device_ids: Sequence[int] | None = None,
         runtime_ai100: bool = True,
         generation_len: int | Sequence[int] | None = None,
@@ -279,7 +281,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         """Answer prompts with the compiled package.
 
         Args:
-            inputs: a processor's output; or prompts, where ``prompts`` is not given.
+            inputs: a processor's output; or prompts, where ``prompts`` is left out.
             tokenizer: default: the model's.
             processor: default: the model's.
             images: of one prompt, or a list of images for each: paths, bytes, arrays, or images of Pillow.
@@ -315,16 +317,16 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     def verify(  # type: ignore[override]
         self,
-        inputs: Any = None,
+        inputs: Inputs = None,
         *,
-        prompts: Any = None,
+        prompts: Inputs = None,
         images: Sequence[Any] | None = None,
         generation_len: int = 32,
     ) -> ParityReport:
         """Compare the compiled package with Hugging Face: features of images, then tokens; store the report beside it.
 
         Args:
-            inputs: a processor's output for one prompt; or prompts, where ``prompts`` is not given.
+            inputs: a processor's output for one prompt; or prompts, where ``prompts`` is left out.
             prompts: texts or chats.
             images: as in :meth:`generate`.
             generation_len: tokens to compare for each prompt.

@@ -1,6 +1,6 @@
 """The graphs of the encoders of a model: which modules they are, and what they take and give.
 
-Found by running transformers' ``get_*_features`` once over weightless copies, with a processor's real output for two
+Measured by running transformers' ``get_*_features`` once over weightless copies, with a processor's real output for two
 media of different sizes: sizes that differ between the two are the axes that vary.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -34,6 +34,9 @@ from QEfficient.transformers.lowering.media import FeatureForm
 from QEfficient.transformers.lowering.representative_layers import FAILURES
 from QEfficient.transformers.patches import functions_replaced
 from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _GRAPHS = {"image": "vision"}
 """Names of graphs, where they are upstream's."""
@@ -81,7 +84,7 @@ class MediaEncoder:
     """Parameters that the code between the parts reads."""
 
 
-def media_encoder(model: Any, modality: str, samples: Sequence[Mapping[str, Any]]) -> MediaEncoder | None:
+def media_encoder(model: PreTrainedModel, modality: str, samples: Sequence[Mapping[str, Any]]) -> MediaEncoder | None:
     """How ``modality`` is encoded; None if the model or the samples do not have it.
 
     Args:
@@ -339,11 +342,11 @@ class _Part(nn.Module):
 
 def _leaves(form: Any, output: Any) -> list[torch.Tensor]:
     """The tensors of ``output`` at the places of ``form``, in the order of their numbers."""
-    found: dict[int, torch.Tensor] = {}
+    leaves: dict[int, torch.Tensor] = {}
 
     def visit(form: Any, value: Any) -> None:
         if isinstance(form, int):
-            found[form] = value
+            leaves[form] = value
         elif isinstance(form, dict):
             for name, item in form.items():
                 if item is not None:
@@ -353,10 +356,10 @@ def _leaves(form: Any, output: Any) -> list[torch.Tensor]:
                 visit(item, each)
 
     visit(form, output)
-    return [found[number] for number in sorted(found)]
+    return [leaves[number] for number in sorted(leaves)]
 
 
-def part_graph(model: Any, part: MediaPart) -> TaskGraph:
+def part_graph(model: PreTrainedModel, part: MediaPart) -> TaskGraph:
     """The graph of a part of an encoder. Axes: those of the part."""
     lowered = lower(model, "retained")
     samples = {name: _sample(tensor) for name, tensor in part.inputs.items()}
@@ -373,7 +376,7 @@ def part_graph(model: Any, part: MediaPart) -> TaskGraph:
     )
 
 
-def part_inputs(model: Any, part: MediaPart, sample: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def part_inputs(model: PreTrainedModel, part: MediaPart, sample: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """What a part takes of a processor's output."""
     batch = encoder_inputs(model, part.modality, sample)
     if not part.path:

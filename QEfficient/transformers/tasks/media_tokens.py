@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,13 +19,18 @@ from QEfficient.transformers.lowering.representative_layers import FAILURES
 from QEfficient.transformers.patches import functions_replaced
 from QEfficient.transformers.tasks.media_parts import MediaEncoder
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _NO_TYPES = frozenset({"input_ids", "attention_mask", "position_ids", "labels"})
 _ROPE_TYPES = "mm_token_type_ids"
 """Only for :func:`rope_index`, where a model has one."""
 _MOST_TYPES = 4
 
 
-def media_tokens(model: Any, encoders: Mapping[str, MediaEncoder], sample: Mapping[str, Any]) -> MediaTokens:
+def media_tokens(
+    model: PreTrainedModel, encoders: Mapping[str, MediaEncoder], sample: Mapping[str, Any]
+) -> MediaTokens:
     """What stands for the media that ``encoders`` read in the prompts of ``model``.
 
     Args:
@@ -46,7 +51,7 @@ def media_tokens(model: Any, encoders: Mapping[str, MediaEncoder], sample: Mappi
     )
 
 
-def placeholder(model: Any, modality: str) -> int:
+def placeholder(model: PreTrainedModel, modality: str) -> int:
     """The token that stands for a row of features of ``modality``."""
     assert modality in MODALITIES
     for name in (f"{modality}_token_id", f"{modality}_token_index"):
@@ -57,7 +62,7 @@ def placeholder(model: Any, modality: str) -> int:
     )
 
 
-def _token_types(model: Any, sample: Mapping[str, Any], num_positions: int) -> Iterator[str]:
+def _token_types(model: PreTrainedModel, sample: Mapping[str, Any], num_positions: int) -> Iterator[str]:
     shape = sample["input_ids"].shape
     for name, value in sample.items():
         is_per_token = isinstance(value, torch.Tensor) and value.shape == shape and not value.is_floating_point()
@@ -67,7 +72,7 @@ def _token_types(model: Any, sample: Mapping[str, Any], num_positions: int) -> I
             yield name
 
 
-def count_coordinates(model: Any, sample: Mapping[str, Any]) -> int:
+def count_coordinates(model: PreTrainedModel, sample: Mapping[str, Any]) -> int:
     """Coordinates of a token, where rotary embeddings have several; else 0."""
     coordinates = rope_index(model, sample)
     return 0 if coordinates is None else coordinates.shape[0]
