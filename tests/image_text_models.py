@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from architectures.sizes import OVERRIDES
-from architectures.tiny import merged, shrunk
+from architectures.tiny import UNCACHED, merged, shrunk
 from image_text import processors, recipes_fixed, recipes_grid, recipes_other, recipes_tiled, weights
 from image_text.pictures import SIZES, images
 from image_text.processors import load as load_processor
@@ -33,10 +33,8 @@ SKIPPED: dict[str, str] = {
 """Model types that have no checkpoint here, with the fact that stops them."""
 MODEL_TYPES: tuple[str, ...]
 
-__all__ = [
-    *("MODEL_TYPES", "RECIPES", "SIZES", "SKIPPED"),
-    *("images", "inputs", "load_processor", "make", "model", "reference"),
-]
+__all__ = ["MODEL_TYPES", "RECIPES", "SIZES", "SKIPPED"]
+__all__ += ["images", "inputs", "load_processor", "make", "model", "reference"]
 
 
 def __getattr__(name: str) -> Any:
@@ -51,7 +49,8 @@ def __getattr__(name: str) -> Any:
 def make(model_type: str, folder: Path, seed: int = 0) -> Path:
     """Write a checkpoint of random weights with its processor into ``folder``; equal seeds give equal weights.
 
-    Its generation config has no end token: greedy decoding goes on for as long as it is asked to.
+    Its generation config has no end token: greedy decoding goes on for as long as it is asked to. No token is
+    forbidden, so that an answer may have tokens in it that stand for images in a prompt.
     """
     import torch
     from transformers import AutoModelForImageTextToText, GenerationConfig
@@ -64,7 +63,10 @@ def make(model_type: str, folder: Path, seed: int = 0) -> Path:
     made = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
     weights.draw(made, weights.SPREAD.get(model_type, {}), seed)
     start = config.decoder_start_token_id if config.is_encoder_decoder else None
-    made.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=1, decoder_start_token_id=start)
+    is_cached = config.get_text_config(decoder=True).model_type not in UNCACHED
+    made.generation_config = GenerationConfig(
+        use_cache=is_cached, pad_token_id=0, bos_token_id=1, decoder_start_token_id=start
+    )
     made.save_pretrained(folder)
     if recipe.saved_prefix:
         weights.rename(folder / "model.safetensors", recipe.saved_prefix)

@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from QEfficient import (
     QEFFAutoModel,
     QEFFAutoModelForCausalLM,
+    QEFFAutoModelForImageTextToText,
     QEFFAutoModelForSeq2SeqLM,
     QEFFAutoModelForSequenceClassification,
 )
@@ -31,6 +32,7 @@ from QEfficient.transformers.tasks.graph_spec import TaskGraph
 _CLASSES = (
     QEFFAutoModel,
     QEFFAutoModelForCausalLM,
+    QEFFAutoModelForImageTextToText,
     QEFFAutoModelForSeq2SeqLM,
     QEFFAutoModelForSequenceClassification,
 )

@@ -32,7 +32,7 @@ LEVELS = (
     ("errors", "version", "output", "progress", "forks", "interrupts", "machine"),
     ("options", "contract", "targets", "tasks", "generation_config"),
     ("store",),
-    ("transformers",),
+    ("transformers", "processing"),
     ("exporter",),
     ("simulator",),
     ("compile",),
@@ -199,13 +199,13 @@ def test_what_runs_a_package_imports_nothing_heavy(module: str) -> None:
         assert top != "QEfficient" or rest.partition(".")[0] in LIGHT
 
 
-def test_experimental_exporters_are_imported_in_one_module() -> None:
+def test_experimental_exporters_are_imported_in_two_modules() -> None:
     users = [
         module
         for module, path in MODULES.items()
         if any(name.startswith("transformers.exporters") for name in imports(path))
     ]
-    assert users == ["QEfficient.exporter.trace"]
+    assert sorted(users) == ["QEfficient.exporter.trace", "QEfficient.processing.precomputed"]
 
 
 def test_architectures_are_not_told_apart_by_name() -> None:
@@ -240,7 +240,7 @@ def project() -> dict[str, Any]:
 
 def distribution(requirement: str) -> str:
     """``onnx_ir>=1.1`` to ``onnx-ir``, and what is imported under another name to the package that has it."""
-    requirement = {"yaml": "pyyaml", "google": "protobuf"}.get(requirement, requirement)
+    requirement = {"yaml": "pyyaml", "google": "protobuf", "PIL": "pillow"}.get(requirement, requirement)
     return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
 
 
@@ -253,7 +253,9 @@ def test_dependencies_are_ranges(project: dict[str, Any]) -> None:
 def test_what_is_imported_is_declared(project: dict[str, Any]) -> None:
     imported = {name.partition(".")[0] for path in MODULES.values() for name in imports(path)}
     foreign = {distribution(name) for name in imported - set(sys.stdlib_module_names) - {"QEfficient"}}
-    assert foreign - {distribution(line) for line in project["dependencies"]} == set()
+    extras = project["optional-dependencies"]
+    declared = {distribution(line) for line in [*project["dependencies"], *extras["vision"], *extras["audio"]]}
+    assert foreign - declared == set()
 
 
 def test_constraints_have_exact_versions_of_what_the_commands_install(project: dict[str, Any]) -> None:

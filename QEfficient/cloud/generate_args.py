@@ -40,6 +40,8 @@ class Question:
     chat: bool
     system: str | None
     generation_len: int | None
+    images: list[str]
+    """Paths, all for a single prompt or one for each."""
     stream: bool
     as_json: bool
     sampling: dict[str, Any]
@@ -48,6 +50,8 @@ class Question:
         """Check the flags before a model is loaded."""
         if self.system is not None and not self.chat:
             raise OptionError("--system is for a chat: give --chat too.")
+        if self.images and self.chat:
+            raise OptionError("--image-path is for prompts, not for a chat.")
         if self.generation_len is not None and self.generation_len < 1:
             raise OptionError(f"--generation-len must be at least 1, got {self.generation_len}.")
         SamplingOptions.parse(self.sampling)
@@ -60,21 +64,30 @@ class Question:
         asks_for_text = self.chat or self.generation_len is not None or bool(self.sampling)
         if asks_for_text and task in TASKS and not TASKS[task].load_compiled().takes_chat:
             raise OptionError(f"This model is {TASKS[task].kind}: it has no chat, no --generation-len and no sampling.")
+        if self.images and task in TASKS and not TASKS[task].load_compiled().takes_images:
+            raise OptionError(f"This model is {TASKS[task].kind}, which sees no images: leave --image-path out.")
 
     @property
     def options(self) -> dict[str, Any]:
         """Arguments for ``generate``."""
-        return {"generation_len": self.generation_len, **self.sampling}
+        images = {"images": self.images} if self.images else {}
+        return {"generation_len": self.generation_len, **images, **self.sampling}
 
 
 def question_flags(function: Function) -> Callable[..., Any]:
     """Give a command the flags of prompts and answers, as its argument ``question``."""
 
     @wraps(function)
-    def command(*args: Any, prompt: tuple[str, ...], prompts_txt_file_path: str | None, **params: Any) -> Any:
+    def command(
+        *args: Any,
+        prompt: tuple[str, ...],
+        prompts_txt_file_path: str | None,
+        image_path: tuple[str, ...],
+        **params: Any,
+    ) -> Any:
         answers = {name: params.pop(name) for name in Question.__dataclass_fields__ if name in params}
         prompts = _prompts(prompt, prompts_txt_file_path, answers["chat"])
-        return function(*args, question=Question(prompts=prompts, **answers), **params)
+        return function(*args, question=Question(prompts=prompts, images=[*image_path], **answers), **params)
 
     return flags(*_FLAGS)(option_flags("sampling", "Sampling", SamplingOptions)(command))
 
@@ -103,6 +116,13 @@ _FLAGS = (
         section=_SECTION,
         metavar="FILE",
         help="A file with one prompt per line, in UTF-8 or UTF-16.",
+    ),
+    Flag(
+        ["--image-path"],
+        section=_SECTION,
+        multiple=True,
+        metavar="FILE",
+        help="An image for the prompt; repeat it for several. Of several prompts, each gets one.",
     ),
     Flag(["--chat"], section=_SECTION, is_flag=True, help=_CHAT_HELP),
     Flag(["--system"], section=_SECTION, metavar="TEXT", help="What a chat tells the model before the first turn."),

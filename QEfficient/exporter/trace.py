@@ -158,7 +158,7 @@ def _check_axes(graph: TaskGraph, program: torch.export.ExportedProgram) -> None
 def _dynamic_shapes(graph: TaskGraph) -> Any:
     if graph.has_related_axes:
         auto = torch.export.Dim.AUTO
-        return (tuple({axis: auto for axis in graph_input.axes} for graph_input in graph.inputs),)
+        return (tuple(dict.fromkeys(graph_input.axes, auto) for graph_input in graph.inputs),)
     # Named, not AUTO: then an axis that the model fixes is an error, not a silent constant, and tracing is faster.
     names = {name for graph_input in graph.inputs for name in graph_input.axes.values()}
     minimums, limits = graph.axis_minimums, graph.axis_limits

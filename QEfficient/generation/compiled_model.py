@@ -50,6 +50,8 @@ class CompiledModel(Generic[RecordT]):
     """What knows the names and ranges of settings."""
     takes_chat: ClassVar[bool] = False
     """Whether it takes conversations, a length and sampling."""
+    takes_images: ClassVar[bool] = False
+    """Whether prompts may have images."""
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
@@ -194,5 +195,4 @@ def spans_of(types: np.ndarray, block_types: Iterable[int]) -> tuple[tuple[int, 
     """Runs of equal token types that are blocks, each of more than one token."""
     edges = [0, *(np.flatnonzero(np.diff(types)) + 1).tolist(), len(types)]
     blocks = {*block_types}
-    runs = zip(edges, edges[1:], strict=False)
-    return tuple((begin, end) for begin, end in runs if end - begin > 1 and int(types[begin]) in blocks)
+    return tuple((begin, end) for begin, end in pairwise(edges) if end - begin > 1 and int(types[begin]) in blocks)

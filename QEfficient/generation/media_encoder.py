@@ -6,6 +6,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -136,7 +137,7 @@ class MediaEncoder:
         features = []
         for place in range(len(next(iter(arrays.values())))):
             inputs = {name: array[place : place + 1] for name, array in arrays.items()}
-            features.append(self._cached(inputs, lambda inputs=inputs: self._by_name(part, inputs)))
+            features.append(self._cached(inputs, partial(self._by_name, part, inputs)))
         return features
 
     def _by_name(self, part: MediaPartRecord, inputs: Mapping[str, np.ndarray]) -> Features:
@@ -144,14 +145,13 @@ class MediaEncoder:
         return outputs.get("vision_embeds"), outputs.get("deepstack_features")
 
     def _around_parts(self, batch: Mapping[str, Any]) -> list[Features]:
-        from QEfficient.processing.host import split_images
+        from QEfficient.processing.media import split_images
 
         host, modality = self._host(), self.record.modality
         inputs = host.encoder_inputs(modality, batch)
         parts = {part.path: (self._runner(part), part.form) for part in self.record.parts}
-        return [
-            self._cached(each, lambda each=each: host.encode(modality, each, parts)) for each in split_images(inputs)
-        ] if inputs else []
+        images = split_images(inputs) if inputs else ()
+        return [self._cached(image, partial(host.encode, modality, image, parts)) for image in images]
 
     def _cached(self, inputs: Mapping[str, Any], make: Callable[[], Features]) -> Features:
         return self._cache.get(content_key(self.record.modality, inputs), make)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from QEfficient.errors import CorruptArtifact
-from QEfficient.processing.media import VARLEN, called_with, encode, encoder_inputs, expanded, feature_rows, rebuilt, replaced
+from QEfficient.processing.media import (
+    VARLEN,
+    called_with,
+    encode,
+    encoder_inputs,
+    expanded,
+    feature_rows,
+    rebuilt,
+    replaced,
+)
 from QEfficient.processing.precomputed import precomputed
 from QEfficient.processing.rope import rope_index
 from QEfficient.transformers.patches import functions_replaced
@@ -85,33 +94,3 @@ class HostModel:
             return rebuilt(form, leaves)
 
         return forward
-
-
-def split_images(inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The inputs of an encoder for each of its images, as far as their shapes tell which rows belong to which."""
-    tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
-    others = {name: value for name, value in inputs.items() if name not in tensors}
-    grid = next((value for name, value in tensors.items() if name.endswith("grid_thw")), None)
-    counts = {name: len(value) for name, value in tensors.items()}
-    num_images = max(counts.values()) if grid is None else len(grid)
-    sizes = [] if grid is None else grid.prod(-1).tolist()
-    parts: dict[str, Sequence[torch.Tensor]] = {}
-    for name, value in tensors.items():
-        if counts[name] == num_images:
-            parts[name] = value.split(1)
-        elif sizes and sum(sizes) == counts[name]:
-            parts[name] = value.split(sizes)
-        else:
-            yield dict(inputs)
-            return
-    for place in range(num_images):
-        yield _cropped({**others, **{name: values[place] for name, values in parts.items()}})
-
-
-def _cropped(image: dict[str, Any]) -> dict[str, Any]:
-    """The inputs of one image without what pads it to the size of the others."""
-    pixels, sizes = image.get("pixel_values"), image.get("image_sizes")
-    if isinstance(pixels, torch.Tensor) and pixels.ndim == 4 and isinstance(sizes, torch.Tensor) and len(sizes) == 1:
-        height, width = sizes[0].tolist()
-        return {**image, "pixel_values": pixels[:, :, :height, :width]}
-    return image

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from QEfficient.errors import CapacityError, LifecycleError, OptionError
+from QEfficient.errors import CapacityError, LifecycleError, OptionError, QEffError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,7 +47,8 @@ def open_image(picture: Picture, index: int = 0) -> Image:
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise OptionError(
-                f"Image {index} is an array of {picture.dtype} {list(picture.shape)}, expected uint8 [height, width, 3]."
+                f"Image {index} is an array of {picture.dtype} {list(picture.shape)}, expected uint8 "
+                "[height, width, 3]."
             )
         return Image.fromarray(picture)
     if isinstance(picture, bytes | bytearray):
@@ -55,8 +56,8 @@ def open_image(picture: Picture, index: int = 0) -> Image:
     if isinstance(picture, str | os.PathLike):
         return _decoded(_read(os.fspath(picture)), f"Image {index} ({picture})", index)
     raise OptionError(
-        f"Image {index} is a {type(picture).__name__}: give a path, the bytes of a file, an array [height, width, 3] of "
-        "uint8, or an image of Pillow."
+        f"Image {index} is a {type(picture).__name__}: give a path, the bytes of a file, an array [height, width, 3] "
+        "of uint8, or an image of Pillow."
     )
 
 
@@ -79,6 +80,8 @@ def _decoded(content: bytes, name: str, index: int) -> Image:
             opened = Image.open(io.BytesIO(content), formats=FORMATS)
             _checked(opened, index)
             return opened.convert("RGB")
+    except QEffError:
+        raise
     except UnidentifiedImageError as error:
         raise OptionError(f"{name} is no image in {', '.join(FORMATS)}.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

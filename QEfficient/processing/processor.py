@@ -69,20 +69,20 @@ def _without_videos(folder: Path) -> Any:
 def _without_checks(whole: Any) -> Any:
     """A processor's class that takes None for the parts that are not images' or texts'."""
 
-    class ImagesOnly(whole):  # type: ignore[misc]
+    class ImagesOnly(whole):
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             return type(None) if argument is None else super().check_argument_for_proper_class(argument_name, argument)
 
-    ImagesOnly.__name__ = whole.__name__
-    ImagesOnly.get_attributes = whole.get_attributes
-    ImagesOnly.__init__ = whole.__init__
+    # transformers reads which parts there are from a class's name and signature.
+    for name in ("__name__", "get_attributes", "__init__"):
+        setattr(ImagesOnly, name, getattr(whole, name))
     return ImagesOnly
 
 
 def save_processor(processor: Any, folder: Path) -> None:
     """Write a processor, with the parts that it has, so that :func:`open_processor` reads it."""
     for name in processor.get_attributes():
-        part = getattr(processor, name, None)
+        part: Any = getattr(processor, name, None)
         if hasattr(part, "save_pretrained"):
             if name == "tokenizer":
                 part._set_processor_class(type(processor).__name__)
@@ -107,7 +107,7 @@ def process(processor: Any, prompt: str | Sequence[Mapping[str, Any]], images: S
     """
     with _refusals():
         text = _text(processor, prompt, len(images))
-        passed = {"images": [*images]} if images else {}
+        passed: dict[str, Any] = {"images": [*images]} if images else {}
         if _begins_twice(processor, text):
             passed["add_special_tokens"] = False
         return dict(processor(text=[text], return_tensors="pt", **passed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -44,8 +44,16 @@ class PromptParity:
     """Relative error of each layer's output on prompt and common prefix; infinite where it is not finite."""
     first_layer: int | None = None
     """First layer whose error exceeds LAYER_TOLERANCE; None with layer_errors present: only the head differs."""
+    feature_errors: dict[str, float] | None = None
+    """Relative error of the features of each modality; None for a prompt of text."""
     is_within_noise: bool | None = None
     """Whether the number formats alone explain the different token; None if all agree, or nothing was measured."""
+
+    @property
+    def first_encoder(self) -> str | None:
+        """The first modality whose features' error exceeds LAYER_TOLERANCE."""
+        errors = self.feature_errors or {}
+        return next((modality for modality, error in errors.items() if error > LAYER_TOLERANCE), None)
 
     @property
     def agrees(self) -> bool:
@@ -103,6 +111,11 @@ def _describe(prompt: PromptParity) -> str:
     if prompt.agrees:
         return f"{prompt.num_agreed} tokens agree, smallest top-1 margin {prompt.smallest_margin:.3g}"
     where = ""
+    if prompt.first_encoder is not None and prompt.feature_errors is not None:
+        error = prompt.feature_errors[prompt.first_encoder]
+        where = f"; the {prompt.first_encoder} encoder differs (relative error {error:.2g})"
+    elif prompt.feature_errors:
+        where = "; the features of its images agree, the language model differs"
     if prompt.layer_errors is not None:
         layer = prompt.first_layer
         where = "; no layer differs, only the head" if layer is None else f"; first differing layer: {layer}"
@@ -130,7 +143,7 @@ def compare(model: PreTrainedModel, compiled: CompiledCausalLM, prompts: Prompts
     max_len = compiled.engine.session.info.ctx_len
     report = []
     for ids, output in zip(prompt_ids, _greedy_tokens(compiled, prompt_ids, generation_len), strict=True):
-        expected, margins = _reference_tokens(reference, ids, min(generation_len, max_len - len(ids)))
+        expected, margins = reference_tokens(reference, _text_inputs(ids), min(generation_len, max_len - len(ids)))
         report.append(_compare_one(reference, compiled, ids, output, expected, margins))
     return ParityReport(report)
 
@@ -154,7 +167,7 @@ def _compare_one(
     expected: list[int],
     margins: list[float],
 ) -> PromptParity:
-    agreed = _common_prefix(generated, expected)
+    agreed = common_prefix(generated, expected)
     common: dict[str, Any] = {"prompt_len": len(ids), "num_compared": len(expected), "num_agreed": agreed}
     smallest = min(margins[:agreed], default=None)
     if agreed == len(expected):
@@ -169,16 +182,22 @@ def _compare_one(
     )
 
 
-def _common_prefix(a: list[int], b: list[int]) -> int:
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """Tokens that both begin with."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _reference_tokens(model: Any, ids: list[int], generation_len: int) -> tuple[list[int], list[float]]:
-    """Hugging Face's greedy tokens, and the top-1 margin of each."""
+def _text_inputs(ids: list[int]) -> dict[str, torch.Tensor]:
+    return {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.int64)}
+
+
+def reference_tokens(
+    model: Any, inputs: Mapping[str, torch.Tensor], generation_len: int
+) -> tuple[list[int], list[float]]:
+    """Hugging Face's greedy tokens for one prompt, and the top-1 margin of each."""
     with torch.no_grad():
         output = model.generate(
-            torch.tensor([ids]),
-            attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+            **inputs,
             max_new_tokens=generation_len,
             do_sample=False,
             num_beams=1,
@@ -187,7 +206,8 @@ def _reference_tokens(model: Any, ids: list[int], generation_len: int) -> tuple[
             pad_token_id=0,
         )
     top = [torch.topk(scores[0].float(), 2).values for scores in output.scores]
-    return output.sequences[0, len(ids) :].tolist(), [float(pair[0] - pair[1]) for pair in top]
+    answer = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    return answer, [float(pair[0] - pair[1]) for pair in top]
 
 
 def _layer_errors(model: Any, compiled: CompiledCausalLM, ids: list[int]) -> list[float] | None:
@@ -198,7 +218,7 @@ def _layer_errors(model: Any, compiled: CompiledCausalLM, ids: list[int]) -> lis
         return None
     with _captured(modules) as theirs, torch.no_grad():
         model(input_ids=torch.tensor([ids]), use_cache=False)
-    return [_relative_error(a, b) for a, b in zip(ours, theirs, strict=True)]
+    return [relative_error(a, b) for a, b in zip(ours, theirs, strict=True)]
 
 
 @contextmanager
@@ -217,7 +237,8 @@ def _captured(modules: list[torch.nn.Module]) -> Iterator[list[np.ndarray]]:
             hook.remove()
 
 
-def _relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Norm of the difference over that of the reference; infinite where it is not finite."""
     difference = ours.reshape(theirs.shape).astype(np.float64) - theirs
     error = float(np.linalg.norm(difference) / max(float(np.linalg.norm(theirs)), 1e-30))
     return error if math.isfinite(error) else math.inf

@@ -185,7 +185,7 @@ def measure_package(
             f"ctx_len={ctx_len}: the package was compiled for ctx_len={room}. Compile with a larger one."
         )
     check_lens(ctx_len or room, stride, max_tokens)
-    ids = encode_one(text, lambda texts: compiled.encode(texts, tokenizer), compiled.record.vocab_size)
+    ids = encode_one(text, lambda texts: compiled.encode_text(texts, tokenizer), compiled.record.vocab_size)
     with compiled.engine.exclusive() as session:
         scorer: Scorer = lambda ids, planned: session_scores(session, ids, planned)  # noqa: E731
         return measure(scorer, ids, ctx_len=ctx_len or room, stride=stride, max_tokens=max_tokens)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import image_text_models
 import pytest
 from cloud.commands import COMPILE, Cli, run_python
+from image_text.pictures import images
 
 PROMPT = "My name is"
 SHORT = ("--generation-len", "6")
@@ -103,3 +105,29 @@ def test_language_model_with_what_only_encoders_have(cli: Cli, checkpoint: Path)
     result = cli("infer", checkpoint, "-p", "hello", "--seq-len", "16")
     assert result.code == 2
     assert result.err.startswith("error: --seq-len is not for LlamaForCausalLM")
+
+
+@pytest.fixture(scope="module")
+def seeing_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return image_text_models.make("llava", tmp_path_factory.mktemp("llava") / "llava")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    for path, picture in zip(paths, images((56, 56), (56, 56)), strict=True):
+        picture.save(path)
+    return paths
+
+
+def test_images_are_seen(cli: Cli, seeing_checkpoint: Path, pictures: list[Path]) -> None:
+    command = ("infer", seeing_checkpoint, *COMPILE, "--prompt", "what is it", *SHORT, "--json")
+    first, second = (cli(*command, "--image-path", path).json["answers"][0] for path in pictures)
+    assert len(first["token_ids"]) == len(second["token_ids"]) == 6
+    assert first["token_ids"] != second["token_ids"]
+
+
+def test_images_are_for_models_that_see(cli: Cli, checkpoint: Path, pictures: list[Path]) -> None:
+    result = cli("infer", checkpoint, *COMPILE, "--prompt", PROMPT, "--image-path", pictures[0])
+    assert (result.code, result.out) == (2, "")
+    assert "which sees no images: leave --image-path out" in result.err

@@ -19,7 +19,7 @@ _SHARP = {"att": 0.6}
 _LOUD = {"mirror": 0.0, "flips": 0.5, "embeddings": 0.3, "att": 0.2}
 
 SPREAD: dict[str, dict[str, float]] = {
-    **dict.fromkeys(("blip", "florence2", "fuyu", "idefics", "lfm2_vl", "vision-encoder-decoder"), _MIRRORED),
+    **dict.fromkeys(("blip", "florence2", "fuyu", "idefics", "vision-encoder-decoder"), _MIRRORED),
     **dict.fromkeys(("aya_vision", "cohere2_vision", "minicpm_ocr"), _SHARP),
     **{key: {"att": 1.0} for key in ("granite_docling", "minicpmv4_6", "minicpmv4_7")},
     **dict.fromkeys(("kosmos-2.5", "udop"), _LOUD),
@@ -28,7 +28,8 @@ SPREAD: dict[str, dict[str, float]] = {
     "gemma3": {"zeros": 0.5, "flips": 0.5},
     "inkling2": {"mirror": 3.0, "att": 0.6},
     "minimax_m3_vl": {"mirror": 3.0},
-    "pp_formulanet": {"position": 0.3, "att": 0.6},
+    "pp_formulanet": {"encoder_attn": 0.03, "embeddings": 1.0, "att": 0.6},
+    "lfm2_vl": {"flips": 0.5},
     "exaone4_5": {"merger": 1.0},
     **{key: {"att": 0.3} for key in ("blip-2", "kosmos-2")},
 }

@@ -164,8 +164,12 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
             perf_metrics=_metrics(RequestTimes.sum(times), sum(map(len, answers)), seconds),
         )
 
-    def encode(self, prompts: Prompts, tokenizer: PreTrainedTokenizerBase | None = None) -> list[list[int]]:
-        """Token ids of prompts in any form that :meth:`generate` takes."""
+    def encode(self, prompts: Prompts, tokenizer: PreTrainedTokenizerBase | None = None) -> list[Any]:
+        """Prompts in any form that :meth:`generate` takes, as requests are made of them: token ids, or more."""
+        return self.encode_text(prompts, tokenizer)
+
+    def encode_text(self, prompts: Prompts, tokenizer: PreTrainedTokenizerBase | None = None) -> list[list[int]]:
+        """Token ids of prompts without media."""
         return encode_prompts(prompts, lambda: self.tokenizer(tokenizer))
 
     def layer_outputs(self, ids: list[int]) -> list[np.ndarray]:
@@ -217,8 +221,9 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
             logger.warning("The answers are token ids without text: %s", error)
             return None
 
-    def _request(self, index: int, prompt_ids: list[int], generation_len: Any, sampling: Mapping[str, Any]) -> Request:
-        return self._builder.build(prompt_ids, generation_len, sampling)
+    def _request(self, index: int, prompt: Any, generation_len: Any, sampling: Mapping[str, Any]) -> Request:
+        """The request of a prompt of :meth:`encode`."""
+        return self._builder.build(prompt, generation_len, sampling)
 
 
 class CompiledCausalLM(CompiledDecoder[DecoderRecord]):

@@ -13,10 +13,11 @@ import numpy as np
 from QEfficient.contract import GraphRecord
 from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.media import MediaLayout, MediaPacker, PromptMedia, spans_of
-from QEfficient.generation.media_encoder import Features, FeatureCache, MediaEncoder, MediaEncoderRecord
+from QEfficient.generation.media_encoder import FeatureCache, Features, MediaEncoder, MediaEncoderRecord
 from QEfficient.generation.programs.program import Program
 from QEfficient.generation.prompts import Prompts
 from QEfficient.generation.request import Request
+from QEfficient.generation.request_builder import SamplingValue
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.sessions.retained import RetainedSession
 from QEfficient.generation.sessions.session import Session, SessionInfo
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from QEfficient.processing.host import HostModel
 
+Picture = Any
+"""A path, the bytes of a file, an array ``[height, width, 3]`` of uint8, or an image of Pillow."""
 LANGUAGE = "language"
 """Name of the language model's graph."""
 
@@ -44,6 +47,16 @@ class ImageTextRecord:
     def sizes(self) -> dict[str, int]:
         """Of the state's named axes."""
         return self.decoder.sizes
+
+    @property
+    def ctx_len(self) -> int:
+        """Maximum tokens of a prompt and its answer."""
+        return self.decoder.ctx_len
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that an answer may have."""
+        return self.decoder.vocab_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,9 +117,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             super()._load()
             opened.pop_all()
         self._programs: dict[str, Program] = programs
-        self._encoders = [
-            MediaEncoder(record, programs, lambda: self._host, cache) for record in self.record.encoders
-        ]
+        self.encoders = [MediaEncoder(record, programs, lambda: self._host, cache) for record in self.record.encoders]
 
     def _open_session(self, extra_outputs: Sequence[str] = ()) -> Session:
         record, is_ragged = self.record, self.body.lowering == "paged"
@@ -158,16 +169,16 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             raise LifecycleError(f"{self.path} has no processor: pass processor=..., or what it makes of the prompt.")
         return open_processor(folder)
 
-    def generate(
+    def generate(  # type: ignore[override]
         self,
         prompts: Prompts,
         *,
-        images: Sequence[Any] | None = None,
+        images: Sequence[Picture] | None = None,
         processor: Any = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         generation_len: int | Sequence[int] | None = None,
         stream: bool | Callable[[str], None] = False,
-        **sampling: Any,
+        **sampling: SamplingValue,
     ) -> CloudAI100ExecInfo:
         """Generate from prompts with images.
 
@@ -202,7 +213,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             return self._read(prompts)
         if isinstance(prompts, Mapping) and self._has_media(prompts):
             return self._prompts(prompts)
-        return [self._plain(ids) for ids in super().encode(prompts, tokenizer)]
+        return [self._plain(ids) for ids in self.encode_text(prompts, tokenizer)]
 
     def _has_media(self, batch: Mapping[str, Any]) -> bool:
         return any(name in batch for record in self.record.encoders for name in self._main_inputs(record))
@@ -238,7 +249,9 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             count = int(self._is_placeholder(kept).sum())
             rows = slice(begin, begin + count)
             begin += count
-            types = {n: np.atleast_2d(np.asarray(batch[n]))[row][keep] for n in self.record.layout.token_types if n in batch}
+            types = {
+                n: np.atleast_2d(np.asarray(batch[n]))[row][keep] for n in self.record.layout.token_types if n in batch
+            }
             media = self._media(
                 kept,
                 None if features is None else features[rows],
@@ -266,7 +279,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
 
     def _features(self, batch: Mapping[str, Any], ids: np.ndarray) -> Features:
         """All features of a batch, in the order of its placeholders ``[B, S]``."""
-        encoded = {encoder.record.modality: encoder.encode(batch) for encoder in self._encoders}
+        encoded = {encoder.record.modality: encoder.encode(batch) for encoder in self.encoders}
         ordered: list[Features] = []
         for modality, token in self.record.layout.placeholders.items():
             count, features = int((ids == token).sum()), encoded.get(modality)
@@ -341,4 +354,6 @@ def _pictures_of(prompt: Any) -> list[Any]:
     contents = [message.get("content") for message in prompt if isinstance(message, Mapping)]
     parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
     named = [[part.get(name) for name in ("image", "path", "url")] for part in parts if part.get("type") == "image"]
-    return [next(value for value in values if value is not None) for values in named if any(v is not None for v in values)]
+    return [
+        next(value for value in values if value is not None) for values in named if any(v is not None for v in values)
+    ]

@@ -100,13 +100,13 @@ class CompiledSeq2SeqLM(CompiledDecoder[Seq2SeqRecord]):
             opened.pop_all()  # the session closes them
         return self.session
 
-    def _request(self, index: int, prompt_ids: list[int], generation_len: Any, sampling: Mapping[str, Any]) -> Request:
-        self.session.check(prompt_ids, index)
+    def _request(self, index: int, prompt: Any, generation_len: Any, sampling: Mapping[str, Any]) -> Request:
+        self.session.check(prompt, index)
         options = dict(sampling)
         forced = {name: options.pop(name, None) for name in ("forced_bos_token_id", "forced_eos_token_id")}
         config = self.generation_config
         ids = {name: config.get(name) if value is None else value for name, value in forced.items()}
-        inputs = {TEXT: np.array(prompt_ids, np.int64)}
+        inputs = {TEXT: np.array(prompt, np.int64)}
         start = [self.record.decoder_start_token_id]
         request = self._builder.build(start, generation_len, options, inputs)
         return replace(request, forced_ids=_forced(ids, request.max_new_tokens - 1))

@@ -21,7 +21,6 @@ from torch import nn
 
 from QEfficient.transformers.patches import functions_replaced, tensor_method_replaced
 
-
 Nest = Any
 """The fields of an encoder's output: ``ROWS`` and ``LISTED`` where features are, numbers and lists around them."""
 ROWS, LISTED = "rows", "listed"
@@ -104,8 +103,8 @@ class StepMedia:
         input_ids: ``[B, S]``.
         rows: ``[M, V, D]``; a batch row reads those of its own set, or all read the only one. None: the model has no
             features for its embeddings.
-        first_row: ``[1, 1]``, how many rows earlier steps used up: the step's placeholders stand for the rows from there
-            on, in order. One beyond the last row stands for none.
+        first_row: ``[1, 1]``, how many rows earlier steps used up: the step's placeholders stand for the rows from
+            there on, in order. One beyond the last row stands for none.
         index: ``[B, S]``, the row of each token in its set, -1 for none; in place of ``first_row``.
         deepstack: ``[K, M, V, D]``.
         token_types: ``[B, S]`` each, arguments of the model's forward.

@@ -69,7 +69,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
 
     task = "causal_lm"
     options_class: ClassVar[type[CausalLMCompileOptions]] = CausalLMCompileOptions
-    load_arguments = ("continuous_batching",)
+    load_arguments: ClassVar[tuple[str, ...]] = ("continuous_batching",)
 
     def __init__(self, model: Any, continuous_batching: bool = False, *, tokenizer: Any | None = None) -> None:
         super().__init__(model, tokenizer=tokenizer)

@@ -13,8 +13,9 @@ from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
 from QEfficient.generation.media import MediaLayout
 from QEfficient.generation.media_encoder import MediaEncoderRecord, MediaPartRecord
 from QEfficient.generation.results import CloudAI100ExecInfo
-from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord
+from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord, with_images
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
+from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
 from QEfficient.transformers.models.causal_lm import CausalLMPlan, QEFFAutoModelForCausalLM
 from QEfficient.transformers.models.generative_model import Stream
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.transformers.tasks.media_parts import MediaEncoder
+    from QEfficient.verify.parity import ParityReport
 
 _ENCODER_SHARE = 4
 _SAMPLES = (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),))
@@ -99,7 +101,9 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def _read_files(self, folder: Path) -> None:
         from QEfficient.processing.processor import open_processor
 
-        if self.processor is None and any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+        if self.processor is None and any(
+            (folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")
+        ):
             self.processor = open_processor(folder)
             if self.tokenizer is None:
                 self.tokenizer = getattr(self.processor, "tokenizer", None)
@@ -115,7 +119,9 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             model, samples = self._loaded(), [self._sample(sizes) for sizes in _SAMPLES]
             encoder = media_encoder(model, "image", samples)
             if encoder is None:
-                raise UnsupportedModel(f"{self.model_name} has no get_image_features() that takes what its processor makes.")
+                raise UnsupportedModel(
+                    f"{self.model_name} has no get_image_features() that takes what its processor makes."
+                )
             encoders = {"image": encoder}
             tokens = media_tokens(model, encoders, samples[1])
             self._media = encoders, tokens, block_types(model, tokens)
@@ -137,7 +143,9 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         encoders, tokens, _ = self._seen()
         plan = super()._plan(options, target)
-        described = [repr((part.path, part.constants, part.axes, sorted(part.inputs))) for part in self._parts(encoders)]
+        described = [
+            repr((part.path, part.constants, part.axes, sorted(part.inputs))) for part in self._parts(encoders)
+        ]
         shared = {item.name: getattr(plan, item.name) for item in fields(plan)}
         shared["counts_rows"] = target.has_static_shapes
         return ImageTextPlan(**shared, media=tokens, encoders=tuple(described))
@@ -305,13 +313,60 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         )
         return answers
 
+    def verify(  # type: ignore[override]
+        self,
+        inputs: Any = None,
+        *,
+        prompts: Any = None,
+        images: Sequence[Any] | None = None,
+        generation_len: int = 32,
+    ) -> ParityReport:
+        """Compare the compiled package with Hugging Face: features of images, then tokens; store the report beside it.
+
+        Args:
+            inputs: a processor's output for one prompt; or prompts, where ``prompts`` is not given.
+            prompts: texts or chats.
+            images: as in :meth:`generate`.
+            generation_len: tokens to compare for each prompt.
+
+        Raises:
+            LifecycleError: nothing was compiled yet, the model was opened from a package, or there is no processor.
+            CapacityError: a prompt does not fit.
+        """
+        from QEfficient.verify.media_parity import compare_media
+
+        self._loaded()
+        compiled = self._open()
+        report = compare_media(self.model, compiled, self._batches(inputs, prompts, images), generation_len)
+        compiled.artifact = update_body(compiled.artifact, {"parity": report.to_dict()})
+        return report
+
+    def _batches(self, inputs: Any, prompts: Any, images: Sequence[Any] | None) -> list[Mapping[str, Any]]:
+        """A processor's output for each prompt."""
+        from QEfficient.processing.images import open_images
+        from QEfficient.processing.processor import process
+
+        if isinstance(inputs, Mapping):
+            return [inputs]
+        asked = prompts if inputs is None else inputs
+        if asked is None or self.processor is None:
+            raise LifecycleError("Give a processor's output, or prompts where the model has a processor.")
+        texts = [asked] if isinstance(asked, str) else list(asked)
+        pictured = with_images(texts, images or [[] for _ in texts], self.processor)
+        pairs = zip(pictured.prompts, pictured.images, strict=True)
+        return [process(self.processor, prompt, open_images(pictures)) for prompt, pictures in pairs]
+
 
 def _record(encoder: MediaEncoder) -> MediaEncoderRecord:
     from QEfficient.transformers.tasks.media_parts import output_names
 
     parts = (
         MediaPartRecord(
-            graph=part.name, path=part.path, inputs=tuple(part.inputs), outputs=tuple(output_names(part)), form=part.form
+            graph=part.name,
+            path=part.path,
+            inputs=tuple(part.inputs),
+            outputs=tuple(output_names(part)),
+            form=part.form,
         )
         for part in encoder.parts
     )

@@ -97,7 +97,12 @@ class RetainedCausalLM(nn.Module):
         inputs = accepted(self.model, {"input_ids": input_ids, "position_ids": coordinates.clamp(min=0)})
         shown = step_media(self.media_tokens, input_ids, media)
         functions = functions_replaced(self.model, KERNELS | (NO_BLOCKS if shown is None else BLOCKS_OF_STEP))
-        with select_before_head(self.model, at_places(tokens)), running(step), functions, placed(self.model, shown) as extra:
+        with (
+            select_before_head(self.model, at_places(tokens)),
+            running(step),
+            functions,
+            placed(self.model, shown) as extra,
+        ):
             output = self.model(**inputs, **extra, **{cache_argument(self.model): cache}, use_cache=True)
         if shown is None or shown.next_row is None:
             return output.logits, cache.state()

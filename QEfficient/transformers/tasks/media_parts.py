@@ -6,7 +6,7 @@ media of different sizes: sizes that differ between the two are the axes that va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ from QEfficient.processing.media import (
     feature_rows,
     flattened,
     grouped,
+    split_images,
 )
 from QEfficient.processing.precomputed import precomputed
 from QEfficient.transformers.lowering.apply import LoweredModel, lower
@@ -80,13 +81,14 @@ class MediaEncoder:
     """Parameters that the code between the parts reads."""
 
 
-def media_encoder(model: Any, modality: str, samples: list[Mapping[str, Any]]) -> MediaEncoder | None:
+def media_encoder(model: Any, modality: str, samples: Sequence[Mapping[str, Any]]) -> MediaEncoder | None:
     """How ``modality`` is encoded; None if the model or the samples do not have it.
 
     Args:
         model: a Hugging Face model; not changed.
         modality: "image", "video" or "audio".
-        samples: a processor's output for media of different sizes, the first for two of one size.
+        samples: a processor's output for media of different sizes, the first for two of one size
+            in one prompt.
 
     Raises:
         UnsupportedModel: the encoder cannot run without weights.
@@ -99,15 +101,14 @@ def media_encoder(model: Any, modality: str, samples: list[Mapping[str, Any]]) -
         whole = [_run_whole(lowered, modality, first_rows(batch)) for batch in batches]
         if all(whole):
             return _encoder_of_method(modality, whole)  # type: ignore[arg-type]
+        if sum(1 for _ in split_images(batches[0])) > 1:
+            batches = batches[1:]  # the host encodes one image at a time
         opened: frozenset[str] = frozenset()
         while True:
             runs = [_run_with_values(lowered, modality, batch, opened) for batch in batches]
             encoder, sized = _encoder_of_modules(lowered, modality, runs)
             if not sized:
                 return encoder
-            if len(batches) == len(samples):
-                batches.pop(0)  # its several images have several sizes, and the host encodes one at a time
-                continue
             opened |= sized  # its code depends on the size of an image: the host runs it, around the modules inside
 
 
@@ -161,9 +162,7 @@ class _Readers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _run_with_values(
-    lowered: LoweredModel, modality: str, batch: Mapping[str, Any], opened: frozenset[str]
-) -> _Run:
+def _run_with_values(lowered: LoweredModel, modality: str, batch: Mapping[str, Any], opened: frozenset[str]) -> _Run:
     """Run the encoder with fake weights; its inputs are real, so that code may look at them."""
     run = _Run()
     with _without_symbols(lowered), _outermost(lowered.module.base_model, run, opened) as depth, _Readers(run, depth):
@@ -234,9 +233,7 @@ def _encoder_of_method(modality: str, calls: list[PartCall]) -> MediaEncoder:
     return MediaEncoder(modality, (part,), FeatureForm.of(first.output))
 
 
-def _encoder_of_modules(
-    lowered: LoweredModel, modality: str, runs: list[_Run]
-) -> tuple[MediaEncoder, frozenset[str]]:
+def _encoder_of_modules(lowered: LoweredModel, modality: str, runs: list[_Run]) -> tuple[MediaEncoder, frozenset[str]]:
     """The encoder, and the paths of modules whose code depends on sizes that are no tensors."""
     first = runs[0]
     parts: list[MediaPart] = []
@@ -276,9 +273,7 @@ class SizeOf:
     axis: int
 
 
-def _constants(
-    calls: list[dict[str, Any]], tensors: list[dict[str, torch.Tensor]]
-) -> dict[str, Any] | None:
+def _constants(calls: list[dict[str, Any]], tensors: list[dict[str, torch.Tensor]]) -> dict[str, Any] | None:
     """The arguments of calls that are no tensors, with sizes of tensors named; None where they differ otherwise."""
     leaves = [tree_flatten(call) for call in calls]
     if len({repr(form) for _, form in leaves}) > 1:
@@ -334,7 +329,9 @@ class _Part(nn.Module):
                 rows, layers = feature_rows(encode(self.model, part.modality, {**part.constants, **tensors}))
                 stacked = [torch.stack(layers)] if layers else []
                 return tuple(each.float() for each in ([] if rows is None else [rows]) + stacked)
-            constants = tree_map(lambda x: tensors[x.name].shape[x.axis] if isinstance(x, SizeOf) else x, part.constants)
+            constants = tree_map(
+                lambda x: tensors[x.name].shape[x.axis] if isinstance(x, SizeOf) else x, part.constants
+            )
             output = base.get_submodule(part.path)(**constants, **grouped(tensors))
         leaves = _leaves(part.form, output)
         return tuple(leaf.float() if leaf.is_floating_point() else leaf.to(torch.int64) for leaf in leaves)

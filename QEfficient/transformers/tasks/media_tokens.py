@@ -80,7 +80,7 @@ def block_types(model: nn.Module, tokens: MediaTokens) -> tuple[int, ...]:
     return tuple(value for value in range(_MOST_TYPES) if _makes_blocks(model, tokens.token_types, value))
 
 
-class _Seen(Exception):  # noqa: N818
+class _Seen(Exception):
     """Carries the blocks out of a model's forward."""
 
 
@@ -92,7 +92,11 @@ def _makes_blocks(model: nn.Module, names: tuple[str, ...], value: int) -> bool:
 
     lowered = run_eagerly(model)
     ids = torch.zeros(1, 2, dtype=torch.int64)
-    inputs = {"input_ids": ids, "position_ids": torch.arange(2)[None], **{n: torch.full_like(ids, value) for n in names}}
+    inputs = {
+        "input_ids": ids,
+        "position_ids": torch.arange(2)[None],
+        **{n: torch.full_like(ids, value) for n in names},
+    }
     try:
         with functions_replaced(lowered.module, {**NO_BLOCKS, "blockwise_overlay": note}), torch.no_grad():
             lowered.module(**accepted(lowered.module, inputs), use_cache=False)

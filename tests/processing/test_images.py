@@ -1,0 +1,79 @@
+"""Images from callers: what is none, too small, too large or damaged is refused, before anything is decoded."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from QEfficient.errors import CapacityError, OptionError
+from QEfficient.processing.images import open_images
+
+
+def png(width: int, height: int) -> bytes:
+    """A PNG that says it has so many pixels, whose data is a few bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+def encoded(kind: str, width: int = 8, height: int = 6) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(np.arange(width * height * 3, dtype=np.uint8).reshape(height, width, 3)).save(content, kind)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP"])
+def test_files_of_usual_formats_are_read(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture"
+    path.write_bytes(encoded(kind))
+    first, second, third = open_images([path, str(path), encoded(kind)])
+    assert first.size == second.size == third.size == (8, 6)
+    assert {first.mode, second.mode, third.mode} == {"RGB"}
+
+
+def test_arrays_and_images_of_pillow_are_taken() -> None:
+    array = np.zeros((6, 8, 3), np.uint8)
+    assert [image.size for image in open_images([array, Image.new("RGBA", (8, 6))])] == [(8, 6), (8, 6)]
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (b"not an image at all", OptionError, "Image 0 is no image in PNG, JPEG"),
+        (b"", OptionError, "Image 0 is no image in PNG, JPEG"),
+        (encoded("TIFF"), OptionError, "Image 0 is no image in PNG, JPEG"),
+        (encoded("PNG")[:-30], OptionError, "Image 0 is damaged"),
+        (encoded("JPEG")[:200], OptionError, "Image 0 is (damaged|no image)"),
+        (encoded("PNG", 1, 1), CapacityError, "Image 0 has 1 x 1 pixels: at least 2"),
+        (png(30_000, 30_000), CapacityError, "too large|more than"),
+        (png(8, 60_000), CapacityError, "one side is more than 200 times the other"),
+    ],
+    ids=["text", "nothing", "TIFF", "cut PNG", "cut JPEG", "1x1", "bomb", "strip"],
+)
+def test_what_is_no_image_is_refused(content: bytes, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        open_images([content])
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        ("https://example.com/cat.png", "no image is downloaded"),
+        ("/no/such/file.png", "cannot be read"),
+        (np.zeros((6, 8), np.uint8), r"array of uint8 \[6, 8\], expected uint8"),
+        (np.zeros((6, 8, 3), np.float32), "array of float32"),
+        (3, "is a int: give a path"),
+    ],
+)
+def test_what_is_no_picture_is_refused(picture: object, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        open_images([picture])

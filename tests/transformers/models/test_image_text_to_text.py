@@ -1,0 +1,243 @@
+"""Models that see: the greedy tokens of Hugging Face, from prompts with images of any number and size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import image_text_models
+import numpy as np
+import pytest
+import torch
+from image_text.pictures import images
+from image_text.processors import load as load_processor
+
+import QEfficient
+from QEfficient import QEFFAutoModelForImageTextToText
+from QEfficient.errors import CapacityError, OptionError, UnsupportedModel
+
+NUM_NEW_TOKENS = 8
+SMALL, WIDE, TALL = (56, 56), (112, 56), (40, 120)
+PROMPTS = {
+    "one image": ("hello world", (SMALL,)),
+    "another size": ("what is it", (WIDE,)),
+    "two images of two sizes": ("two of them", (TALL, SMALL)),
+    "text": ("just text", ()),
+}
+TYPES = ("llava", "qwen3_vl", "gemma3", "llava_next", "mistral3")
+"""A graph that is the whole encoder; coordinates, DeepStack and arguments worked out on the host; blocks of tokens that
+attend to each other; tiles that the host packs; an encoder whose code depends on an image's size."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    root = tmp_path_factory.mktemp("checkpoints")
+
+    @cache
+    def folder(model_type: str) -> Path:
+        return image_text_models.make(model_type, root / model_type)
+
+    return folder
+
+
+def load(folder: Path) -> QEFFAutoModelForImageTextToText:
+    return QEFFAutoModelForImageTextToText.from_pretrained(folder, processor=load_processor(folder))
+
+
+@pytest.fixture(scope="module")
+def compiled(folders: Any) -> Any:
+    @cache
+    def model(model_type: str) -> QEFFAutoModelForImageTextToText:
+        loaded = load(folders(model_type))
+        loaded.compile(target="cpu", ctx_len=512, precision="fp32")
+        return loaded
+
+    return model
+
+
+def case(folder: Path, name: str) -> tuple[dict[str, Any], list[int]]:
+    """The processor's output for a prompt, and Hugging Face's answer."""
+    text, sizes = PROMPTS[name]
+    inputs = image_text_models.inputs(folder, text, images(*sizes))
+    return inputs, image_text_models.reference(folder, dict(inputs), NUM_NEW_TOKENS)
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+@pytest.mark.parametrize("model_type", TYPES)
+def test_answers_are_those_of_hugging_face(model_type: str, name: str, folders: Any, compiled: Any) -> None:
+    inputs, expected = case(folders(model_type), name)
+    answers = compiled(model_type).generate(inputs, generation_len=NUM_NEW_TOKENS)
+    assert answers.generated_ids[0].tolist() == expected
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_a_batch_that_mixes_them_answers_as_each_alone(model_type: str, folders: Any, compiled: Any) -> None:
+    cases = [case(folders(model_type), name) for name in PROMPTS]
+    with QEfficient.from_package(compiled(model_type).qpc_path, full_batch_size=3) as package:
+        prompts = [prompt for inputs, _ in cases for prompt in package.encode(inputs)]
+        requests = [package._request(i, prompt, NUM_NEW_TOKENS, {}) for i, prompt in enumerate(prompts)]
+        answers: list[list[int]] = [[] for _ in requests]
+        for token in package.engine.run(requests):
+            answers[token.index].append(token.token_id)
+    assert answers == [expected for _, expected in cases]
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("model_type", sorted(set(image_text_models.RECIPES) - set(TYPES)))
+def test_every_type_answers_as_hugging_face(model_type: str, folders: Any) -> None:
+    try:
+        model = load(folders(model_type))
+        model.compile(target="cpu", ctx_len=512, precision="fp32")
+    except UnsupportedModel as error:
+        pytest.skip(str(error))
+    inputs, expected = case(folders(model_type), "one image")
+    assert model.generate(inputs, generation_len=NUM_NEW_TOKENS).generated_ids[0].tolist() == expected
+
+
+def test_the_simulated_card_sees(folders: Any) -> None:
+    inputs, expected = case(folders("llava"), "two images of two sizes")
+    model = load(folders("llava"))
+    path = model.compile(target="cloud-ai-100-sim", ctx_len=64, prefill_seq_len=8, num_cores=8)
+    assert model.generate(inputs, generation_len=NUM_NEW_TOKENS).generated_ids[0].tolist() == expected
+    assert {"language", "vision"} <= {entry.name for entry in path.iterdir()}
+
+
+def test_a_package_needs_neither_checkpoint_nor_processor(compiled: Any, folders: Any) -> None:
+    """The package's processor reads a text and its images."""
+    _, expected = case(folders("llava"), "one image")
+    with QEfficient.from_package(compiled("llava").qpc_path) as package:
+        answers = package.generate("hello world", images=images(SMALL), generation_len=NUM_NEW_TOKENS)
+    assert answers.generated_ids[0].tolist() == expected
+
+
+def test_images_are_taken_with_their_prompts(compiled: Any) -> None:
+    pictures = images(SMALL, WIDE)
+    together = compiled("llava").generate(prompts=["one", "two"], images=[[pictures[0]], pictures], generation_len=4)
+    alone = [
+        compiled("llava").generate(prompts="one", images=[pictures[0]], generation_len=4),
+        compiled("llava").generate(prompts="two", images=pictures, generation_len=4),
+    ]
+    assert [ids.tolist() for ids in together.generated_ids] == [each.generated_ids[0].tolist() for each in alone]
+
+
+def test_a_padded_batch_is_read_row_by_row(compiled: Any, folders: Any) -> None:
+    """As a processor makes it for several prompts; Hugging Face pads on the left."""
+    rows = [case(folders("llava"), name)[0] for name in ("one image", "two images of two sizes", "text")]
+    expected = [compiled("llava").generate(row, generation_len=4).generated_ids[0].tolist() for row in rows]
+    longest = max(row["input_ids"].shape[1] for row in rows)
+    padded = {
+        name: torch.cat([torch.nn.functional.pad(row[name], (longest - row[name].shape[1], 0)) for row in rows])
+        for name in ("input_ids", "attention_mask")
+    }
+    padded["pixel_values"] = torch.cat([row["pixel_values"] for row in rows if "pixel_values" in row])
+    answers = compiled("llava").generate(padded, generation_len=4)
+    assert [ids.tolist() for ids in answers.generated_ids] == expected
+
+
+class Counted:
+    """A program that counts its runs."""
+
+    def __init__(self, program: Any):
+        self.program, self.num_runs = program, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.program, name)
+
+    def run(self, *args: Any) -> Any:
+        self.num_runs += 1
+        return self.program.run(*args)
+
+
+@pytest.fixture
+def counted(compiled: Any) -> Iterator[tuple[Any, Counted]]:
+    with QEfficient.from_package(compiled("llava").qpc_path) as package:
+        program = Counted(package._programs["vision"])
+        for encoder in package.encoders:
+            encoder._programs = {"vision": program}
+        yield package, program
+
+
+def test_an_image_is_encoded_once(counted: tuple[Any, Counted]) -> None:
+    """Whatever the prompt is that it comes with."""
+    package, program = counted
+    first, second = images(SMALL, WIDE)
+    package.generate("one", images=[first], generation_len=1)
+    package.generate("another prompt", images=[second, first], generation_len=1)
+    package.generate("one", images=[first], generation_len=1)
+    assert program.num_runs == 2
+
+
+def test_a_generated_placeholder_is_text(compiled: Any, folders: Any) -> None:
+    """As in Hugging Face, whatever the images of the prompts beside it are."""
+    inputs, _ = case(folders("llava"), "one image")
+    token = compiled("llava").config.image_token_id
+    reference = image_text_models.model(folders("llava"))
+    ids = inputs["input_ids"]
+    with torch.no_grad():
+        whole = reference(**inputs, use_cache=True)
+        step = reference(
+            input_ids=torch.tensor([[token]]),
+            past_key_values=whole.past_key_values,
+            attention_mask=torch.ones(1, ids.shape[1] + 1, dtype=torch.int64),
+        )
+    with QEfficient.from_package(compiled("llava").qpc_path) as package:
+        (prompt,) = package.encode(inputs)
+        session = package.engine.session
+        from QEfficient.generation.sessions.session import Chunk
+
+        blocks = range(session.info.num_blocks or 0)
+        session.step([Chunk(0, prompt.ids, 0, block_ids=blocks, media=prompt.media)])
+        logits = session.step([Chunk(0, [token], len(prompt.ids), block_ids=blocks, media=prompt.media)])
+    assert np.abs(logits[0] - step.logits[0, -1].numpy()).max() < 1e-3
+
+
+def test_images_and_placeholders_are_counted(compiled: Any, folders: Any) -> None:
+    inputs, _ = case(folders("llava"), "one image")
+    with pytest.raises(OptionError, match=r"4 placeholder\(s\) for images .* make 8 row\(s\)"):
+        compiled("llava").generate({**inputs, "pixel_values": inputs["pixel_values"].repeat(2, 1, 1, 1)})
+    placeholder = compiled("llava").processor.image_token
+    with pytest.raises(OptionError, match=r"1 placeholder\(s\) for images .* 2 image\(s\) were passed"):
+        compiled("llava").generate(prompts=f"{placeholder} what", images=images(SMALL, WIDE))
+    with pytest.raises(OptionError, match="images has 1 entries for 2 prompts"):
+        compiled("llava").generate(prompts=["a", "b"], images=[images(SMALL)])
+
+
+def test_a_prompt_with_its_image_must_fit(compiled: Any) -> None:
+    with pytest.raises(CapacityError, match="ctx_len=512"):
+        compiled("llava").generate(prompts="word " * 600, images=images(SMALL))
+
+
+def test_blocks_that_do_not_fit_a_step_say_what_to_compile(folders: Any) -> None:
+    inputs, _ = case(folders("gemma3"), "one image")
+    model = load(folders("gemma3"))
+    model.compile(target="cloud-ai-100-sim", ctx_len=64, prefill_seq_len=2, num_cores=8)
+    with pytest.raises(CapacityError, match="compile with prefill_seq_len="):
+        model.generate(inputs, generation_len=2)
+
+
+def test_verify_compares_features_and_tokens(compiled: Any, folders: Any) -> None:
+    inputs, _ = case(folders("qwen3_vl"), "another size")
+    report = compiled("qwen3_vl").verify(inputs, generation_len=4)
+    assert report.agrees
+    assert 0 <= report.prompts[0].feature_errors["image"] < 1e-4
+
+
+def test_verify_names_the_encoder_that_differs(folders: Any, compiled: Any) -> None:
+    """A package of other weights of the encoder than those that it is compared with."""
+    inputs, _ = case(folders("llava"), "one image")
+    package = compiled("llava").qpc_path
+    changed = load(folders("llava"))
+    with torch.no_grad():
+        changed.model.base_model.multi_modal_projector.linear_2.weight.mul_(-3)
+    changed.qpc_path = package
+    report = changed.verify(inputs, generation_len=8)
+    assert report.prompts[0].first_encoder == "image"
+    assert "the image encoder differs" in str(report)
+
+
+def test_perplexity_of_text_is_that_of_hugging_face(compiled: Any) -> None:
+    model, ids = compiled("llava"), list(range(10, 60))
+    ours, theirs = model.evaluate(ids, ctx_len=32), model.evaluate(ids, ctx_len=32, reference=True)
+    assert abs(ours.perplexity / theirs.perplexity - 1) < 1e-4
