@@ -19,7 +19,7 @@ import openvino as ov
 from QEfficient.compile.openvino_context import add_context_extensions
 from QEfficient.compile.openvino_paged import custom_operators
 from QEfficient.compile.openvino_properties import check_storable
-from QEfficient.compile.openvino_rewrites import fold_weight_transposes
+from QEfficient.compile.openvino_rewrites import fold_weight_transposes, separate_integer_reductions
 from QEfficient.compile.openvino_weights import detach_weights, external_places
 from QEfficient.contract import Binding, CompiledGraph, CompileJob
 from QEfficient.errors import CompileError
@@ -72,6 +72,7 @@ def compile_onnx(onnx_path: Path, folder: Path, job: CompileJob) -> CompiledGrap
         with custom_operators(core):
             model = core.read_model(onnx_path)
             fold_weight_transposes(model)
+            separate_integer_reductions(model)
             model = compress_weights(model, job.options.weight_format)
             inputs, outputs = _bindings(model.inputs, axes), _bindings(model.outputs, axes)
             data_files: tuple[str, ...] = ()

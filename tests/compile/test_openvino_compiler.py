@@ -13,7 +13,7 @@ import tiny_models
 import torch
 
 from QEfficient import QEFFAutoModelForCausalLM, from_package
-from QEfficient.compile.openvino_rewrites import fold_weight_transposes
+from QEfficient.compile.openvino_rewrites import fold_weight_transposes, separate_integer_reductions
 from QEfficient.generation.sessions.session import Chunk
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "vocab_size": 320}
@@ -68,3 +68,23 @@ def test_transposes_of_other_axes_stay() -> None:
         x, ops.transpose(ops.transpose(weight, ops.constant([0, 1, 2])), ops.constant([0, 1, 2])), False, False
     )
     assert fold_weight_transposes(ov.Model([kept], [x])) == 0
+
+
+@pytest.mark.parametrize("operation", ["multiply", "add"])
+@pytest.mark.parametrize("reduction", ["sum", "max", "min", "mean", "prod"])
+def test_operators_after_integer_reductions_reach_all_rows(reduction: str, operation: str) -> None:
+    x = ops.parameter([-1, 4, 3], ov.Type.i64, name="x")
+    reduced = getattr(ops, f"reduce_{reduction}")(x, ops.constant([2]), False)
+    model = ov.Model([getattr(ops, operation)(reduced, ops.constant(4, ov.Type.i64))], [x])
+    assert separate_integer_reductions(model) == 1
+    values = np.random.default_rng(0).integers(0, 9, (8, 4, 3))
+    result = ov.Core().compile_model(model, "CPU")({"x": values})[0]
+    exact = getattr(values, reduction)(2)
+    expected = np.trunc(exact) * 4 if operation == "multiply" else np.trunc(exact) + 4
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_reductions_of_floats_stay_fused() -> None:
+    x = ops.parameter([-1, 4, 3], ov.Type.f32, name="x")
+    model = ov.Model([ops.reduce_sum(x, ops.constant([2]), False)], [x])
+    assert separate_integer_reductions(model) == 0

@@ -1,8 +1,9 @@
 """Features of images, videos and audio in a step: which of their rows a placeholder token stands for.
 
 transformers' models take features as ``mm_encoder_outputs`` and put them at their placeholders with
-``masked_scatter``, in order over the whole batch. A step has only some of a prompt's tokens, so here each placeholder
-names its row.
+``masked_scatter``, in order over the whole batch. A step has only some of a prompt's tokens, so here each token names
+its row, and the model gets a row for each token, of any values where a token stands for none: what it selects by a mask
+of tokens are then all of them, whose number does not depend on data.
 
 Shape legend: B rows of this step, S tokens of this step, M sets of features, V feature rows of a set, D their width,
 K layers that get features besides (DeepStack).
@@ -12,20 +13,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.overrides import TorchFunctionMode
 
 from QEfficient.processing.media import Outputs
 from QEfficient.transformers.patches import functions_replaced, tensor_method_replaced
 
 Nest = Any
-"""The fields of an encoder's output: ``ROWS`` and ``LISTED`` where features are, numbers and lists around them."""
-ROWS, LISTED = "rows", "listed"
-"""A tensor with the features of all images, and a list with one tensor for each."""
+"""The fields of an encoder's output: :class:`Rows` where features are, numbers and lists around them."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where features of all images are in an encoder's output."""
+
+    num_axes: int
+    """Of a tensor; those in front of the last two are images and their parts."""
+    is_listed: bool
+    """Whether there is a list of tensors, one for each image."""
+
+    def filled(self, rows: torch.Tensor) -> Any:
+        """The features ``rows [V, D]`` as if they were those of one image."""
+        shaped = rows.reshape(*[1] * (self.num_axes - 2), *rows.shape)
+        return [shaped] if self.is_listed else shaped
 
 
 @dataclass(frozen=True)
@@ -35,34 +51,41 @@ class FeatureForm:
     pooled: Nest
     """Of ``pooler_output``; None: it has none."""
     deepstack: tuple[Nest, ...] = ()
-    """Of ``deepstack_features``: one entry for each layer of the language model that gets features besides."""
+"""Of ``deepstack_features``: one entry for each layer of the language model that gets features besides."""
+    others: tuple[str, ...] = ()
+    """Fields that a step does not have."""
 
     @classmethod
     def of(cls, output: Outputs) -> FeatureForm:
         """The form of an encoder's output."""
         layers = getattr(output, "deepstack_features", None) or ()
-        return cls(_nest(output.pooler_output), tuple(_nest(layer) for layer in layers))
+        others = tuple(item.name for item in fields(output) if item.name not in _FIELDS) if is_dataclass(output) else ()
+        return cls(_nest(output.pooler_output), tuple(_nest(layer) for layer in layers), others)
 
     def output(self, rows: torch.Tensor | None, deepstack: torch.Tensor | None) -> SimpleNamespace:
-        """The output of an encoder with all rows ``[M * V, D]`` and ``deepstack [K, M * V, D]``."""
+        """The output of an encoder with all rows ``[V, D]`` and ``deepstack [K, V, D]``."""
         layers = [] if deepstack is None else [_filled(form, deepstack[at]) for at, form in enumerate(self.deepstack)]
-        return SimpleNamespace(
-            pooler_output=None if rows is None else _filled(self.pooled, rows), deepstack_features=layers
-        )
+        pooled = None if rows is None else _filled(self.pooled, rows)
+        missing: dict[str, None] = dict.fromkeys(self.others)
+        return SimpleNamespace(pooler_output=pooled, deepstack_features=layers, **missing)
+
+
+_FIELDS = frozenset({"pooler_output", "deepstack_features"})
 
 
 def _nest(value: Any) -> Nest:
     if isinstance(value, torch.Tensor):
-        return ROWS
+        return Rows(value.ndim, is_listed=False)
     if isinstance(value, list | tuple) and value:
-        return LISTED if isinstance(value[0], torch.Tensor) else tuple(_nest(item) for item in value)
+        is_rows = isinstance(value[0], torch.Tensor)
+        return Rows(value[0].ndim, is_listed=True) if is_rows else tuple(_nest(item) for item in value)
     return value
 
 
 def _filled(form: Nest, rows: torch.Tensor) -> Any:
     if isinstance(form, tuple):
         return tuple(_filled(item, rows) for item in form)
-    return {ROWS: rows, LISTED: [rows]}.get(form, form) if isinstance(form, str) else form
+    return form.filled(rows) if isinstance(form, Rows) else form
 
 
 @dataclass(frozen=True)
@@ -121,10 +144,8 @@ class StepMedia:
         deepstack: torch.Tensor | None = None,
         token_types: Mapping[str, torch.Tensor] | None = None,
     ):
-        self.tokens, self.token_types = tokens, dict(token_types or {})
+        self.tokens, self.token_types, self._sizes = tokens, dict(token_types or {}), tuple(input_ids.shape)
         self.next_row: torch.Tensor | None = None
-        self.rows = None if rows is None else rows.reshape(-1, rows.shape[2])
-        self.deepstack = None if deepstack is None else deepstack.reshape(deepstack.shape[0], -1, deepstack.shape[3])
         (num_sets, set_len) = rows.shape[:2] if rows is not None else deepstack.shape[1:3]  # type: ignore[union-attr]
         if index is None:
             is_token = tokens.is_placeholder(input_ids)
@@ -135,24 +156,45 @@ class StepMedia:
         self.is_shown = (index >= 0)[..., None]
         sets = torch.arange(input_ids.shape[0], device=input_ids.device)[:, None] * set_len
         has_one_set = isinstance(num_sets, int) and num_sets == 1
-        self._index = torch.where(index >= 0, index if has_one_set else index + sets, 0)
+        index = torch.where(index >= 0, index if has_one_set else index + sets, 0).reshape(-1)
+        self.rows = None if rows is None else nn.functional.embedding(index, rows.reshape(-1, rows.shape[-1]))
+        by_layer = [] if deepstack is None else deepstack.reshape(deepstack.shape[0], -1, deepstack.shape[-1]).unbind()
+        self.deepstack = torch.stack([nn.functional.embedding(index, layer) for layer in by_layer]) if by_layer else None
 
     def outputs(self) -> dict[str, SimpleNamespace]:
-        """``mm_encoder_outputs`` of the model's forward."""
+        """``mm_encoder_outputs`` of the model's forward, with a row for each token."""
         rows, forms = self.rows, self.tokens.forms
         return {n: form.output(None if form.pooled is None else rows, self.deepstack) for n, form in forms}
 
     def scatter(self, embeddings: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """``embeddings [B, S, D]`` with each masked token's row of ``source`` in its place."""
         mask = mask if mask.ndim == 3 else mask[..., None]
-        return torch.where(mask & self.is_shown, self._chosen(source).to(embeddings.dtype), embeddings)
+        return torch.where(mask & self.is_shown, source.reshape(embeddings.shape).to(embeddings.dtype), embeddings)
 
     def add(self, hidden: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """``hidden [B, S, D]`` plus each masked token's row of ``source``."""
-        return hidden + torch.where(mask[..., None] & self.is_shown, self._chosen(source).to(hidden.dtype), 0.0)
+        mask = mask if mask.ndim == 3 else mask[..., None]
+        return hidden + torch.where(mask & self.is_shown, source.reshape(hidden.shape).to(hidden.dtype), 0.0)
 
-    def _chosen(self, source: torch.Tensor) -> torch.Tensor:
-        return nn.functional.embedding(self._index, source.reshape(-1, source.shape[-1]))
+    def select(self, tensor: torch.Tensor, key: Any) -> torch.Tensor:
+        """``tensor[key]``; where ``key`` is a mask of tokens, what it selects of all of them."""
+        if not (isinstance(key, torch.Tensor) and key.dtype == torch.bool and 2 <= key.ndim <= tensor.ndim):
+            return tensor[key]
+        sizes = zip((*self._sizes, *tensor.shape[: key.ndim]), (*key.shape[:2], *key.shape), strict=True)
+        if not all(statically_known_true(ours == theirs) for ours, theirs in sizes):
+            return tensor[key]
+        return tensor.reshape(-1, *tensor.shape[key.ndim :])
+
+
+class _Selecting(TorchFunctionMode):
+    """Calls :meth:`StepMedia.select` where a tensor is indexed."""
+
+    def __init__(self, media: StepMedia):
+        super().__init__()
+        self._media = media
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (self._media.select if func is torch.Tensor.__getitem__ else func)(*args, **(kwargs or {}))
 
 
 def _unchecked(*args: object, **kwargs: object) -> None:
@@ -167,7 +209,7 @@ def placing(model: nn.Module, media: StepMedia) -> Iterator[None]:
         setattr(module, "_deepstack_process", media.add)  # noqa: B010
     scatter = tensor_method_replaced("masked_scatter", media.scatter)
     try:
-        with scatter, functions_replaced(model, {"torch_compilable_check": _unchecked}):
+        with scatter, _Selecting(media), functions_replaced(model, {"torch_compilable_check": _unchecked}):
             yield
     finally:
         for module in adders:
