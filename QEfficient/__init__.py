@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from QEfficient.transformers.models.modeling_auto import (
         QEFFAutoModel,
         QEFFAutoModelForCausalLM,
+        QEFFAutoModelForCTC,
         QEFFAutoModelForSeq2SeqLM,
         QEFFAutoModelForSequenceClassification,
     )
@@ -53,6 +54,7 @@ __all__ = [
     "CloudAI100ExecInfo",
     "PerfMetrics",
     "QEFFAutoModel",
+    "QEFFAutoModelForCTC",
     "QEFFAutoModelForCausalLM",
     "QEFFAutoModelForSeq2SeqLM",
     "QEFFAutoModelForSequenceClassification",

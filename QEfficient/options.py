@@ -328,6 +328,15 @@ class EncoderCompileOptions(CompileOptions):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CTCCompileOptions(EncoderCompileOptions):
+    """Options of ``QEFFAutoModelForCTC.compile``."""
+
+    seq_len: int | tuple[int, ...] = everywhere(480000)
+    """Compiled lengths, one or several, in samples of audio; of a model that takes features, in frames of them. Audio
+    takes the smallest that fits. Default: 30 seconds, 480000 samples at 16 kHz, or the frames of as much audio."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Seq2SeqLMCompileOptions(CompileOptions):
     """Options of ``QEFFAutoModelForSeq2SeqLM.compile``."""
 

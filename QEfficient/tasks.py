@@ -13,6 +13,7 @@ from QEfficient.errors import UnsupportedModel
 from QEfficient.options import (
     CausalLMCompileOptions,
     CompileOptions,
+    CTCCompileOptions,
     EncoderCompileOptions,
     Seq2SeqLMCompileOptions,
 )
@@ -73,6 +74,13 @@ TASKS: dict[str, Task] = {
             options=EncoderCompileOptions,
             auto_class=f"{_MODELS}.sequence_classification:QEFFAutoModelForSequenceClassification",
             compiled=f"{_RUNTIME}.sequence_classification:CompiledSequenceClassifier",
+        ),
+        Task(
+            name="ctc",
+            kind="a CTC model",
+            options=CTCCompileOptions,
+            auto_class=f"{_MODELS}.ctc:QEFFAutoModelForCTC",
+            compiled=f"{_RUNTIME}.ctc:CompiledCTC",
         ),
         Task(
             name="causal_lm",

@@ -1,12 +1,14 @@
 """The auto classes, each a task and little else, under the path that the field knows."""
 
 from QEfficient.transformers.models.causal_lm import QEFFAutoModelForCausalLM
+from QEfficient.transformers.models.ctc import QEFFAutoModelForCTC
 from QEfficient.transformers.models.encoder import QEFFAutoModel
 from QEfficient.transformers.models.seq2seq_lm import QEFFAutoModelForSeq2SeqLM
 from QEfficient.transformers.models.sequence_classification import QEFFAutoModelForSequenceClassification
 
 __all__ = [
     "QEFFAutoModel",
+    "QEFFAutoModelForCTC",
     "QEFFAutoModelForCausalLM",
     "QEFFAutoModelForSeq2SeqLM",
     "QEFFAutoModelForSequenceClassification",

@@ -30,6 +30,7 @@ REASONS = {
     "funnel": "OpenVINO 2026.4 computes a wrong product for its Einsum over GatherElements of a constant",
     "gemma3n_text": "it computes a constant with the inverse error function, which ONNX does not have",
     "gpt_neo": "it slices masks from a buffer by the number of keys, as if the newest token were in the last slot",
+    "granite_speech5_encoder": "it asks whether a block needs padding, which depends on the length",
     "inkling_text": _COUNTS,
     "inkling2_text": f"{_COUNTS}; and it cuts the windows of its convolutions right for steps of several tokens only",
     "jetmoe": _DATA_DEPENDENT,
