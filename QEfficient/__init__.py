@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         QEFFAutoModelForCTC,
         QEFFAutoModelForSeq2SeqLM,
         QEFFAutoModelForSequenceClassification,
+        QEFFAutoModelForSpeechSeq2Seq,
     )
     from QEfficient.transformers.transform import transform
 
@@ -58,6 +59,7 @@ __all__ = [
     "QEFFAutoModelForCausalLM",
     "QEFFAutoModelForSeq2SeqLM",
     "QEFFAutoModelForSequenceClassification",
+    "QEFFAutoModelForSpeechSeq2Seq",
     "QEFFCommonLoader",
     "__version__",
     "cloud_ai_100_exec_kv",

@@ -16,6 +16,7 @@ from QEfficient.options import (
     CTCCompileOptions,
     EncoderCompileOptions,
     Seq2SeqLMCompileOptions,
+    SpeechSeq2SeqCompileOptions,
 )
 from QEfficient.targets import load
 
@@ -67,6 +68,13 @@ TASKS: dict[str, Task] = {
             options=Seq2SeqLMCompileOptions,
             auto_class=f"{_MODELS}.seq2seq_lm:QEFFAutoModelForSeq2SeqLM",
             compiled=f"{_RUNTIME}.seq2seq_lm:CompiledSeq2SeqLM",
+        ),
+        Task(
+            name="speech_seq2seq",
+            kind="a speech recognition model",
+            options=SpeechSeq2SeqCompileOptions,
+            auto_class=f"{_MODELS}.speech_seq2seq:QEFFAutoModelForSpeechSeq2Seq",
+            compiled=f"{_RUNTIME}.speech_seq2seq:CompiledSpeechSeq2Seq",
         ),
         Task(
             name="sequence_classification",

@@ -34,6 +34,14 @@ class TakesSignals(Protocol):
     def seq_lens(self) -> tuple[int, ...]:
         """Compiled lengths, ascending."""
 
+    @property
+    def is_time_last(self) -> bool:
+        """Whether features are ``[width, T]`` there."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what follows the audio is a part of its features."""
+
 
 def read_signals(
     inputs: AudioInputs, takes: TakesSignals, extractor: Callable[[], FeatureExtractor]
@@ -50,13 +58,15 @@ def read_signals(
         CapacityError: there is none, or one is longer than the package takes.
     """
     if isinstance(inputs, Mapping) or hasattr(inputs, takes.input):
-        return processed(inputs, takes.input)
+        return processed(inputs, takes)
     opened, longest = extractor(), takes.seq_lens[-1]
     most = longest if takes.width is None else longest * _SAMPLES_PER_PLACE
-    return [
-        opened.features(load_audio(each, opened.sampling_rate, most, f"Audio {index}"), takes.input)
+    most = min(most, opened.max_len or most) if takes.is_whole else most
+    rows = [
+        opened.features(load_audio(each, opened.sampling_rate, most, f"Audio {index}"), takes.input, takes.is_whole)
         for index, each in enumerate(each_audio(inputs))
     ]
+    return [row.T if takes.is_time_last else row for row in rows]
 
 
 def each_audio(inputs: AudioInputs) -> list[AudioInput]:
@@ -86,24 +96,25 @@ def each_audio(inputs: AudioInputs) -> list[AudioInput]:
     return [*inputs]
 
 
-def processed(encoding: Any, name: str) -> list[np.ndarray]:
+def processed(encoding: Any, takes: TakesSignals) -> list[np.ndarray]:
     """The rows of a processor's output, without padding.
 
     Args:
         encoding: a mapping, or an object with attributes.
-        name: of what the model takes.
+        takes: what the model takes.
 
     Raises:
         OptionError: it has no such field, or its mask does not fit it.
     """
-    fields = encoding if isinstance(encoding, Mapping) else vars(encoding)
+    fields, name = encoding if isinstance(encoding, Mapping) else vars(encoding), takes.input
     if fields.get(name) is None:
         raise OptionError(f"The model takes {name}, and the processor's output has {', '.join(map(str, fields))}.")
     rows = [as_array(row, f"{name} {index}") for index, row in enumerate(fields[name])]
     if not rows:
         raise CapacityError("No audio was passed.")
+    rows = [row.T if takes.is_time_last else row for row in rows]
     mask = fields.get("attention_mask")
-    if mask is None:
+    if mask is None or takes.is_whole:
         return rows
     lens = [int(np.asarray(row).sum()) for row in mask]
     sizes = [len(np.asarray(row)) for row in mask]

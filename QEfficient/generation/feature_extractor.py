@@ -31,13 +31,20 @@ class FeatureExtractor:
         self.sampling_rate = int(extractor.sampling_rate)
         """Samples a second that it takes."""
 
-    def features(self, samples: np.ndarray, name: str, *, is_whole: bool = False) -> np.ndarray:
+    @property
+    def max_len(self) -> int | None:
+        """Samples after which it cuts audio off; None: it does not."""
+        length = getattr(self._extractor, "n_samples", None)
+        return length if isinstance(length, int) else None
+
+    def features(self, samples: np.ndarray, name: str, is_whole: bool = False, **options: bool | str) -> np.ndarray:
         """The features of audio.
 
         Args:
             samples: float32 ``[T]`` at :attr:`sampling_rate`.
             name: of the input that has them: ``input_values`` or ``input_features``.
             is_whole: whether the padding that the extractor adds is part of them.
+            options: of the extractor.
 
         Returns:
             ``[T]`` or with more axes, as the model takes one row.
@@ -48,7 +55,7 @@ class FeatureExtractor:
         """
         try:
             output = self._extractor(
-                samples, sampling_rate=self.sampling_rate, return_tensors="np", return_attention_mask=True
+                samples, sampling_rate=self.sampling_rate, return_tensors="np", return_attention_mask=True, **options
             )
             row = np.asarray(output[name])[0].astype(np.float32)
         except ImportError as error:

@@ -10,11 +10,21 @@ import numpy as np
 import pytest
 from architectures.sounds import tone, write_wave
 
+from QEfficient.contract import FrameRule
 from QEfficient.errors import CapacityError, OptionError
 from QEfficient.generation.audio import load_audio
 from QEfficient.generation.audio_inputs import each_audio, processed
+from QEfficient.generation.sessions.signals import SignalRecord
 
 RATE, LONGEST = 16000, 48000
+TAKES = SignalRecord(
+    input="input_values",
+    width=None,
+    seq_lens=(LONGEST,),
+    batch_size=1,
+    min_len=1,
+    rule=FrameRule(stride=320, offset=-80),
+)
 
 
 @pytest.mark.parametrize(("width", "channels"), [(1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (3, 3)])
@@ -114,9 +124,9 @@ def test_nothing_is_an_error_too() -> None:
 
 def test_a_processors_rows_lose_their_padding() -> None:
     values = np.arange(8, dtype=np.float32).reshape(2, 4)
-    rows = processed({"input_values": values, "attention_mask": np.array([[1, 1, 0, 0], [1, 1, 1, 1]])}, "input_values")
+    rows = processed({"input_values": values, "attention_mask": np.array([[1, 1, 0, 0], [1, 1, 1, 1]])}, TAKES)
     assert [row.tolist() for row in rows] == [[0.0, 1.0], [4.0, 5.0, 6.0, 7.0]]
     with pytest.raises(OptionError, match="on the left"):
-        processed({"input_values": values, "attention_mask": np.array([[0, 0, 1, 1], [1, 1, 1, 1]])}, "input_values")
+        processed({"input_values": values, "attention_mask": np.array([[0, 0, 1, 1], [1, 1, 1, 1]])}, TAKES)
     with pytest.raises(OptionError, match="takes input_values"):
-        processed({"input_features": values}, "input_values")
+        processed({"input_features": values}, TAKES)

@@ -35,6 +35,10 @@ class SignalRecord:
     padding_side: Literal["right"] | None = "right"
     """None: a signal runs at exactly its length."""
     why_not_padded: str = ""
+    is_time_last: bool = False
+    """Whether the program takes features as ``[B, width, T]``."""
+    is_whole: bool = False
+    """Whether signals have one length alone, what follows the audio being a part of them."""
 
     def __post_init__(self) -> None:
         if not self.seq_lens or sorted({*self.seq_lens}) != [*self.seq_lens]:

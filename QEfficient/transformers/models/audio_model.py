@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from QEfficient.base.modeling_qeff import OptionsT, PlanT, QEFFBaseModel
-from QEfficient.generation.feature_extractor import FOLDER
+from QEfficient.generation.feature_extractor import FOLDER, FeatureExtractor
 
 if TYPE_CHECKING:
     from QEfficient.generation.feature_extractor import HFFeatureExtractor
@@ -35,10 +37,30 @@ class QEFFAudioModel(QEFFBaseModel[PlanT, OptionsT]):
         """Samples a second of the audio that the model takes."""
         return getattr(self.feature_extractor, "sampling_rate", DEFAULT_SAMPLING_RATE)
 
+    def chosen_extractor(self, extractor: HFFeatureExtractor | None) -> HFFeatureExtractor | None:
+        """``extractor``, else the model's; None: the package's runs."""
+        return self.feature_extractor if extractor is None else extractor
+
     def write_side_files(self, folder: Path) -> None:
         super().write_side_files(folder)
         if self.feature_extractor is not None:
             save_feature_extractor(self.feature_extractor, folder / FOLDER, self.config.name_or_path or self.model_name)
+
+
+def places_of_seconds(model: QEFFAudioModel[Any, Any], reader: Any, seconds: int) -> int:
+    """Samples or features that so much audio is.
+
+    Args:
+        model: knows the feature extractor.
+        reader: the Hugging Face module that takes them.
+        seconds: of audio.
+    """
+    num_samples, name = seconds * model.sampling_rate, reader.main_input_name
+    if name == "input_values":
+        return num_samples
+    if model.feature_extractor is None:
+        return seconds * 100  # one each 10 ms, as most extractors make them
+    return len(FeatureExtractor(model.feature_extractor).features(np.zeros(num_samples, np.float32), name))
 
 
 def load_feature_extractor(folder: Path) -> HFFeatureExtractor | None:

@@ -6,16 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import MODEL_GRAPH, Specialization
-from QEfficient.generation.feature_extractor import FeatureExtractor
 from QEfficient.generation.sessions.signals import SignalRecord
 from QEfficient.generation.tasks.ctc import CTCRecord
 from QEfficient.options import CTCCompileOptions, EncoderCompileOptions
 from QEfficient.targets import Target
-from QEfficient.transformers.models.audio_model import QEFFAudioModel
+from QEfficient.transformers.models.audio_model import QEFFAudioModel, places_of_seconds
 from QEfficient.transformers.models.sequence_model import QEFFWholeInputModel
 from QEfficient.transformers.models.sequence_plan import SequencePlan, plan_sequences
 
@@ -78,14 +75,8 @@ class QEFFAutoModelForCTC(QEFFAudioModel[SequencePlan, EncoderCompileOptions], Q
     def _parse(self, passed: Mapping[str, Any]) -> tuple[EncoderCompileOptions, Target]:
         """Of a model that takes features, ``seq_len`` is by default the frames that 30 seconds are."""
         if "seq_len" not in passed and self._loaded().main_input_name != "input_values":
-            passed = {**passed, "seq_len": self._usual_len()}
+            passed = {**passed, "seq_len": places_of_seconds(self, self._loaded(), _USUAL_SECONDS)}
         return super()._parse(passed)
-
-    def _usual_len(self) -> int:
-        silence = np.zeros(_USUAL_SECONDS * self.sampling_rate, np.float32)
-        if self.feature_extractor is None:
-            return _USUAL_SECONDS * 100  # a frame each 10 ms, as most extractors make them
-        return len(FeatureExtractor(self.feature_extractor).features(silence, self._loaded().main_input_name))
 
     def _contract(self, longest: int) -> SignalContract:
         from QEfficient.transformers.tasks.ctc import prepare_ctc
@@ -175,7 +166,7 @@ class QEFFAutoModelForCTC(QEFFAudioModel[SequencePlan, EncoderCompileOptions], Q
         if audio is not None:
             extractor, tokenizer = (getattr(inputs, part, None) for part in ("feature_extractor", "tokenizer"))
             return self.transcribe(audio, device_ids, feature_extractor=extractor, tokenizer=tokenizer)
-        return self._open(device_ids).generate(inputs, feature_extractor=self._extractor(feature_extractor))
+        return self._open(device_ids).generate(inputs, feature_extractor=self.chosen_extractor(feature_extractor))
 
     def transcribe(
         self,
@@ -197,9 +188,8 @@ class QEFFAutoModelForCTC(QEFFAudioModel[SequencePlan, EncoderCompileOptions], Q
             LifecycleError: nothing was compiled yet, or there is no tokenizer.
         """
         texts: list[str] = self._open(device_ids).transcribe(
-            inputs, feature_extractor=self._extractor(feature_extractor), tokenizer=self._text_tokenizer(tokenizer)
+            inputs,
+            feature_extractor=self.chosen_extractor(feature_extractor),
+            tokenizer=self._text_tokenizer(tokenizer),
         )
         return texts
-
-    def _extractor(self, extractor: HFFeatureExtractor | None) -> HFFeatureExtractor | None:
-        return self.feature_extractor if extractor is None else extractor

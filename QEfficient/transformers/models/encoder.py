@@ -79,7 +79,7 @@ class QEFFAutoModel(QEFFSequenceModel):
     def _graphs(self, plan: SequencePlan) -> dict[str, TaskGraph]:
         from QEfficient.transformers.tasks.encoder import encoder_graph
 
-        contract = self.text_contract(plan)
+        contract = self._text_contract(plan)
         module = self._inputs.module(contract)
         return {MODEL_GRAPH: encoder_graph(module, contract, self.pooling is not None, plan.graph_lens)}
 

@@ -5,6 +5,7 @@ from QEfficient.transformers.models.ctc import QEFFAutoModelForCTC
 from QEfficient.transformers.models.encoder import QEFFAutoModel
 from QEfficient.transformers.models.seq2seq_lm import QEFFAutoModelForSeq2SeqLM
 from QEfficient.transformers.models.sequence_classification import QEFFAutoModelForSequenceClassification
+from QEfficient.transformers.models.speech_seq2seq import QEFFAutoModelForSpeechSeq2Seq
 
 __all__ = [
     "QEFFAutoModel",
@@ -12,4 +13,5 @@ __all__ = [
     "QEFFAutoModelForCausalLM",
     "QEFFAutoModelForSeq2SeqLM",
     "QEFFAutoModelForSequenceClassification",
+    "QEFFAutoModelForSpeechSeq2Seq",
 ]

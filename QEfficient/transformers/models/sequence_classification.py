@@ -74,7 +74,7 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
     def _graphs(self, plan: SequencePlan) -> dict[str, TaskGraph]:
         from QEfficient.transformers.tasks.sequence_classification import classifier_graph
 
-        contract = self.text_contract(plan)
+        contract = self._text_contract(plan)
         return {MODEL_GRAPH: classifier_graph(self._inputs.module(contract), contract, plan.graph_lens)}
 
     def _session(self, plan: SequencePlan, options: EncoderCompileOptions, target: Target) -> ClassifierRecord:

@@ -73,7 +73,7 @@ class QEFFSequenceModel(QEFFWholeInputModel):
         return plan_sequences(model, contract, options, target, self.max_lens().get("seq_len"))
 
     @staticmethod
-    def text_contract(plan: SequencePlan) -> SequenceContract:
+    def _text_contract(plan: SequencePlan) -> SequenceContract:
         """How the model takes texts, by its plan."""
         contract: Any = plan.contract
         text: SequenceContract = contract

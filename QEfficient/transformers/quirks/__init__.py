@@ -49,6 +49,8 @@ REASONS = {
     "roformer": "it uses the positions of one row for all rows",
     "rwkv": f"{_OWN_STATE}; and it divides its weights when it first runs",
     "switch_transformers": _DATA_DEPENDENT,
+    "whisper": "its encoder refuses audio of any length but one, and a card's one program runs it over one frame "
+    "while it decodes",
     "xlm": _APPENDS,
     "xlnet": f"{_APPENDS}; and {_INTEGER_MASK}",
     "xlstm": _OWN_STATE,

@@ -6,9 +6,10 @@ measured on the model.
 
 from __future__ import annotations
 
+import copy
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import PreTrainedConfig
 from QEfficient.contract import FrameRule, Json
 from QEfficient.errors import UnsupportedModel
 from QEfficient.transformers.lowering.apply import run_eagerly
+from QEfficient.transformers.lowering.representative_layers import remembered
 from QEfficient.transformers.patches import quiet_shapes
 from QEfficient.transformers.tasks.padding_probe import BUDGET, Probe, harmless_padding, with_values
 from QEfficient.transformers.tasks.sequence_inputs import Padding, forward_parameters
@@ -27,6 +29,7 @@ ReadSignal = Callable[[Any, dict[str, Any]], torch.Tensor]
 """Runs a model and returns the output that a task needs: ``(model, arguments) -> [B, frames, ...]``."""
 ATTENTION_MASK = "attention_mask"
 _CANDIDATES = (Padding(), Padding(is_left_out=True))
+_ONLY = "the model reads signals of one length alone"
 _SOME_LEN, _MOST_LEN = 64, 1 << 18
 """Of signals that frames are counted for; the second is more than some strides of any model."""
 
@@ -41,6 +44,10 @@ class SignalContract:
     """Features of a place; None: samples have none."""
     rule: FrameRule
     padding: Padding
+    is_time_last: bool = False
+    """Whether the model takes features as ``[B, F, T]``."""
+    only_len: int | None = None
+    """The length that it reads, where it reads one alone."""
 
     def ingredients(self) -> Json:
         """All that decides the graph, without the wording of reasons."""
@@ -140,16 +147,34 @@ def measure_signals(model: nn.Module, read: ReadSignal, longest: int) -> SignalC
     Raises:
         UnsupportedModel: its results are not finite or not deterministic, or its frames do not come evenly.
     """
+    contract = _without_padding(model, read)
+    if contract.only_len is not None:
+        return contract
+    (module,) = with_values([SignalModel(model, read)])
+    probe = _SignalProbe(module, contract, longest)
+    unpadded = probe.run_unpadded()
+    probe.check_deterministic(unpadded)
+    return replace(contract, padding=harmless_padding([(probe, unpadded)], _CANDIDATES))
+
+
+def frame_rule(model: nn.Module, read: ReadSignal) -> FrameRule:
+    """Frames that ``model`` makes of a signal.
+
+    Raises:
+        UnsupportedModel: they do not come evenly.
+    """
+    return _without_padding(model, read).rule
+
+
+def _without_padding(model: nn.Module, read: ReadSignal) -> SignalContract:
     hf_model: Any = model
     name = hf_model.main_input_name
     count = _frame_counter(model, read)
-    width = None if name == "input_values" else _width(model, count)
-    rule = _frame_rule(type(model).__name__, lambda length: count(length, width))
-    (module,) = with_values([SignalModel(model, read)])
-    probe = _SignalProbe(module, rule, width, longest)
-    unpadded = probe.run_unpadded()
-    probe.check_deterministic(unpadded)
-    return SignalContract(name, width, rule, harmless_padding([(probe, unpadded)], _CANDIDATES))
+    width, is_time_last, only_len = None, False, only_length(model, read)
+    if name != "input_values":
+        width, is_time_last = _layout(model, count, only_len or _SOME_LEN)
+    rule = _frame_rule(type(model).__name__, lambda length: count(length, width, is_time_last))
+    return SignalContract(name, width, rule, Padding(None, reason=_ONLY), is_time_last, only_len)
 
 
 def signal(length: int, width: int | None) -> torch.Tensor:
@@ -165,45 +190,75 @@ def signal(length: int, width: int | None) -> torch.Tensor:
 class _SignalProbe(Probe):
     unit = "samples or features"
 
-    def __init__(self, module: SignalModel, rule: FrameRule, width: int | None, longest: int):
+    def __init__(self, module: SignalModel, contract: SignalContract, longest: int):
+        rule = contract.rule
         affordable = BUDGET // max(sum(parameter.numel() for parameter in module.parameters()), 1)
         # One more than whole frames: what is left over after a frame must not matter either. An odd number of frames,
         # which some models put together by two.
         short, most = rule.length(7) + 1, rule.length(max(10, min(affordable, 500))) + 1
         super().__init__(module, short, max(short + rule.stride, min(longest, most)))
-        self._module, self._rule, self._width = module, rule, width
+        self._module, self._contract = module, contract
 
     def run(self, length: int, padded_len: int, padding: Padding) -> torch.Tensor:
         """See :meth:`Probe.run`; the signal's frames."""
-        padded = signal(length, self._width)
+        padded = signal(length, self._contract.width)
         padded = torch.cat([padded, padded.new_zeros(1, padded_len - length, *padded.shape[2:])], 1)
+        padded = padded.transpose(1, 2) if self._contract.is_time_last else padded
         mask = (torch.arange(padded_len) < length).to(torch.int64)[None]
         module = SignalModel(self._module.model, self._module.read, padding)
         num_rows = 1 if padded_len == length else 2
         rows = [padded.expand(num_rows, *[-1] * (padded.ndim - 1)), mask.expand(num_rows, -1)]
         with torch.no_grad():
             output = module(*rows).float()[:1]
-        return output[:, : self._rule.num_frames(length)]
+        return output[:, : self._contract.rule.num_frames(length)]
 
 
 _REFUSALS = (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError)
 
 
-def _frame_counter(model: nn.Module, read: ReadSignal) -> Callable[[int, int | None], int]:
-    """How many frames the model makes of a signal of a length and a width; 0 where it takes none such. Only shapes are
-    computed."""
-    shapes = run_eagerly(model)
-    module = SignalModel(shapes.module, read)
+Count = Callable[[int, int | None, bool], int]
+"""Frames of a signal by its length, its width, and whether time is its last axis; 0 where the model takes none such."""
 
-    def count(length: int, width: int | None) -> int:
-        size = [1, length] if width is None else [1, length, width]
+
+def _counter(
+    model: nn.Module, read: ReadSignal, fakes: Callable[[], AbstractContextManager[Any]], device: str
+) -> Count:
+    module = SignalModel(model, read)
+
+    def count(length: int, width: int | None, is_time_last: bool) -> int:
+        size = [1, length] if width is None else [1, width, length] if is_time_last else [1, length, width]
         try:
-            with torch.no_grad(), quiet_shapes(), shapes.fake_mode:
-                return int(module(torch.empty(size)).shape[1])
+            with torch.no_grad(), quiet_shapes(), fakes():
+                return int(module(torch.empty(size, device=device)).shape[1])
         except _REFUSALS:
             return 0
 
     return count
+
+
+def _frame_counter(model: nn.Module, read: ReadSignal) -> Count:
+    """Only shapes are computed."""
+    shapes = run_eagerly(model)
+    return _counter(shapes.module, read, lambda: shapes.fake_mode, "cpu")
+
+
+@remembered
+def only_length(model: nn.Module, read: ReadSignal) -> int | None:
+    """The length of the signals that ``model`` reads, where it refuses all others; None where it does not.
+
+    On a model without our overrides, which lift such limits.
+    """
+    positions = getattr(model.config, "max_source_positions", None)
+    if not isinstance(positions, int):
+        return None
+    parameters = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), False) for p in model.parameters()}
+    copied: Any = copy.deepcopy(model, memo=dict(parameters)).to("meta")
+    count = _counter(copied, read, nullcontext, "meta")
+    for length in [positions * stride for stride in (1, 2, 4)]:
+        for width, is_time_last in _layouts(model):
+            if count(length, width, is_time_last):
+                return None if count(length // 2, width, is_time_last) else length
+    return None
 
 
 def _frame_rule(name: str, count: Callable[[int], int]) -> FrameRule:
@@ -233,13 +288,22 @@ class _Lens(Sequence[int]):
         return self._count(index + 1)
 
 
-def _width(model: nn.Module, count: Callable[[int, int | None], int]) -> int:
-    """Features of a place: a number of the config, or some such places put together, that the model takes."""
+def _layout(model: nn.Module, count: Count, length: int) -> tuple[int, bool]:
+    """Features of a place, and whether time is the last axis: what the model takes of a number of the config."""
+    for width, is_time_last in _layouts(model):
+        if width is not None and count(length, width, is_time_last):
+            return width, is_time_last
+    raise UnsupportedModel(f"The config of {type(model).__name__} does not say how many features a frame has.")
+
+
+def _layouts(model: Any) -> Iterator[tuple[int | None, bool]]:
+    """Some such places may be put together."""
+    if model.main_input_name == "input_values":
+        yield None, False
+        return
     numbers = sorted({*_feature_numbers(model.config)})
     for width in [number * together for together in (1, 2, 4) for number in numbers]:
-        if count(_SOME_LEN, width):
-            return width
-    raise UnsupportedModel(f"The config of {type(model).__name__} does not say how many features a frame has.")
+        yield from ((width, False), (width, True))
 
 
 def _feature_numbers(config: PreTrainedConfig) -> Iterator[int]:
