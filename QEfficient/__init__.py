@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from QEfficient.transformers.models.modeling_auto import (
         QEFFAutoModel,
         QEFFAutoModelForCausalLM,
+        QEFFAutoModelForCTC,
         QEFFAutoModelForImageTextToText,
         QEFFAutoModelForSeq2SeqLM,
         QEFFAutoModelForSequenceClassification,
+        QEFFAutoModelForSpeechSeq2Seq,
     )
     from QEfficient.transformers.transform import transform
 
@@ -54,10 +56,12 @@ __all__ = [
     "CloudAI100ExecInfo",
     "PerfMetrics",
     "QEFFAutoModel",
+    "QEFFAutoModelForCTC",
     "QEFFAutoModelForCausalLM",
     "QEFFAutoModelForImageTextToText",
     "QEFFAutoModelForSeq2SeqLM",
     "QEFFAutoModelForSequenceClassification",
+    "QEFFAutoModelForSpeechSeq2Seq",
     "QEFFCommonLoader",
     "__version__",
     "cloud_ai_100_exec_kv",

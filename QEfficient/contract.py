@@ -41,6 +41,23 @@ class Range:
 Count = Annotated[int, Range(1)]
 """A size or a number of things."""
 _MOST_DEVICES = 1024
+_FAR = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrameRule:
+    """How many frames a model makes of a signal: one every ``stride`` places, ``offset`` places early."""
+
+    stride: Annotated[int, Range(1, _FAR)]
+    offset: Annotated[int, Range(-_FAR, _FAR)] = 0
+
+    def num_frames(self, length: int) -> int:
+        """Frames of a signal of ``length`` samples or features."""
+        return max(0, (length + self.offset) // self.stride)
+
+    def length(self, num_frames: int) -> int:
+        """The shortest signal of so many frames."""
+        return max(1, num_frames * self.stride - self.offset)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -352,30 +352,65 @@ class EncoderCompileOptions(CompileOptions):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seq2SeqLMCompileOptions(CompileOptions):
-    """Options of ``QEFFAutoModelForSeq2SeqLM.compile``."""
+class CTCCompileOptions(EncoderCompileOptions):
+    """Options of ``QEFFAutoModelForCTC.compile``."""
 
-    encoder_ctx_len: int = everywhere(128)
-    """Longest text that the encoder reads, in tokens."""
+    seq_len: int | tuple[int, ...] = everywhere(480000)
+    """Compiled lengths, one or several, in samples of audio; of a model that takes features, in frames of them. Audio
+    takes the smallest that fits. Default: 30 seconds, 480000 samples at 16 kHz, or the frames of as much audio."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderDecoderCompileOptions(CompileOptions):
+    """Options of models with an encoder that reads and a decoder that generates."""
+
     ctx_len: int = everywhere(128)
     """Longest answer in tokens, including its start token."""
     full_batch_size: int | None = everywhere(None)
-    """Slots for continuous batching: answers that run at once, at independent positions. The encoder reads one text at
+    """Slots for continuous batching: answers that run at once, at independent positions. The encoder reads one input at
     a time."""
     mxint8_kv_cache: bool = on_cards(False, openvino=_CPU_KV_CACHE)
-    """Keep keys and values, including those of the text, in MXINT8 (card only)."""
+    """Keep keys and values, including those of the encoder's input, in MXINT8 (card only)."""
 
     def __post_init__(self) -> None:
         CompileOptions.__post_init__(self)
-        _require_positive(self, "encoder_ctx_len", "ctx_len", "full_batch_size")
-        if self.encoder_ctx_len < 2:
-            raise OptionError("encoder_ctx_len must be at least 2: a run of one token is a decode step.")
+        _require_positive(self, "ctx_len", "full_batch_size")
         _check_batch_sizes(self.batch_size, self.full_batch_size)
 
     @property
     def num_slots(self) -> int:
         """Answers that run at once."""
         return self.full_batch_size or self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seq2SeqLMCompileOptions(EncoderDecoderCompileOptions):
+    """Options of ``QEFFAutoModelForSeq2SeqLM.compile``."""
+
+    encoder_ctx_len: int = everywhere(128)
+    """Longest text that the encoder reads, in tokens."""
+
+    def __post_init__(self) -> None:
+        EncoderDecoderCompileOptions.__post_init__(self)
+        _require_positive(self, "encoder_ctx_len")
+        if self.encoder_ctx_len < 2:
+            raise OptionError("encoder_ctx_len must be at least 2: a run of one token is a decode step.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeechSeq2SeqCompileOptions(EncoderDecoderCompileOptions):
+    """Options of ``QEFFAutoModelForSpeechSeq2Seq.compile``."""
+
+    encoder_ctx_len: int | None = everywhere(None)
+    """Longest audio, in states of the encoder. None: 30 seconds, or what the model reads, if that is of one length."""
+    ctx_len: int = everywhere(150)
+    """Longest answer in tokens, including those that it starts with."""
+
+    def __post_init__(self) -> None:
+        EncoderDecoderCompileOptions.__post_init__(self)
+        _require_positive(self, "encoder_ctx_len")
+        if self.encoder_ctx_len is not None and self.encoder_ctx_len < 2:
+            raise OptionError("encoder_ctx_len must be at least 2: a run of one state is a decode step.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,9 +13,11 @@ from QEfficient.errors import UnsupportedModel
 from QEfficient.options import (
     CausalLMCompileOptions,
     CompileOptions,
+    CTCCompileOptions,
     EncoderCompileOptions,
     ImageTextToTextCompileOptions,
     Seq2SeqLMCompileOptions,
+    SpeechSeq2SeqCompileOptions,
 )
 from QEfficient.targets import load
 
@@ -69,6 +71,13 @@ TASKS: dict[str, Task] = {
             compiled=f"{_RUNTIME}.seq2seq_lm:CompiledSeq2SeqLM",
         ),
         Task(
+            name="speech_seq2seq",
+            kind="a speech recognition model",
+            options=SpeechSeq2SeqCompileOptions,
+            auto_class=f"{_MODELS}.speech_seq2seq:QEFFAutoModelForSpeechSeq2Seq",
+            compiled=f"{_RUNTIME}.speech_seq2seq:CompiledSpeechSeq2Seq",
+        ),
+        Task(
             name="sequence_classification",
             kind="a classifier",
             options=EncoderCompileOptions,
@@ -81,6 +90,13 @@ TASKS: dict[str, Task] = {
             options=ImageTextToTextCompileOptions,
             auto_class=f"{_MODELS}.image_text_to_text:QEFFAutoModelForImageTextToText",
             compiled=f"{_RUNTIME}.image_text_to_text:CompiledImageTextToText",
+        ),
+        Task(
+            name="ctc",
+            kind="a CTC model",
+            options=CTCCompileOptions,
+            auto_class=f"{_MODELS}.ctc:QEFFAutoModelForCTC",
+            compiled=f"{_RUNTIME}.ctc:CompiledCTC",
         ),
         Task(
             name="causal_lm",

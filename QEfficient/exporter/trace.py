@@ -74,12 +74,14 @@ def trace(graph: TaskGraph) -> ir.Model:
     return model
 
 
-_RANGE = re.compile(r"(\w+) = Dim\('\w+'(?:, min=(\d+))?(?:, max=(\d+))?\)")
+_RANGE = re.compile(r"(?<!\w)(\w+) = Dim\('\w+'(?:, min=(\d+))?(?:, max=(\d+))?\)")
+_GUARD = re.compile(r"values of (\w+) = .* satisfy the generated guard (\d+) <= \S+ and \S+ <= (\d+)$", re.MULTILINE)
 
 
 def _ranges(message: str) -> dict[str, tuple[int, int]]:
-    """The ranges of axes that torch.export suggests."""
-    return {name: (int(low or 1), int(high or _LONGEST_AXIS)) for name, low, high in _RANGE.findall(message)}
+    """The ranges of axes that torch.export suggests, or that it says a guard is for."""
+    matches = [*_GUARD.findall(message), *_RANGE.findall(message)]
+    return {name: (int(low or 1), int(high or _LONGEST_AXIS)) for name, low, high in matches}
 
 
 def _to_onnx(program: torch.export.ExportedProgram) -> ir.Model:

@@ -102,7 +102,10 @@ class CompiledModel(Generic[RecordT]):
                 raise self._not_ours(f"the folder of the graph '{name}' is {graph.folder!r}")
             if missing := {*graph.data_files} - self.artifact.manifest.files.keys():
                 raise self._not_ours(f"it has no file {sorted(missing)[0]!r}")
-        graph = self._result_graph
+        self._check_result(self._result_graph)
+
+    def _check_result(self, graph: GraphRecord) -> None:
+        """Check the graph with the result."""
         if self.output not in graph.outputs or len(graph.inputs.get(self.input, _NOTHING).shape) != 2:
             raise self._not_ours(f"its graph has no {self.input} [batch, length] or no {self.output}")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from QEfficient.errors import CapacityError, NumericError, OptionError
 from QEfficient.generation.media import NOTHING, PromptMedia
-from QEfficient.generation.sampling import Sampler
+from QEfficient.generation.sampling import Sampler, ScoreRule
 from QEfficient.generation.scheduler import Sequence
 from QEfficient.generation.sessions.session import SessionInfo
 from QEfficient.options import SamplingOptions
@@ -36,6 +36,8 @@ class Request:
     """Tokens that the answer has at these places, 0 the first, whatever the model predicts."""
     banned_ids: tuple[tuple[int, ...], ...] = ()
     """Sequences of tokens that do not occur, but for forced ones."""
+    rules: tuple[ScoreRule, ...] = ()
+    """What changes scores after all else, in order."""
 
     def max_len(self, ctx_len: int) -> int:
         """Maximum number of tokens of prompt and answer together."""
@@ -111,7 +113,7 @@ class RequestState:
         self.index = index
         self.outbox = outbox
         self.times = RequestTimes()
-        self.sampler = Sampler(request.sampling, request.banned_ids)
+        self.sampler = Sampler(request.sampling, request.banned_ids, request.rules, len(request.prompt_ids))
         self.sequence = Sequence(
             request_id, list(request.prompt_ids), request.max_len(ctx_len), inputs=request.inputs, media=request.media
         )

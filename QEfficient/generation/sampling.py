@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,23 +44,41 @@ _MOST = 1e300
 """Of a score, up or down."""
 
 
+ScoreRule = Callable[[np.ndarray, Sequence[int]], np.ndarray]
+"""Scores of the next token ``[vocab]``, changed by the tokens of the answer so far; may write into them."""
+
+
 class Sampler:
     """Chooses the tokens of one sequence.
 
     Args:
         options: how.
         banned: sequences of tokens that never occur: the last token of one is no choice after the others.
+        rules: what changes scores after all else, in order.
+        prompt_len: tokens before the answer, which is what rules look at.
     """
 
-    def __init__(self, options: SamplingOptions, banned: Sequence[Sequence[int]] = ()):
+    def __init__(
+        self,
+        options: SamplingOptions,
+        banned: Sequence[Sequence[int]] = (),
+        rules: Sequence[ScoreRule] = (),
+        prompt_len: int = 0,
+    ):
         self.options = options
         self._banned = banned
+        self._rules, self._prompt_len = rules, prompt_len
         self._random = np.random.default_rng(options.seed) if options.samples else None
 
     @property
     def is_plain_greedy(self) -> bool:
         """Whether the next token is the argmax of the logits, so that one argmax serves all rows."""
-        return self._random is None and self.options.repetition_penalty in (None, 1.0) and not self._banned
+        return (
+            self._random is None
+            and self.options.repetition_penalty in (None, 1.0)
+            and not self._banned
+            and not self._rules
+        )
 
     def choose(self, logits: np.ndarray, tokens: list[int]) -> int:
         """The token after ``tokens`` (prompt included), from its logits ``[vocab]``."""
@@ -79,6 +97,8 @@ class Sampler:
         if penalty not in (None, 1.0):
             scores = _penalise(scores, tokens, penalty)
         scores[[last for *before, last in self._banned if tokens[len(tokens) - len(before) :] == before]] = -np.inf
+        for rule in self._rules:
+            scores = rule(scores, tokens[self._prompt_len :])
         return scores
 
 

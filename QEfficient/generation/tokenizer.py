@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,6 +237,12 @@ class ForeignTokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer
+
+    @property
+    def groups_tokens(self) -> bool:
+        """Whether it merges repeated tokens when it decodes, as those of CTC models do."""
+        decode: Callable[..., str] = getattr(self._tokenizer, "_decode", self._tokenizer.decode)
+        return "group_tokens" in signature(decode).parameters
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])

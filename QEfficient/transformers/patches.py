@@ -19,6 +19,7 @@ from onnxscript import opset18 as op
 from onnxscript.rewriter._rewrite_rule import RewriteRule
 from torch import fx, nn
 from torch._export.passes import replace_set_grad_with_hop_pass
+from torch._subclasses import fake_tensor
 from torch.export import ExportedProgram
 from torch.onnx._internal.exporter import _constants, _fx_passes, _registration
 from torch.onnx._internal.fx.passes import type_promotion
@@ -75,6 +76,21 @@ def quiet_exporter() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
             yield
+    finally:
+        noisy.setLevel(level)
+
+
+@contextmanager
+def quiet_shapes() -> Iterator[None]:
+    """Keep torch from logging a traceback for each operator that refuses the shapes of fake tensors.
+
+    torch 2.13; goes when such refusals are logged below the level of errors.
+    """
+    noisy = logging.getLogger(fake_tensor.__name__)
+    level = noisy.level
+    noisy.setLevel(logging.CRITICAL)
+    try:
+        yield
     finally:
         noisy.setLevel(level)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from architectures.reference import NUM_NEW_TOKENS, PROMPT_LENS, Answer, outputs, prompts, reference
+from architectures.sounds import tones
 from architectures.tiny import EAGER, OTHER_HEAD, UNCACHED, loaded_from, saved_by_other_head, tiny_model
 
 from QEfficient.errors import SizeDependence
@@ -35,7 +36,7 @@ def check(family: str, model_type: str, target: str) -> Row:
     row: Row = {"class": type(_model(family, model_type)).__name__}
     if family.endswith(OTHER_HEAD):
         row["saved_by"] = _checkpoint(family, model_type)[1]
-    row |= _TEXT_TO_TEXT.get(family.removesuffix(OTHER_HEAD), _texts)(family, model_type, target)
+    row |= _CHECKS.get(family.removesuffix(OTHER_HEAD), _texts)(family, model_type, target)
     return row | {"seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -131,6 +132,21 @@ def _texts(family: str, model_type: str, target: str) -> Row:
     )
 
 
+def _ctc(family: str, model_type: str, target: str) -> Row:
+    """Logits of signals of three lengths, in batches of two."""
+    model, theirs = _ours(family, model_type), _model(family, model_type)
+    signals = tones(theirs.main_input_name, model)
+    row = _compiled(model, _options(target, batch_size=NUM_SLOTS, seq_len=[len(each) for each in signals]))
+    with model:
+        outputs = model.generate({theirs.main_input_name: signals})
+    distances = []
+    for ours, count, signal in zip(outputs["logits"], outputs["num_frames"], signals, strict=True):
+        with torch.no_grad():
+            expected = theirs(torch.tensor(signal)[None]).logits[0].numpy()
+        distances.append(float(np.abs(ours[:count] - expected).max() / np.abs(expected).max()))
+    return row | {"distance": float(f"{max(distances):.1e}"), "agrees": max(distances) <= TOLERANCE}
+
+
 def _encoded(model: Any, asked: list[list[int]], options: dict[str, Any]) -> tuple[Row, list[Any]]:
     row = _compiled(model, options)
     with model:
@@ -164,8 +180,9 @@ def _compiled(model: Any, options: dict[str, Any]) -> Row:
 
 _CLASSES = {
     "causal_lm": "QEFFAutoModelForCausalLM",
+    "ctc": "QEFFAutoModelForCTC",
     "seq2seq": "QEFFAutoModelForSeq2SeqLM",
     "sequence_classification": "QEFFAutoModelForSequenceClassification",
     "text_encoder": "QEFFAutoModel",
 }
-_TEXT_TO_TEXT = {"causal_lm": _causal_lm, "seq2seq": _seq2seq}
+_CHECKS = {"causal_lm": _causal_lm, "seq2seq": _seq2seq, "ctc": _ctc}

@@ -44,6 +44,7 @@ def families() -> dict[str, list[str]]:
     encoders = auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.keys() | auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys()
     return {
         "causal_lm": sorted(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+        "ctc": sorted(auto.MODEL_FOR_CTC_MAPPING_NAMES),
         "seq2seq": sorted(auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.keys() - _NOT_TEXT),
         "sequence_classification": sorted(auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
         "text_encoder": sorted(encoders),
@@ -252,6 +253,7 @@ def model_class(family: str, model_type: str) -> Any:
         return transformers.AutoModelForTextEncoding
     names = {
         "causal_lm": "AutoModelForCausalLM",
+        "ctc": "AutoModelForCTC",
         "seq2seq": "AutoModelForSeq2SeqLM",
         "sequence_classification": "AutoModelForSequenceClassification",
         "text_encoder": "AutoModel",

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic
 
 import numpy as np
 
 from QEfficient.contract import MODEL_GRAPH, Count, Range
 from QEfficient.errors import CapacityError
+from QEfficient.generation.compiled_model import RecordT
 from QEfficient.generation.request import Request
-from QEfficient.generation.sessions.seq2seq import TEXT, Seq2SeqSession
+from QEfficient.generation.sessions.readers import TEXT, Reader, TextReader
+from QEfficient.generation.sessions.seq2seq import Seq2SeqSession
 from QEfficient.generation.tasks.causal_lm import CompiledDecoder, DecoderRecord
 from QEfficient.options import Seq2SeqLMCompileOptions
 
@@ -46,15 +48,35 @@ class Seq2SeqRecord:
         return {**self.decoder.sizes, "encoder_ctx_len": self.encoder_ctx_len}
 
 
-class CompiledSeq2SeqLM(CompiledDecoder[Seq2SeqRecord]):
+class CompiledEncoderDecoder(CompiledDecoder[RecordT], Generic[RecordT]):
+    """A model whose encoder reads what its decoder generates from."""
+
+    lowerings = ("retained",)
+    graph_names = ((MODEL_GRAPH,), (ENCODER, DECODER))
+    session: Seq2SeqSession
+
+    def _open_encoder_decoder(
+        self, decoder: DecoderRecord, sizes: Mapping[str, int], reader: Reader, hidden_size: int
+    ) -> Seq2SeqSession:
+        """The session over one program, or over two."""
+        info = decoder.session_info(is_ragged=False)
+        is_split = ENCODER in self.body.graphs
+        self._check_width("logits", decoder.vocab_size, "vocab_size")
+        with ExitStack() as opened:
+            program = self.open_program(DECODER if is_split else MODEL_GRAPH, sizes)
+            opened.enter_context(closing(program))
+            encoder = opened.enter_context(closing(self.open_program(ENCODER))) if is_split else None
+            self.session = Seq2SeqSession(program, info, reader, encoder=encoder, hidden_size=hidden_size)
+            opened.pop_all()  # the session closes them
+        return self.session
+
+
+class CompiledSeq2SeqLM(CompiledEncoderDecoder[Seq2SeqRecord]):
     """A sequence-to-sequence model."""
 
     task = "seq2seq_lm"
-    lowerings = ("retained",)
-    graph_names = ((MODEL_GRAPH,), (ENCODER, DECODER))
     record_class = Seq2SeqRecord
     options_class = Seq2SeqLMCompileOptions
-    session: Seq2SeqSession
 
     def resized(
         self,
@@ -80,39 +102,24 @@ class CompiledSeq2SeqLM(CompiledDecoder[Seq2SeqRecord]):
         return self.record.decoder.vocab_size
 
     def _open_session(self) -> Seq2SeqSession:
-        record, decoder = self.record, self.record.decoder
-        info = decoder.session_info(is_ragged=False)
-        is_split = ENCODER in self.body.graphs
-        self._check_width("logits", decoder.vocab_size, "vocab_size")
-        with ExitStack() as opened:
-            program = self.open_program(DECODER if is_split else MODEL_GRAPH, record.sizes)
-            opened.enter_context(closing(program))
-            encoder = opened.enter_context(closing(self.open_program(ENCODER))) if is_split else None
-            self.session = Seq2SeqSession(
-                program,
-                info,
-                encoder_ctx_len=record.encoder_ctx_len,
-                encoder_vocab_size=record.encoder_vocab_size,
-                why_not_padded=record.why_not_padded,
-                encoder=encoder,
-                hidden_size=record.hidden_size,
-            )
-            opened.pop_all()  # the session closes them
-        return self.session
+        record = self.record
+        reader = TextReader(record.encoder_ctx_len, record.encoder_vocab_size, record.why_not_padded)
+        return self._open_encoder_decoder(record.decoder, record.sizes, reader, record.hidden_size)
 
     def _request(self, index: int, prompt: Any, generation_len: Any, sampling: Mapping[str, Any]) -> Request:
-        self.session.check(prompt, index)
+        text = np.array(prompt, np.int64)
+        self.session.check(text, index)
         options = dict(sampling)
         forced = {name: options.pop(name, None) for name in ("forced_bos_token_id", "forced_eos_token_id")}
         config = self.generation_config
         ids = {name: config.get(name) if value is None else value for name, value in forced.items()}
-        inputs = {TEXT: np.array(prompt, np.int64)}
+        inputs = {TEXT: text}
         start = [self.record.decoder_start_token_id]
         request = self._builder.build(start, generation_len, options, inputs)
-        return replace(request, forced_ids=_forced(ids, request.max_new_tokens - 1))
+        return replace(request, forced_ids=forced_ends(ids, request.max_new_tokens - 1))
 
 
-def _forced(ids: Mapping[str, Any], last: int) -> dict[int, int]:
+def forced_ends(ids: Mapping[str, Any], last: int) -> dict[int, int]:
     """The first and the last token of an output, where they do not depend on the model."""
     first, end = ids["forced_bos_token_id"], ids["forced_eos_token_id"]
     end = end[0] if isinstance(end, list) else end

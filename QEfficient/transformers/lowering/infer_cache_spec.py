@@ -18,7 +18,6 @@ from transformers.cache_utils import (
     EncoderDecoderCache,
     get_layer_types_and_kwargs,
 )
-from transformers.modeling_outputs import MoEModelOutput
 
 from QEfficient.errors import CorruptCheckpoint, QEffError, UnsupportedModel
 from QEfficient.transformers.lowering.apply import LoweredModel, run_eagerly
@@ -31,6 +30,7 @@ from QEfficient.transformers.lowering.cache_spec import (
     StateSpec,
     StateTensor,
 )
+from QEfficient.transformers.lowering.encoder_states import EncoderStates
 from QEfficient.transformers.lowering.recompute import TOKENS
 from QEfficient.transformers.lowering.representative_layers import FAILURES, FirstLayers, first_layers, remembered
 from QEfficient.transformers.quirks import recomputed
@@ -209,7 +209,7 @@ def _found_on_both_sides(model: nn.Module) -> tuple[list[StateSpec], list[StateS
     cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache())
     width = getattr(module.get_encoder(), "config", module.config).get_text_config().hidden_size
     with refusing(module), lowered.fake_mode, torch.no_grad():
-        read = MoEModelOutput(last_hidden_state=torch.zeros(1, 2, width))
+        read = EncoderStates(last_hidden_state=torch.zeros(1, 2, width))
         tokens = torch.zeros(1, 2, dtype=torch.int64)
         module(encoder_outputs=read, decoder_input_ids=tokens, past_key_values=cache, use_cache=True)
     windows = [_window(extra) for extra in kwargs]

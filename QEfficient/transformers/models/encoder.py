@@ -79,8 +79,9 @@ class QEFFAutoModel(QEFFSequenceModel):
     def _graphs(self, plan: SequencePlan) -> dict[str, TaskGraph]:
         from QEfficient.transformers.tasks.encoder import encoder_graph
 
-        module = self._inputs.module(plan.contract)
-        return {MODEL_GRAPH: encoder_graph(module, plan.contract, self.pooling is not None, plan.graph_lens)}
+        contract = self._text_contract(plan)
+        module = self._inputs.module(contract)
+        return {MODEL_GRAPH: encoder_graph(module, contract, self.pooling is not None, plan.graph_lens)}
 
     def _session(self, plan: SequencePlan, options: EncoderCompileOptions, target: Target) -> EncoderRecord:
         return encoder_record(plan, options, self.config)

@@ -7,21 +7,19 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from QEfficient.base.open_package import check_runtime
-from QEfficient.contract import MODEL_GRAPH, Json, Plan, Specialization
-from QEfficient.errors import ExportError, UnsupportedModel
+from QEfficient.contract import Json, Specialization
+from QEfficient.errors import ExportError
 from QEfficient.generation.results import CloudAI100ExecInfo
-from QEfficient.generation.tasks.causal_lm import DecoderRecord
-from QEfficient.generation.tasks.seq2seq_lm import DECODER, ENCODER, Seq2SeqRecord
+from QEfficient.generation.tasks.seq2seq_lm import Seq2SeqRecord
 from QEfficient.options import Seq2SeqLMCompileOptions
 from QEfficient.targets import Target
-from QEfficient.transformers.models.generative_model import QEFFGenerativeModel, Stream
+from QEfficient.transformers.models.generative_model import Stream
+from QEfficient.transformers.models.seq2seq_model import EncoderDecoderPlan, QEFFEncoderDecoderModel
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from QEfficient.transformers.lowering.cache_spec import StateSpec
-    from QEfficient.transformers.lowering.select import LoweringChoice
-    from QEfficient.transformers.tasks.graph_spec import TaskGraph
+    from QEfficient.transformers.tasks.encoder_sources import EncoderSource
     from QEfficient.transformers.tasks.sequence_inputs import Padding
 
 _SHORT = 16
@@ -29,17 +27,11 @@ _SHORT = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seq2SeqPlan(Plan):
+class Seq2SeqPlan(EncoderDecoderPlan):
     """What decides the graphs of a sequence-to-sequence model."""
 
     padding: Padding
     """Of the encoder's input."""
-    has_batch_index: bool = False
-    """Whether ``batch_index`` picks the rows of the state; else row i of a batch is row i of the state."""
-    rope_len: int | None = None
-    """The output length that rotary scalings settle for, where they depend on it."""
-    is_split: bool = False
-    """Whether encoder and decoder are separate graphs."""
     text_len: int | None = None
     """Tokens of the encoder input to trace with, where the model's code looks at its length; then the maximum."""
 
@@ -47,7 +39,7 @@ class Seq2SeqPlan(Plan):
         return {**super().key(), "padding": {**asdict(self.padding), "reason": ""}}
 
 
-class QEFFAutoModelForSeq2SeqLM(QEFFGenerativeModel[Seq2SeqPlan, Seq2SeqLMCompileOptions]):
+class QEFFAutoModelForSeq2SeqLM(QEFFEncoderDecoderModel[Seq2SeqPlan, Seq2SeqLMCompileOptions]):
     """A model that turns one text into another: translation, summaries, and what else T5 and BART are for.
 
     Args:
@@ -86,22 +78,8 @@ class QEFFAutoModelForSeq2SeqLM(QEFFGenerativeModel[Seq2SeqPlan, Seq2SeqLMCompil
         return self._paddings[longest]
 
     def _plan(self, options: Seq2SeqLMCompileOptions, target: Target) -> Seq2SeqPlan:
-        from QEfficient.transformers.lowering.apply import rope_depends_on_length
-
-        return Seq2SeqPlan(
-            lowering="retained",
-            transforms=target.transforms(options),
-            padding=self._padding(options.encoder_ctx_len),
-            # Where any shape runs, one graph serves any number of slots.
-            has_batch_index=options.full_batch_size is not None or not target.has_static_shapes,
-            rope_len=options.ctx_len if rope_depends_on_length(self._loaded()) else None,
-            is_split=not target.has_static_shapes,
-        )
-
-    def max_lens(self) -> dict[str, int]:
-        from QEfficient.transformers.tasks.seq2seq_lm import max_lens
-
-        return max_lens(self._loaded())
+        padding = self._padding(options.encoder_ctx_len)
+        return Seq2SeqPlan(**self._plan_ingredients(options, target), padding=padding)
 
     def _resolve(self, plan: Seq2SeqPlan, options: Seq2SeqLMCompileOptions) -> Seq2SeqPlan:
         """One graph for inputs of any length, traced with a short one; where the model's code looks at the length, with
@@ -116,90 +94,29 @@ class QEFFAutoModelForSeq2SeqLM(QEFFGenerativeModel[Seq2SeqPlan, Seq2SeqLMCompil
 
         return self.resolve_by_export(plan, {"encoder_ctx_len": options.encoder_ctx_len}, next_plan)
 
-    def _graphs(self, plan: Seq2SeqPlan) -> dict[str, TaskGraph]:
-        from QEfficient.transformers.tasks import seq2seq_lm
+    def _encoder_source(self, plan: Seq2SeqPlan) -> EncoderSource:
+        from QEfficient.transformers.tasks.encoder_sources import TextSource
 
-        model, is_blank, text_len = self._loaded(), plan.padding.is_blank, plan.text_len
-        if plan.is_split:
-            return {
-                ENCODER: seq2seq_lm.encoder_graph(model, is_blank, text_len),
-                DECODER: seq2seq_lm.decoder_graph(model, plan.rope_len, plan.has_batch_index),
-            }
-        graph = seq2seq_lm.seq2seq_graph(
-            model,
-            plan.rope_len,
-            continuous_batching=plan.has_batch_index,
-            is_blank=is_blank,
-            text_len=text_len,
-        )
-        return {MODEL_GRAPH: graph}
+        return TextSource(plan.padding.is_blank, plan.text_len)
 
     def _specializations(
         self, plan: Seq2SeqPlan, options: Seq2SeqLMCompileOptions, target: Target
     ) -> dict[str, tuple[Specialization, ...]]:
-        from QEfficient.transformers.lowering.cache_spec import ENCODER_CTX_LEN, axis_sizes
-        from QEfficient.transformers.tasks.seq2seq_lm import specializations
-
-        sizes = axis_sizes(self._decoder_specs(), options.ctx_len)
-        sizes[ENCODER_CTX_LEN] = options.encoder_ctx_len
-        if plan.has_batch_index:
-            sizes["full_batch_size"] = options.num_slots
-        shapes = specializations(options.num_slots, sizes, continuous_batching=plan.has_batch_index)
-        return {ENCODER: shapes, DECODER: shapes} if plan.is_split else {MODEL_GRAPH: shapes}
-
-    def _decoder_specs(self) -> list[StateSpec]:
-        from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_specs
-
-        return encoder_decoder_specs(self._loaded())[0]
-
-    def state_specs(self) -> list[StateSpec]:
-        from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_specs
-
-        decoder, cross = encoder_decoder_specs(self._loaded())
-        return decoder + cross
-
-    def choose_lowering(self, target: Target) -> LoweringChoice:
-        from QEfficient.transformers.lowering.select import LoweringChoice
-
-        self.state_specs()
-        return LoweringChoice("retained")
+        return self._shapes(plan, options, options.encoder_ctx_len)
 
     def _session(self, plan: Seq2SeqPlan, options: Seq2SeqLMCompileOptions, target: Target) -> Seq2SeqRecord:
-        from QEfficient.transformers.lowering.cache_spec import windows
-
         encoder: Any = self._loaded().get_encoder()
         reader = encoder if hasattr(encoder, "get_input_embeddings") else self._loaded()
-        limits = self.max_lens()
-        decoder = DecoderRecord(
-            num_slots=options.num_slots,
-            ctx_len=options.ctx_len,
-            chunk_len=1,
-            vocab_size=self._loaded().get_output_embeddings().weight.shape[0],
-            state_rows=options.num_slots,
-            row_axis="full_batch_size" if plan.has_batch_index else "batch_size",
-            windows=windows(self._decoder_specs()),
-            max_ctx_len=plan.rope_len or limits.get("ctx_len"),
-        )
+        limit = self.max_lens().get("encoder_ctx_len")
         return Seq2SeqRecord(
-            decoder=decoder,
+            decoder=self._decoder_record(plan, options),
             encoder_ctx_len=options.encoder_ctx_len,
             # Traced for a length, the graph is checked for nothing longer than it was compiled for.
-            max_encoder_ctx_len=limits.get("encoder_ctx_len") if plan.text_len is None else options.encoder_ctx_len,
+            max_encoder_ctx_len=limit if plan.text_len is None else options.encoder_ctx_len,
             encoder_vocab_size=reader.get_input_embeddings().weight.shape[0],
             decoder_start_token_id=self._decoder_start(),
-            hidden_size=getattr(encoder, "config", self.config).get_text_config().hidden_size,
+            hidden_size=self._encoder_width(),
             why_not_padded=plan.padding.reason if plan.padding.side is None else None,
-        )
-
-    def _decoder_start(self) -> int:
-        """The token that every output begins with, as transformers finds it."""
-        generation = self._loaded().generation_config
-        for token in (generation.decoder_start_token_id, generation.bos_token_id):
-            if token is not None:
-                return int(token[0] if isinstance(token, list) else token)
-        raise UnsupportedModel(
-            f"{self.model_name} does not say which token an output starts with: set decoder_start_token_id in the "
-            "checkpoint's generation_config.json."
         )
 
     def generate(

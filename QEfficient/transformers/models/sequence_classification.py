@@ -74,7 +74,8 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
     def _graphs(self, plan: SequencePlan) -> dict[str, TaskGraph]:
         from QEfficient.transformers.tasks.sequence_classification import classifier_graph
 
-        return {MODEL_GRAPH: classifier_graph(self._inputs.module(plan.contract), plan.contract, plan.graph_lens)}
+        contract = self._text_contract(plan)
+        return {MODEL_GRAPH: classifier_graph(self._inputs.module(contract), contract, plan.graph_lens)}
 
     def _session(self, plan: SequencePlan, options: EncoderCompileOptions, target: Target) -> ClassifierRecord:
         if (name := self._activation_name()) is not None and not score_activation.is_of_torch(name):

@@ -28,31 +28,12 @@ if TYPE_CHECKING:
     from QEfficient.transformers.tasks.sequence_inputs import SequenceContract, SequenceModel
 
 
-class QEFFSequenceModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
-    """A model that reads a whole sequence in one run and keeps nothing of it."""
+class QEFFWholeInputModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
+    """A model that reads a whole text or signal in one run and keeps nothing of it."""
 
     options_class: ClassVar[type[EncoderCompileOptions]] = EncoderCompileOptions
     specialization_name: ClassVar[str]
     """Upstream's, of each length's shape."""
-
-    def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
-        super().__init__(model, tokenizer=tokenizer)
-        self._inputs = MeasuredInputs(self._prepare)
-
-    @abstractmethod
-    def _prepare(self, model: PreTrainedModel, use: SequenceUse) -> tuple[SequenceModel, SequenceContract]:
-        """``model`` ready to be lowered, and how it takes sequences."""
-
-    def _plan(self, options: EncoderCompileOptions, target: Target) -> SequencePlan:
-        model = self._loaded()
-        contract = self._inputs.contract(model, options.seq_lens[-1], self.tokenizer)
-        return plan_sequences(model, contract, options, target, self.max_lens().get("seq_len"))
-
-    def max_lens(self) -> dict[str, int]:
-        from QEfficient.transformers.tasks.position_limits import max_seq_len
-
-        limit = max_seq_len(self._loaded())
-        return {} if limit is None else {"seq_len": limit}
 
     def _resolve(self, plan: SequencePlan, options: EncoderCompileOptions) -> SequencePlan:
         """The plan for as many lengths as one graph can be for."""
@@ -73,6 +54,36 @@ class QEFFSequenceModel(QEFFBaseModel[SequencePlan, EncoderCompileOptions]):
         from QEfficient.transformers.lowering.select import LoweringChoice
 
         return LoweringChoice("encoder")
+
+
+class QEFFSequenceModel(QEFFWholeInputModel):
+    """A model that reads a whole text in one run."""
+
+    def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
+        super().__init__(model, tokenizer=tokenizer)
+        self._inputs = MeasuredInputs(self._prepare)
+
+    @abstractmethod
+    def _prepare(self, model: PreTrainedModel, use: SequenceUse) -> tuple[SequenceModel, SequenceContract]:
+        """``model`` ready to be lowered, and how it takes sequences."""
+
+    def _plan(self, options: EncoderCompileOptions, target: Target) -> SequencePlan:
+        model = self._loaded()
+        contract = self._inputs.contract(model, options.seq_lens[-1], self.tokenizer)
+        return plan_sequences(model, contract, options, target, self.max_lens().get("seq_len"))
+
+    @staticmethod
+    def _text_contract(plan: SequencePlan) -> SequenceContract:
+        """How the model takes texts, by its plan."""
+        contract: Any = plan.contract
+        text: SequenceContract = contract
+        return text
+
+    def max_lens(self) -> dict[str, int]:
+        from QEfficient.transformers.tasks.position_limits import max_seq_len
+
+        limit = max_seq_len(self._loaded())
+        return {} if limit is None else {"seq_len": limit}
 
     def generate(
         self,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from QEfficient.transformers.tasks.padding_probe import SequenceUse
     from QEfficient.transformers.tasks.sequence_inputs import SequenceContract, SequenceModel
+    from QEfficient.transformers.tasks.signals import SignalContract
 
 _MAX_LEN = 1 << 24
 _MIN_LEN, _MIN_LEN_PADDED = 3, 4
@@ -27,9 +28,9 @@ padding, none runs at a shorter length than the smallest that was compiled."""
 
 @dataclass(frozen=True, kw_only=True)
 class SequencePlan(Plan):
-    """What decides the graph of an encoder or a classifier."""
+    """What decides the graph of a model over whole sequences."""
 
-    contract: SequenceContract
+    contract: SequenceContract | SignalContract
     min_len: int
     max_len: int | None = None
     """None: any length."""
@@ -84,13 +85,19 @@ class MeasuredInputs:
 
 def plan_sequences(
     model: PreTrainedModel,
-    contract: SequenceContract,
+    contract: SequenceContract | SignalContract,
     options: EncoderCompileOptions,
     target: Target,
     limit: int | None,
+    shortest: int | None = None,
 ) -> SequencePlan:
-    """The plan for all lengths that are asked for, and others up to ``limit``, the maximum by the model's positions."""
-    shortest = min(options.seq_lens[0], _MIN_LEN if contract.padding.side is None else _MIN_LEN_PADDED)
+    """The plan for all lengths that are asked for, and others up to ``limit``, the maximum by the model's positions.
+
+    Args:
+        shortest: length at which the model's code still runs as at any other; None: a few tokens.
+    """
+    usual = _MIN_LEN if contract.padding.side is None else _MIN_LEN_PADDED
+    shortest = min(options.seq_lens[0], shortest or usual)
     return SequencePlan(
         lowering="encoder",
         transforms=target.transforms(options),
@@ -137,7 +144,7 @@ def specializations(name: str, options: EncoderCompileOptions) -> dict[str, tupl
 
 def encoder_record(plan: SequencePlan, options: EncoderCompileOptions, config: PretrainedConfig) -> EncoderRecord:
     """What the package says of its inputs."""
-    contract = plan.contract
+    contract: Any = plan.contract
     return EncoderRecord(
         inputs=InputContract(
             seq_lens=options.seq_lens,

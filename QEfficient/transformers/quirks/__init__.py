@@ -30,6 +30,7 @@ REASONS = {
     "funnel": "OpenVINO 2026.4 computes a wrong product for its Einsum over GatherElements of a constant",
     "gemma3n_text": "it computes a constant with the inverse error function, which ONNX does not have",
     "gpt_neo": "it slices masks from a buffer by the number of keys, as if the newest token were in the last slot",
+    "granite_speech5_encoder": "it asks whether a block needs padding, which depends on the length",
     "inkling_text": _COUNTS,
     "inkling2_text": f"{_COUNTS}; and it cuts the windows of its convolutions right for steps of several tokens only",
     "jetmoe": _DATA_DEPENDENT,
@@ -48,6 +49,8 @@ REASONS = {
     "roformer": "it uses the positions of one row for all rows",
     "rwkv": f"{_OWN_STATE}; and it divides its weights when it first runs",
     "switch_transformers": _DATA_DEPENDENT,
+    "whisper": "its encoder refuses audio of any length but one, and a card's one program runs it over one frame "
+    "while it decodes",
     "xlm": _APPENDS,
     "xlnet": f"{_APPENDS}; and {_INTEGER_MASK}",
     "xlstm": _OWN_STATE,

@@ -9,24 +9,25 @@ output is dropped.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_outputs import MoEModelOutput
 
-from QEfficient.contract import Specialization
+from QEfficient.contract import FrameRule, Specialization
 from QEfficient.transformers.lowering.apply import LoweredModel, lower
 from QEfficient.transformers.lowering.cache_layers import RetainedEncoderDecoderCache, retained_cache
 from QEfficient.transformers.lowering.cache_spec import CTX_LEN, ENCODER_CTX_LEN, StateSpec
+from QEfficient.transformers.lowering.encoder_states import EncoderStates
 from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_specs
 from QEfficient.transformers.lowering.positions import biases_from_step
 from QEfficient.transformers.lowering.step import RetainedStep, running
 from QEfficient.transformers.patches import functions_replaced, traceable_sizes
 from QEfficient.transformers.quirks import replaced_functions
+from QEfficient.transformers.tasks.encoder_sources import LENS, EncoderSource, TextSource, encoder_of
 from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
 from QEfficient.transformers.tasks.lm_head import at_places, select_before_head
 from QEfficient.transformers.tasks.padding_probe import SequenceUse, measure_contract
@@ -41,37 +42,7 @@ from QEfficient.transformers.tasks.step_inputs import StepInputs, batch_index_in
 
 _ROWS = {0: "batch_size"}
 _ENCODER_SAMPLE_LEN = 13
-
-
-def encoder_of(model: nn.Module) -> Any:
-    """The encoder of ``model``, a private copy."""
-    encoder = model.get_encoder()
-    if not hasattr(encoder, "config"):
-        encoder.config = model.config
-    return encoder
-
-
-class SequenceEncoder(nn.Module):
-    """``encoder_input_ids [B, T]``, padded on the right, and ``encoder_lens [B, 1]`` to hidden states ``[B, T, D]``.
-
-    Args:
-        model: a lowered model.
-        is_blank: see :class:`QEfficient.transformers.tasks.sequence_inputs.Padding`.
-    """
-
-    def __init__(self, model: nn.Module, is_blank: bool):
-        super().__init__()
-        self.model = model
-        self.is_blank = is_blank
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        encoder_input_ids, encoder_lens = inputs
-        num_tokens = encoder_input_ids.shape[1]
-        is_token = (torch.arange(num_tokens)[None] < encoder_lens).to(torch.int64)
-        with traceable_sizes(), functions_replaced(self.model, replaced_functions(self.model)):
-            encoder = SequenceModel(encoder_of(self.model), hidden_states, self.is_blank)
-            # An encoder that pads to whole blocks may return more states than it got tokens.
-            return encoder(encoder_input_ids, is_token)[:, :num_tokens]
+_TEXT = TextSource()
 
 
 class RetainedDecoder(nn.Module):
@@ -83,18 +54,24 @@ class RetainedDecoder(nn.Module):
         cross_specs: cross-attention state of each layer.
     """
 
-    def __init__(self, model: nn.Module, self_specs: list[StateSpec], cross_specs: list[StateSpec]):
+    def __init__(
+        self,
+        model: nn.Module,
+        self_specs: list[StateSpec],
+        cross_specs: list[StateSpec],
+        rule: FrameRule | None = None,
+    ):
         super().__init__()
         self.model = model
         self.self_specs, self.cross_specs = self_specs, cross_specs
+        self.rule = rule
 
     def forward(
         self,
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
-        encoder_lens: torch.Tensor,
-        state: Sequence[torch.Tensor],
+        *rest: Any,
         batch_index: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """
@@ -102,26 +79,33 @@ class RetainedDecoder(nn.Module):
             input_ids: ``[B, S]``, tokens of the decoder.
             position_ids: ``[B, S]``, padding −1 on the right. A row with position 0 stores its encoder's states.
             encoder_hidden_states: ``[B, T, D]``; only those of rows with position 0 are read.
-            encoder_lens: ``[B, 1]``, length of each row's input sequence, in every step.
-            state: the tensors of all layers in order, in each layer self-attention before cross-attention.
+            rest: ``encoder_lens [B, 1]``, length of each row's input sequence, in every step, where there is padding;
+                and the state: the tensors of all layers in order, in each layer self-attention before cross-attention.
             batch_index: ``[B, 1]``, the state row of each batch row (continuous batching).
 
         Returns:
             Logits ``[B, 1, vocab]`` and the new state.
         """
         model: Any = self.model
+        *lens, state = rest
+        num_states = [_num_states(each, self.rule) for each in lens]
         # Only as a named parameter: in **kwargs some models pass it on to a forward that rejects it.
         takes_positions = "decoder_position_ids" in inspect.signature(model.forward).parameters
         has_head = isinstance(model.get_output_embeddings(), nn.Linear)
         with traceable_sizes(), functions_replaced(model, replaced_functions(model)):
             step = RetainedStep(position_ids, batch_index)
-            cache = self._cache(state, step, encoder_hidden_states.shape[1], encoder_lens)
+            cache = self._cache(state, step, encoder_hidden_states.shape[1], num_states)
             slots = torch.arange(cache.cross_attention_cache.layers[0].keys.shape[2])[None]
+            masks = [(slots < each).to(torch.int64) for each in num_states]
             newest = at_places(step.last_token)
-            with select_before_head(model, newest) if has_head else nullcontext(), running(step):
+            with (
+                select_before_head(model, newest) if has_head else nullcontext(),
+                running(step),
+                _cross_mask(model, masks[0] if masks and self.rule is not None else None),
+            ):
                 output = model(
-                    encoder_outputs=MoEModelOutput(last_hidden_state=encoder_hidden_states),
-                    attention_mask=(slots < encoder_lens).to(torch.int64),
+                    encoder_outputs=EncoderStates(last_hidden_state=encoder_hidden_states),
+                    **(dict(zip(["attention_mask"], masks, strict=False)) if self.rule is None else {}),
                     decoder_input_ids=input_ids,
                     past_key_values=cache,
                     use_cache=True,
@@ -130,11 +114,13 @@ class RetainedDecoder(nn.Module):
             return output.logits if has_head else newest(output.logits), cache.state()
 
     def _cache(
-        self, state: Sequence[torch.Tensor], step: RetainedStep, num_encoder_states: int, encoder_lens: torch.Tensor
+        self, state: Sequence[torch.Tensor], step: RetainedStep, num_encoder_states: int, lens: Sequence[torch.Tensor]
     ) -> RetainedEncoderDecoderCache:
         """The cache of ``step``, whose cross-attention stores the encoder's states in rows with position 0."""
         places = torch.arange(num_encoder_states)[None]
-        is_stored = (places < encoder_lens) & (step.first_position == 0)
+        is_stored = step.first_position == 0
+        for each in lens:
+            is_stored = is_stored & (places < each)
         encoder_step = RetainedStep(torch.where(is_stored, places, -1), step.batch_index)
         self_state: list[torch.Tensor] = []
         cross_state: list[torch.Tensor] = []
@@ -147,19 +133,42 @@ class RetainedDecoder(nn.Module):
         return RetainedEncoderDecoderCache(self_cache, cross_cache)
 
 
-class RetainedSeq2SeqLM(nn.Module):
-    """Encoder and decoder as one: ``encoder_input_ids [B, T]`` take the place of the decoder's hidden states."""
+def _num_states(lens: torch.Tensor, rule: FrameRule | None) -> torch.Tensor:
+    """States ``[B, 1]`` that the encoder makes of inputs of ``lens [B, 1]``."""
+    return lens if rule is None else torch.div(lens + rule.offset, rule.stride, rounding_mode="floor")
 
-    def __init__(self, encoder: SequenceEncoder, decoder: RetainedDecoder):
+
+@contextmanager
+def _cross_mask(model: Any, mask: torch.Tensor | None) -> Iterator[None]:
+    """Let the decoder attend to the encoder's states by ``mask [B, slots]``: models work it out of the signal's mask,
+    each in another way."""
+    if mask is None:
+        yield
+        return
+
+    def give(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        return args, {**kwargs, "encoder_attention_mask": mask}
+
+    handle = model.get_decoder().register_forward_pre_hook(give, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class RetainedSeq2SeqLM(nn.Module):
+    """Encoder and decoder as one: what the encoder reads takes the place of the decoder's hidden states."""
+
+    def __init__(self, encoder: nn.Module, decoder: RetainedDecoder):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
 
     def forward(self, *step: Any, **batch_index: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Arguments in the order and with the names of :class:`RetainedDecoder`; result as of it."""
-        input_ids, position_ids, encoder_input_ids, encoder_lens, state = step
-        hidden = self.encoder(encoder_input_ids, encoder_lens)
+        input_ids, position_ids, source, *rest = step
+        hidden = self.encoder(source, *rest[:-1])
         result: tuple[torch.Tensor, list[torch.Tensor]] = self.decoder(
-            input_ids, position_ids, hidden, encoder_lens, state, **batch_index
+            input_ids, position_ids, hidden, *rest, **batch_index
         )
         return result
 
@@ -198,8 +207,10 @@ def measure_encoder(model: nn.Module, max_len: int) -> Padding:
 
 
 def max_lens(model: nn.Module) -> dict[str, int]:
-    """Maximum lengths of encoder and decoder by their positions, keyed by axis name."""
-    limits = position_limits(model, _run_both, _sides)
+    """Maximum lengths of encoder and decoder by their positions, keyed by axis name; of a model that reads signals that
+    of the decoder alone."""
+    reads_text = getattr(encoder_of(model), "main_input_name", "input_ids") == "input_ids"
+    limits = position_limits(model, *((_run_both, _sides) if reads_text else (_run_decoder, _decoder)))
     return {axis: limits[side] for axis, side in _SIDES.items() if side in limits}
 
 
@@ -210,57 +221,66 @@ def _sides(model: Any) -> dict[str, nn.Module]:
     return {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
 
 
+def _decoder(model: Any) -> dict[str, nn.Module]:
+    return {"decoder": model.get_decoder()}
+
+
+def _run_decoder(model: Any, ids: torch.Tensor) -> object:
+    width = getattr(encoder_of(model), "config", model.config).get_text_config().hidden_size
+    states = EncoderStates(last_hidden_state=torch.zeros(1, 2, width))
+    return model(encoder_outputs=states, decoder_input_ids=ids, use_cache=False)
+
+
 def _run_both(model: nn.Module, ids: torch.Tensor) -> object:
     return model(input_ids=ids, decoder_input_ids=ids, use_cache=False)
 
 
 def seq2seq_graph(
-    model: nn.Module,
-    ctx_len: int | None,
-    continuous_batching: bool = False,
-    is_blank: bool = False,
-    text_len: int | None = None,
+    model: nn.Module, ctx_len: int | None, source: EncoderSource = _TEXT, continuous_batching: bool = False
 ) -> TaskGraph:
     """The one graph of encoder and decoder.
 
-    Axes: ``batch_size``, ``seq_len`` (decoder tokens of a step), ``encoder_seq_len``, ``ctx_len``,
-    ``encoder_ctx_len``, ``sliding_window``, and ``full_batch_size`` for the state's rows under continuous batching.
-    ``is_blank``: see :class:`QEfficient.transformers.tasks.sequence_inputs.Padding`. ``text_len``:
-    traced encoder length, for models whose code depends on it.
+    Axes: ``batch_size``, ``seq_len`` (decoder tokens of a step), the source's, ``ctx_len``, ``encoder_ctx_len``,
+    ``sliding_window``, and ``full_batch_size`` for the state's rows under continuous batching.
     """
     lowered = _lowered(model, ctx_len)
-    decoder = RetainedDecoder(lowered.module, *encoder_decoder_specs(model))
-    inner = RetainedSeq2SeqLM(SequenceEncoder(lowered.module, is_blank), decoder)
-    graph = _decoder_graph(model, lowered, inner, _encoder_ids(text_len), continuous_batching)
-    return graph if text_len is None else replace(graph, axis_minimums={"encoder_seq_len": text_len})
+    decoder = RetainedDecoder(lowered.module, *encoder_decoder_specs(model), source.rule)
+    inner = RetainedSeq2SeqLM(source.encoder(lowered.module), decoder)
+    graph = _decoder_graph(model, lowered, inner, source.inputs(), continuous_batching, source.axis)
+    return replace(graph, axis_minimums=source.minimums(), axis_limits=graph.axis_limits | source.maximums())
 
 
-def encoder_graph(model: nn.Module, is_blank: bool = False, text_len: int | None = None) -> TaskGraph:
-    """The encoder's graph; axes ``batch_size`` and ``encoder_seq_len``. Arguments as of :func:`seq2seq_graph`."""
+def encoder_graph(model: nn.Module, source: EncoderSource = _TEXT) -> TaskGraph:
+    """The encoder's graph; axes ``batch_size`` and the source's."""
     lowered = _lowered(model, None)
-    limit = max_lens(model).get(ENCODER_CTX_LEN)
-    axes = {**_ROWS, 1: "encoder_seq_len"}
+    limit = max_lens(model).get(ENCODER_CTX_LEN) if source.rule is None else None
+    inputs = source.inputs()
+    axes = {**_ROWS, 1: source.axis if source.rule is None else "num_frames"}
+    is_fixed = not any(source.axis in graph_input.axes.values() for graph_input in inputs)
     return TaskGraph(
-        module=SequenceEncoder(lowered.module, is_blank).eval(),
+        module=source.encoder(lowered.module).eval(),
         lowered=lowered,
         lowering="encoder",
         num_layers=0,
-        inputs=[_encoder_ids(text_len), _encoder_lens()],
+        inputs=inputs,
         output_names=["encoder_hidden_states"],
-        output_axes={"encoder_hidden_states": axes},
-        axis_minimums={} if text_len is None else {"encoder_seq_len": text_len},
-        axis_limits={} if limit is None else {"encoder_seq_len": limit},
+        output_axes={"encoder_hidden_states": _ROWS if is_fixed else axes},
+        axis_minimums=source.minimums(),
+        axis_limits=source.maximums() | ({} if limit is None else {source.axis: limit}),
     )
 
 
-def decoder_graph(model: nn.Module, ctx_len: int | None, continuous_batching: bool = False) -> TaskGraph:
+def decoder_graph(
+    model: nn.Module, ctx_len: int | None, source: EncoderSource = _TEXT, continuous_batching: bool = False
+) -> TaskGraph:
     """The decoder's graph, which takes ``encoder_hidden_states``. Arguments and axes as of :func:`seq2seq_graph`."""
     lowered = _lowered(model, ctx_len)
     width = getattr(model.get_encoder(), "config", model.config).get_text_config().hidden_size
     sample = torch.zeros(3, _ENCODER_SAMPLE_LEN, width)
     hidden = GraphInput("encoder_hidden_states", sample, {**_ROWS, 1: "encoder_seq_len"})
-    inner = RetainedDecoder(lowered.module, *encoder_decoder_specs(model))
-    return _decoder_graph(model, lowered, inner, hidden, continuous_batching)
+    inner = RetainedDecoder(lowered.module, *encoder_decoder_specs(model), source.rule)
+    inputs = [hidden, *(each for each in source.inputs() if each.name == LENS)]
+    return _decoder_graph(model, lowered, inner, inputs, continuous_batching, "encoder_seq_len")
 
 
 def _lowered(model: nn.Module, ctx_len: int | None) -> LoweredModel:
@@ -269,26 +289,28 @@ def _lowered(model: nn.Module, ctx_len: int | None) -> LoweredModel:
     return lowered
 
 
-def _encoder_ids(text_len: int | None) -> GraphInput:
-    ids = torch.zeros(3, text_len or _ENCODER_SAMPLE_LEN, dtype=torch.int64)
-    return GraphInput("encoder_input_ids", ids, {**_ROWS, 1: "encoder_seq_len"})
-
-
-def _encoder_lens() -> GraphInput:
-    return GraphInput("encoder_lens", torch.tensor([[11], [_ENCODER_SAMPLE_LEN], [5]]), _ROWS)
-
-
 def _decoder_graph(
-    model: nn.Module, lowered: LoweredModel, inner: nn.Module, source: GraphInput, continuous_batching: bool
+    model: nn.Module,
+    lowered: LoweredModel,
+    inner: nn.Module,
+    sources: list[GraphInput],
+    continuous_batching: bool,
+    axis: str,
 ) -> TaskGraph:
-    """A graph with the decoder's inputs and outputs; ``source``: its input from the encoder's side."""
+    """A graph with the decoder's inputs and outputs.
+
+    Args:
+        sources: its inputs from the encoder's side.
+        axis: of their length.
+    """
     self_specs, cross_specs = encoder_decoder_specs(model)
     inputs = StepInputs(
-        [*token_inputs(), source, _encoder_lens()],
+        [*token_inputs(), *sources],
         _state_inputs(self_specs, cross_specs, continuous_batching),
         [batch_index_input()] if continuous_batching else [],
     )
-    limits, steps = max_lens(model), {ENCODER_CTX_LEN: "encoder_seq_len", CTX_LEN: "seq_len"}
+    limits = max_lens(model)
+    steps = {ENCODER_CTX_LEN: axis, CTX_LEN: "seq_len"}
     return TaskGraph(
         module=inputs.flatten(inner),
         lowered=lowered,
@@ -297,18 +319,31 @@ def _decoder_graph(
         inputs=inputs.in_order,
         output_names=["logits", *inputs.new_state_axes],
         output_axes={"logits": _ROWS, **inputs.new_state_axes},
-        axis_limits=limits | {steps[axis]: limit for axis, limit in limits.items()},
+        axis_limits=limits | {steps[name]: limit for name, limit in limits.items()},
     )
 
 
 def specializations(
-    num_slots: int, state_sizes: dict[str, int], *, continuous_batching: bool
+    num_slots: int,
+    state_sizes: dict[str, int],
+    *,
+    continuous_batching: bool,
+    axis: str = TextSource.axis,
+    source_lens: tuple[int, int] | None = None,
 ) -> tuple[Specialization, ...]:
-    """Upstream's two shapes: one runs the encoder and the first decoder token, one decodes."""
+    """Upstream's two shapes: one runs the encoder and the first decoder token, one decodes.
+
+    Args:
+        num_slots: answers that run at once.
+        state_sizes: of the state's named axes.
+        continuous_batching: whether the encoder reads one input at a time.
+        axis: of the length of what the encoder reads.
+        source_lens: that length in each shape; None: the state's, and one token.
+    """
     encoder = {"batch_size": 1 if continuous_batching else num_slots, "seq_len": 1}
     decode = {"batch_size": num_slots, "seq_len": 1}
-    encoder_len = state_sizes["encoder_ctx_len"]
+    longest, idle = source_lens or (state_sizes["encoder_ctx_len"], 1)
     return (
-        Specialization(name="Encoder", symbols={**encoder, "encoder_seq_len": encoder_len, **state_sizes}),
-        Specialization(name="Decode", symbols={**decode, "encoder_seq_len": 1, **state_sizes}),
+        Specialization(name="Encoder", symbols={**encoder, axis: longest, **state_sizes}),
+        Specialization(name="Decode", symbols={**decode, axis: idle, **state_sizes}),
     )

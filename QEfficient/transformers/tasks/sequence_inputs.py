@@ -32,6 +32,8 @@ class Padding:
     """Side of the padding; None: there must be none, a sequence runs at exactly its length."""
     is_blank: bool = False
     """Whether the embeddings of padding tokens are set to zero, which is what convolutions pad with."""
+    is_left_out: bool = False
+    """Whether convolutions and norms over time are made to take padding as what is beyond the end of a sequence."""
     reason: str = ""
     """Why there must be no padding."""
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from QEfficient.errors import CapacityError, OptionError
+from QEfficient.generation.sessions.readers import TextReader
 from QEfficient.generation.sessions.seq2seq import Seq2SeqSession
 from QEfficient.generation.sessions.session import Chunk, SessionInfo
 
@@ -38,7 +39,7 @@ class Recorder:
 def session(runner: Recorder, side: str | None = "right") -> Seq2SeqSession:
     info = SessionInfo(num_slots=3, ctx_len=8, chunk_len=1, is_ragged=False, vocab_size=VOCAB)
     why_not_padded = "it counts" if side is None else None
-    return Seq2SeqSession(runner, info, encoder_ctx_len=6, encoder_vocab_size=9, why_not_padded=why_not_padded)
+    return Seq2SeqSession(runner, info, TextReader(6, 9, why_not_padded))
 
 
 def begin(slot: int, token: int, *text: int) -> Chunk:

@@ -1,0 +1,240 @@
+"""Runs the packages of speech recognition models: an encoder reads audio, a decoder generates its text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+
+from QEfficient.contract import Binding, Count, GraphRecord, Range
+from QEfficient.generation.audio import load_audio
+from QEfficient.generation.audio_inputs import AudioInputs, each_audio, read_signals
+from QEfficient.generation.feature_extractor import FOLDER, FeatureExtractor, HFFeatureExtractor, open_feature_extractor
+from QEfficient.generation.long_audio import MAX_SECONDS, Windows, segments_of
+from QEfficient.generation.request import Request
+from QEfficient.generation.request_builder import for_each, options_of_each
+from QEfficient.generation.sessions.readers import SignalReader
+from QEfficient.generation.sessions.seq2seq import HIDDEN, Seq2SeqSession
+from QEfficient.generation.sessions.signals import SignalRecord
+from QEfficient.generation.speech_rules import SpeechOptions, SpeechRules
+from QEfficient.generation.tasks.causal_lm import DecoderRecord
+from QEfficient.generation.tasks.seq2seq_lm import ENCODER, CompiledEncoderDecoder, forced_ends
+from QEfficient.generation.transcript import Segment, Transcript
+from QEfficient.options import SpeechSeq2SeqCompileOptions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_NOTHING = Binding(dtype="", shape=())
+_ASKED = tuple(item.name for item in fields(SpeechOptions))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeechSeq2SeqRecord:
+    """The values that the session of a speech recognition model needs."""
+
+    decoder: DecoderRecord
+    signals: SignalRecord
+    encoder_ctx_len: Count
+    """States of the encoder that the decoder sees."""
+    decoder_start_token_id: Annotated[int, Range(0)]
+    hidden_size: Count
+    """Of the encoder's output."""
+
+    def __post_init__(self) -> None:
+        if self.decoder_start_token_id >= self.decoder.vocab_size:
+            raise ValueError(
+                f"decoder_start_token_id={self.decoder_start_token_id} is none of vocab_size={self.decoder.vocab_size}"
+            )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Of the state's named axes."""
+        return {**self.decoder.sizes, "encoder_ctx_len": self.encoder_ctx_len}
+
+
+class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
+    """A speech recognition model."""
+
+    task = "speech_seq2seq"
+    takes_chat = False
+    record_class = SpeechSeq2SeqRecord
+    options_class = SpeechSeq2SeqCompileOptions
+
+    def _check_result(self, graph: GraphRecord) -> None:
+        if self.output not in graph.outputs or len(graph.inputs.get("input_ids", _NOTHING).shape) != 2:
+            raise self._not_ours(f"its graph has no input_ids [batch, length] or no {self.output}")
+        if ENCODER in self.body.graphs and HIDDEN not in self.body.graphs[ENCODER].outputs:
+            raise self._not_ours(f"its encoder gives no {HIDDEN}")
+
+    def resized(
+        self,
+        record: SpeechSeq2SeqRecord,
+        *,
+        ctx_len: int | None = None,
+        full_batch_size: int | None = None,
+        **sizes: object,
+    ) -> SpeechSeq2SeqRecord:
+        super().resized(record, **sizes)
+        return replace(record, decoder=record.decoder.resized(ctx_len, full_batch_size))
+
+    @property
+    def _vocab_size(self) -> int:
+        return self.record.decoder.vocab_size
+
+    def _open_session(self) -> Seq2SeqSession:
+        record = self.record
+        where = str(self.artifact.file("generation_config.json"))
+        start, size = record.decoder_start_token_id, record.decoder.vocab_size
+        self.rules = SpeechRules(self.generation_config, start, size, where)
+        return self._open_encoder_decoder(
+            record.decoder, record.sizes, SignalReader(record.signals), record.hidden_size
+        )
+
+    @cached_property
+    def _package_extractor(self) -> FeatureExtractor:
+        return open_feature_extractor(self.path / FOLDER)
+
+    def feature_extractor(self, extractor: HFFeatureExtractor | None = None) -> FeatureExtractor:
+        """The package's feature extractor, or ``extractor`` with the same methods."""
+        return self._package_extractor if extractor is None else FeatureExtractor(extractor)
+
+    def _requests(
+        self,
+        prompts: Any,
+        tokenizer: PreTrainedTokenizerBase | None,
+        generation_len: object,
+        sampling: Mapping[str, Any],
+    ) -> tuple[list[Request], Any | None]:
+        options = dict(sampling)
+        extractor = options.pop("feature_extractor", None)
+        signals = read_signals(prompts, self.record.signals, lambda: self.feature_extractor(extractor))
+        asked = options_of_each({name: options.pop(name, None) for name in _ASKED}, len(signals))
+        lengths, each = for_each("generation_len", generation_len, len(signals)), options_of_each(options, len(signals))
+        requests = [
+            self.request(index, signal, SpeechOptions(**asked[index]), lengths[index], each[index])
+            for index, signal in enumerate(signals)
+        ]
+        return requests, self._decoder(tokenizer)
+
+    def request(
+        self,
+        index: int,
+        signal: np.ndarray,
+        options: SpeechOptions,
+        generation_len: int | None = None,
+        sampling: Mapping[str, Any] | None = None,
+    ) -> Request:
+        """What the engine runs for one audio: see :meth:`generate`."""
+        self.session.check(signal, index)
+        prompt = self.rules.prompt(options)
+        if generation_len is not None:
+            generation_len += prompt.num_answered
+        inputs: dict[str, np.ndarray] = {self.record.signals.input: np.ascontiguousarray(signal)}
+        request = self._builder.build(prompt.ids, generation_len, dict(sampling or {}), inputs)
+        ends = {name: self.generation_config.get(name) for name in ("forced_bos_token_id", "forced_eos_token_id")}
+        forced = forced_ends(ends, request.max_new_tokens - 1)
+        forced |= {1 + place: token for place, token in enumerate(prompt.after_language)}
+        return replace(request, forced_ids=forced, rules=self.rules.rules(prompt, options))
+
+    def transcribe(
+        self,
+        inputs: AudioInputs,
+        *,
+        feature_extractor: HFFeatureExtractor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        generation_len: int | None = None,
+        **options: Any,
+    ) -> list[Transcript]:
+        """The text of each audio, of any length where the model has timestamps, with its segments.
+
+        Args:
+            inputs: a file, samples, or a list of these.
+            feature_extractor: one of transformers; default: the one in the package.
+            tokenizer: as of :meth:`generate`.
+            generation_len: maximum number of new tokens of a window.
+            options: ``language``, ``task``, ``return_timestamps``, and those of sampling.
+
+        Raises:
+            CapacityError: audio is empty, or too long for a model without timestamps.
+            OptionError: it is no audio, or an option is unknown or impossible.
+        """
+        asked = SpeechOptions(**{name: options.pop(name, None) for name in _ASKED})
+        extractor, decoder = self.feature_extractor(feature_extractor), self.tokenizer(tokenizer)
+        window = extractor.max_len if self.record.signals.is_whole else None
+        longest = MAX_SECONDS * extractor.sampling_rate
+        transcripts = []
+        for index, each in enumerate(each_audio(inputs)):
+            samples = load_audio(each, extractor.sampling_rate, longest, f"Audio {index}")
+            is_long = window is not None and len(samples) > window
+            if is_long and asked.return_timestamps is None and self.rules.first_timestamp is not None:
+                asked = replace(asked, return_timestamps=True)
+            seconds = len(samples) / extractor.sampling_rate
+            if self.rules.takes_timestamps(asked) and window is not None:
+                segments = self._segments(samples, extractor, asked, generation_len, options)
+            else:
+                signals = read_signals([samples], self.record.signals, lambda: extractor)
+                answer = self._answer(index, signals[0], asked, generation_len, options)
+                segments = [Segment(start=0.0, end=seconds, token_ids=answer[1])]
+            transcripts.append(Transcript.of(segments, decoder, self.rules.first_timestamp))
+        return transcripts
+
+    def _segments(
+        self,
+        samples: np.ndarray,
+        extractor: FeatureExtractor,
+        options: SpeechOptions,
+        generation_len: int | None,
+        sampling: Mapping[str, Any],
+    ) -> list[Segment]:
+        """The segments of audio of any length, window after window."""
+        first = self.rules.first_timestamp
+        assert first is not None
+        signals = self.record.signals
+        windows = Windows(
+            features=extractor.features(samples, signals.input, True, truncation=False, padding="longest"),
+            length=signals.seq_lens[-1],
+            states=self.record.encoder_ctx_len,
+            seconds=(extractor.max_len or 1) / extractor.sampling_rate,
+        )
+        if windows.features.shape[-1] < windows.length:
+            windows = replace(windows, features=extractor.features(samples, signals.input, True))
+        segments: list[Segment] = []
+        while not windows.is_done:
+            ids, answer = self._answer(0, windows.signal(), options, generation_len, sampling)
+            if options.language is None and ids:
+                # What the first window was said to be in, the others are too.
+                options = replace(options, language=self._language(ids[0]))
+            more, step = segments_of(answer, windows, first)
+            segments += more
+            windows = windows.after(step)
+        return segments
+
+    def _language(self, token_id: int) -> str | None:
+        return next((text for text, token in self.rules.languages.items() if token == token_id), None)
+
+    def _answer(
+        self,
+        index: int,
+        signal: np.ndarray,
+        options: SpeechOptions,
+        generation_len: int | None,
+        sampling: Mapping[str, Any],
+    ) -> tuple[list[int], list[int]]:
+        """The tokens of an answer that are still its beginning, and those after them, without an end token."""
+        request = self.request(index, signal, options, generation_len, sampling)
+        ids = [token.token_id for token in self.engine.run([request])]
+        if ids and ids[-1] in request.eos_token_ids:
+            ids = ids[:-1]
+        begin = self.rules.prompt(options).num_answered
+        return ids[:begin], ids[begin:]
+
+    def describe(
+        self, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> tuple[list[dict[str, Any]], str]:
+        texts = [transcript.text for transcript in self.transcribe(list(prompts), tokenizer=tokenizer)]
+        rows = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)]
+        return rows, "\n".join(f"> {prompt}\n{text}" for prompt, text in zip(prompts, texts, strict=True))
