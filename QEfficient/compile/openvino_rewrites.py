@@ -3,8 +3,9 @@
 ``MatMul(x, Transpose(w)) -> MatMul(x, w, transpose_b=True)``: with nothing between a compressed weight and its
 matmul, the plugin multiplies by the compressed bytes instead of unpacking them to float32 first.
 
-``Reduce(x) -> Maximum(r, r), r = Reduce(x)`` for integers: the plugin of OpenVINO 2026.4 fuses an operator that follows
-a reduction into it, and leaves that out for most rows where the numbers are integers. It fuses into none with two readers.
+``Reduce(x) -> Maximum(r, r), r = Reduce(x)`` for integers: the plugin of OpenVINO 2026.4 fuses an operator that
+follows a reduction into it, and leaves that out for most rows where the numbers are integers. It fuses into none with
+two readers.
 """
 
 from __future__ import annotations

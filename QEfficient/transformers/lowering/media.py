@@ -51,7 +51,7 @@ class FeatureForm:
     pooled: Nest
     """Of ``pooler_output``; None: it has none."""
     deepstack: tuple[Nest, ...] = ()
-"""Of ``deepstack_features``: one entry for each layer of the language model that gets features besides."""
+    """Of ``deepstack_features``: one entry for each layer of the language model that gets features besides."""
     others: tuple[str, ...] = ()
     """Fields that a step does not have."""
 
@@ -159,7 +159,8 @@ class StepMedia:
         index = torch.where(index >= 0, index if has_one_set else index + sets, 0).reshape(-1)
         self.rows = None if rows is None else nn.functional.embedding(index, rows.reshape(-1, rows.shape[-1]))
         by_layer = [] if deepstack is None else deepstack.reshape(deepstack.shape[0], -1, deepstack.shape[-1]).unbind()
-        self.deepstack = torch.stack([nn.functional.embedding(index, layer) for layer in by_layer]) if by_layer else None
+        chosen = [nn.functional.embedding(index, layer) for layer in by_layer]
+        self.deepstack = torch.stack(chosen) if chosen else None
 
     def outputs(self) -> dict[str, SimpleNamespace]:
         """``mm_encoder_outputs`` of the model's forward, with a row for each token."""
