@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import image_text_models
 import numpy as np
 import torch
 from architectures.reference import NUM_NEW_TOKENS, PROMPT_LENS, Answer, outputs, prompts, reference
 from architectures.sounds import tones
 from architectures.tiny import EAGER, OTHER_HEAD, UNCACHED, loaded_from, saved_by_other_head, tiny_model
+from image_text.pictures import images
+from image_text.processors import load as load_processor
 
 from QEfficient.errors import SizeDependence
 
@@ -43,6 +47,8 @@ def check(family: str, model_type: str, target: str) -> Row:
 @cache
 def _model(family: str, model_type: str) -> Any:
     """Hugging Face's."""
+    if family == "image_text":
+        return image_text_models.model(_seeing(model_type))
     if family.endswith(OTHER_HEAD):
         return loaded_from(family, model_type, _checkpoint(family, model_type)[0])
     return tiny_model(family, model_type)
@@ -53,6 +59,13 @@ def _checkpoint(family: str, model_type: str) -> tuple[Path, str]:
     """A folder for this process, and the class that saved it."""
     folder = Path(mkdtemp(prefix="checkpoint-", dir=Path(os.environ["QEFF_HOME"]).parent))
     return folder, saved_by_other_head(family, model_type, folder)
+
+
+@cache
+def _seeing(model_type: str) -> Path:
+    """A checkpoint with its processor, in a folder for this process."""
+    folder = Path(mkdtemp(prefix="checkpoint-", dir=Path(os.environ["QEFF_HOME"]).parent))
+    return image_text_models.make(model_type, folder)
 
 
 def _ours(family: str, model_type: str) -> Any:
@@ -132,6 +145,40 @@ def _texts(family: str, model_type: str, target: str) -> Row:
     )
 
 
+_SIDE, _OTHER_SIZES, _SHORT_ANSWER = (56, 56), ((112, 56), (40, 120)), 8
+"""Width and height of images in pixels, and new tokens of a prompt that has some."""
+
+
+def _image_text(family: str, model_type: str, target: str) -> Row:
+    """Greedy tokens of prompts with images of several sizes, and without; on the card, of the compiled size."""
+    from QEfficient import QEFFAutoModelForImageTextToText
+
+    folder = _seeing(model_type)
+    processor = load_processor(folder)
+    model = QEFFAutoModelForImageTextToText.from_pretrained(folder, processor=processor)
+    ctx_len = min([1024, *model.max_lens().values()])
+    shapes = {"img_size": _SIDE[0], "prefill_seq_len": 32} if target != "cpu" else {}
+    options = _options(target, ctx_len=ctx_len, **shapes) | ({"num_cores": 8} if target != "cpu" else {})
+    row = _compiled(model, options)
+    sizes = [(_SIDE,), (_SIDE, _SIDE), ()] if target != "cpu" else [(_SIDE,), (_OTHER_SIZES[0],), _OTHER_SIZES, ()]
+    asked = [prompt for prompt in (_pictured(folder, each) for each in sizes) if prompt is not None]
+    with model:
+        answers = [model.generate(dict(prompt), generation_len=_SHORT_ANSWER).generated_ids[0] for prompt in asked]
+    expected = [image_text_models.reference(folder, prompt, _SHORT_ANSWER) for prompt in asked]
+    equal = [ours.tolist() == theirs for ours, theirs in zip(answers, expected, strict=True)]
+    return row | {"tokens": sum(map(len, answers)), "prompts": len(asked), "agrees": all(equal)}
+
+
+def _pictured(folder: Path, sizes: Sequence[tuple[int, int]]) -> dict[str, Any] | None:
+    """What the processor makes of a prompt; None where it takes no prompt with so many images."""
+    try:
+        return image_text_models.inputs(folder, "what is it", images(*sizes))
+    except (ValueError, TypeError, IndexError):
+        if len(sizes) == 1:
+            raise
+        return None
+
+
 def _ctc(family: str, model_type: str, target: str) -> Row:
     """Logits of signals of three lengths, in batches of two."""
     model, theirs = _ours(family, model_type), _model(family, model_type)
@@ -185,4 +232,4 @@ _CLASSES = {
     "sequence_classification": "QEFFAutoModelForSequenceClassification",
     "text_encoder": "QEFFAutoModel",
 }
-_CHECKS = {"causal_lm": _causal_lm, "seq2seq": _seq2seq, "ctc": _ctc}
+_CHECKS = {"image_text": _image_text, "causal_lm": _causal_lm, "seq2seq": _seq2seq, "ctc": _ctc}

@@ -18,13 +18,14 @@ from typing import Any
 from architectures.page import read_rows, write_page
 from architectures.tiny import UNABLE, UNREADABLE, families, other_heads
 from architectures.workers import Answer, ask_all
+from image_text_models import MODEL_TYPES, SKIPPED
 
 TARGETS = ("cpu", "cloud-ai-100-sim")
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "build" / "coverage"
 DOCS = ROOT / "docs" / "source"
 TIMEOUT_S = 300
-_REASONS = UNABLE | UNREADABLE
+_REASONS = UNABLE | UNREADABLE | {("image_text", model_type): reason for model_type, reason in SKIPPED.items()}
 
 
 def check_model(family: str, model_type: str) -> Answer:
@@ -68,7 +69,8 @@ def main() -> None:
 
 
 def _families() -> dict[str, list[str]]:
-    return families() | {family: sorted(model_types) for family, model_types in other_heads().items()}
+    seeing = {"image_text": sorted(MODEL_TYPES)}
+    return families() | seeing | {family: sorted(model_types) for family, model_types in other_heads().items()}
 
 
 def _arguments() -> argparse.Namespace:

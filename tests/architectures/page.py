@@ -13,6 +13,7 @@ TITLES = {
     "seq2seq": "Sequence to sequence",
     "sequence_classification": "Sequence classification",
     "text_encoder": "Text encoders",
+    "image_text": "Image and text to text",
     "ctc": "Speech to text with CTC",
     "text_encoder_other_head": "Text encoders saved by another head",
     "causal_lm_other_head": "Causal language models saved by a multimodal head",
@@ -31,6 +32,8 @@ the same for programs.
   two greatest logits: what a wrong computation would have to stay below.
 - Classifiers and encoders: the same three texts in batches of two, against each text alone. The distance is the
   greatest difference in parts of the greatest value, at most 1e-3.
+- Models that read images: greedy tokens of prompts with one image, with another size and with two, and of text alone,
+  8 new ones each; on the card the images have the compiled size. Images are drawn, and read by the models' processors.
 - Speech models: tones of three lengths in batches of two, or random features, against each alone.
 - Checkpoints of another head: what a masked language model, an encoder with its decoder or a model that also sees has
   saved, loaded as a text encoder or a causal language model, against what transformers loads from the same folder.
