@@ -14,6 +14,7 @@ from QEfficient.errors import OptionError
 from QEfficient.generation.prompts import read_prompts
 from QEfficient.progress import stage
 from QEfficient.targets import choose_target
+from QEfficient.tasks import TASKS
 
 PROMPTS = (
     "My name is",
@@ -24,6 +25,12 @@ PROMPTS = (
 """Default prompts, of several lengths, so that they start to decode at different steps."""
 _FLAGS = (
     Flag(["prompt", "-p", "--prompt"], multiple=True, metavar="TEXT", help="A prompt; repeat it for several."),
+    Flag(
+        ["--image-path"],
+        multiple=True,
+        metavar="FILE",
+        help="An image for the prompt; repeat it for several. Of several prompts, each gets one.",
+    ),
     Flag(["--prompts-txt-file-path"], metavar="FILE", help="A file with one prompt per line, in UTF-8 or UTF-16."),
     Flag(
         ["--generation-len"],
@@ -55,6 +62,7 @@ def command(
     source: ModelSource | None,
     prompt: tuple[str, ...],
     prompts_txt_file_path: str | None,
+    image_path: tuple[str, ...],
     generation_len: int,
     node_precision_info_out: str | None,
     as_json: bool,
@@ -71,11 +79,16 @@ def command(
     check_options(model, compile_options)
     if not hasattr(model, "verify"):
         raise OptionError(f"{model.model_name} is not a causal language model, so there are no tokens to compare.")
+    if image_path and not TASKS[model.task].load_compiled().takes_images:
+        raise OptionError(f"{model.model_name} sees no images: leave --image-path out.")
+    images = {"images": [*image_path]} if image_path else {}
     texts = list(prompt) or (None if prompts_txt_file_path is not None else list(PROMPTS))
     prompts = read_prompts(texts, prompts_txt_file_path)
     package = model.compile(**compile_options)
     with stage("Comparing", f"{len(prompts)} prompts with Hugging Face"):
-        report = model.verify(prompts, generation_len=generation_len, node_precision_out=node_precision_info_out)
+        report = model.verify(
+            prompts, generation_len=generation_len, node_precision_out=node_precision_info_out, **images
+        )
     if as_json:
         out.json({"package": str(package), **report.to_dict()})
     else:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from QEfficient.contract import Json
-from QEfficient.errors import CapacityError, NumericError
+from QEfficient.errors import CapacityError, NumericError, OptionError
 from QEfficient.generation.programs.program import Program
 
 if TYPE_CHECKING:
@@ -134,6 +134,11 @@ class MediaEncoder:
         if any(batch.get(name) is None for name in part.inputs):
             return []
         arrays = {name: np.asarray(batch[name]) for name in part.inputs}
+        for name, array in arrays.items():
+            if not array.ndim or array.dtype.kind not in "biuf":
+                raise OptionError(
+                    f"'{name}' must be an array with a row for each image, got {array.dtype} {array.shape}."
+                )
         features = []
         for place in range(len(next(iter(arrays.values())))):
             inputs = {name: array[place : place + 1] for name, array in arrays.items()}

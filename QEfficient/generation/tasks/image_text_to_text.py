@@ -333,6 +333,8 @@ def with_images(
         OptionError: images and prompts do not fit together.
     """
     texts = [prompts] if _is_one(prompts) else prompts
+    if images is not None and not isinstance(images, list | tuple):
+        images = [images]  # a single one
     has_chats = isinstance(texts, list | tuple) and any(_pictures_of(text) for text in texts)
     if images is None and processor is None and not has_chats:
         return prompts

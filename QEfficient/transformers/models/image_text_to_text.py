@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Json, Specialization
@@ -159,7 +160,17 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def _choose(self, target: Target, forced: Any = None) -> LoweringChoice:
         from QEfficient.transformers.lowering.select import choose_lowering
 
-        return choose_lowering(self._loaded(), target, forced, self._seen()[1])
+        media = None if self.processor is None else self._seen()[1]
+        return choose_lowering(self._loaded(), target, forced, media)
+
+    def check_lowering(self, **options: Any) -> Self:
+        if self.processor is not None:
+            return super().check_lowering(**options)
+        parsed, target = self._parse(options)  # without a processor only how it reads text is known
+        self._choose(target, parsed.lowering)
+        return self
+
+    check_lowering.__doc__ = QEFFAutoModelForCausalLM.check_lowering.__doc__
 
     def _graphs(self, plan: CausalLMPlan) -> dict[str, TaskGraph]:
         from QEfficient.transformers.tasks.media_parts import part_graph
@@ -322,6 +333,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         prompts: Inputs = None,
         images: Sequence[Any] | None = None,
         generation_len: int = 32,
+        node_precision_out: str | os.PathLike[str] | None = None,
     ) -> ParityReport:
         """Compare the compiled package with Hugging Face: features of images, then tokens; store the report beside it.
 
@@ -330,12 +342,19 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             prompts: texts or chats.
             images: as in :meth:`generate`.
             generation_len: tokens to compare for each prompt.
+            node_precision_out: not taken: the graphs of a model that sees are not run in other formats.
 
         Raises:
             LifecycleError: nothing was compiled yet, the model was opened from a package, or there is no processor.
             CapacityError: a prompt does not fit.
+            OptionError: ``node_precision_out`` is set.
         """
         from QEfficient.verify.media_parity import compare_media
+
+        if node_precision_out is not None:
+            raise OptionError(
+                "node_precision_out is for causal language models: a model that sees is compared as it is."
+            )
 
         self._loaded()
         compiled = self._open()

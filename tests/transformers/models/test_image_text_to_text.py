@@ -16,7 +16,7 @@ from image_text.processors import load as load_processor
 
 import QEfficient
 from QEfficient import QEFFAutoModelForImageTextToText
-from QEfficient.errors import CapacityError, OptionError, UnsupportedModel
+from QEfficient.errors import CapacityError, LifecycleError, OptionError, UnsupportedModel
 
 NUM_NEW_TOKENS = 8
 SMALL, WIDE, TALL = (56, 56), (112, 56), (40, 120)
@@ -122,6 +122,14 @@ def test_images_are_taken_with_their_prompts(compiled: Any) -> None:
     assert [ids.tolist() for ids in together.generated_ids] == [each.generated_ids[0].tolist() for each in alone]
 
 
+def test_a_single_image_needs_no_list(compiled: Any) -> None:
+    (picture,) = images(SMALL)
+    one, listed = (
+        compiled("llava").generate(prompts="one", images=each, generation_len=4) for each in (picture, [picture])
+    )
+    assert one.generated_ids[0].tolist() == listed.generated_ids[0].tolist()
+
+
 def test_a_padded_batch_is_read_row_by_row(compiled: Any, folders: Any) -> None:
     """As a processor makes it for several prompts; Hugging Face pads on the left."""
     rows = [case(folders("llava"), name)[0] for name in ("one image", "two images of two sizes", "text")]
@@ -200,8 +208,17 @@ def test_images_and_placeholders_are_counted(compiled: Any, folders: Any) -> Non
     placeholder = compiled("llava").processor.image_token
     with pytest.raises(OptionError, match=r"1 placeholder\(s\) for images .* 2 image\(s\) were passed"):
         compiled("llava").generate(prompts=f"{placeholder} what", images=images(SMALL, WIDE))
+    with pytest.raises(OptionError, match="'pixel_values' must be an array with a row for each image"):
+        compiled("llava").generate({**inputs, "pixel_values": "none"})
     with pytest.raises(OptionError, match="images has 1 entries for 2 prompts"):
         compiled("llava").generate(prompts=["a", "b"], images=[images(SMALL)])
+
+
+def test_without_a_processor_only_text_is_known(folders: Any) -> None:
+    wrapped = QEfficient.transform(image_text_models.model(folders("llava")))
+    assert isinstance(wrapped, QEFFAutoModelForImageTextToText)
+    with pytest.raises(LifecycleError, match="has no processor"):
+        wrapped.compile(target="cpu")
 
 
 def test_a_prompt_with_its_image_must_fit(compiled: Any) -> None:
