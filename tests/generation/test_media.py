@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
 import pytest
 
+from QEfficient.errors import CapacityError
 from QEfficient.generation.media import INDEX, MediaLayout, MediaPacker, Part, PromptMedia, spans_of
 from QEfficient.generation.media_encoder import FeatureCache
+from QEfficient.generation.request import Request, check_request
 from QEfficient.generation.scheduler import Scheduler, Sequence
 from QEfficient.generation.sessions.session import SessionInfo
 
@@ -81,6 +84,14 @@ def test_the_scheduler_does_not_split_blocks(spans: tuple[tuple[int, int], ...],
         scheduler.advance(sequence, chunk)
         lengths.append(len(chunk.tokens))
     assert lengths == expected
+
+
+def test_blocks_that_do_not_fit_a_step_say_what_to_compile() -> None:
+    info = SessionInfo(num_slots=1, ctx_len=64, chunk_len=4, is_ragged=False, vocab_size=100)
+    request = Request(prompt_ids=[1] * 8, max_new_tokens=1, media=PromptMedia(np.zeros(8, bool), spans=((1, 7),)))
+    with pytest.raises(CapacityError, match=r"image of 6 tokens, .* compile with prefill_seq_len=6"):
+        check_request(request, info, 0)
+    check_request(request, replace(info, takes_long_chunks=True), 0)
 
 
 def test_the_cache_forgets_what_was_not_used_for_longest() -> None:

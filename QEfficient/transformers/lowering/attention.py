@@ -59,7 +59,7 @@ def retained_attention(
     ``cu_seq_lens_q``: ``[N + 1]``, where each of N sequences begins that lie one after the other on the axis of tokens.
     """
     _refuse_unknown(module, kwargs)
-    if cu_seq_lens_q is not None:
+    if cu_seq_lens_q is not None and _may_be_several(cu_seq_lens_q):
         attention_mask = _within_sequences(cu_seq_lens_q, key.shape[2])
     if indices is not None:
         attention_mask = _with_indices(attention_mask, indices, key.shape[2])
@@ -75,6 +75,11 @@ def _with_indices(mask: torch.Tensor | None, indices: torch.Tensor, num_keys: An
     hidden = torch.ones(*indices.shape[:3], num_keys, dtype=torch.float32, device=indices.device)
     hidden = hidden.scatter(3, indices.long(), 0.0) * MASKED
     return hidden if mask is None else torch.minimum(hidden, mask)
+
+
+def _may_be_several(begins: torch.Tensor) -> bool:
+    """Whether there may be more than one sequence, whose tokens see those of no other."""
+    return not isinstance(begins.shape[0], int) or begins.shape[0] > 2
 
 
 def _within_sequences(begins: torch.Tensor, num_tokens: Any) -> torch.Tensor:
