@@ -19,10 +19,12 @@ from QEfficient import errors
 from QEfficient.options import (
     CausalLMCompileOptions,
     CompileOptions,
+    CTCCompileOptions,
     EncoderCompileOptions,
     Options,
     SamplingOptions,
     Seq2SeqLMCompileOptions,
+    SpeechSeq2SeqCompileOptions,
 )
 from QEfficient.quantization.options import QuantizeOptions
 
@@ -39,6 +41,8 @@ COMMAND_LINE = (SOURCE / "command_line.md").read_text(encoding="utf-8")
         (CausalLMCompileOptions, CompileOptions),
         (EncoderCompileOptions, CompileOptions),
         (Seq2SeqLMCompileOptions, CompileOptions),
+        (CTCCompileOptions, CompileOptions),
+        (SpeechSeq2SeqCompileOptions, CompileOptions),
         (SamplingOptions, None),
         (QuantizeOptions, None),
     ],

@@ -19,7 +19,7 @@ from QEfficient.generation.request_builder import for_each, options_of_each
 from QEfficient.generation.sessions.readers import SignalReader
 from QEfficient.generation.sessions.seq2seq import HIDDEN, Seq2SeqSession
 from QEfficient.generation.sessions.signals import SignalRecord
-from QEfficient.generation.speech_rules import SpeechOptions, SpeechRules
+from QEfficient.generation.speech_rules import SpeechOptions, SpeechPrompt, SpeechRules
 from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.generation.tasks.seq2seq_lm import ENCODER, CompiledEncoderDecoder, forced_ends
 from QEfficient.generation.transcript import Segment, Transcript
@@ -129,12 +129,22 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
         sampling: Mapping[str, Any] | None = None,
     ) -> Request:
         """What the engine runs for one audio: see :meth:`generate`."""
+        return self._asked(index, signal, options, self.rules.prompt(options), generation_len, sampling or {})
+
+    def _asked(
+        self,
+        index: int,
+        signal: np.ndarray,
+        options: SpeechOptions,
+        prompt: SpeechPrompt,
+        generation_len: int | None,
+        sampling: Mapping[str, Any],
+    ) -> Request:
         self.session.check(signal, index)
-        prompt = self.rules.prompt(options)
         if generation_len is not None:
             generation_len += prompt.num_answered
         inputs: dict[str, np.ndarray] = {self.record.signals.input: np.ascontiguousarray(signal)}
-        request = self._builder.build(prompt.ids, generation_len, dict(sampling or {}), inputs)
+        request = self._builder.build(prompt.ids, generation_len, dict(sampling), inputs)
         ends = {name: self.generation_config.get(name) for name in ("forced_bos_token_id", "forced_eos_token_id")}
         forced = forced_ends(ends, request.max_new_tokens - 1)
         forced |= {1 + place: token for place, token in enumerate(prompt.after_language)}
@@ -177,8 +187,9 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
                 segments = self._segments(samples, extractor, asked, generation_len, options)
             else:
                 signals = read_signals([samples], self.record.signals, lambda: extractor)
-                answer = self._answer(index, signals[0], asked, generation_len, options)
-                segments = [Segment(start=0.0, end=seconds, token_ids=answer[1])]
+                request = self.request(index, signals[0], asked, generation_len, options)
+                _, answer = self._answer(request, self.rules.prompt(asked).num_answered)
+                segments = [Segment(start=0.0, end=seconds, token_ids=answer)]
             transcripts.append(Transcript.of(segments, decoder, self.rules.first_timestamp))
         return transcripts
 
@@ -203,34 +214,23 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
         if windows.features.shape[-1] < windows.length:
             windows = replace(windows, features=extractor.features(samples, signals.input, True))
         segments: list[Segment] = []
+        prompt = self.rules.prompt(options)
         while not windows.is_done:
-            ids, answer = self._answer(0, windows.signal(), options, generation_len, sampling)
-            if options.language is None and ids:
-                # What the first window was said to be in, the others are too.
-                options = replace(options, language=self._language(ids[0]))
+            request = self._asked(0, windows.signal(), options, prompt, generation_len, sampling)
+            begin, answer = self._answer(request, prompt.num_answered)
+            # The language of the first window is that of the others.
+            prompt = SpeechPrompt(ids=[*prompt.ids, *begin])
             more, step = segments_of(answer, windows, first)
             segments += more
             windows = windows.after(step)
         return segments
 
-    def _language(self, token_id: int) -> str | None:
-        return next((text for text, token in self.rules.languages.items() if token == token_id), None)
-
-    def _answer(
-        self,
-        index: int,
-        signal: np.ndarray,
-        options: SpeechOptions,
-        generation_len: int | None,
-        sampling: Mapping[str, Any],
-    ) -> tuple[list[int], list[int]]:
+    def _answer(self, request: Request, num_begin: int) -> tuple[list[int], list[int]]:
         """The tokens of an answer that are still its beginning, and those after them, without an end token."""
-        request = self.request(index, signal, options, generation_len, sampling)
         ids = [token.token_id for token in self.engine.run([request])]
         if ids and ids[-1] in request.eos_token_ids:
             ids = ids[:-1]
-        begin = self.rules.prompt(options).num_answered
-        return ids[:begin], ids[begin:]
+        return ids[:num_begin], ids[num_begin:]
 
     def describe(
         self, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None
