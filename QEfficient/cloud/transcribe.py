@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -12,6 +12,9 @@ from QEfficient.cloud.model_args import ModelSource, check_options, compile_flag
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
 from QEfficient.progress import stage
+
+if TYPE_CHECKING:
+    from QEfficient.generation.transcript import Transcript
 
 _SECTION = "Audio and text"
 _FORMATS = ("txt", "srt", "vtt", "json")
@@ -44,12 +47,6 @@ _FLAGS = (
 )
 
 
-class _Written(Protocol):
-    """A transcript."""
-
-    def write(self, form: Any) -> str: ...
-
-
 @click.command("transcribe", cls=Command)
 @click.argument("files", metavar="FILE...", nargs=-1)
 @named_model_flags
@@ -63,7 +60,7 @@ def command(
     source: ModelSource | None,
     files: tuple[str, ...],
     package: str | None,
-    form: str,
+    form: Literal["txt", "srt", "vtt", "json"],
     compile_options: dict[str, Any],
     **spoken: Any,
 ) -> None:
@@ -73,11 +70,18 @@ def command(
     """
     if not files:
         raise click.UsageError("What to listen to? Give audio files.", click.get_current_context())
+    if form in ("srt", "vtt") and len(files) > 1:
+        raise OptionError(f"--format {form} is for one file, got {len(files)}.")
     if package is not None and source is not None:
         raise OptionError("Give either --model-name or --package.")
     folder = Path(package) if package is not None else _package(required(source), compile_options)
-    for transcript in _transcripts(folder, files, form, spoken):
+    transcripts = _transcripts(folder, files, form, spoken)
+    if form == "json":
+        described = [transcript.described() for transcript in transcripts]
+        return out.json(described[0] if len(described) == 1 else described)
+    for transcript in transcripts:
         out.write(transcript.write(form), end="")
+    return None
 
 
 def _package(source: ModelSource, compile_options: dict[str, Any]) -> Path:
@@ -94,7 +98,7 @@ def _check_task(task: str, kind: str) -> None:
         raise OptionError(f"This model is {kind}, which takes no audio: qefficient infer answers prompts.")
 
 
-def _transcripts(package: Path, files: tuple[str, ...], form: str, spoken: dict[str, Any]) -> list[_Written]:
+def _transcripts(package: Path, files: tuple[str, ...], form: str, spoken: dict[str, Any]) -> list[Transcript]:
     from QEfficient.generation.package import from_package
     from QEfficient.generation.transcript import Segment, Transcript
     from QEfficient.tasks import TASKS
@@ -110,7 +114,7 @@ def _transcripts(package: Path, files: tuple[str, ...], form: str, spoken: dict[
         timestamps = spoken.pop("timestamps")
         if timestamps is None and form in ("srt", "vtt") and compiled.rules.first_timestamp is not None:
             timestamps = True
-        transcripts: list[_Written] = compiled.transcribe(list(files), return_timestamps=timestamps, **spoken)
+        transcripts: list[Transcript] = compiled.transcribe(list(files), return_timestamps=timestamps, **spoken)
         return transcripts
 
 

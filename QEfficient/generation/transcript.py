@@ -55,6 +55,13 @@ class Transcript:
         ids = [token for each in segments for token in each.token_ids]
         return cls(text=text(ids), segments=decoded, language=language)
 
+    def described(self) -> dict[str, object]:
+        """The transcript as JSON has it."""
+        segments = [
+            {"start": round(each.start, 3), "end": round(each.end, 3), "text": each.text} for each in self.segments
+        ]
+        return {"text": self.text, "segments": segments, "language": self.language}
+
     def write(self, form: Format) -> str:
         """The transcript as plain text, SubRip subtitles, WebVTT subtitles, or JSON."""
         return _WRITERS[form](self)
@@ -94,11 +101,7 @@ def _vtt(transcript: Transcript) -> str:
 
 
 def _json(transcript: Transcript) -> str:
-    segments = [
-        {"start": round(each.start, 3), "end": round(each.end, 3), "text": each.text} for each in transcript.segments
-    ]
-    content = {"text": transcript.text, "segments": segments, "language": transcript.language}
-    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    return json.dumps(transcript.described(), ensure_ascii=False, indent=2) + "\n"
 
 
 _WRITERS: dict[Format, Callable[[Transcript], str]] = {"txt": _plain, "srt": _srt, "vtt": _vtt, "json": _json}
