@@ -30,8 +30,9 @@ ReadSignal = Callable[[Any, dict[str, Any]], torch.Tensor]
 ATTENTION_MASK = "attention_mask"
 _CANDIDATES = (Padding(), Padding(is_left_out=True), Padding(is_left_out=True, is_masked_by_frames=True))
 _ONLY = "the model reads signals of one length alone"
-_SOME_LEN, _MOST_LEN = 64, 1 << 18
-"""Of signals that frames are counted for; the second is more than some strides of any model."""
+_SOME_LEN, _MOST_LEN = 67, 1 << 18
+"""Of signals that frames are counted for: the first is no number of features, the second more than some strides of any
+model."""
 
 
 @dataclass(frozen=True)
@@ -310,8 +311,8 @@ def _layouts(model: Any) -> Iterator[tuple[int | None, bool]]:
         yield None, False
         return
     numbers = sorted({*_feature_numbers(model.config)})
-    for width in [number * together for together in (1, 2, 4) for number in numbers]:
-        yield from ((width, False), (width, True))
+    widths = [number * together for together in (1, 2, 4) for number in numbers]
+    yield from ((width, is_time_last) for is_time_last in (False, True) for width in widths)
 
 
 def _feature_numbers(config: PreTrainedConfig) -> Iterator[int]:
