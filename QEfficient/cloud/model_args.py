@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from QEfficient.base.modeling_qeff import QEFFBaseModel
 
 _SECTION = "Model"
-_OPTION_CLASSES = tuple(dict.fromkeys(task.options for task in sorted(TASKS.values(), key=lambda task: task.name)))
+_OPTION_CLASSES = tuple(
+    dict.fromkeys(
+        task.options for task in sorted(TASKS.values(), key=lambda task: (len(task.options.__mro__), task.name))
+    )
+)
+"""What is general first: of a flag that several have, the help is that of the first."""
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,11 @@ class Transcript:
     segments: tuple[Segment, ...] = ()
     """In order; one where the model says no times."""
     language: str | None = None
-    """That the model heard, where it was asked."""
+    """Of the audio, as a code: what was asked for, else what the model says; None: it says none."""
 
     @classmethod
     def of(
-        cls, segments: Sequence[Segment], decoder: Decodes, first_timestamp: int | None, language: str | None = None
+        cls, segments: Sequence[Segment], language: str | None, decoder: Decodes, first_timestamp: int | None
     ) -> Transcript:
         """Decode the tokens of ``segments``, of which those from ``first_timestamp`` on are times."""
 

@@ -38,7 +38,7 @@ def transcript() -> Transcript:
         Segment(start=0.0, end=1.5, token_ids=[FIRST + 50, 72, 105, FIRST + 75]),
         Segment(start=3661.25, end=3662.0, token_ids=[45, 45, 62, 10, 10, 66]),
     ]
-    return Transcript.of(segments, Letters(), 106, "en")
+    return Transcript.of(segments, "en", Letters(), 106)
 
 
 def test_subtitles_have_times_and_no_line_that_ends_a_cue() -> None:

@@ -174,56 +174,61 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
         """
         asked = SpeechOptions(**{name: options.pop(name, None) for name in _ASKED})
         extractor, decoder = self.feature_extractor(feature_extractor), self.tokenizer(tokenizer)
-        window = extractor.max_len if self.record.signals.is_whole else None
         longest = MAX_SECONDS * extractor.sampling_rate
+        if self.record.signals.width is None:
+            longest = min(longest, self.record.signals.seq_lens[-1])
         transcripts = []
         for index, each in enumerate(each_audio(inputs)):
             samples = load_audio(each, extractor.sampling_rate, longest, f"Audio {index}")
-            is_long = window is not None and len(samples) > window
-            if is_long and asked.return_timestamps is None and self.rules.first_timestamp is not None:
-                asked = replace(asked, return_timestamps=True)
-            seconds = len(samples) / extractor.sampling_rate
-            if self.rules.takes_timestamps(asked) and window is not None:
-                segments = self._segments(samples, extractor, asked, generation_len, options)
-            else:
-                signals = read_signals([samples], self.record.signals, lambda: extractor)
-                request = self.request(index, signals[0], asked, generation_len, options)
-                _, answer = self._answer(request, self.rules.prompt(asked).num_answered)
-                segments = [Segment(start=0.0, end=seconds, token_ids=answer)]
-            transcripts.append(Transcript.of(segments, decoder, self.rules.first_timestamp))
+            answers = self._answers(samples, extractor, asked, generation_len, options)
+            transcripts.append(Transcript.of(*answers, decoder, self.rules.first_timestamp))
         return transcripts
 
-    def _segments(
+    def _answers(
         self,
         samples: np.ndarray,
         extractor: FeatureExtractor,
         options: SpeechOptions,
         generation_len: int | None,
         sampling: Mapping[str, Any],
-    ) -> list[Segment]:
-        """The segments of audio of any length, window after window."""
-        first = self.rules.first_timestamp
-        assert first is not None
-        signals = self.record.signals
-        windows = Windows(
-            features=extractor.features(samples, signals.input, True, truncation=False, padding="longest"),
-            length=signals.seq_lens[-1],
-            states=self.record.encoder_ctx_len,
-            seconds=(extractor.max_len or 1) / extractor.sampling_rate,
-        )
-        if windows.features.shape[-1] < windows.length:
-            windows = replace(windows, features=extractor.features(samples, signals.input, True))
-        segments: list[Segment] = []
+    ) -> tuple[list[Segment], str | None]:
+        """The segments of audio, and the language that it is in, as far as that is known."""
+        window = extractor.max_len if self.record.signals.is_whole else None
+        is_long = window is not None and len(samples) > window
+        if is_long and options.return_timestamps is None and self.rules.first_timestamp is not None:
+            options = replace(options, return_timestamps=True)
         prompt = self.rules.prompt(options)
-        while not windows.is_done:
-            request = self._asked(0, windows.signal(), options, prompt, generation_len, sampling)
-            begin, answer = self._answer(request, prompt.num_answered)
-            # The language of the first window is that of the others.
+
+        def answer(signal: np.ndarray, prompt: SpeechPrompt) -> tuple[list[int], list[int]]:
+            request = self._asked(0, signal, options, prompt, generation_len, sampling)
+            return self._answer(request, prompt.num_answered)
+
+        if self.rules.takes_timestamps(options) and window is not None:
+            windows = self._windows(samples, extractor, window)
+            segments: list[Segment] = []
+            while not windows.is_done:
+                begin, ids = answer(windows.signal(), prompt)
+                # The language of the first window is that of the others.
+                prompt = SpeechPrompt(ids=[*prompt.ids, *begin])
+                more, step = segments_of(ids, windows, self.rules.first_timestamp or 0)
+                segments += more
+                windows = windows.after(step or windows.num_places)
+        else:
+            (signal,) = read_signals([samples], self.record.signals, lambda: extractor)
+            begin, ids = answer(signal, prompt)
             prompt = SpeechPrompt(ids=[*prompt.ids, *begin])
-            more, step = segments_of(answer, windows, first)
-            segments += more
-            windows = windows.after(step)
-        return segments
+            segments = [Segment(start=0.0, end=len(samples) / extractor.sampling_rate, token_ids=ids)]
+        return segments, self.rules.language_of(prompt)
+
+    def _windows(self, samples: np.ndarray, extractor: FeatureExtractor, window: int) -> Windows:
+        signals = self.record.signals
+        features = extractor.features(samples, signals.input, True, truncation=False, padding="longest")
+        if features.shape[-1] < signals.seq_lens[-1]:
+            features = extractor.features(samples, signals.input, True)
+        seconds = window / extractor.sampling_rate
+        return Windows(
+            features=features, length=signals.seq_lens[-1], states=self.record.encoder_ctx_len, seconds=seconds
+        )
 
     def _answer(self, request: Request, num_begin: int) -> tuple[list[int], list[int]]:
         """The tokens of an answer that are still its beginning, and those after them, without an end token."""
