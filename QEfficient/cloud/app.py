@@ -13,6 +13,7 @@ from QEfficient.version import __version__
 
 COMMANDS = {
     "infer": "Load a model, compile it and answer prompts.",
+    "transcribe": "Write down what is said in audio files.",
     "quantize": "Write a quantized checkpoint that any library loads.",
     "export": "Write a model as an ONNX graph.",
     "compile": "Make a package for a target.",

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from QEfficient.base.modeling_qeff import QEFFBaseModel
 
 _SECTION = "Model"
-_OPTION_CLASSES = tuple(dict.fromkeys(task.options for task in sorted(TASKS.values(), key=lambda task: task.name)))
+_OPTION_CLASSES = tuple(
+    dict.fromkeys(
+        task.options for task in sorted(TASKS.values(), key=lambda task: (len(task.options.__mro__), task.name))
+    )
+)
+"""What is general first: of a flag that several have, the help is that of the first."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +58,21 @@ def check_options(model: QEFFBaseModel, compile_options: Mapping[str, Any]) -> N
 
 def model_flags(function: Function) -> Callable[..., Any]:
     """Give a command ``MODEL`` and the flags that say how to load it, as its argument ``source``."""
+    return click.argument("model", required=False)(named_model_flags(function))
+
+
+def named_model_flags(function: Function) -> Callable[..., Any]:
+    """:func:`model_flags` of a command whose arguments are something else: ``--model-name`` names the model."""
 
     @wraps(function)
     def command(
-        *args: Any, model: str | None, model_name: str | None, local_model_dir: str | None, **params: Any
+        *args: Any, model_name: str | None, local_model_dir: str | None, model: str | None = None, **params: Any
     ) -> Any:
         flag_values = {name: params.pop(name) for name in _LOAD_FLAGS}
         load_options = {name: value for name, value in flag_values.items() if value not in (None, False)}
         return function(*args, source=_source(model, model_name, local_model_dir, load_options), **params)
 
-    return click.argument("model", required=False)(flags(*_NAME_FLAGS, *_LOAD_FLAGS.values())(command))
+    return flags(*_NAME_FLAGS, *_LOAD_FLAGS.values())(command)
 
 
 def _source(

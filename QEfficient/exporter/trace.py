@@ -55,6 +55,7 @@ def trace(graph: TaskGraph) -> ir.Model:
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
             _check_axes(graph, program)
+            _drop_idle_squeezes(program.graph_module)
             model = _to_onnx(program)
     except QEffError:
         raise
@@ -82,6 +83,15 @@ def _ranges(message: str) -> dict[str, tuple[int, int]]:
     """The ranges of axes that torch.export suggests, or that it says a guard is for."""
     matches = [*_GUARD.findall(message), *_RANGE.findall(message)]
     return {name: (int(low or 1), int(high or _LONGEST_AXIS)) for name, low, high in matches}
+
+
+def _drop_idle_squeezes(module: torch.fx.GraphModule) -> None:
+    """Remove squeezes of axes that vary: torch leaves such an axis as it is, and ONNX would look at its size."""
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.squeeze.dim):
+        source = node.args[0]
+        if node.meta["val"].ndim == source.meta["val"].ndim:
+            node.replace_all_uses_with(source)
+            module.graph.erase_node(node)
 
 
 def _to_onnx(program: torch.export.ExportedProgram) -> ir.Model:

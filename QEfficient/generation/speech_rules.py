@@ -190,6 +190,11 @@ class SpeechRules:
             return SpeechPrompt(ids=[self._start], asks_language=(*self.languages.values(),), after_language=after)
         return SpeechPrompt(ids=[token for token in [*ids[:2], *after] if token is not None])
 
+    def language_of(self, prompt: SpeechPrompt) -> str | None:
+        """The language that a prompt names, as a code; None: none."""
+        names = {token: text for text, token in self.languages.items()}
+        return next((names[token].strip("<|>") for token in prompt.ids if token in names), None)
+
     def rules(self, prompt: SpeechPrompt, options: SpeechOptions) -> tuple[ScoreRule, ...]:
         """What changes the scores of an answer, in order."""
         begin = prompt.num_answered

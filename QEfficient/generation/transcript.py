@@ -37,11 +37,11 @@ class Transcript:
     segments: tuple[Segment, ...] = ()
     """In order; one where the model says no times."""
     language: str | None = None
-    """That the model heard, where it was asked."""
+    """Of the audio, as a code: what was asked for, else what the model says; None: it says none."""
 
     @classmethod
     def of(
-        cls, segments: Sequence[Segment], decoder: Decodes, first_timestamp: int | None, language: str | None = None
+        cls, segments: Sequence[Segment], language: str | None, decoder: Decodes, first_timestamp: int | None
     ) -> Transcript:
         """Decode the tokens of ``segments``, of which those from ``first_timestamp`` on are times."""
 
@@ -54,6 +54,13 @@ class Transcript:
         )
         ids = [token for each in segments for token in each.token_ids]
         return cls(text=text(ids), segments=decoded, language=language)
+
+    def described(self) -> dict[str, object]:
+        """The transcript as JSON has it."""
+        segments = [
+            {"start": round(each.start, 3), "end": round(each.end, 3), "text": each.text} for each in self.segments
+        ]
+        return {"text": self.text, "segments": segments, "language": self.language}
 
     def write(self, form: Format) -> str:
         """The transcript as plain text, SubRip subtitles, WebVTT subtitles, or JSON."""
@@ -94,11 +101,7 @@ def _vtt(transcript: Transcript) -> str:
 
 
 def _json(transcript: Transcript) -> str:
-    segments = [
-        {"start": round(each.start, 3), "end": round(each.end, 3), "text": each.text} for each in transcript.segments
-    ]
-    content = {"text": transcript.text, "segments": segments, "language": transcript.language}
-    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    return json.dumps(transcript.described(), ensure_ascii=False, indent=2) + "\n"
 
 
 _WRITERS: dict[Format, Callable[[Transcript], str]] = {"txt": _plain, "srt": _srt, "vtt": _vtt, "json": _json}

@@ -14,8 +14,8 @@ from typing import Any
 import image_text_models
 import numpy as np
 import torch
-from architectures.reference import NUM_NEW_TOKENS, PROMPT_LENS, Answer, outputs, prompts, reference
-from architectures.sounds import tones
+from architectures.reference import NUM_NEW_TOKENS, PROMPT_LENS, Answer, outputs, prompts, reference, spoken
+from architectures.sounds import features, tone, tones
 from architectures.tiny import EAGER, OTHER_HEAD, UNCACHED, loaded_from, saved_by_other_head, tiny_model
 from image_text.pictures import images
 from image_text.processors import load as load_processor
@@ -194,6 +194,37 @@ def _ctc(family: str, model_type: str, target: str) -> Row:
     return row | {"distance": float(f"{max(distances):.1e}"), "agrees": max(distances) <= TOLERANCE}
 
 
+def _speech(family: str, model_type: str, target: str) -> Row:
+    """Greedy tokens of signals of three lengths; together, where padding changes nothing or lengths vary freely."""
+    model, theirs = _ours(family, model_type), _model(family, model_type)
+    contract = model._contract(_SPEECH_LEN)
+    counts = (7, 12, 25) if contract.only_len is None else (contract.rule.num_frames(contract.only_len),) * 3
+    lens = [contract.only_len or contract.rule.length(count + 1) - 1 for count in counts]
+    signals = [
+        tone(length, 110.0 * (i + 2)) if contract.width is None else features(length, contract.width, i)
+        for i, length in enumerate(lens)
+    ]
+    signals = [signal.T if contract.is_time_last else signal for signal in signals]
+    together = target == "cpu" or contract.padding.side is not None or contract.only_len is not None
+    row, answered = {}, []
+    for part in [range(3)] if together else [[index] for index in range(3)]:
+        sizes = {} if contract.only_len else {"encoder_ctx_len": counts[part[-1]]}
+        row = _compiled(model, _options(target, batch_size=NUM_SLOTS, ctx_len=64, **sizes))
+        with model:
+            answers = model.generate({contract.input: [signals[index] for index in part]}, _NUM_SPOKEN)
+        answered += [ids.tolist() for ids in answers.generated_ids]
+    expected = [spoken(theirs, signal, _NUM_SPOKEN) for signal in signals]
+    return row | {
+        "note": "" if together else "on the card a package for each length",
+        "tokens": sum(map(len, answered)),
+        "margin": float(f"{min(answer.margin for answer in expected):.1e}"),
+        "agrees": answered == [answer.tokens for answer in expected],
+    }
+
+
+_SPEECH_LEN, _NUM_SPOKEN = 16000, 24
+
+
 def _encoded(model: Any, asked: list[list[int]], options: dict[str, Any]) -> tuple[Row, list[Any]]:
     row = _compiled(model, options)
     with model:
@@ -230,6 +261,13 @@ _CLASSES = {
     "ctc": "QEFFAutoModelForCTC",
     "seq2seq": "QEFFAutoModelForSeq2SeqLM",
     "sequence_classification": "QEFFAutoModelForSequenceClassification",
+    "speech_seq2seq": "QEFFAutoModelForSpeechSeq2Seq",
     "text_encoder": "QEFFAutoModel",
 }
-_CHECKS = {"image_text": _image_text, "causal_lm": _causal_lm, "seq2seq": _seq2seq, "ctc": _ctc}
+_CHECKS = {
+    "causal_lm": _causal_lm,
+    "ctc": _ctc,
+    "image_text": _image_text,
+    "seq2seq": _seq2seq,
+    "speech_seq2seq": _speech,
+}

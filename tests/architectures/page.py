@@ -15,6 +15,7 @@ TITLES = {
     "text_encoder": "Text encoders",
     "image_text": "Image and text to text",
     "ctc": "Speech to text with CTC",
+    "speech_seq2seq": "Speech to text, encoder and decoder",
     "text_encoder_other_head": "Text encoders saved by another head",
     "causal_lm_other_head": "Causal language models saved by a multimodal head",
 }
@@ -34,7 +35,8 @@ the same for programs.
   greatest difference in parts of the greatest value, at most 1e-3.
 - Models that read images: greedy tokens of prompts with one image, with another size and with two, and of text alone,
   8 new ones each; on the card the images have the compiled size. Images are drawn, and read by the models' processors.
-- Speech models: tones of three lengths in batches of two, or random features, against each alone.
+- Speech models: tones of three lengths, or random features, in batches of two against each alone: distances of logits
+  with CTC, 24 greedy tokens of a decoder. Models that padding changes have a package for each length on the card.
 - Checkpoints of another head: what a masked language model, an encoder with its decoder or a model that also sees has
   saved, loaded as a text encoder or a causal language model, against what transformers loads from the same folder.
 - "state" is what the layers keep between steps, see [adding a state kind](adding_a_state_kind.md).
@@ -82,7 +84,7 @@ def _summary(counts: dict[str, tuple[int, int]]) -> str:
 
 
 def _section(rows: dict[tuple[str, str], dict[str, Any]], family: str) -> str:
-    measure = "smallest margin" if family.startswith(("causal_lm", "seq2seq")) else "distance"
+    measure = "smallest margin" if family.startswith(("causal_lm", "seq2seq", "speech")) else "distance"
     saved_by = ["saved by"] if family.endswith(OTHER_HEAD) else []
     states = ["state"] if family == "causal_lm" else []
     head = ["model type", *saved_by, "class", *states, *TARGETS.values()]

@@ -55,6 +55,24 @@ def reference(model: Any, asked: list[list[int]], num_new_tokens: int = NUM_NEW_
     return answers
 
 
+def spoken(model: Any, signal: Any, num_new_tokens: int) -> Answer:
+    """The greedy answer of a model that listens, by the plain algorithm, which some of them refine."""
+    from transformers import GenerationMixin
+
+    output = GenerationMixin.generate(
+        model,
+        torch.tensor(signal)[None],
+        max_new_tokens=num_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    logits = torch.stack([step[0].float() for step in output.logits])
+    top = logits.topk(2).values
+    return Answer(output.sequences[0, -num_new_tokens:].tolist(), float((top[:, 0] - top[:, 1]).min()), logits)
+
+
 def outputs(model: Any, asked: list[list[int]]) -> list[torch.Tensor]:
     """What an encoder or a classifier gives for each prompt alone: logits ``[1, labels]``, or the last hidden state
     ``[1, tokens, width]``."""

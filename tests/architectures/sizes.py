@@ -143,6 +143,13 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "nllb-moe": {"encoder_sparse_step": 2, "decoder_sparse_step": 2},
     "encoder-decoder": {"decoder": {"is_decoder": True, "add_cross_attention": True}},
+    "whisper": {"max_source_positions": 50},
+    "moonshine_streaming": {"num_key_value_heads": 4},
+    "speech-encoder-decoder": {
+        "pad_token_id": 0,
+        "decoder_start_token_id": 1,
+        "decoder": {"is_decoder": True, "add_cross_attention": True},
+    },
     "wav2vec2-bert": {"vocab_size": 32},
     "wav2vec2-conformer": {"vocab_size": 32},
     # Sizes that hang together.
@@ -213,6 +220,7 @@ SPREAD: dict[str, dict[str, float]] = {
     # Of sharper ones Hugging Face's own float32 is as far from its float64 as what is compared may be.
     "sequence_classification/plbart": {"att": 0.3},
     **{f"sequence_classification/{name}": {"matrices": 0.15} for name in ("t5", "mt5", "umt5")},
+    "speech_seq2seq": {"conv_layers": 0.05},
     "ctc": {"conv_layers": 0.05},  # of sharper ones values grow beyond fp16
     "seq2seq": _MIRRORED | {"matrices": 0.15},
     "seq2seq/bigbird_pegasus": _SHARP | {"flips": 0.0, "embeddings": 0.03},

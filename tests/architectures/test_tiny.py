@@ -11,7 +11,9 @@ from architectures.tiny import UNABLE, UNREADABLE, families, other_heads, tiny_c
 def test_the_families_are_whole() -> None:
     assert {family: len(model_types) for family, model_types in families().items()} == {
         "causal_lm": 189,
+        "ctc": 13,
         "seq2seq": 25,
+        "speech_seq2seq": 21,
         "sequence_classification": 127,
         "text_encoder": 61,
     }

@@ -21,6 +21,7 @@ _NOT_TEXT = {
 
 _DRAFTS = "drafts for another model: its layers read the keys and values of that model's cache"
 _HASHES = "hashes keys in directions that are drawn anew at every call, so that its answers change"
+_TOWER = "an audio tower before a language model, whose embeddings take the place of tokens: no encoder and decoder"
 _CODES = "speaks codes of an audio codec, not text; AutoModelForCausalLM cannot even build it from its whole config"
 
 UNABLE: dict[tuple[str, str], str] = {
@@ -31,6 +32,17 @@ UNABLE: dict[tuple[str, str], str] = {
     ("causal_lm", "gemma4_unified_assistant"): _DRAFTS,
     ("sequence_classification", "layoutlmv2"): "needs detectron2, even for text alone",
     ("text_encoder", "perceiver"): "PerceiverModel takes `inputs` already embedded, not tokens",
+    **{
+        ("speech_seq2seq", name): _TOWER
+        for name in (
+            *("fun_asr_nano", "granite_speech", "granite_speech_plus", "qwen3_asr", "vibevoice_asr", "voxtral"),
+            "voxtral_realtime",
+        )
+    },
+    ("speech_seq2seq", "dia"): "reads text and speaks codes of an audio codec",
+    ("speech_seq2seq", "vibevoice"): "reads text and speaks",
+    ("speech_seq2seq", "kyutai_speech_to_text"): "a decoder alone, over codes of an audio codec that its model makes",
+    ("speech_seq2seq", "pop2piano"): "writes notes of a piano, and embeds audio outside of its encoder",
     ("causal_lm", "musicgen"): _CODES,
     ("causal_lm", "musicgen_melody"): _CODES,
 }
@@ -46,6 +58,7 @@ def families() -> dict[str, list[str]]:
         "causal_lm": sorted(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
         "ctc": sorted(auto.MODEL_FOR_CTC_MAPPING_NAMES),
         "seq2seq": sorted(auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.keys() - _NOT_TEXT),
+        "speech_seq2seq": sorted(auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES),
         "sequence_classification": sorted(auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
         "text_encoder": sorted(encoders),
     }
@@ -256,6 +269,7 @@ def model_class(family: str, model_type: str) -> Any:
         "ctc": "AutoModelForCTC",
         "seq2seq": "AutoModelForSeq2SeqLM",
         "sequence_classification": "AutoModelForSequenceClassification",
+        "speech_seq2seq": "AutoModelForSpeechSeq2Seq",
         "text_encoder": "AutoModel",
     }
     return getattr(transformers, names[family])

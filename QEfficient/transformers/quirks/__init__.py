@@ -41,6 +41,7 @@ REASONS = {
     "values of its mask",
     "longt5": "it asks whether a block needs padding, which depends on the length, by sizes that tracing cannot follow",
     "minimax": f"{_OWN_STATE}; and it rejects any cache class but the one in its modeling file",
+    "moonshine": "it counts frames in floats, which tracing settles at those of the sample",
     "nllb-moe": _DATA_DEPENDENT,
     "prophetnet": f"{_COUNTS}; it mixes the rows of a batch up; {_INTEGER_MASK}",
     "qwen4_exp_text": "it picks keys in a loop over rows and tokens, their number depending on data; and it hashes in "

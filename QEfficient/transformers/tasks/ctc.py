@@ -58,7 +58,7 @@ def ctc_graph(model: nn.Module, contract: SignalContract, seq_lens: Sequence[int
         mask[0, length * 2 // 3 + 1 :] = 0
         samples[ATTENTION_MASK] = mask
     return TaskGraph(
-        module=SignalModel(lowered.module, logits, contract.padding).eval(),
+        module=SignalModel(lowered.module, logits, contract).eval(),
         lowered=lowered,
         lowering="encoder",
         num_layers=getattr(getattr(model.config, "encoder_config", model.config), "num_hidden_layers", 0),

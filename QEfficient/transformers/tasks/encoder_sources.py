@@ -168,7 +168,7 @@ class _SignalEncoder(nn.Module):
         masks = [(torch.arange(num_places)[None] < each).to(torch.int64) for each in lens]
         takes_mask = self.contract.padding.side is not None
         with traceable_sizes(), functions_replaced(self.model, replaced_functions(self.model)):
-            encoder = SignalModel(encoder_of(self.model), states_of_signal, self.contract.padding)
+            encoder = SignalModel(encoder_of(self.model), states_of_signal, self.contract)
             return encoder(read, *(masks if takes_mask else []))
 
 

@@ -34,6 +34,8 @@ class Padding:
     """Whether the embeddings of padding tokens are set to zero, which is what convolutions pad with."""
     is_left_out: bool = False
     """Whether convolutions and norms over time are made to take padding as what is beyond the end of a sequence."""
+    is_masked_by_frames: bool = False
+    """Whether the mask of a signal ends where its last whole frame does: some models pick one place of a frame."""
     reason: str = ""
     """Why there must be no padding."""
 

@@ -28,10 +28,11 @@ from QEfficient.transformers.tasks.sequence_inputs import Padding, forward_param
 ReadSignal = Callable[[Any, dict[str, Any]], torch.Tensor]
 """Runs a model and returns the output that a task needs: ``(model, arguments) -> [B, frames, ...]``."""
 ATTENTION_MASK = "attention_mask"
-_CANDIDATES = (Padding(), Padding(is_left_out=True))
+_CANDIDATES = (Padding(), Padding(is_left_out=True), Padding(is_left_out=True, is_masked_by_frames=True))
 _ONLY = "the model reads signals of one length alone"
-_SOME_LEN, _MOST_LEN = 64, 1 << 18
-"""Of signals that frames are counted for; the second is more than some strides of any model."""
+_SOME_LEN, _MOST_LEN = 67, 1 << 18
+"""Of signals that frames are counted for: the first is no number of features, the second more than some strides of any
+model."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +59,28 @@ class SignalModel(nn.Module):
     """``model`` over a signal ``[B, T]`` or ``[B, T, F]``, padded on the right, and its mask ``[B, T]``, if it is
     padded."""
 
-    def __init__(self, model: nn.Module, read: ReadSignal, padding: Padding | None = None):
+    def __init__(self, model: nn.Module, read: ReadSignal, contract: SignalContract | None = None):
         super().__init__()
         self.model = model
         self.read = read
-        self.padding = padding or Padding()
+        self.contract = contract
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         signal, *mask = inputs
         model: Any = self.model
         arguments: dict[str, Any] = {model.main_input_name: signal}
         if mask and ATTENTION_MASK in forward_parameters(model):
-            arguments[ATTENTION_MASK] = mask[0]
-        leaves_out = bool(mask) and self.padding.is_left_out
+            arguments[ATTENTION_MASK] = self._mask(mask[0])
+        leaves_out = bool(mask) and self.contract is not None and self.contract.padding.is_left_out
         with _left_out(model, mask[0].sum(-1) if leaves_out else None):
             return self.read(model, arguments)
+
+    def _mask(self, mask: torch.Tensor) -> torch.Tensor:
+        if self.contract is None or not self.contract.padding.is_masked_by_frames:
+            return mask
+        rule = self.contract.rule
+        num_frames = torch.div(mask.sum(-1, keepdim=True) + rule.offset, rule.stride, rounding_mode="floor")
+        return (torch.arange(mask.shape[1])[None] < num_frames * rule.stride).to(mask.dtype)
 
 
 @contextmanager
@@ -205,7 +213,8 @@ class _SignalProbe(Probe):
         padded = torch.cat([padded, padded.new_zeros(1, padded_len - length, *padded.shape[2:])], 1)
         padded = padded.transpose(1, 2) if self._contract.is_time_last else padded
         mask = (torch.arange(padded_len) < length).to(torch.int64)[None]
-        module = SignalModel(self._module.model, self._module.read, padding)
+        contract = replace(self._contract, padding=padding)
+        module = SignalModel(self._module.model, self._module.read, contract)
         num_rows = 1 if padded_len == length else 2
         rows = [padded.expand(num_rows, *[-1] * (padded.ndim - 1)), mask.expand(num_rows, -1)]
         with torch.no_grad():
@@ -302,8 +311,8 @@ def _layouts(model: Any) -> Iterator[tuple[int | None, bool]]:
         yield None, False
         return
     numbers = sorted({*_feature_numbers(model.config)})
-    for width in [number * together for together in (1, 2, 4) for number in numbers]:
-        yield from ((width, False), (width, True))
+    widths = [number * together for together in (1, 2, 4) for number in numbers]
+    yield from ((width, is_time_last) for is_time_last in (False, True) for width in widths)
 
 
 def _feature_numbers(config: PreTrainedConfig) -> Iterator[int]:

@@ -3,7 +3,6 @@ become the text that transformers' processor makes of them."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ import pytest
 import torch
 from architectures.sounds import tone, tones, write_wave
 from architectures.tiny import tiny_model
+from speech_models import save_wav2vec2
 
 from QEfficient import QEFFAutoModelForCTC, QEFFCommonLoader, from_package
 from QEfficient.errors import CapacityError, LifecycleError, OptionError
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz'"
 CPU = {"target": "cpu", "precision": "fp32", "num_threads": 1}
 CARD = {"target": "cloud-ai-100-sim", "num_cores": 2}
 
@@ -76,17 +75,7 @@ def test_half_precision_on_the_card_stays_near() -> None:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Wav2Vec2 with a processor."""
-    from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
-
-    folder = tmp_path_factory.mktemp("wav2vec2")
-    tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *LETTERS]
-    vocabulary = folder / "vocab.json"
-    vocabulary.write_text(json.dumps({token: index for index, token in enumerate(tokens)}), encoding="utf-8")
-    model = tiny_model("ctc", "wav2vec2")
-    model.save_pretrained(folder)
-    tokenizer = Wav2Vec2CTCTokenizer(str(vocabulary))
-    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(return_attention_mask=True), tokenizer).save_pretrained(folder)
-    return folder
+    return save_wav2vec2(tmp_path_factory.mktemp("wav2vec2"))
 
 
 @pytest.fixture(scope="module")
