@@ -4,7 +4,8 @@
 matmul, the plugin multiplies by the compressed bytes instead of unpacking them to float32 first.
 
 ``Reduce(x) -> Maximum(r, r), r = Reduce(x)`` for integers: the plugin of OpenVINO 2026.4 fuses an operator that follows
-a reduction into it, and leaves that out for most rows where the numbers are integers. It fuses into none with two readers.
+a reduction into it, and leaves that out for most rows where the numbers are integers. It fuses into none with two
+readers.
 """
 
 from __future__ import annotations
