@@ -93,7 +93,9 @@ def called_with(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapp
     return {
         name: value
         for name, value in named.items()
-        if name not in _NO_ARGUMENTS and (value is not None or name not in optional)
+        if name not in _NO_ARGUMENTS
+        and (value is not None or name not in optional)
+        and not (value is False and name.startswith("output_"))
     }
 
 

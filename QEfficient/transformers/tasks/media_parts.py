@@ -304,7 +304,7 @@ def _branches_on_values(lowered: LoweredModel, module: nn.Module, arguments: Map
         with lowered.fake_mode, torch.no_grad():
             fakes = {n: lowered.fake_mode.from_tensor(v) if _is_real(v) else v for n, v in arguments.items()}
             module(**grouped(fakes))
-    except RuntimeError:  # of sizes that are no numbers
+    except RuntimeError:  # of branches on sizes, and of operators that need them as numbers
         return True
     return False
 
