@@ -52,6 +52,7 @@ REASONS = {
     "roformer": "it uses the positions of one row for all rows",
     "rwkv": f"{_OWN_STATE}; and it divides its weights when it first runs",
     "step3p5": _DATA_DEPENDENT,
+    "step3p5_vision": "it does not interpolate positions for images of its usual size, so that a trace of one keeps it",
     "switch_transformers": _DATA_DEPENDENT,
     "xlm": _APPENDS,
     "xlnet": f"{_APPENDS}; and {_INTEGER_MASK}",
