@@ -1,4 +1,4 @@
-"""Ernie 4.5 VL: the experts of text and those of images on every token, each token with its own kind's output."""
+"""Ernie 4.5 VL: the experts of text and those of images on every token, each token with the output of its kind."""
 
 from __future__ import annotations
 
