@@ -45,13 +45,15 @@ class HostModel:
         from transformers import AutoConfig, AutoModelForImageTextToText
 
         from QEfficient.transformers.checkpoint.meta_model import outline
+        from QEfficient.transformers.lowering.apply import masked_as
 
         try:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CorruptArtifact(f"{folder} has no config of a model: {' '.join(str(error).split())[:200]}") from error
         config.dtype = torch.float32
-        self.model = outline(AutoModelForImageTextToText, config, folder)
+        self.model = masked_as(outline(AutoModelForImageTextToText, config, folder), "retained")
+        _stand_in(self.model)
         path = folder / PARAMETERS
         for name, value in (load_file(path) if path.is_file() else {}).items():
             owner, _, attribute = name.rpartition(".")
@@ -94,3 +96,12 @@ class HostModel:
             return rebuilt(form, leaves)
 
         return forward
+
+
+def _stand_in(model: nn.Module) -> None:
+    """Give the weights of ``model``, of which no byte is there, a device that its code can name, and NaN as values."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.is_meta and parameter.is_floating_point():
+                value = torch.full((), torch.nan, dtype=parameter.dtype).expand(parameter.shape)
+                setattr(module, name, nn.Parameter(value, requires_grad=False))

@@ -65,10 +65,16 @@ def _takes(method: Callable[..., Any], name: str) -> bool:
     return name in parameters or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
 
 
+def main_field(output: Outputs) -> str:
+    """The field of an encoder's output where features for the embeddings are."""
+    has_others = output.pooler_output is not None or getattr(output, "deepstack_features", None)
+    return "pooler_output" if has_others else "last_hidden_state"
+
+
 def feature_rows(output: Outputs) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
     """Features ``[V, D]`` of an encoder's output, and those that each layer gets besides."""
     layers = getattr(output, "deepstack_features", None) or ()
-    pooled = output.pooler_output
+    pooled = getattr(output, main_field(output))
     return None if pooled is None else _rows(pooled), [_rows(layer) for layer in layers]
 
 
@@ -80,13 +86,22 @@ def _rows(nest: Any) -> torch.Tensor:
 
 
 def called_with(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name; None and what changes no value are left out."""
+    """The arguments of a call by name, without those that change no value: None where that may be left out."""
     bound = inspect.signature(forward).bind(*args, **kwargs)
     named: dict[str, Any] = {}
     for name, value in bound.arguments.items():
         is_rest = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
         named.update(value if is_rest else {name: value})
-    return {name: value for name, value in named.items() if value is not None and name not in _NO_ARGUMENTS}
+    optional = {
+        each.name for each in bound.signature.parameters.values() if each.default is not inspect.Parameter.empty
+    }
+    return {
+        name: value
+        for name, value in named.items()
+        if name not in _NO_ARGUMENTS
+        and (value is not None or name not in optional)
+        and not (value is False and name.startswith("output_"))
+    }
 
 
 def expanded(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,8 +141,8 @@ def replaced(owner: nn.Module, functions: Mapping[str, Callable[..., Outputs]]) 
 class PartOutput:
     """A module's output with fields, as transformers' code reads and changes it."""
 
-    def __init__(self, fields: Mapping[str, Outputs]):
-        self.__dict__.update(fields)
+    def __init__(self, fields: Mapping[str, Outputs] | None = None, **others: Outputs):
+        self.__dict__.update(fields or {}, **others)
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):
@@ -135,6 +150,10 @@ class PartOutput:
 
     def __setitem__(self, key: str, value: Outputs) -> None:
         self.__dict__[key] = value
+
+    def items(self) -> list[tuple[str, Outputs]]:
+        """Its fields that have a value."""
+        return [(name, value) for name, value in self.__dict__.items() if value is not None]
 
     def __getitem__(self, key: int | str) -> Outputs:
         if isinstance(key, str):

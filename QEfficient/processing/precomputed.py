@@ -5,6 +5,7 @@ Together with :mod:`QEfficient.exporter.trace` the only user of ``transformers.e
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,11 @@ def precomputed(module: nn.Module, arguments: Mapping[str, Any]) -> dict[str, An
     from transformers.exporters.utils import precompute_export_inputs
 
     inputs = dict(arguments)
+    if not hasattr(module, "config"):
+        return inputs  # they read it; a module without is inside of one with
     with torch.no_grad():
         precompute_export_inputs(module, inputs)
-    return {name: value for name, value in inputs.items() if value is not None}
+    named = inspect.signature(module.forward).parameters
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in named.values())
+    computed = {name: value for name, value in inputs.items() if value is not None and (takes_any or name in named)}
+    return {**arguments, **computed}

@@ -111,7 +111,13 @@ def process(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]]
         passed: dict[str, Any] = {"images": [*images]} if images else {}
         if _begins_twice(processor, text):
             passed["add_special_tokens"] = False
-        return dict(processor(text=[text], return_tensors="pt", **passed))
+        batch = processor(text=[text], return_tensors="pt", **passed)
+        return {name: _in_float32(value) for name, value in batch.items()}
+
+
+def _in_float32(value: Any) -> Any:
+    """Some processors make the images' numbers bfloat16, which NumPy does not have."""
+    return value.float() if getattr(value, "is_floating_point", bool)() else value
 
 
 @contextmanager

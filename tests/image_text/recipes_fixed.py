@@ -158,7 +158,6 @@ RECIPES: dict[str, Recipe] = {
             "max_value_projector_patch_to_query_dict": 8,
         },
         processor={"size_conversion": {490: 4, 980: 8}},
-        call={"max_image_size": 490},
     ),
     "florence2": Recipe(
         image="",

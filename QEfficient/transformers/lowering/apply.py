@@ -93,14 +93,21 @@ def lower(model: nn.Module, lowering: LoweringName, ctx_len: int | None = None) 
         lowering: "retained" or "paged".
         ctx_len: maximum context length of the graph; fixes rotary scalings that depend on length.
     """
-    _register()
     lowered = weightless_copy(model)
+    masked_as(lowered.module, lowering)
     for config in _configs(lowered.module):
-        config._attn_implementation = _implementation(lowering)
         config._experts_implementation = _EXPERTS
     count_from_step(lowered.module)
     settle_rope(lowered.module, ctx_len)
     return lowered
+
+
+def masked_as(model: Any, lowering: LoweringName) -> Any:
+    """``model`` with the attention and masks of ``lowering``."""
+    _register()
+    for config in _configs(model):
+        config._attn_implementation = _implementation(lowering)
+    return model
 
 
 def _configs(module: nn.Module) -> Iterator[Any]:

@@ -22,7 +22,7 @@ from torch import nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.overrides import TorchFunctionMode
 
-from QEfficient.processing.media import Outputs
+from QEfficient.processing.media import Outputs, feature_rows, main_field
 from QEfficient.transformers.patches import functions_replaced, tensor_method_replaced
 
 Nest = Any
@@ -49,28 +49,32 @@ class FeatureForm:
     """How a model's ``get_*_features`` return features."""
 
     pooled: Nest
-    """Of ``pooler_output``; None: it has none."""
+    """Of ``field``; None: it has none."""
     deepstack: tuple[Nest, ...] = ()
     """Of ``deepstack_features``: one entry for each layer of the language model that gets features besides."""
+    field: str = "pooler_output"
+    """Where features for the embeddings are."""
+    width: int = 0
+    """Of a row of features."""
     others: tuple[str, ...] = ()
     """Fields that a step does not have."""
 
     @classmethod
     def of(cls, output: Outputs) -> FeatureForm:
         """The form of an encoder's output."""
-        layers = getattr(output, "deepstack_features", None) or ()
-        others = tuple(item.name for item in fields(output) if item.name not in _FIELDS) if is_dataclass(output) else ()
-        return cls(_nest(output.pooler_output), tuple(_nest(layer) for layer in layers), others)
+        layers, name = getattr(output, "deepstack_features", None) or (), main_field(output)
+        names = [item.name for item in fields(output)] if is_dataclass(output) else []
+        others = tuple(each for each in names if each not in (name, "deepstack_features"))
+        rows, by_layer = feature_rows(output)
+        width = (by_layer[0] if rows is None else rows).shape[-1]
+        return cls(_nest(getattr(output, name)), tuple(_nest(layer) for layer in layers), name, width, others)
 
     def output(self, rows: torch.Tensor | None, deepstack: torch.Tensor | None) -> SimpleNamespace:
         """The output of an encoder with all rows ``[V, D]`` and ``deepstack [K, V, D]``."""
         layers = [] if deepstack is None else [_filled(form, deepstack[at]) for at, form in enumerate(self.deepstack)]
         pooled = None if rows is None else _filled(self.pooled, rows)
-        missing: dict[str, None] = dict.fromkeys(self.others)
-        return SimpleNamespace(pooler_output=pooled, deepstack_features=layers, **missing)
-
-
-_FIELDS = frozenset({"pooler_output", "deepstack_features"})
+        values = {**dict.fromkeys(self.others), self.field: pooled, "deepstack_features": layers}
+        return SimpleNamespace(**values)
 
 
 def _nest(value: Any) -> Nest:
@@ -105,6 +109,11 @@ class MediaTokens:
     def num_deepstack(self) -> int:
         """Layers of the language model that get features besides."""
         return max((len(form.deepstack) for _, form in self.forms), default=0)
+
+    @property
+    def width(self) -> int:
+        """Of a row of features."""
+        return max((form.width for _, form in self.forms), default=0)
 
     @property
     def has_pooled(self) -> bool:
@@ -159,8 +168,9 @@ class StepMedia:
         index = torch.where(index >= 0, index if has_one_set else index + sets, 0).reshape(-1)
         self.rows = None if rows is None else nn.functional.embedding(index, rows.reshape(-1, rows.shape[-1]))
         by_layer = [] if deepstack is None else deepstack.reshape(deepstack.shape[0], -1, deepstack.shape[-1]).unbind()
-        chosen = [nn.functional.embedding(index, layer) for layer in by_layer]
-        self.deepstack = torch.stack(chosen) if chosen else None
+        self.deepstack = (
+            torch.stack([nn.functional.embedding(index, layer) for layer in by_layer]) if by_layer else None
+        )
 
     def outputs(self) -> dict[str, SimpleNamespace]:
         """``mm_encoder_outputs`` of the model's forward, with a row for each token."""

@@ -234,7 +234,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         encoders, tokens, blocks = self._seen()
         layout = MediaLayout(
             placeholders=dict(tokens.placeholders),
-            width=self._loaded().get_input_embeddings().weight.shape[-1],
+            width=tokens.width,
             has_pooled=tokens.has_pooled,
             num_deepstack=tokens.num_deepstack,
             token_types=tokens.token_types,

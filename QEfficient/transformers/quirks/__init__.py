@@ -23,8 +23,11 @@ _OWN_STATE = "it keeps its state outside transformers' cache, and loops over tok
 _INTEGER_MASK = "it subtracts a mask of integers from a float, which torch.onnx 2.13 cannot export"
 
 REASONS = {
+    "chameleon": "it overwrites logits by a list of tokens as its last operator, which torch.onnx 2.13 loses; and it "
+    "fills a table in a loop while it runs",
     "cpmant": "its code needs all tokens at every step, to find its past among them",
     "dbrx": _DATA_DEPENDENT,
+    "ernie4_5_vl_moe_text": "it runs its experts of images on the image tokens alone, whose number depends on data",
     "falcon": "it asks for the name of its attention, and under any but SDPA's adds its ALiBi bias twice",
     "fsmt": "it drops its causal mask when it has a cache",
     "funnel": "OpenVINO 2026.4 computes a wrong product for its Einsum over GatherElements of a constant",
@@ -43,12 +46,15 @@ REASONS = {
     "minimax": f"{_OWN_STATE}; and it rejects any cache class but the one in its modeling file",
     "moonshine": "it counts frames in floats, which tracing settles at those of the sample",
     "nllb-moe": _DATA_DEPENDENT,
+    "ovis2": "its encoder gives rows of a table beside features, for other tokens than images, and looks for these",
     "prophetnet": f"{_COUNTS}; it mixes the rows of a batch up; {_INTEGER_MASK}",
     "qwen4_exp_text": "it picks keys in a loop over rows and tokens, their number depending on data; and it hashes in "
     "64 bits, which OpenVINO and the card do not have",
     "recurrent_gemma": f"{_OWN_STATE}; and its recurrent blocks do not know their layer index",
     "roformer": "it uses the positions of one row for all rows",
     "rwkv": f"{_OWN_STATE}; and it divides its weights when it first runs",
+    "step3p5": _DATA_DEPENDENT,
+    "step3p5_vision": "it does not interpolate positions for images of its usual size, so that a trace of one keeps it",
     "switch_transformers": _DATA_DEPENDENT,
     "whisper": "its encoder refuses audio of any length but one, and a card's one program runs it over one frame "
     "while it decodes",

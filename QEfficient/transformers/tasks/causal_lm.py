@@ -305,7 +305,7 @@ def retained_graph(
     extra = _extra_inputs(continuous_batching, with_context_lens, with_num_logits)
     if media is not None:
         positions = with_coordinates(positions, media.num_positions)
-        extra += media_inputs(media, _width(model), tokens, with_sets=True, counts_rows=counts_rows)
+        extra += media_inputs(media, tokens, with_sets=True, counts_rows=counts_rows)
     inputs = StepInputs([tokens, positions], state_inputs(specs, continuous_batching, traced_len), extra)
     if specs == [TOKENS]:
         inner: nn.Module = RecomputingCausalLM(lowered.module)
@@ -328,12 +328,6 @@ def retained_graph(
 
 
 _PAGED_KINDS: frozenset[StateKind] = frozenset({"full", "sliding"})
-
-
-def _width(model: nn.Module) -> int:
-    """Of an embedding."""
-    weight: torch.Tensor = model.get_input_embeddings().weight
-    return weight.shape[-1]
 
 
 def paged_graph(model: nn.Module, ctx_len: int | None, media: MediaTokens | None = None) -> TaskGraph:
@@ -364,7 +358,7 @@ def paged_graph(model: nn.Module, ctx_len: int | None, media: MediaTokens | None
             dim = spec.key_dim if prefix == "key_cache" else spec.value_dim
             blocks = torch.zeros(11, spec.num_heads, 32, dim)
             inputs.append(GraphInput(f"{prefix}.{index}", blocks, {0: "num_cache_blocks"}))
-    extra = [] if media is None else media_inputs(media, _width(model), tokens, with_sets=False, counts_rows=False)
+    extra = [] if media is None else media_inputs(media, tokens, with_sets=False, counts_rows=False)
     inner = PagedCausalLM(lowered.module, specs, media)
     return TaskGraph(
         module=_FlatPaged(inner, len(specs), [item.name for item in extra]).eval(),

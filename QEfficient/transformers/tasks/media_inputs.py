@@ -17,14 +17,11 @@ NEXT_ROW = "image_idx_output"
 _SAMPLE_ROWS = 9
 
 
-def media_inputs(
-    tokens: MediaTokens, width: int, step: GraphInput, *, with_sets: bool, counts_rows: bool
-) -> list[GraphInput]:
+def media_inputs(tokens: MediaTokens, step: GraphInput, *, with_sets: bool, counts_rows: bool) -> list[GraphInput]:
     """Features, and what else comes with media.
 
     Args:
         tokens: what stands for them in a prompt.
-        width: of a row of features.
         step: the graph's input of tokens.
         with_sets: whether each row of the batch has a set of features, ``[vision_batch_size, vision_size, D]``; else
             there is one set, ``[1, vision_size, D]``.
@@ -35,9 +32,9 @@ def media_inputs(
     axes: Axes = {1: "vision_size"} | ({0: "vision_batch_size"} if with_sets else {})
     inputs = []
     if tokens.has_pooled:
-        inputs.append(GraphInput(FEATURES, torch.zeros(num_sets, _SAMPLE_ROWS, width), axes))
+        inputs.append(GraphInput(FEATURES, torch.zeros(num_sets, _SAMPLE_ROWS, tokens.width), axes))
     if tokens.num_deepstack:
-        sample = torch.zeros(tokens.num_deepstack, num_sets, _SAMPLE_ROWS, width)
+        sample = torch.zeros(tokens.num_deepstack, num_sets, _SAMPLE_ROWS, tokens.width)
         inputs.append(GraphInput(DEEPSTACK, sample, {axis + 1: name for axis, name in axes.items()}))
     if counts_rows:
         inputs.append(GraphInput(FIRST_ROW, torch.zeros(1, 1, dtype=torch.int64)))

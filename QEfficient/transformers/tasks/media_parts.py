@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
@@ -26,6 +27,7 @@ from QEfficient.processing.media import (
     feature_rows,
     flattened,
     grouped,
+    main_field,
     split_images,
 )
 from QEfficient.processing.precomputed import precomputed
@@ -108,7 +110,11 @@ def media_encoder(model: PreTrainedModel, modality: str, samples: Sequence[Mappi
             batches = batches[1:]  # the host encodes one image at a time
         opened: frozenset[str] = frozenset()
         while True:
-            runs = [_run_with_values(lowered, modality, batch, opened) for batch in batches]
+            try:
+                runs = [_run_with_values(lowered, modality, batch, opened) for batch in batches]
+            except _ReadsValues as reading:
+                opened |= {reading.path}
+                continue
             encoder, sized = _encoder_of_modules(lowered, modality, runs)
             if not sized:
                 return encoder
@@ -152,8 +158,16 @@ class _Run:
     output: Any = None
 
 
+class _ReadsValues(Exception):
+    """A module's code depends on values of its inputs: the host runs it, around the modules inside."""
+
+    def __init__(self, path: str):
+        super().__init__(path)
+        self.path = path
+
+
 class _Readers(TorchDispatchMode):
-    """Notes the tensors that operators read outside of parts."""
+    """Notes the tensors that operators read outside of parts, and selects by the masks whose values are known."""
 
     def __init__(self, run: _Run, depth: list[nn.Module]):
         super().__init__()
@@ -162,22 +176,45 @@ class _Readers(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not self.depth:
             self.run.read |= {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+            if func is torch.ops.aten.index.Tensor and not any(map(_is_fake_mask, args[1])):
+                args = (args[0], [place for each in args[1] for place in _places_of(each)])
         return func(*args, **(kwargs or {}))
+
+
+def _is_fake_mask(index: torch.Tensor | None) -> bool:
+    return isinstance(index, FakeTensor) and index.dtype == torch.bool
+
+
+def _places_of(index: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
+    return index.nonzero(as_tuple=True) if index is not None and index.dtype == torch.bool else [index]
 
 
 def _run_with_values(lowered: LoweredModel, modality: str, batch: Mapping[str, Any], opened: frozenset[str]) -> _Run:
     """Run the encoder with fake weights; its inputs are real, so that code may look at them."""
     run = _Run()
     with _without_symbols(lowered), _outermost(lowered.module.base_model, run, opened) as depth, _Readers(run, depth):
-        run.output = encode(lowered.module, modality, batch)
+        try:
+            run.output = encode(lowered.module, modality, batch)
+        except (DynamicOutputShapeException, DataDependentOutputException) as error:
+            if not depth or not _has_parts(depth[0]):
+                raise
+            raise _ReadsValues(_path(lowered.module.base_model, depth[0])) from error
     run.read |= {id(leaf) for leaf in tree_leaves(list(_plain(run.output))) if isinstance(leaf, torch.Tensor)}
     if not run.calls:
         raise UnsupportedModel(f"{type(lowered.module).__name__} encodes {modality}s without a module that has weights")
     return run
 
 
+def _has_parts(module: nn.Module) -> bool:
+    return any(next(child.parameters(), None) is not None for child in module.children())
+
+
+def _path(owner: nn.Module, module: nn.Module) -> str:
+    return next(path for path, each in owner.named_modules() if each is module)
+
+
 def _plain(output: Any) -> Iterator[Any]:
-    for name in ("pooler_output", "deepstack_features"):
+    for name in (main_field(output), "deepstack_features"):
         yield getattr(output, name, None)
 
 
@@ -242,10 +279,10 @@ def _encoder_of_modules(lowered: LoweredModel, modality: str, runs: list[_Run]) 
     parts: list[MediaPart] = []
     sized: set[str] = set()
     base = lowered.module.base_model
-    for calls in zip(*(run.calls for run in runs), strict=False):
+    every = [call for run in runs for call in run.calls]
+    for path in dict.fromkeys(call.path for call in first.calls):
+        calls = [call for call in every if call.path == path]
         call = calls[0]
-        if any(part.path == call.path for part in parts):
-            continue
         module = base.get_submodule(call.path)
         arguments = [expanded(precomputed(module, each.arguments)) for each in calls]
         tensors = [{n: v for n, v in each.items() if isinstance(v, torch.Tensor)} for each in arguments]
@@ -255,13 +292,28 @@ def _encoder_of_modules(lowered: LoweredModel, modality: str, runs: list[_Run]) 
         name = graph if not parts else f"{graph}_{len(parts)}"
         others = [{n: v for n, v in each.items() if not isinstance(v, torch.Tensor)} for each in arguments]
         constants, axes = _constants(others, tensors), _axes(tensors)
-        if constants is None:
+        if constants is None or (_has_parts(module) and _branches_on_values(lowered, module, arguments[0])):
             sized.add(call.path)
             constants = others[0]
         parts.append(MediaPart(name, call.path, modality, constants, tensors[0], axes, form, len(leaves)))
     read = {name for name, parameter in base.named_parameters() if id(parameter) in first.read}
     encoder = MediaEncoder(modality, tuple(parts), FeatureForm.of(first.output), tuple(sorted(read)))
     return encoder, frozenset(sized)
+
+
+def _branches_on_values(lowered: LoweredModel, module: nn.Module, arguments: Mapping[str, Any]) -> bool:
+    """Whether what a module runs depends on values of its inputs, so that it cannot be traced."""
+    try:
+        with lowered.fake_mode, torch.no_grad():
+            fakes = {n: lowered.fake_mode.from_tensor(v) if _is_real(v) else v for n, v in arguments.items()}
+            module(**grouped(fakes))
+    except RuntimeError:  # of branches on sizes, and of operators that need them as numbers
+        return True
+    return False
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and not isinstance(value, FakeTensor)
 
 
 def _is_argument(leaf: torch.Tensor, calls: list[PartCall]) -> bool:
