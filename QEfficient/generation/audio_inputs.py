@@ -96,7 +96,7 @@ def each_audio(inputs: AudioInputs) -> list[AudioInput]:
     return [*inputs]
 
 
-def processed(encoding: Any, takes: TakesSignals) -> list[np.ndarray]:
+def processed(encoding: Mapping[str, Any] | object, takes: TakesSignals) -> list[np.ndarray]:
     """The rows of a processor's output, without padding.
 
     Args:

@@ -11,6 +11,8 @@ from QEfficient.base.modeling_qeff import OptionsT, PlanT, QEFFBaseModel
 from QEfficient.generation.feature_extractor import FOLDER, FeatureExtractor
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from QEfficient.generation.feature_extractor import HFFeatureExtractor
 
 _FILES = ("preprocessor_config.json", "processor_config.json")
@@ -47,7 +49,7 @@ class QEFFAudioModel(QEFFBaseModel[PlanT, OptionsT]):
             save_feature_extractor(self.feature_extractor, folder / FOLDER, self.config.name_or_path or self.model_name)
 
 
-def places_of_seconds(model: QEFFAudioModel[Any, Any], reader: Any, seconds: int) -> int:
+def places_of_seconds(model: QEFFAudioModel[Any, Any], reader: PreTrainedModel, seconds: int) -> int:
     """Samples or features that so much audio is.
 
     Args:
