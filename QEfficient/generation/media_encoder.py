@@ -43,6 +43,8 @@ class MediaEncoderRecord:
 
     modality: str
     parts: tuple[MediaPartRecord, ...]
+    crops: bool = False
+    """Whether its graphs tell an image's size from that of its pixels."""
 
     @property
     def is_whole(self) -> bool:
@@ -155,7 +157,7 @@ class MediaEncoder:
         host, modality = self._host(), self.record.modality
         inputs = host.encoder_inputs(modality, batch)
         parts = {part.path: (self._runner(part), part.form) for part in self.record.parts}
-        images = split_images(inputs) if inputs else ()
+        images = split_images(inputs, crops=self.record.crops) if inputs else ()
         return [self._cached(image, partial(host.encode, modality, image, parts)) for image in images]
 
     def _cached(self, inputs: Mapping[str, Any], make: Callable[[], Features]) -> Features:

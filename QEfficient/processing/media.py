@@ -186,8 +186,13 @@ def rebuilt(form: Json, leaves: list[torch.Tensor]) -> Outputs:
     return None if form is None else tuple(rebuilt(item, leaves) for item in form)
 
 
-def split_images(inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The inputs of an encoder for each of its images, as far as their shapes tell which rows belong to which."""
+def split_images(inputs: Mapping[str, Any], *, crops: bool = False) -> Iterator[dict[str, Any]]:
+    """The inputs of an encoder for each of its images, as far as their shapes tell which rows belong to which.
+
+    Args:
+        inputs: of several images.
+        crops: whether the encoder takes pixels for an image's size, without what pads them to the size of others.
+    """
     tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
     others = {name: value for name, value in inputs.items() if name not in tensors}
     grid = next((value for name, value in tensors.items() if name.endswith("grid_thw")), None)
@@ -204,7 +209,8 @@ def split_images(inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield dict(inputs)
             return
     for place in range(num_images):
-        yield _cropped({**others, **{name: values[place] for name, values in parts.items()}})
+        image = {**others, **{name: values[place] for name, values in parts.items()}}
+        yield _cropped(image) if crops else image
 
 
 def _cropped(image: dict[str, Any]) -> dict[str, Any]:

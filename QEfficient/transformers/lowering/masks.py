@@ -79,7 +79,8 @@ def _blocks_of_step(block_sequence_ids: torch.Tensor) -> Callable[..., torch.Ten
     """
     step = current_step()
     assert step is not None
-    first, ids, count = step.first_position[:, 0], block_sequence_ids, block_sequence_ids.shape[1]
+    first, count = step.first_position[:, 0], block_sequence_ids.shape[1]
+    ids = torch.where(step.is_token, block_sequence_ids, -1)  # padding is in no block, whatever its type
 
     def block(batch_idx: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         places = positions - first[batch_idx]

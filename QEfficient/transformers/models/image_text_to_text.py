@@ -391,4 +391,4 @@ def _record(encoder: MediaEncoder) -> MediaEncoderRecord:
         )
         for part in encoder.parts
     )
-    return MediaEncoderRecord(modality=encoder.modality, parts=tuple(parts))
+    return MediaEncoderRecord(modality=encoder.modality, parts=tuple(parts), crops=encoder.tells_sizes)

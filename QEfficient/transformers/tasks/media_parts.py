@@ -85,6 +85,11 @@ class MediaEncoder:
     host_parameters: tuple[str, ...] = ()
     """Parameters that the code between the parts reads."""
 
+    @property
+    def tells_sizes(self) -> bool:
+        """Whether its graphs tell an image's size from that of their inputs."""
+        return any(isinstance(leaf, SizeOf) for part in self.parts for leaf in tree_leaves(part.constants))
+
 
 def media_encoder(model: PreTrainedModel, modality: str, samples: Sequence[Mapping[str, Any]]) -> MediaEncoder | None:
     """How ``modality`` is encoded; None if the model or the samples do not have it.
