@@ -20,8 +20,11 @@ def precomputed(module: nn.Module, arguments: Mapping[str, Any]) -> dict[str, An
     inputs = dict(arguments)
     if not hasattr(module, "config"):
         return inputs  # they read it; a module without is inside of one with
-    with torch.no_grad():
-        precompute_export_inputs(module, inputs)
+    try:
+        with torch.no_grad():
+            precompute_export_inputs(module, inputs)
+    except TypeError:
+        return dict(arguments)  # it is inside of the module that they are computed for, and lacks sizes
     named = inspect.signature(module.forward).parameters
     takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in named.values())
     computed = {name: value for name, value in inputs.items() if value is not None and (takes_any or name in named)}

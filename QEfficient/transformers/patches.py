@@ -130,6 +130,33 @@ def functions_replaced(model: nn.Module, functions: Mapping[str, Callable[..., A
             setattr(file, name, original)
 
 
+@contextmanager
+def results_noted(model: nn.Module, prefix: str, note: Callable[[Any], None]) -> Iterator[None]:
+    """Tell ``note`` what the functions return that the modeling files of ``model`` call by names with ``prefix``.
+
+    transformers 5.23 computes sizes and places of images in such functions; goes when a module says what it computed.
+    """
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            note(result)
+            return result
+
+        return call
+
+    files = {sys.modules[type(module).__module__] for module in model.modules()}
+    named = [(file, name, value) for file in files for name, value in vars(file).items() if name.startswith(prefix)]
+    targets = [(file, name, value) for file, name, value in named if callable(value)]
+    for file, name, function in targets:
+        setattr(file, name, noted(function))
+    try:
+        yield
+    finally:
+        for file, name, function in targets:
+            setattr(file, name, function)
+
+
 class _Promotion(type_promotion._TypePromotionInterpreter):
     """Takes all values from the trace and computes only those of changed nodes."""
 

@@ -34,7 +34,7 @@ from QEfficient.processing.precomputed import precomputed
 from QEfficient.transformers.lowering.apply import LoweredModel, lower
 from QEfficient.transformers.lowering.media import FeatureForm
 from QEfficient.transformers.lowering.representative_layers import FAILURES
-from QEfficient.transformers.patches import functions_replaced
+from QEfficient.transformers.patches import functions_replaced, results_noted
 from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
 
 if TYPE_CHECKING:
@@ -161,6 +161,8 @@ class _Run:
     read: set[int] = field(default_factory=set)
     """``id`` of the tensors that the code between the parts reads."""
     output: Any = None
+    helped: list[torch.Tensor] = field(default_factory=list)
+    """What transformers' helpers computed of the images' sizes."""
 
 
 class _ReadsValues(Exception):
@@ -197,7 +199,17 @@ def _places_of(index: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
 def _run_with_values(lowered: LoweredModel, modality: str, batch: Mapping[str, Any], opened: frozenset[str]) -> _Run:
     """Run the encoder with fake weights; its inputs are real, so that code may look at them."""
     run = _Run()
-    with _without_symbols(lowered), _outermost(lowered.module.base_model, run, opened) as depth, _Readers(run, depth):
+
+    def note(result: Any) -> None:
+        run.helped += [leaf for leaf in tree_leaves(result) if _is_real(leaf)]
+
+    noted = results_noted(lowered.module, "get_vision_", note)
+    with (
+        noted,
+        _without_symbols(lowered),
+        _outermost(lowered.module.base_model, run, opened) as depth,
+        _Readers(run, depth),
+    ):
         try:
             run.output = encode(lowered.module, modality, batch)
         except (DynamicOutputShapeException, DataDependentOutputException) as error:
@@ -297,6 +309,8 @@ def _encoder_of_modules(lowered: LoweredModel, modality: str, runs: list[_Run]) 
         name = graph if not parts else f"{graph}_{len(parts)}"
         others = [{n: v for n, v in each.items() if not isinstance(v, torch.Tensor)} for each in arguments]
         constants, axes = _constants(others, tensors), _axes(tensors)
+        if _has_parts(module) and any(_computes_others(run, each) for run, each in zip(runs, arguments, strict=False)):
+            sized.add(call.path)
         if constants is None or (_has_parts(module) and _branches_on_values(lowered, module, arguments[0])):
             sized.add(call.path)
             constants = others[0]
@@ -304,6 +318,18 @@ def _encoder_of_modules(lowered: LoweredModel, modality: str, runs: list[_Run]) 
     read = {name for name, parameter in base.named_parameters() if id(parameter) in first.read}
     encoder = MediaEncoder(modality, tuple(parts), FeatureForm.of(first.output), tuple(sorted(read)))
     return encoder, frozenset(sized)
+
+
+def _computes_others(run: _Run, arguments: Mapping[str, Any]) -> bool:
+    """Whether transformers' exporters compute an argument from an image's size otherwise than the module itself."""
+    for value in arguments.values():
+        if not _is_real(value) or value.is_floating_point():
+            continue
+        alike = [each for each in run.helped if each.shape == value.shape and each.dtype == value.dtype]
+        passed = any(value is leaf for call in run.calls for leaf in expanded(call.arguments).values())
+        if alike and not passed and not any(torch.equal(each, value) for each in alike):
+            return True
+    return False
 
 
 def _branches_on_values(lowered: LoweredModel, module: nn.Module, arguments: Mapping[str, Any]) -> bool:
