@@ -187,7 +187,9 @@ def bitsandbytes(kind: str, nested: bool = False, block_size: int = 64) -> Packe
             weight, blocksize=block_size, quant_type=kind, compress_statistics=nested
         )
         parts = {".weight": stored, **{f".weight.{name}": part for name, part in state.as_dict(packed=True).items()}}
-        return parts, functional.dequantize_4bit(stored, state)
+        # A row for each block: on AVX-512, bitsandbytes 0.50 misreads blocks that lie across rows.
+        state.shape = torch.Size((weight.numel() // block_size, block_size))
+        return parts, functional.dequantize_4bit(stored, state).reshape(weight.shape)
 
     return pack
 

@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import get_args
 
+import image_text_models
 import pytest
 from _pytest.mark import ParameterSet
 from architectures.cases import check
@@ -96,9 +97,11 @@ def test_every_quirk_has_a_test() -> None:
     from QEfficient.transformers.quirks import REASONS
 
     compared = (Path(__file__).parents[1] / "transformers" / "quirks" / "test_recurrent.py").read_text(encoding="utf-8")
-    parts = {"granite_speech5_encoder": "granite_speech5_ctc"}
+    parts = {"granite_speech5_encoder": "granite_speech5_ctc", "ernie4_5_vl_moe_text": "ernie4_5_vl_moe"}
+    parts |= {"step3p5": "step3p7", "step3p5_vision": "step3p7"}
     tested = {*BY_KIND.values(), *SCANS, *chain(*OTHERS.values(), *QUIRKS_ALONE.values())}
     tested |= {variant.partition("+")[0] for variant in VARIANTS}
+    tested |= image_text_models.RECIPES.keys()  # in test_image_text_to_text.py
     assert [name for name in REASONS if parts.get(name, name) not in tested and f'"{name}"' not in compared] == []
 
 

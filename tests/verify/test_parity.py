@@ -147,6 +147,7 @@ def test_report_is_json_whatever_the_numbers(number: float) -> None:
         "margin_at_divergence": None,
         "layer_errors": None,
         "first_layer": None,
+        "feature_errors": None,
         "is_within_noise": None,
     }
     assert found["prompts"][1]["layer_errors"] == [0.1, None]

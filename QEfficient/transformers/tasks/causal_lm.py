@@ -382,7 +382,7 @@ def why_not(model: nn.Module, lowering: str, media: MediaTokens | None = None) -
 
 
 @remembered
-def why_not_run(model: nn.Module, lowering: str, media: MediaTokens | None) -> str | None:
+def why_not_run(model: nn.Module, lowering: str, media: MediaTokens | None = None) -> str | None:
     """The same, running every layer of ``model``."""
     try:
         graph = _GRAPHS[lowering](model, ctx_len=None, media=media)

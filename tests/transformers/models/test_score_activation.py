@@ -84,7 +84,7 @@ def test_rank_gives_the_stored_scores(tmp_path: Path, target: str) -> None:
         pairs = [tokenizer(QUERY, document, return_tensors="pt") for document in DOCUMENTS]
         logits = np.array([hf(**pair).logits[0, 0].item() for pair in pairs])
     with QEFFAutoModelForSequenceClassification.from_pretrained(folder) as model:
-        model.compile(target=target, seq_len=64)
+        model.compile(target=target, seq_len=64, precision="fp32")
         ranked = model.rank(QUERY, DOCUMENTS)
         assert [index for index, _ in ranked] == np.argsort(-logits).tolist()
         np.testing.assert_allclose([score for _, score in ranked], np.sort(logits)[::-1], atol=2e-2)
