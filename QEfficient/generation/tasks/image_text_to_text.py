@@ -240,6 +240,9 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         return read
 
     def _plain(self, ids: list[int]) -> MediaPrompt:
+        for modality, token in self.record.layout.placeholders.items():
+            if token in ids:
+                raise _unequal(modality, token, ids.count(token), 0)
         types = {name: np.zeros(len(ids), np.int64) for name in self.record.layout.token_types}
         return MediaPrompt(ids, self._media(np.array(ids, np.int64), None, None, types, None))
 
@@ -291,10 +294,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             count, features = int((ids == token).sum()), encoded.get(modality)
             rows = _count(features)
             if count != rows:
-                raise OptionError(
-                    f"The prompts have {count} placeholder(s) for {modality}s (token {token}), and the {modality}s "
-                    f"make {rows} row(s) of features: pass all {modality}s, and the prompt as the processor made it."
-                )
+                raise _unequal(modality, token, count, rows)
             if features is not None:
                 ordered.append(features)
         if len(ordered) > 1:
@@ -315,6 +315,13 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
 
     def _request(self, index: int, prompt: Any, generation_len: Any, sampling: Mapping[str, Any]) -> Request:
         return self._builder.build(prompt.ids, generation_len, sampling, media=prompt.media)
+
+
+def _unequal(modality: str, token: int, num_placeholders: int, num_rows: int) -> OptionError:
+    return OptionError(
+        f"The prompts have {num_placeholders} placeholder(s) for {modality}s (token {token}), and the {modality}s make "
+        f"{num_rows} row(s) of features: pass all {modality}s, and the prompt as the processor made it."
+    )
 
 
 def _count(features: Features | None) -> int:

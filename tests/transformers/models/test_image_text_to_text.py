@@ -205,6 +205,8 @@ def test_images_and_placeholders_are_counted(compiled: Any, folders: Any) -> Non
     inputs, _ = case(folders("llava"), "one image")
     with pytest.raises(OptionError, match=r"4 placeholder\(s\) for images .* make 8 row\(s\)"):
         compiled("llava").generate({**inputs, "pixel_values": inputs["pixel_values"].repeat(2, 1, 1, 1)})
+    with pytest.raises(OptionError, match=r"4 placeholder\(s\) for images .* make 0 row\(s\)"):
+        compiled("llava").generate(inputs["input_ids"], generation_len=2)
     placeholder = compiled("llava").processor.image_token
     with pytest.raises(OptionError, match=r"1 placeholder\(s\) for images .* 2 image\(s\) were passed"):
         compiled("llava").generate(prompts=f"{placeholder} what", images=images(SMALL, WIDE))
