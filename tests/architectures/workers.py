@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from queue import Empty, Queue
+from tempfile import gettempdir
 from typing import Any
 
 Answer = dict[str, Any]
@@ -34,7 +36,9 @@ def describe(error: BaseException) -> str:
     """The error in one line, with the innermost places of its traceback."""
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     where = " ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in frames)
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]} @ {where}"
+    said = re.sub(rf"{re.escape(gettempdir())}/\S*/", "", " ".join(str(error).split()))
+    short = said if len(said) <= 400 else f"{said[:100]} ... {said[-300:]}"
+    return f"{type(error).__name__}: {short} @ {where}"
 
 
 class Worker:
