@@ -466,10 +466,19 @@ def part_inputs(model: PreTrainedModel, part: MediaPart, sample: Mapping[str, An
         return {name: value for name, value in first_rows(batch).items() if isinstance(value, torch.Tensor)}
     lowered = lower(model, "retained")
     with functions_replaced(lowered.module, VARLEN):
-        run = _run_with_values(lowered, part.modality, batch, frozenset(_owners(part.path)))
+        run = _run_opening(lowered, part.modality, batch, frozenset(_owners(part.path)))
     call = next(call for call in run.calls if call.path == part.path)
     arguments = expanded(precomputed(lowered.module.base_model.get_submodule(part.path), call.arguments))
     return {name: value for name, value in arguments.items() if name in part.inputs}
+
+
+def _run_opening(lowered: LoweredModel, modality: str, batch: Mapping[str, Any], opened: frozenset[str]) -> _Run:
+    """Run the encoder around the modules inside of those whose code depends on values."""
+    while True:
+        try:
+            return _run_with_values(lowered, modality, batch, opened)
+        except _ReadsValues as reading:
+            opened |= {reading.path}
 
 
 def _owners(path: str) -> list[str]:
