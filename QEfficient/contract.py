@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 RETAINED = "_RetainedState"
 """Suffix of an output that becomes the input of the same name without the suffix."""
+FEATURES, DEEPSTACK, FIRST_ROW, INDEX = "vision_embeds", "deepstack_features", "image_idx", "vision_index"
+"""Inputs of a language model for images: rows of features, those that layers get besides, how many rows earlier steps
+used up, and the row of each token. The first two are outputs of the encoder too."""
+NEXT_ROW = "image_idx_output"
 COMMAND_FILE = "command.txt"
 """The file in which a dry run leaves the compiler's command."""
 PACKAGE, PROGRAM, ONNX, SIDE_FILES = "package", "program", "onnx", "side-files"

@@ -13,10 +13,7 @@ from typing import Annotated
 
 import numpy as np
 
-from QEfficient.contract import Count, Range
-
-FEATURES, DEEPSTACK, FIRST_ROW, INDEX = "vision_embeds", "deepstack_features", "image_idx", "vision_index"
-NEXT_ROW = "image_idx_output"
+from QEfficient.contract import DEEPSTACK, FEATURES, FIRST_ROW, INDEX, Count, Range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from QEfficient.contract import Json
+from QEfficient.contract import DEEPSTACK, FEATURES, Json
 from QEfficient.errors import CapacityError, NumericError, OptionError
 from QEfficient.generation.programs.program import Program
 
@@ -149,7 +149,7 @@ class MediaEncoder:
 
     def _by_name(self, part: MediaPartRecord, inputs: Mapping[str, np.ndarray]) -> Features:
         outputs = dict(zip(part.outputs, self._run(part, inputs), strict=True))
-        return outputs.get("vision_embeds"), outputs.get("deepstack_features")
+        return outputs.get(FEATURES), outputs.get(DEEPSTACK)
 
     def _around_parts(self, batch: Mapping[str, Any]) -> list[Features]:
         from QEfficient.processing.media import split_images

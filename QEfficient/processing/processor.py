@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from QEfficient.errors import CorruptArtifact, LifecycleError, OptionError
+from QEfficient.processing.images import Picture, open_images
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from transformers import ProcessorMixin
 
 FOLDER = "processor"
@@ -94,21 +94,27 @@ def save_processor(processor: ProcessorMixin, folder: Path) -> None:
         (folder / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
 
 
-def process(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]], images: Sequence[Image]) -> Batch:
+def has_processor(folder: Path) -> bool:
+    """Whether a checkpoint or a package has one in ``folder``."""
+    return any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
+
+
+def process(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]], images: Sequence[Picture]) -> Batch:
     """The inputs of one prompt with its images.
 
     Args:
         processor: of transformers.
         prompt: a text or a chat. A text without the processor's placeholders gets one for each image: by the chat
             template, where there is one, else in front.
-        images: in the order of their placeholders.
+        images: in the order of their placeholders, as of :func:`open_images`.
 
     Raises:
         OptionError: the processor refuses them, or there are more images than placeholders or fewer.
     """
+    opened = open_images(images)
     with _refusals():
-        text = _text(processor, prompt, len(images))
-        passed: dict[str, Any] = {"images": [*images]} if images else {}
+        text = _text(processor, prompt, len(opened))
+        passed: dict[str, Any] = {"images": opened} if opened else {}
         if _begins_twice(processor, text):
             passed["add_special_tokens"] = False
         batch = processor(text=[text], return_tensors="pt", **passed)

@@ -8,8 +8,9 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
+from QEfficient.contract import INDEX
 from QEfficient.errors import CapacityError
-from QEfficient.generation.media import INDEX, MediaLayout, MediaPacker, Part, PromptMedia, spans_of
+from QEfficient.generation.media import MediaLayout, MediaPacker, Part, PromptMedia, spans_of
 from QEfficient.generation.media_encoder import FeatureCache
 from QEfficient.generation.request import Request, check_request
 from QEfficient.generation.scheduler import Scheduler, Sequence

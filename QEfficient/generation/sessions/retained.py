@@ -13,8 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from QEfficient.contract import DEEPSTACK, FEATURES, FIRST_ROW, INDEX
 from QEfficient.errors import CorruptArtifact
-from QEfficient.generation.media import DEEPSTACK, FEATURES, FIRST_ROW, INDEX, MediaPacker, Part
+from QEfficient.generation.media import MediaPacker, Part
 from QEfficient.generation.programs.program import Program, Shape
 from QEfficient.generation.sessions.buckets import Bucket, Piece, plan
 from QEfficient.generation.sessions.packing import pack_tokens

@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
     from QEfficient.processing.host import HostModel
+    from QEfficient.processing.images import Picture
 
-Picture = Any
-"""A path, the bytes of a file, an array ``[height, width, 3]`` of uint8, or an image of Pillow."""
 LANGUAGE = "language"
 """Name of the language model's graph."""
 
@@ -162,10 +161,10 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         Raises:
             LifecycleError: it has none.
         """
-        from QEfficient.processing.processor import FOLDER, open_processor
+        from QEfficient.processing.processor import FOLDER, has_processor, open_processor
 
         folder = self.path / FOLDER
-        if not (folder / "processor_config.json").is_file() and not (folder / "preprocessor_config.json").is_file():
+        if not has_processor(folder):
             raise LifecycleError(f"{self.path} has no processor: pass processor=..., or what it makes of the prompt.")
         return open_processor(folder)
 
@@ -230,13 +229,12 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         return ("pixel_values", "pixel_values_videos", "image_patches", "input_features", "input_values")
 
     def _read(self, pictured: Pictured) -> list[MediaPrompt]:
-        from QEfficient.processing.images import open_images
         from QEfficient.processing.processor import process
 
         processor = pictured.processor or self.processor
         read = []
         for prompt, images in zip(pictured.prompts, pictured.images, strict=True):
-            read += self._prompts(process(processor, prompt, open_images(images)))
+            read += self._prompts(process(processor, prompt, images))
         return read
 
     def _plain(self, ids: list[int]) -> MediaPrompt:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from QEfficient.transformers.lowering.media import MediaTokens
     from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
-    from QEfficient.transformers.tasks.media_parts import MediaEncoder
+    from QEfficient.transformers.tasks.media_parts import MediaEncoder, MediaPart
     from QEfficient.verify.parity import ParityReport
 
 Inputs = Any
@@ -102,11 +102,9 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         return cls.takes(model.config, [type(model).__name__])
 
     def _read_files(self, folder: Path) -> None:
-        from QEfficient.processing.processor import open_processor
+        from QEfficient.processing.processor import has_processor, open_processor
 
-        if self.processor is None and any(
-            (folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")
-        ):
+        if self.processor is None and has_processor(folder):
             self.processor = open_processor(folder)
             if self.tokenizer is None:
                 self.tokenizer = getattr(self.processor, "tokenizer", None)
@@ -132,7 +130,6 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     def _sample(self, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """What the processor makes of images of these sizes."""
-        from QEfficient.processing.images import open_images
         from QEfficient.processing.processor import process
         from QEfficient.processing.samples import picture
 
@@ -141,7 +138,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
                 f"{self.model_name} has no processor, which shows what images become: pass processor=..., or load a "
                 "checkpoint that has one with from_pretrained()."
             )
-        return process(self.processor, "Describe this.", open_images([picture(*size) for size in sizes]))
+        return process(self.processor, "Describe this.", [picture(*size) for size in sizes])
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         encoders, tokens, _ = self._seen()
@@ -159,7 +156,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         return ImageTextPlan(**shared, media=tokens, encoders=tuple(described))
 
     @staticmethod
-    def _parts(encoders: Mapping[str, MediaEncoder]) -> list[Any]:
+    def _parts(encoders: Mapping[str, MediaEncoder]) -> list[MediaPart]:
         return [part for encoder in encoders.values() for part in encoder.parts]
 
     def _choose(self, target: Target, forced: Any = None) -> LoweringChoice:
@@ -188,8 +185,10 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         self, plan: CausalLMPlan, options: ImageTextToTextCompileOptions, target: Target
     ) -> dict[str, tuple[Specialization, ...]]:
         shapes = tuple(self._language_specializations(plan, options, target))
+        sizes = [(size, size) for size in options.img_sizes] or list(_SAMPLES[1])
+        samples = [self._sample([size]) for size in sizes] if target.has_static_shapes else []
         parts = self._parts(self._seen()[0])
-        return {LANGUAGE: shapes, **{part.name: self._part_shapes(part, options, target) for part in parts}}
+        return {LANGUAGE: shapes, **{part.name: self._part_shapes(part, samples) for part in parts}}
 
     def _graph_options(  # type: ignore[override]
         self, name: str, options: ImageTextToTextCompileOptions, target: Target
@@ -214,19 +213,15 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             sized.append(Specialization(name=shape.name, symbols={**shape.symbols, **rows}))
         return sized
 
-    def _part_shapes(
-        self, part: Any, options: ImageTextToTextCompileOptions, target: Target
-    ) -> tuple[Specialization, ...]:
-        if not target.has_static_shapes:
-            return ()
-        sizes = [(size, size) for size in options.img_sizes] or list(_SAMPLES[1])
+    def _part_shapes(self, part: MediaPart, samples: Sequence[Mapping[str, Any]]) -> tuple[Specialization, ...]:
+        """The shape of a part for each image; none where any shape runs."""
         shapes: dict[str, Specialization] = {}
-        for size in sizes:
-            symbols = self._symbols(part, self._sample([size]))
+        for sample in samples:
+            symbols = self._symbols(part, sample)
             shapes.setdefault(str(symbols), Specialization(name="Vision", symbols=symbols))
         return tuple(shapes.values())
 
-    def _symbols(self, part: Any, sample: Mapping[str, Any]) -> dict[str, int]:
+    def _symbols(self, part: MediaPart, sample: Mapping[str, Any]) -> dict[str, int]:
         """Sizes of the axes of a part for an image."""
         from QEfficient.transformers.tasks.media_parts import part_inputs
 
@@ -369,7 +364,6 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     def _batches(self, inputs: Any, prompts: Any, images: Sequence[Any] | None) -> list[Mapping[str, Any]]:
         """A processor's output for each prompt."""
-        from QEfficient.processing.images import open_images
         from QEfficient.processing.processor import process
 
         if isinstance(inputs, Mapping):
@@ -380,7 +374,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         texts = [asked] if isinstance(asked, str) else list(asked)
         pictured = with_images(texts, images or [[] for _ in texts], self.processor)
         pairs = zip(pictured.prompts, pictured.images, strict=True)
-        return [process(self.processor, prompt, open_images(pictures)) for prompt, pictures in pairs]
+        return [process(self.processor, prompt, pictures) for prompt, pictures in pairs]
 
 
 def _record(encoder: MediaEncoder) -> MediaEncoderRecord:

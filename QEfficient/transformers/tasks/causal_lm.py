@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from QEfficient.contract import Specialization
+from QEfficient.contract import NEXT_ROW, Specialization
 from QEfficient.errors import UnsupportedModel
 from QEfficient.options import CausalLMCompileOptions
 from QEfficient.transformers.lowering.apply import lower
@@ -31,7 +31,6 @@ from QEfficient.transformers.quirks import recomputed
 from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
 from QEfficient.transformers.tasks.lm_head import at_places, select_before_head
 from QEfficient.transformers.tasks.media_inputs import (
-    NEXT_ROW,
     media_inputs,
     placed,
     split_positions,

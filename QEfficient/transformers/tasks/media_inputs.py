@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from QEfficient.contract import DEEPSTACK, FEATURES, FIRST_ROW, INDEX
 from QEfficient.transformers.lowering.media import MediaTokens, StepMedia, placing
 from QEfficient.transformers.tasks.graph_spec import Axes, GraphInput
 
-FEATURES, DEEPSTACK, FIRST_ROW, INDEX = "vision_embeds", "deepstack_features", "image_idx", "vision_index"
-NEXT_ROW = "image_idx_output"
 _SAMPLE_ROWS = 9
 
 

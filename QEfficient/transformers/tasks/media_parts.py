@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
+from QEfficient.contract import DEEPSTACK, FEATURES
 from QEfficient.errors import UnsupportedModel
 from QEfficient.processing.media import (
     VARLEN,
@@ -115,11 +116,7 @@ def media_encoder(model: PreTrainedModel, modality: str, samples: Sequence[Mappi
             batches = batches[1:]  # the host encodes one image at a time
         opened: frozenset[str] = frozenset()
         while True:
-            try:
-                runs = [_run_with_values(lowered, modality, batch, opened) for batch in batches]
-            except _ReadsValues as reading:
-                opened |= {reading.path}
-                continue
+            runs, opened = _run_opening(lowered, modality, batches, opened)
             encoder, sized = _encoder_of_modules(lowered, modality, runs)
             if not sized:
                 return encoder
@@ -466,17 +463,19 @@ def part_inputs(model: PreTrainedModel, part: MediaPart, sample: Mapping[str, An
         return {name: value for name, value in first_rows(batch).items() if isinstance(value, torch.Tensor)}
     lowered = lower(model, "retained")
     with functions_replaced(lowered.module, VARLEN):
-        run = _run_opening(lowered, part.modality, batch, frozenset(_owners(part.path)))
+        (run,), _ = _run_opening(lowered, part.modality, [batch], frozenset(_owners(part.path)))
     call = next(call for call in run.calls if call.path == part.path)
     arguments = expanded(precomputed(lowered.module.base_model.get_submodule(part.path), call.arguments))
     return {name: value for name, value in arguments.items() if name in part.inputs}
 
 
-def _run_opening(lowered: LoweredModel, modality: str, batch: Mapping[str, Any], opened: frozenset[str]) -> _Run:
-    """Run the encoder around the modules inside of those whose code depends on values."""
+def _run_opening(
+    lowered: LoweredModel, modality: str, batches: Sequence[Mapping[str, Any]], opened: frozenset[str]
+) -> tuple[list[_Run], frozenset[str]]:
+    """Run the encoder around the modules inside of those whose code depends on values; returns these too."""
     while True:
         try:
-            return _run_with_values(lowered, modality, batch, opened)
+            return [_run_with_values(lowered, modality, batch, opened) for batch in batches], opened
         except _ReadsValues as reading:
             opened |= {reading.path}
 
@@ -489,7 +488,7 @@ def _owners(path: str) -> list[str]:
 def output_names(part: MediaPart) -> list[str]:
     """Names of a part's outputs, in order."""
     if not part.path:
-        return ["vision_embeds", "deepstack_features"][: part.num_outputs]
+        return [FEATURES, DEEPSTACK][: part.num_outputs]
     return [f"{part.name}_output_{number}" for number in range(part.num_outputs)]
 
 
