@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Generic
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 
 from QEfficient.contract import MODEL_GRAPH, Count, Range
 from QEfficient.errors import CapacityError
-from QEfficient.generation.compiled_model import RecordT
 from QEfficient.generation.request import Request
 from QEfficient.generation.sessions.readers import TEXT, Reader, TextReader
 from QEfficient.generation.sessions.seq2seq import Seq2SeqSession
@@ -23,18 +22,15 @@ ENCODER, DECODER = "encoder", "decoder"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seq2SeqRecord:
-    """The values that the session of a sequence-to-sequence model needs."""
+class EncoderDecoderRecord:
+    """The values that every session over an encoder and a decoder needs."""
 
     decoder: DecoderRecord
     encoder_ctx_len: Count
-    max_encoder_ctx_len: Count | None
-    encoder_vocab_size: Count
+    """States of the encoder that the decoder sees."""
     decoder_start_token_id: Annotated[int, Range(0)]
     hidden_size: Count
     """Of the encoder's output."""
-    why_not_padded: str | None
-    """Why an encoder input cannot be padded; None: it can."""
 
     def __post_init__(self) -> None:
         if self.decoder_start_token_id >= self.decoder.vocab_size:
@@ -48,6 +44,19 @@ class Seq2SeqRecord:
         return {**self.decoder.sizes, "encoder_ctx_len": self.encoder_ctx_len}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seq2SeqRecord(EncoderDecoderRecord):
+    """The values that the session of a sequence-to-sequence model needs."""
+
+    max_encoder_ctx_len: Count | None
+    encoder_vocab_size: Count
+    why_not_padded: str | None
+    """Why an encoder input cannot be padded; None: it can."""
+
+
+RecordT = TypeVar("RecordT", bound=EncoderDecoderRecord)
+
+
 class CompiledEncoderDecoder(CompiledDecoder[RecordT], Generic[RecordT]):
     """A model whose encoder reads what its decoder generates from."""
 
@@ -55,18 +64,21 @@ class CompiledEncoderDecoder(CompiledDecoder[RecordT], Generic[RecordT]):
     graph_names = ((MODEL_GRAPH,), (ENCODER, DECODER))
     session: Seq2SeqSession
 
-    def _open_encoder_decoder(
-        self, decoder: DecoderRecord, sizes: Mapping[str, int], reader: Reader, hidden_size: int
-    ) -> Seq2SeqSession:
+    @property
+    def _vocab_size(self) -> int:
+        return self.record.decoder.vocab_size
+
+    def _open_encoder_decoder(self, reader: Reader) -> Seq2SeqSession:
         """The session over one program, or over two."""
-        info = decoder.session_info(is_ragged=False)
+        record = self.record
+        info = record.decoder.session_info(is_ragged=False)
         is_split = ENCODER in self.body.graphs
-        self._check_width("logits", decoder.vocab_size, "vocab_size")
+        self._check_width("logits", record.decoder.vocab_size, "vocab_size")
         with ExitStack() as opened:
-            program = self.open_program(DECODER if is_split else MODEL_GRAPH, sizes)
+            program = self.open_program(DECODER if is_split else MODEL_GRAPH, record.sizes)
             opened.enter_context(closing(program))
             encoder = opened.enter_context(closing(self.open_program(ENCODER))) if is_split else None
-            self.session = Seq2SeqSession(program, info, reader, encoder=encoder, hidden_size=hidden_size)
+            self.session = Seq2SeqSession(program, info, reader, encoder=encoder, hidden_size=record.hidden_size)
             opened.pop_all()  # the session closes them
         return self.session
 
@@ -97,14 +109,10 @@ class CompiledSeq2SeqLM(CompiledEncoderDecoder[Seq2SeqRecord]):
         decoder = record.decoder.resized(ctx_len, full_batch_size)
         return replace(record, decoder=decoder, encoder_ctx_len=encoder_ctx_len)
 
-    @property
-    def _vocab_size(self) -> int:
-        return self.record.decoder.vocab_size
-
     def _open_session(self) -> Seq2SeqSession:
         record = self.record
         reader = TextReader(record.encoder_ctx_len, record.encoder_vocab_size, record.why_not_padded)
-        return self._open_encoder_decoder(record.decoder, record.sizes, reader, record.hidden_size)
+        return self._open_encoder_decoder(reader)
 
     def _request(self, index: int, prompt: Any, generation_len: Any, sampling: Mapping[str, Any]) -> Request:
         text = np.array(prompt, np.int64)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from QEfficient.contract import Binding, Count, GraphRecord, Range
+from QEfficient.contract import Binding, GraphRecord
 from QEfficient.generation.audio import load_audio
 from QEfficient.generation.audio_inputs import AudioInputs, each_audio, read_signals
 from QEfficient.generation.feature_extractor import FOLDER, FeatureExtractor, HFFeatureExtractor, open_feature_extractor
@@ -20,8 +20,7 @@ from QEfficient.generation.sessions.readers import SignalReader
 from QEfficient.generation.sessions.seq2seq import HIDDEN, Seq2SeqSession
 from QEfficient.generation.sessions.signals import SignalRecord
 from QEfficient.generation.speech_rules import SpeechOptions, SpeechPrompt, SpeechRules
-from QEfficient.generation.tasks.causal_lm import DecoderRecord
-from QEfficient.generation.tasks.seq2seq_lm import ENCODER, CompiledEncoderDecoder, forced_ends
+from QEfficient.generation.tasks.seq2seq_lm import ENCODER, CompiledEncoderDecoder, EncoderDecoderRecord, forced_ends
 from QEfficient.generation.transcript import Segment, Transcript
 from QEfficient.options import SpeechSeq2SeqCompileOptions
 
@@ -33,27 +32,10 @@ _ASKED = tuple(item.name for item in fields(SpeechOptions))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SpeechSeq2SeqRecord:
+class SpeechSeq2SeqRecord(EncoderDecoderRecord):
     """The values that the session of a speech recognition model needs."""
 
-    decoder: DecoderRecord
     signals: SignalRecord
-    encoder_ctx_len: Count
-    """States of the encoder that the decoder sees."""
-    decoder_start_token_id: Annotated[int, Range(0)]
-    hidden_size: Count
-    """Of the encoder's output."""
-
-    def __post_init__(self) -> None:
-        if self.decoder_start_token_id >= self.decoder.vocab_size:
-            raise ValueError(
-                f"decoder_start_token_id={self.decoder_start_token_id} is none of vocab_size={self.decoder.vocab_size}"
-            )
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Of the state's named axes."""
-        return {**self.decoder.sizes, "encoder_ctx_len": self.encoder_ctx_len}
 
 
 class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
@@ -81,18 +63,12 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
         super().resized(record, **sizes)
         return replace(record, decoder=record.decoder.resized(ctx_len, full_batch_size))
 
-    @property
-    def _vocab_size(self) -> int:
-        return self.record.decoder.vocab_size
-
     def _open_session(self) -> Seq2SeqSession:
         record = self.record
         where = str(self.artifact.file("generation_config.json"))
         start, size = record.decoder_start_token_id, record.decoder.vocab_size
         self.rules = SpeechRules(self.generation_config, start, size, where)
-        return self._open_encoder_decoder(
-            record.decoder, record.sizes, SignalReader(record.signals), record.hidden_size
-        )
+        return self._open_encoder_decoder(SignalReader(record.signals))
 
     @cached_property
     def _package_extractor(self) -> FeatureExtractor:
