@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,8 @@ class MediaEncoderRecord:
     parts: tuple[MediaPartRecord, ...]
     crops: bool = False
     """Whether its graphs tell an image's size from that of its pixels."""
+    idle: Mapping[str, Json] = field(default_factory=dict)
+    """Paths of modules whose outputs nothing reads, and their forms."""
 
     @property
     def is_whole(self) -> bool:
@@ -73,6 +75,10 @@ class FeatureCache:
             while self._num_bytes > self._max_bytes and len(self._entries) > 1:
                 self._num_bytes -= _size(self._entries.popitem(last=False)[1])
         return features
+
+
+def _run_nothing(inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+    return []
 
 
 def _size(features: Features) -> int:
@@ -156,7 +162,8 @@ class MediaEncoder:
 
         host, modality = self._host(), self.record.modality
         inputs = host.encoder_inputs(modality, batch)
-        parts = {part.path: (self._runner(part), part.form) for part in self.record.parts}
+        idle = {path: (_run_nothing, form) for path, form in self.record.idle.items()}
+        parts = {part.path: (self._runner(part), part.form) for part in self.record.parts} | idle
         images = split_images(inputs, crops=self.record.crops) if inputs else ()
         return [self._cached(image, partial(host.encode, modality, image, parts)) for image in images]
 

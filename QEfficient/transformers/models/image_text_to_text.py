@@ -215,20 +215,13 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     def _part_shapes(self, part: MediaPart, samples: Sequence[Mapping[str, Any]]) -> tuple[Specialization, ...]:
         """The shape of a part for each image; none where any shape runs."""
+        from QEfficient.transformers.tasks.media_parts import part_sizes
+
         shapes: dict[str, Specialization] = {}
         for sample in samples:
-            symbols = self._symbols(part, sample)
+            symbols = part_sizes(self._loaded(), part, sample) if part.axes else {"batch_size": 1}
             shapes.setdefault(str(symbols), Specialization(name="Vision", symbols=symbols))
         return tuple(shapes.values())
-
-    def _symbols(self, part: MediaPart, sample: Mapping[str, Any]) -> dict[str, int]:
-        """Sizes of the axes of a part for an image."""
-        from QEfficient.transformers.tasks.media_parts import part_inputs
-
-        if not part.axes:
-            return {"batch_size": 1}
-        tensors = part_inputs(self._loaded(), part, sample)
-        return {name: tensors[key].shape[axis] for key, axes in part.axes.items() for axis, name in axes.items()}
 
     def _session(self, plan: CausalLMPlan, options: Any, target: Target) -> Any:
         encoders, tokens, blocks = self._seen()
@@ -378,16 +371,16 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
 
 def _record(encoder: MediaEncoder) -> MediaEncoderRecord:
-    from QEfficient.transformers.tasks.media_parts import output_names
-
     parts = (
         MediaPartRecord(
             graph=part.name,
             path=part.path,
             inputs=tuple(part.inputs),
-            outputs=tuple(output_names(part)),
+            outputs=part.outputs,
             form=part.form,
         )
         for part in encoder.parts
     )
-    return MediaEncoderRecord(modality=encoder.modality, parts=tuple(parts), crops=encoder.tells_sizes)
+    return MediaEncoderRecord(
+        modality=encoder.modality, parts=tuple(parts), crops=encoder.tells_sizes, idle=dict(encoder.idle)
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -71,9 +71,10 @@ class MediaPart:
     """Arguments that are no tensors."""
     inputs: dict[str, torch.Tensor]
     axes: dict[str, dict[int, str]]
+    """Names of the axes of inputs and outputs that vary; equal sizes have equal names."""
     form: Any
     """Of its outputs, see :func:`QEfficient.processing.media.flattened`."""
-    num_outputs: int
+    outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class MediaEncoder:
     feature_form: FeatureForm
     host_parameters: tuple[str, ...] = ()
     """Parameters that the code between the parts reads."""
+    idle: dict[str, Any] = field(default_factory=dict)
+    """Modules that need not run, as nothing reads their outputs: their paths, and the forms of these."""
 
     @property
     def tells_sizes(self) -> bool:
@@ -273,16 +276,15 @@ def _snapshot(output: Any) -> Any:
 
 def _encoder_of_method(modality: str, calls: list[PartCall]) -> MediaEncoder:
     first = calls[0]
-    rows, layers = feature_rows(first.output)
     part = MediaPart(
         name=_GRAPHS.get(modality, modality),
         path="",
         modality=modality,
         constants={n: v for n, v in first.arguments.items() if not isinstance(v, torch.Tensor)},
         inputs=first.tensors(),
-        axes=_axes([call.tensors() for call in calls]),
+        axes=_axes([{**call.tensors(), **_features(call.output)} for call in calls]),
         form=None,
-        num_outputs=(rows is not None) + bool(layers),
+        outputs=tuple(_features(first.output)),
     )
     return MediaEncoder(modality, (part,), FeatureForm.of(first.output))
 
@@ -291,6 +293,7 @@ def _encoder_of_modules(lowered: LoweredModel, modality: str, runs: list[_Run]) 
     """The encoder, and the paths of modules whose code depends on sizes that are no tensors."""
     first = runs[0]
     parts: list[MediaPart] = []
+    idle: dict[str, Any] = {}
     sized: set[str] = set()
     base = lowered.module.base_model
     every = [call for run in runs for call in run.calls]
@@ -302,18 +305,22 @@ def _encoder_of_modules(lowered: LoweredModel, modality: str, runs: list[_Run]) 
         tensors = [{n: v for n, v in each.items() if isinstance(v, torch.Tensor)} for each in arguments]
         leaves: list[torch.Tensor] = []
         form = flattened(call.output, leaves, lambda leaf: id(leaf) in first.read or _is_argument(leaf, first.calls))
+        if not leaves:
+            idle[path] = form
+            continue
         graph = _GRAPHS.get(modality, modality)
         name = graph if not parts else f"{graph}_{len(parts)}"
+        outputs = [_numbered(name, _leaves(form, each.output)) for each in calls]
         others = [{n: v for n, v in each.items() if not isinstance(v, torch.Tensor)} for each in arguments]
-        constants, axes = _constants(others, tensors), _axes(tensors)
+        constants, axes = _constants(others, tensors), _axes([i | o for i, o in zip(tensors, outputs, strict=True)])
         if _has_parts(module) and any(_computes_others(run, each) for run, each in zip(runs, arguments, strict=False)):
             sized.add(call.path)
         if constants is None or (_has_parts(module) and _branches_on_values(lowered, module, arguments[0])):
             sized.add(call.path)
             constants = others[0]
-        parts.append(MediaPart(name, call.path, modality, constants, tensors[0], axes, form, len(leaves)))
+        parts.append(MediaPart(name, call.path, modality, constants, tensors[0], axes, form, tuple(outputs[0])))
     read = {name for name, parameter in base.named_parameters() if id(parameter) in first.read}
-    encoder = MediaEncoder(modality, tuple(parts), FeatureForm.of(first.output), tuple(sorted(read)))
+    encoder = MediaEncoder(modality, tuple(parts), FeatureForm.of(first.output), tuple(sorted(read)), idle)
     return encoder, frozenset(sized)
 
 
@@ -409,9 +416,8 @@ class _Part(nn.Module):
         tensors = dict(zip(part.inputs, inputs, strict=True))
         with functions_replaced(self.model, VARLEN):
             if not part.path:
-                rows, layers = feature_rows(encode(self.model, part.modality, {**part.constants, **tensors}))
-                stacked = [torch.stack(layers)] if layers else []
-                return tuple(each.float() for each in ([] if rows is None else [rows]) + stacked)
+                features = _features(encode(self.model, part.modality, {**part.constants, **tensors}))
+                return tuple(each.float() for each in features.values())
             constants = tree_map(
                 lambda x: tensors[x.name].shape[x.axis] if isinstance(x, SizeOf) else x, part.constants
             )
@@ -443,30 +449,37 @@ def part_graph(model: PreTrainedModel, part: MediaPart) -> TaskGraph:
     """The graph of a part of an encoder. Axes: those of the part."""
     lowered = lower(model, "retained")
     samples = {name: _sample(tensor) for name, tensor in part.inputs.items()}
-    outputs = output_names(part)
     return TaskGraph(
         module=_Part(lowered.module, part).eval(),
         lowered=lowered,
         lowering="encoder",
         num_layers=0,
         inputs=[GraphInput(name, sample, part.axes.get(name, {})) for name, sample in samples.items()],
-        output_names=outputs,
-        output_axes={},
+        output_names=[*part.outputs],
+        output_axes={name: part.axes[name] for name in part.outputs if name in part.axes},
         has_related_axes=True,
     )
 
 
-def part_inputs(model: PreTrainedModel, part: MediaPart, sample: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """What a part takes of a processor's output."""
-    batch = encoder_inputs(model, part.modality, sample)
-    if not part.path:
-        return {name: value for name, value in first_rows(batch).items() if isinstance(value, torch.Tensor)}
-    lowered = lower(model, "retained")
+def part_sizes(model: PreTrainedModel, part: MediaPart, sample: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of the named axes of a part, for a processor's output of one image."""
+    call = _part_call(model, part, sample)
+    tensors = {**call.tensors(), **call.output}
+    return {name: tensors[key].shape[axis] for key, axes in part.axes.items() for axis, name in axes.items()}
+
+
+def _part_call(model: PreTrainedModel, part: MediaPart, sample: Mapping[str, Any]) -> PartCall:
+    """A call of a part, with tensors by the names of its graph."""
+    batch, lowered = encoder_inputs(model, part.modality, sample), lower(model, "retained")
     with functions_replaced(lowered.module, VARLEN):
+        if not part.path:
+            whole = _run_whole(lowered, part.modality, first_rows(batch))
+            assert whole is not None
+            return replace(whole, output=_features(whole.output))
         (run,), _ = _run_opening(lowered, part.modality, [batch], frozenset(_owners(part.path)))
     call = next(call for call in run.calls if call.path == part.path)
     arguments = expanded(precomputed(lowered.module.base_model.get_submodule(part.path), call.arguments))
-    return {name: value for name, value in arguments.items() if name in part.inputs}
+    return PartCall(part.path, arguments, _numbered(part.name, _leaves(part.form, call.output)))
 
 
 def _run_opening(
@@ -485,11 +498,16 @@ def _owners(path: str) -> list[str]:
     return [".".join(names[:count]) for count in range(1, len(names))]
 
 
-def output_names(part: MediaPart) -> list[str]:
-    """Names of a part's outputs, in order."""
-    if not part.path:
-        return [FEATURES, DEEPSTACK][: part.num_outputs]
-    return [f"{part.name}_output_{number}" for number in range(part.num_outputs)]
+def _features(output: Any) -> dict[str, torch.Tensor]:
+    """The outputs of a graph that is a whole encoder."""
+    rows, layers = feature_rows(output)
+    stacked = {DEEPSTACK: torch.stack(layers)} if layers else {}
+    return stacked if rows is None else {FEATURES: rows, **stacked}
+
+
+def _numbered(name: str, leaves: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The outputs of a graph that is a module."""
+    return {f"{name}_output_{number}": leaf for number, leaf in enumerate(leaves)}
 
 
 def _sample(tensor: torch.Tensor) -> torch.Tensor:
