@@ -34,7 +34,8 @@ Inputs = Any
 """A processor's output; or a text, a list of them, or chats."""
 _ENCODER_SHARE = 4
 _SAMPLES = (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),))
-"""Width and height of the images of prompts that show what an encoder takes, and what varies with them."""
+"""Width and height of the images of prompts that show what an encoder takes, and what varies with them; the first has
+more than one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,16 +118,24 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         from QEfficient.transformers.tasks.media_tokens import block_types, media_tokens
 
         if self._media is None:
-            model, samples = self._loaded(), [self._sample(sizes) for sizes in _SAMPLES]
+            model, samples = self._loaded(), self._samples()
             encoder = media_encoder(model, "image", samples)
             if encoder is None:
                 raise UnsupportedModel(
                     f"{self.model_name} has no get_image_features() that takes what its processor makes."
                 )
             encoders = {"image": encoder}
-            tokens = media_tokens(model, encoders, samples[1])
+            tokens = media_tokens(model, encoders, samples[-1])
             self._media = encoders, tokens, block_types(model, tokens)
         return self._media
+
+    def _samples(self) -> list[dict[str, Any]]:
+        """What the processor makes of two images in one prompt, where it takes so many, and of one at a time."""
+        alone = [self._sample(sizes) for sizes in _SAMPLES[1:]]
+        try:
+            return [self._sample(_SAMPLES[0]), *alone]
+        except OptionError:
+            return alone
 
     def _sample(self, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """What the processor makes of images of these sizes."""
