@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from QEfficient.base.modeling_qeff import OptionsT
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
@@ -18,6 +19,7 @@ from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRe
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
+from QEfficient.tasks import TASKS
 from QEfficient.transformers.models.causal_lm import CausalLMPlan, QEFFAutoModelForCausalLM
 from QEfficient.transformers.models.generative_model import Stream
 
@@ -67,6 +69,12 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     task = "image_text_to_text"
     options_class: ClassVar[type[ImageTextToTextCompileOptions]] = ImageTextToTextCompileOptions
     load_arguments = ("kv_offload", "continuous_batching", "processor")
+
+    def __new__(cls, model: PreTrainedModel | None = None, *args: Any, **kwargs: Any) -> Self:
+        """A model with an encoder and a decoder gets the class for these."""
+        encoder_decoder = TASKS["vision2seq"].load_auto_class()
+        chosen = encoder_decoder if model is not None and encoder_decoder.takes_model(model) else cls
+        return super().__new__(chosen if issubclass(chosen, cls) else cls)
 
     def __init__(
         self,
@@ -203,11 +211,15 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         self, name: str, options: ImageTextToTextCompileOptions, target: Target
     ) -> ImageTextToTextCompileOptions:
         """All graphs are on a card at once, so that they share its cores: a quarter of them is for the encoders."""
-        num_parts = len(self._parts(self._seen()[0]))
-        if not target.has_static_shapes or options.num_cores <= num_parts:
+        return self._sharing_cores(options, target, len(self._parts(self._seen()[0])), is_encoder=name != LANGUAGE)
+
+    @staticmethod
+    def _sharing_cores(options: OptionsT, target: Target, num_encoders: int, *, is_encoder: bool) -> OptionsT:
+        """Options of a graph beside others on a card."""
+        if not target.has_static_shapes or options.num_cores <= num_encoders:
             return options
-        for_part = max(1, options.num_cores // _ENCODER_SHARE // num_parts)
-        num_cores = options.num_cores - num_parts * for_part if name == LANGUAGE else for_part
+        for_encoder = max(1, options.num_cores // _ENCODER_SHARE // num_encoders)
+        num_cores = for_encoder if is_encoder else options.num_cores - num_encoders * for_encoder
         return replace(options, num_cores=num_cores)
 
     def _language_specializations(
@@ -243,7 +255,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             num_positions=tokens.num_positions,
             block_types=blocks,
         )
-        records = tuple(_record(encoder) for encoder in encoders.values())
+        records = tuple(encoder_record(encoder) for encoder in encoders.values())
         return ImageTextRecord(decoder=super()._session(plan, options, target), layout=layout, encoders=records)
 
     # What inference needs beside the compiled files.
@@ -379,7 +391,8 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         return [process(self.processor, prompt, pictures) for prompt, pictures in pairs]
 
 
-def _record(encoder: MediaEncoder) -> MediaEncoderRecord:
+def encoder_record(encoder: MediaEncoder) -> MediaEncoderRecord:
+    """What a package says of an encoder."""
     parts = (
         MediaPartRecord(
             graph=part.name,

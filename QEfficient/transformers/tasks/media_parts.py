@@ -282,7 +282,7 @@ def _encoder_of_method(modality: str, calls: list[PartCall]) -> MediaEncoder:
         modality=modality,
         constants={n: v for n, v in first.arguments.items() if not isinstance(v, torch.Tensor)},
         inputs=first.tensors(),
-        axes=_axes([{**call.tensors(), **_features(call.output)} for call in calls]),
+        axes=axes_that_vary([{**call.tensors(), **_features(call.output)} for call in calls]),
         form=None,
         outputs=tuple(_features(first.output)),
     )
@@ -312,7 +312,10 @@ def _encoder_of_modules(lowered: LoweredModel, modality: str, runs: list[_Run]) 
         name = graph if not parts else f"{graph}_{len(parts)}"
         outputs = [_numbered(name, _leaves(form, each.output)) for each in calls]
         others = [{n: v for n, v in each.items() if not isinstance(v, torch.Tensor)} for each in arguments]
-        constants, axes = _constants(others, tensors), _axes([i | o for i, o in zip(tensors, outputs, strict=True)])
+        constants, axes = (
+            _constants(others, tensors),
+            axes_that_vary([i | o for i, o in zip(tensors, outputs, strict=True)]),
+        )
         if _has_parts(module) and any(_computes_others(run, each) for run, each in zip(runs, arguments, strict=False)):
             sized.add(call.path)
         if constants is None or (_has_parts(module) and _branches_on_values(lowered, module, arguments[0])):
@@ -391,7 +394,7 @@ def _is_size(place: SizeOf, values: tuple[Any, ...], tensors: list[dict[str, tor
     return len(sizes) == len(values) and all(type(value) is int for value in values) and sizes == [*values]
 
 
-def _axes(calls: list[dict[str, torch.Tensor]]) -> dict[str, dict[int, str]]:
+def axes_that_vary(calls: list[dict[str, torch.Tensor]]) -> dict[str, dict[int, str]]:
     """Names of the axes whose size differs between calls; equal sizes have equal names."""
     names: dict[tuple[int, ...], str] = {}
     axes: dict[str, dict[int, str]] = {}
