@@ -12,7 +12,7 @@ from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
 from QEfficient.generation.media import MediaLayout
-from QEfficient.generation.media_encoder import MediaEncoderRecord, MediaPartRecord
+from QEfficient.generation.media_encoder import FollowerRecord, MediaEncoderRecord, MediaPartRecord
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord, with_images
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
@@ -148,9 +148,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
                 "slot. QEFFAutoModelForCausalLM runs it on text."
             )
         plan = super()._plan(options, target)
-        described = [
-            repr((part.path, part.constants, part.axes, sorted(part.inputs))) for part in self._parts(encoders)
-        ]
+        described = [repr((part.steps, part.axes, sorted(part.inputs))) for part in self._parts(encoders)]
         shared = {item.name: getattr(plan, item.name) for item in fields(plan)}
         shared["counts_rows"] = target.has_static_shapes
         return ImageTextPlan(**shared, media=tokens, encoders=tuple(described))
@@ -175,7 +173,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     check_lowering.__doc__ = QEFFAutoModelForCausalLM.check_lowering.__doc__
 
     def _graphs(self, plan: CausalLMPlan) -> dict[str, TaskGraph]:
-        from QEfficient.transformers.tasks.media_parts import part_graph
+        from QEfficient.transformers.tasks.media_graphs import part_graph
 
         encoders = self._seen()[0]
         parts = {part.name: part_graph(self._loaded(), part) for part in self._parts(encoders)}
@@ -187,8 +185,11 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         shapes = tuple(self._language_specializations(plan, options, target))
         sizes = [(size, size) for size in options.img_sizes] or list(_SAMPLES[1])
         samples = [self._sample([size]) for size in sizes] if target.has_static_shapes else []
-        parts = self._parts(self._seen()[0])
-        return {LANGUAGE: shapes, **{part.name: self._part_shapes(part, samples) for part in parts}}
+        encoders = self._seen()[0].values()
+        return {
+            LANGUAGE: shapes,
+            **{n: s for encoder in encoders for n, s in self._part_shapes(encoder, samples).items()},
+        }
 
     def _graph_options(  # type: ignore[override]
         self, name: str, options: ImageTextToTextCompileOptions, target: Target
@@ -213,15 +214,19 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             sized.append(Specialization(name=shape.name, symbols={**shape.symbols, **rows}))
         return sized
 
-    def _part_shapes(self, part: MediaPart, samples: Sequence[Mapping[str, Any]]) -> tuple[Specialization, ...]:
-        """The shape of a part for each image; none where any shape runs."""
+    def _part_shapes(
+        self, encoder: MediaEncoder, samples: Sequence[Mapping[str, Any]]
+    ) -> dict[str, tuple[Specialization, ...]]:
+        """The shapes of each part for these images; none where any shape runs."""
         from QEfficient.transformers.tasks.media_parts import part_sizes
 
-        shapes: dict[str, Specialization] = {}
+        shapes: dict[str, dict[str, Specialization]] = {part.name: {} for part in encoder.parts}
         for sample in samples:
-            symbols = part_sizes(self._loaded(), part, sample) if part.axes else {"batch_size": 1}
-            shapes.setdefault(str(symbols), Specialization(name="Vision", symbols=symbols))
-        return tuple(shapes.values())
+            for name, calls in part_sizes(self._loaded(), encoder, sample).items():
+                for sizes in calls:
+                    symbols = sizes or {"batch_size": 1}
+                    shapes[name].setdefault(str(symbols), Specialization(name="Vision", symbols=symbols))
+        return {name: tuple(by_size.values()) for name, by_size in shapes.items()}
 
     def _session(self, plan: CausalLMPlan, options: Any, target: Target) -> Any:
         encoders, tokens, blocks = self._seen()
@@ -234,8 +239,16 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             num_positions=tokens.num_positions,
             block_types=blocks,
         )
-        records = tuple(_record(encoder) for encoder in encoders.values())
+        in_rows = self._parts_in_rows(encoders) if target.has_static_shapes else frozenset()
+        records = tuple(_record(encoder, in_rows) for encoder in encoders.values())
         return ImageTextRecord(decoder=super()._session(plan, options, target), layout=layout, encoders=records)
+
+    def _parts_in_rows(self, encoders: Mapping[str, MediaEncoder]) -> frozenset[str]:
+        """The parts that may run for some rows at a time."""
+        from QEfficient.transformers.tasks.media_graphs import has_independent_rows
+
+        model = self._loaded()
+        return frozenset(part.name for part in self._parts(encoders) if has_independent_rows(model, part))
 
     # What inference needs beside the compiled files.
 
@@ -370,14 +383,18 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         return [process(self.processor, prompt, pictures) for prompt, pictures in pairs]
 
 
-def _record(encoder: MediaEncoder) -> MediaEncoderRecord:
+def _record(encoder: MediaEncoder, in_rows: frozenset[str]) -> MediaEncoderRecord:
     parts = (
         MediaPartRecord(
             graph=part.name,
             path=part.path,
             inputs=tuple(part.inputs),
             outputs=part.outputs,
-            form=part.form,
+            form=part.steps[0].form,
+            followers=tuple(
+                FollowerRecord(path=step.path, argument=step.piped or "", form=step.form) for step in part.steps[1:]
+            ),
+            has_independent_rows=part.name in in_rows,
         )
         for part in encoder.parts
     )
