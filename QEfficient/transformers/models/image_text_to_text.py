@@ -36,6 +36,8 @@ _ENCODER_SHARE = 4
 _SAMPLES = (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),))
 """Width and height of the images of prompts that show what an encoder takes, and what varies with them; the first has
 more than one."""
+_TEXT = "Describe this."
+"""Their text is of one to four of these: some encoders read it too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +133,14 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     def _samples(self) -> list[dict[str, Any]]:
         """What the processor makes of two images in one prompt, where it takes so many, and of one at a time."""
-        alone = [self._sample(sizes) for sizes in _SAMPLES[1:]]
+        alone = [self._sample(sizes, _TEXT * number) for number, sizes in enumerate(_SAMPLES[1:], start=1)]
         try:
-            return [self._sample(_SAMPLES[0]), *alone]
+            return [self._sample(_SAMPLES[0], 2 * _TEXT), *alone]
         except OptionError:
             return alone
 
-    def _sample(self, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        """What the processor makes of images of these sizes."""
+    def _sample(self, sizes: Sequence[tuple[int, int]], text: str = _TEXT) -> dict[str, Any]:
+        """What the processor makes of images of these sizes before a text."""
         from QEfficient.processing.processor import process
         from QEfficient.processing.samples import picture
 
@@ -147,7 +149,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
                 f"{self.model_name} has no processor, which shows what images become: pass processor=..., or load a "
                 "checkpoint that has one with from_pretrained()."
             )
-        return process(self.processor, "Describe this.", [picture(*size) for size in sizes])
+        return process(self.processor, text, [picture(*size) for size in sizes])
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         encoders, tokens, _ = self._seen()
