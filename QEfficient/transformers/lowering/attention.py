@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from QEfficient.transformers.lowering.cache_spec import StateSpec
 
-# Tensor arguments of models that the mask or the cache already accounts for.
-_ANSWERED = frozenset(
-    {"position_ids", "cache_position", "position_embeddings", "cu_seq_lens_k", "interp_indices", "interp_weights"}
-)
+# Tensor arguments of models that the mask or the cache already accounts for, and those of other modules that encoders
+# pass on.
+_OF_OTHERS = {"interp_indices", "interp_weights", "frame_index", "temporal_merge_index"}
+_ANSWERED = frozenset({"position_ids", "cache_position", "position_embeddings", "cu_seq_lens_k", *_OF_OTHERS})
 
 
 def _refuse_unknown(module: nn.Module, kwargs: dict[str, object]) -> None:
