@@ -105,7 +105,7 @@ def process(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]]
     Args:
         processor: of transformers.
         prompt: a text or a chat. A text without the processor's placeholders gets one for each image: by the chat
-            template, where there is one, else in front.
+            template, where there is one, else by the processor, or in front where it leaves that to its caller.
         images: in the order of their placeholders, as of :func:`open_images`.
 
     Raises:
@@ -113,12 +113,31 @@ def process(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]]
     """
     opened = open_images(images)
     with _refusals():
-        text = _text(processor, prompt, len(opened))
-        passed: dict[str, Any] = {"images": opened} if opened else {}
-        if _begins_twice(processor, text):
-            passed["add_special_tokens"] = False
-        batch = processor(text=[text], return_tensors="pt", **passed)
-        return {name: _in_float32(value) for name, value in batch.items()}
+        if opened and isinstance(prompt, str) and getattr(processor, "chat_template", None) is None:
+            placed = _placed(processor, prompt, opened)
+            if placed is not None:
+                return placed
+        return _read(processor, _text(processor, prompt, len(opened)), opened)
+
+
+def _read(processor: ProcessorMixin, text: str, images: Sequence[Any]) -> Batch:
+    """The processor's output for a text as it is."""
+    passed: dict[str, Any] = {"images": images} if images else {}
+    if _begins_twice(processor, text):
+        passed["add_special_tokens"] = False
+    batch = processor(text=[text], return_tensors="pt", **passed)
+    return {name: _in_float32(value) for name, value in batch.items()}
+
+
+def _placed(processor: ProcessorMixin, text: str, images: Sequence[Any]) -> Batch | None:
+    """The inputs of a text in which the processor itself finds a place for images; None where it does not."""
+    try:
+        batch = _read(processor, text, images)
+    except ValueError:
+        return None
+    tokens = placeholder_tokens(processor)
+    known = {*processor.tokenizer.convert_tokens_to_ids(tokens)}
+    return batch if not tokens or known & {*batch["input_ids"].reshape(-1).tolist()} else None
 
 
 def _in_float32(value: Any) -> Any:

@@ -34,7 +34,10 @@ Inputs = Any
 """A processor's output; or a text, a list of them, or chats."""
 _ENCODER_SHARE = 4
 _SAMPLES = (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),))
-"""Width and height of the images of prompts that show what an encoder takes, and what varies with them."""
+"""Width and height of the images of prompts that show what an encoder takes, and what varies with them; the first has
+more than one."""
+_TEXT = "Describe this."
+"""Their text is of one to four of these: some encoders read it too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,19 +120,27 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         from QEfficient.transformers.tasks.media_tokens import block_types, media_tokens
 
         if self._media is None:
-            model, samples = self._loaded(), [self._sample(sizes) for sizes in _SAMPLES]
+            model, samples = self._loaded(), self._samples()
             encoder = media_encoder(model, "image", samples)
             if encoder is None:
                 raise UnsupportedModel(
                     f"{self.model_name} has no get_image_features() that takes what its processor makes."
                 )
             encoders = {"image": encoder}
-            tokens = media_tokens(model, encoders, samples[1])
+            tokens = media_tokens(model, encoders, samples[-1])
             self._media = encoders, tokens, block_types(model, tokens)
         return self._media
 
-    def _sample(self, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        """What the processor makes of images of these sizes."""
+    def _samples(self) -> list[dict[str, Any]]:
+        """What the processor makes of two images in one prompt, where it takes so many, and of one at a time."""
+        alone = [self._sample(sizes, _TEXT * number) for number, sizes in enumerate(_SAMPLES[1:], start=1)]
+        try:
+            return [self._sample(_SAMPLES[0], 2 * _TEXT), *alone]
+        except OptionError:
+            return alone
+
+    def _sample(self, sizes: Sequence[tuple[int, int]], text: str = _TEXT) -> dict[str, Any]:
+        """What the processor makes of images of these sizes before a text."""
         from QEfficient.processing.processor import process
         from QEfficient.processing.samples import picture
 
@@ -138,7 +149,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
                 f"{self.model_name} has no processor, which shows what images become: pass processor=..., or load a "
                 "checkpoint that has one with from_pretrained()."
             )
-        return process(self.processor, "Describe this.", [picture(*size) for size in sizes])
+        return process(self.processor, text, [picture(*size) for size in sizes])
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         encoders, tokens, _ = self._seen()
