@@ -49,7 +49,15 @@ def encoder_inputs(model: PreTrainedModel, modality: str, batch: Mapping[str, An
         return {}
     names = [name for name in inspect.signature(method).parameters if name != "kwargs"]
     inputs = {name: batch[name] for name in names if batch.get(name) is not None}
+    if names[0] in _MAIN_INPUTS - inputs.keys():
+        inputs |= _old_input(model, batch)
     return inputs if inputs.keys() & _MAIN_INPUTS else {}
+
+
+def _old_input(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The pixels of a batch that the model's forward takes under a name that its encoder no longer has."""
+    taken = _MAIN_INPUTS & batch.keys() & inspect.signature(model.forward).parameters.keys()
+    return {name: batch[name] for name in taken} if len(taken) == 1 else {}
 
 
 def encode(model: PreTrainedModel, modality: str, inputs: Mapping[str, Any]) -> Any:
@@ -57,8 +65,11 @@ def encode(model: PreTrainedModel, modality: str, inputs: Mapping[str, Any]) -> 
     method = encoder_method(model, modality)
     assert method is not None
     options = {"return_dict": True} if _takes(method, "return_dict") else {}
+    names = inspect.signature(method).parameters
+    pixels, *_ = names
+    passed = {name if name in names else pixels: value for name, value in inputs.items()}
     with torch.no_grad():
-        return method(**inputs, **options)
+        return method(**passed, **options)
 
 
 def _takes(method: Callable[..., Any], name: str) -> bool:

@@ -13,7 +13,7 @@ from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
 from QEfficient.generation.media import MediaLayout
-from QEfficient.generation.media_encoder import MediaEncoderRecord, MediaPartRecord
+from QEfficient.generation.media_encoder import FollowerRecord, MediaEncoderRecord, MediaPartRecord
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord, with_images
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
@@ -38,6 +38,8 @@ _ENCODER_SHARE = 4
 _SAMPLES = (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),))
 """Width and height of the images of prompts that show what an encoder takes, and what varies with them; the first has
 more than one."""
+_TEXT = "Describe this."
+"""Their text is of one to four of these: some encoders read it too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,14 +141,14 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     def _samples(self) -> list[dict[str, Any]]:
         """What the processor makes of two images in one prompt, where it takes so many, and of one at a time."""
-        alone = [self._sample(sizes) for sizes in _SAMPLES[1:]]
+        alone = [self._sample(sizes, _TEXT * number) for number, sizes in enumerate(_SAMPLES[1:], start=1)]
         try:
-            return [self._sample(_SAMPLES[0]), *alone]
+            return [self._sample(_SAMPLES[0], 2 * _TEXT), *alone]
         except OptionError:
             return alone
 
-    def _sample(self, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        """What the processor makes of images of these sizes."""
+    def _sample(self, sizes: Sequence[tuple[int, int]], text: str = _TEXT) -> dict[str, Any]:
+        """What the processor makes of images of these sizes before a text."""
         from QEfficient.processing.processor import process
         from QEfficient.processing.samples import picture
 
@@ -155,7 +157,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
                 f"{self.model_name} has no processor, which shows what images become: pass processor=..., or load a "
                 "checkpoint that has one with from_pretrained()."
             )
-        return process(self.processor, "Describe this.", [picture(*size) for size in sizes])
+        return process(self.processor, text, [picture(*size) for size in sizes])
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         encoders, tokens, _ = self._seen()
@@ -165,9 +167,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
                 "slot. QEFFAutoModelForCausalLM runs it on text."
             )
         plan = super()._plan(options, target)
-        described = [
-            repr((part.path, part.constants, part.axes, sorted(part.inputs))) for part in self._parts(encoders)
-        ]
+        described = [repr((part.steps, part.axes, sorted(part.inputs))) for part in self._parts(encoders)]
         shared = {item.name: getattr(plan, item.name) for item in fields(plan)}
         shared["counts_rows"] = target.has_static_shapes
         return ImageTextPlan(**shared, media=tokens, encoders=tuple(described))
@@ -192,7 +192,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     check_lowering.__doc__ = QEFFAutoModelForCausalLM.check_lowering.__doc__
 
     def _graphs(self, plan: CausalLMPlan) -> dict[str, TaskGraph]:
-        from QEfficient.transformers.tasks.media_parts import part_graph
+        from QEfficient.transformers.tasks.media_graphs import part_graph
 
         encoders = self._seen()[0]
         parts = {part.name: part_graph(self._loaded(), part) for part in self._parts(encoders)}
@@ -204,8 +204,11 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         shapes = tuple(self._language_specializations(plan, options, target))
         sizes = [(size, size) for size in options.img_sizes] or list(_SAMPLES[1])
         samples = [self._sample([size]) for size in sizes] if target.has_static_shapes else []
-        parts = self._parts(self._seen()[0])
-        return {LANGUAGE: shapes, **{part.name: self._part_shapes(part, samples) for part in parts}}
+        encoders = self._seen()[0].values()
+        return {
+            LANGUAGE: shapes,
+            **{n: s for encoder in encoders for n, s in self._part_shapes(encoder, samples).items()},
+        }
 
     def _graph_options(  # type: ignore[override]
         self, name: str, options: ImageTextToTextCompileOptions, target: Target
@@ -234,15 +237,19 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             sized.append(Specialization(name=shape.name, symbols={**shape.symbols, **rows}))
         return sized
 
-    def _part_shapes(self, part: MediaPart, samples: Sequence[Mapping[str, Any]]) -> tuple[Specialization, ...]:
-        """The shape of a part for each image; none where any shape runs."""
+    def _part_shapes(
+        self, encoder: MediaEncoder, samples: Sequence[Mapping[str, Any]]
+    ) -> dict[str, tuple[Specialization, ...]]:
+        """The shapes of each part for these images; none where any shape runs."""
         from QEfficient.transformers.tasks.media_parts import part_sizes
 
-        shapes: dict[str, Specialization] = {}
+        shapes: dict[str, dict[str, Specialization]] = {part.name: {} for part in encoder.parts}
         for sample in samples:
-            symbols = part_sizes(self._loaded(), part, sample) if part.axes else {"batch_size": 1}
-            shapes.setdefault(str(symbols), Specialization(name="Vision", symbols=symbols))
-        return tuple(shapes.values())
+            for name, calls in part_sizes(self._loaded(), encoder, sample).items():
+                for sizes in calls:
+                    symbols = sizes or {"batch_size": 1}
+                    shapes[name].setdefault(str(symbols), Specialization(name="Vision", symbols=symbols))
+        return {name: tuple(by_size.values()) for name, by_size in shapes.items()}
 
     def _session(self, plan: CausalLMPlan, options: Any, target: Target) -> Any:
         encoders, tokens, blocks = self._seen()
@@ -255,8 +262,20 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             num_positions=tokens.num_positions,
             block_types=blocks,
         )
-        records = tuple(encoder_record(encoder) for encoder in encoders.values())
+        records = self._encoder_records(encoders, target)
         return ImageTextRecord(decoder=super()._session(plan, options, target), layout=layout, encoders=records)
+
+    def _encoder_records(self, encoders: Mapping[str, MediaEncoder], target: Target) -> tuple[MediaEncoderRecord, ...]:
+        """What a package says of its encoders."""
+        in_rows = self._parts_in_rows(encoders) if target.has_static_shapes else frozenset()
+        return tuple(_record(encoder, in_rows) for encoder in encoders.values())
+
+    def _parts_in_rows(self, encoders: Mapping[str, MediaEncoder]) -> frozenset[str]:
+        """The parts that may run for some rows at a time."""
+        from QEfficient.transformers.tasks.media_graphs import has_independent_rows
+
+        model = self._loaded()
+        return frozenset(part.name for part in self._parts(encoders) if has_independent_rows(model, part))
 
     # What inference needs beside the compiled files.
 
@@ -391,15 +410,18 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         return [process(self.processor, prompt, pictures) for prompt, pictures in pairs]
 
 
-def encoder_record(encoder: MediaEncoder) -> MediaEncoderRecord:
-    """What a package says of an encoder."""
+def _record(encoder: MediaEncoder, in_rows: frozenset[str]) -> MediaEncoderRecord:
     parts = (
         MediaPartRecord(
             graph=part.name,
             path=part.path,
             inputs=tuple(part.inputs),
             outputs=part.outputs,
-            form=part.form,
+            form=part.steps[0].form,
+            followers=tuple(
+                FollowerRecord(path=step.path, argument=step.piped or "", form=step.form) for step in part.steps[1:]
+            ),
+            has_independent_rows=part.name in in_rows,
         )
         for part in encoder.parts
     )

@@ -15,7 +15,7 @@ from QEfficient.generation.tasks.vision2seq import Vision2SeqRecord
 from QEfficient.options import Vision2SeqCompileOptions
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
-from QEfficient.transformers.models.image_text_to_text import Inputs, QEFFAutoModelForImageTextToText, encoder_record
+from QEfficient.transformers.models.image_text_to_text import Inputs, QEFFAutoModelForImageTextToText
 from QEfficient.transformers.models.seq2seq_model import EncoderDecoderPlan, QEFFEncoderDecoderModel
 
 if TYPE_CHECKING:
@@ -120,14 +120,12 @@ class QEFFAutoModelForVision2Seq(
     def _plan(self, options: Vision2SeqCompileOptions, target: Target) -> Vision2SeqPlan:  # type: ignore[override]
         encoder, encoders = self._read()
         shared = {**self._plan_ingredients(options, target), "is_split": True}
-        described = [
-            repr((part.path, part.constants, part.axes, sorted(part.inputs))) for part in self._parts(encoders)
-        ]
+        described = [repr((part.steps, part.axes, sorted(part.inputs))) for part in self._parts(encoders)]
         return Vision2SeqPlan(**shared, encoder=encoder.ingredients(), encoders=tuple(described))
 
     def _graphs(self, plan: Vision2SeqPlan) -> dict[str, TaskGraph]:  # type: ignore[override]
         from QEfficient.transformers.tasks import seq2seq_lm
-        from QEfficient.transformers.tasks.media_parts import part_graph
+        from QEfficient.transformers.tasks.media_graphs import part_graph
         from QEfficient.transformers.tasks.vision2seq import seeing_graph
 
         model, (encoder, encoders) = self._loaded(), self._read()
@@ -149,7 +147,7 @@ class QEFFAutoModelForVision2Seq(
         symbols = [self._encoder_sizes(encoder, sample, length) for sample in samples]
         unlike = {str(each): each for each in symbols}.values()
         shapes = tuple(Specialization(name="Encoder", symbols=each) for each in unlike)
-        parts = {part.name: self._part_shapes(part, samples) for part in self._parts(encoders)}
+        parts = {n: s for each in encoders.values() for n, s in self._part_shapes(each, samples).items()}
         return {DECODER: decoder, ENCODER: shapes, **parts}
 
     def _encoder_sizes(self, encoder: SeeingEncoder, sample: Mapping[str, Any], length: int) -> dict[str, int]:
@@ -219,7 +217,7 @@ class QEFFAutoModelForVision2Seq(
         return Vision2SeqRecord(
             decoder=self._decoder_record(plan, options),
             layout=layout,
-            encoders=tuple(encoder_record(each) for each in encoders.values()),
+            encoders=self._encoder_records(encoders, target),
             inputs=tuple(encoder.inputs),
             per_place=encoder.per_place,
             encoder_ctx_len=length,
