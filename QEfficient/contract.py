@@ -20,6 +20,9 @@ RETAINED = "_RetainedState"
 FEATURES, DEEPSTACK, FIRST_ROW, INDEX = "vision_embeds", "deepstack_features", "image_idx", "vision_index"
 """Inputs of a language model for images: rows of features, those that layers get besides, how many rows earlier steps
 used up, and the row of each token. The first two are outputs of the encoder too."""
+SEEN, SEEN_LENS = "vision_mask", "vision_lens"
+"""Inputs of a language model that attends to images in cross-attention layers: the parts of images that each token sees,
+and the states of a prompt's images."""
 NEXT_ROW = "image_idx_output"
 COMMAND_FILE = "command.txt"
 """The file in which a dry run leaves the compiler's command."""

@@ -60,6 +60,8 @@ class MediaEncoderRecord:
     """Whether its graphs tell an image's size from that of its pixels."""
     idle: Mapping[str, Json] = field(default_factory=dict)
     """Paths of modules whose outputs nothing reads, and their forms."""
+    in_prompts: bool = False
+    """Whether a processor gives the images of each prompt, ``[prompts, images, …]``, and the encoder takes them so."""
 
     @property
     def is_whole(self) -> bool:
@@ -159,6 +161,8 @@ class MediaEncoder:
         if any(batch.get(name) is None for name in part.inputs):
             return []
         arrays = {name: np.asarray(batch[name]) for name in part.inputs}
+        if self.record.in_prompts:
+            arrays = {name: array.reshape(-1, 1, *array.shape[2:]) for name, array in arrays.items()}
         for name, array in arrays.items():
             if not array.ndim or array.dtype.kind not in "biuf":
                 raise OptionError(

@@ -12,6 +12,7 @@ from QEfficient.base.modeling_qeff import OptionsT
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
+from QEfficient.generation.cross_media import CrossLayout
 from QEfficient.generation.media import MediaLayout
 from QEfficient.generation.media_encoder import FollowerRecord, MediaEncoderRecord, MediaPartRecord
 from QEfficient.generation.results import CloudAI100ExecInfo
@@ -26,6 +27,7 @@ from QEfficient.transformers.models.generative_model import Stream
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+    from QEfficient.transformers.lowering.cache_spec import StateSpec
     from QEfficient.transformers.lowering.media import MediaTokens
     from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
@@ -125,7 +127,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def _seen(self) -> tuple[dict[str, MediaEncoder], MediaTokens, tuple[int, ...]]:
         """The encoders, what stands for their features, and the token types that are blocks."""
         from QEfficient.transformers.tasks.media_parts import media_encoder
-        from QEfficient.transformers.tasks.media_tokens import block_types, media_tokens
+        from QEfficient.transformers.tasks.media_tokens import block_types, crossing_media, media_tokens
 
         if self._media is None:
             model, samples = self._loaded(), self._samples()
@@ -135,7 +137,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
                     f"{self.model_name} has no get_image_features() that takes what its processor makes."
                 )
             encoders = {"image": encoder}
-            tokens = media_tokens(model, encoders, samples[-1])
+            tokens = crossing_media(model, media_tokens(model, encoders, samples[-1]), samples[-1])
             self._media = encoders, tokens, block_types(model, tokens)
         return self._media
 
@@ -160,6 +162,8 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         return process(self.processor, text, [picture(*size) for size in sizes])
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
+        from QEfficient.transformers.lowering.crossing import CrossMedia
+
         encoders, tokens, _ = self._seen()
         if tokens.num_positions and any(spec.kind == "indexed" for spec in self.state_specs()):
             raise UnsupportedModel(
@@ -169,8 +173,26 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         plan = super()._plan(options, target)
         described = [repr((part.steps, part.axes, sorted(part.inputs))) for part in self._parts(encoders)]
         shared = {item.name: getattr(plan, item.name) for item in fields(plan)}
-        shared["counts_rows"] = target.has_static_shapes
-        return ImageTextPlan(**shared, media=tokens, encoders=tuple(described))
+        shared["counts_rows"] = target.has_static_shapes and not isinstance(tokens, CrossMedia)
+        return ImageTextPlan(**shared, media=self._sized(tokens, options), encoders=tuple(described))
+
+    def _sized(self, tokens: MediaTokens, options: ImageTextToTextCompileOptions) -> MediaTokens:
+        """``tokens`` with room for as many images as options say, where that is not a question of tokens."""
+        from QEfficient.transformers.lowering.crossing import CrossMedia
+
+        if isinstance(tokens, CrossMedia):
+            return replace(tokens, num_images=options.max_num_images)
+        if options.max_num_images != 1:
+            raise OptionError(
+                f"max_num_images={options.max_num_images} is for models with cross-attention to images. "
+                f"{self.model_name} takes as many images as ctx_len has room for: leave it out."
+            )
+        return tokens
+
+    def state_specs(self) -> list[StateSpec]:
+        from QEfficient.transformers.lowering.crossing import media_specs
+
+        return media_specs(self._loaded(), None if self.processor is None else self._seen()[1])
 
     @staticmethod
     def _parts(encoders: Mapping[str, MediaEncoder]) -> list[MediaPart]:
@@ -196,7 +218,8 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
         encoders = self._seen()[0]
         parts = {part.name: part_graph(self._loaded(), part) for part in self._parts(encoders)}
-        return {LANGUAGE: self._language_graph(plan, self._seen()[1]), **parts}
+        media = plan.media if isinstance(plan, ImageTextPlan) else None
+        return {LANGUAGE: self._language_graph(plan, media), **parts}
 
     def _specializations(  # type: ignore[override]
         self, plan: CausalLMPlan, options: ImageTextToTextCompileOptions, target: Target
@@ -228,9 +251,17 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def _language_specializations(
         self, plan: CausalLMPlan, options: ImageTextToTextCompileOptions, target: Target
     ) -> list[Specialization]:
+        from QEfficient.transformers.lowering.crossing import CrossMedia
+
         ((_, shapes),) = super()._specializations(plan, options, target).items()
         sized = []
+        media = plan.media if isinstance(plan, ImageTextPlan) else None
         for shape in shapes:
+            if isinstance(media, CrossMedia):
+                is_decode = shape.symbols["seq_len"] == 1 and len(shapes) > 1
+                symbols = {**shape.symbols, "vision_size": 1 if is_decode else media.num_slots}
+                sized.append(Specialization(name=shape.name, symbols=symbols))
+                continue
             rows = {"vision_batch_size": shape.symbols["batch_size"], "vision_size": shape.symbols["seq_len"]}
             if options.vision_size is not None:
                 rows["vision_size"] = max(options.vision_size, rows["vision_size"])
@@ -263,12 +294,26 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             block_types=blocks,
         )
         records = self._encoder_records(encoders, target)
-        return ImageTextRecord(decoder=super()._session(plan, options, target), layout=layout, encoders=records)
+        decoder, crossing = super()._session(plan, options, target), self._cross_layout(plan)
+        return ImageTextRecord(decoder=decoder, layout=layout, encoders=records, crossing=crossing)
+
+    @staticmethod
+    def _cross_layout(plan: CausalLMPlan) -> CrossLayout | None:
+        from QEfficient.transformers.lowering.crossing import CrossMedia
+
+        media = plan.media if isinstance(plan, ImageTextPlan) else None
+        if not isinstance(media, CrossMedia):
+            return None
+        sizes = {name: getattr(media, name) for name in ("num_images", "num_tiles", "tile_len")}
+        return CrossLayout(width=media.width, **sizes)
 
     def _encoder_records(self, encoders: Mapping[str, MediaEncoder], target: Target) -> tuple[MediaEncoderRecord, ...]:
         """What a package says of its encoders."""
+        from QEfficient.transformers.lowering.crossing import CrossMedia
+
         in_rows = self._parts_in_rows(encoders) if target.has_static_shapes else frozenset()
-        return tuple(_record(encoder, in_rows) for encoder in encoders.values())
+        in_prompts = isinstance(self._seen()[1], CrossMedia)
+        return tuple(replace(_record(each, in_rows), in_prompts=in_prompts) for each in encoders.values())
 
     def _parts_in_rows(self, encoders: Mapping[str, MediaEncoder]) -> frozenset[str]:
         """The parts that may run for some rows at a time."""

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from QEfficient.errors import UnsupportedModel
-from QEfficient.processing.media import MODALITIES
+from QEfficient.processing.media import MODALITIES, CrossEncoder, encode, encoder_inputs, encoder_method
 from QEfficient.processing.rope import rope_index
-from QEfficient.transformers.lowering.apply import run_eagerly
+from QEfficient.transformers.lowering.apply import lower, run_eagerly
+from QEfficient.transformers.lowering.crossing import CrossMedia
 from QEfficient.transformers.lowering.infer_cache_spec import accepted
 from QEfficient.transformers.lowering.masks import NO_BLOCKS
 from QEfficient.transformers.lowering.media import MediaTokens
@@ -49,6 +50,17 @@ def media_tokens(
         token_types=tuple(_token_types(model, sample, num_positions)),
         num_positions=num_positions,
     )
+
+
+def crossing_media(model: PreTrainedModel, tokens: MediaTokens, sample: Mapping[str, Any]) -> MediaTokens:
+    """``tokens``; of a model with cross-attention to images, with what these are like in ``sample``."""
+    inputs = encoder_inputs(model, "image", sample)
+    if not isinstance(encoder_method(model, "image"), CrossEncoder):
+        return tokens
+    lowered = lower(model, "retained")
+    with lowered.fake_mode:
+        one = {name: lowered.fake_mode.from_tensor(value[:1], static_shapes=True) for name, value in inputs.items()}
+        return CrossMedia.of(tokens, encode(lowered.module, "image", one).last_hidden_state.shape)
 
 
 def placeholder(model: PreTrainedModel, modality: str) -> int:
