@@ -21,8 +21,8 @@ FEATURES, DEEPSTACK, FIRST_ROW, INDEX = "vision_embeds", "deepstack_features", "
 """Inputs of a language model for images: rows of features, those that layers get besides, how many rows earlier steps
 used up, and the row of each token. The first two are outputs of the encoder too."""
 SEEN, SEEN_LENS = "vision_mask", "vision_lens"
-"""Inputs of a language model that attends to images in cross-attention layers: the parts of images that each token sees,
-and the states of a prompt's images."""
+"""Inputs of a language model with cross-attention to images: the parts of images that each token sees, and how many
+states a prompt's images have."""
 NEXT_ROW = "image_idx_output"
 COMMAND_FILE = "command.txt"
 """The file in which a dry run leaves the compiler's command."""
