@@ -217,7 +217,7 @@ class MediaEncoder:
         for begin in range(0, count, num_rows):
             rows = np.minimum(np.arange(begin, begin + num_rows), count - 1)  # the last row again fills the last run
             runs.append(self._outputs(part, {name: array[rows] for name, array in inputs.items()}))
-        return [np.concatenate(leaves)[:count] for leaves in zip(*runs, strict=True)]
+        return [np.concatenate(leaves)[: count * len(leaves[0]) // num_rows] for leaves in zip(*runs, strict=True)]
 
     def _outputs(self, part: MediaPartRecord, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         outputs = self._programs[part.graph].run(inputs, list(part.outputs))

@@ -158,11 +158,20 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
                 f"{self.model_name} selects keys by positions with several coordinates, and the state has one for each "
                 "slot. QEFFAutoModelForCausalLM runs it on text."
             )
+        if target.has_static_shapes:
+            self._check_cores(options.num_cores, 1 + len(self._parts(encoders)))
         plan = super()._plan(options, target)
         described = [repr((part.steps, part.axes, sorted(part.inputs))) for part in self._parts(encoders)]
         shared = {item.name: getattr(plan, item.name) for item in fields(plan)}
         shared["counts_rows"] = target.has_static_shapes
         return ImageTextPlan(**shared, media=tokens, encoders=tuple(described))
+
+    def _check_cores(self, num_cores: int, num_graphs: int) -> None:
+        if num_cores < num_graphs:
+            raise OptionError(
+                f"num_cores={num_cores} is too few: {self.model_name} has {num_graphs} graphs, which are on the card at "
+                f"once. Compile with num_cores={num_graphs} or more."
+            )
 
     @staticmethod
     def _parts(encoders: Mapping[str, MediaEncoder]) -> list[MediaPart]:
@@ -207,7 +216,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     ) -> ImageTextToTextCompileOptions:
         """All graphs are on a card at once, so that they share its cores: a quarter of them is for the encoders."""
         num_parts = len(self._parts(self._seen()[0]))
-        if not target.has_static_shapes or options.num_cores <= num_parts:
+        if not target.has_static_shapes:
             return options
         for_part = max(1, options.num_cores // _ENCODER_SHARE // num_parts)
         num_cores = options.num_cores - num_parts * for_part if name == LANGUAGE else for_part
