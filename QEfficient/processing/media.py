@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODALITIES = ("image", "video", "audio")
-_MAIN_INPUTS = frozenset(
+MAIN_INPUTS = frozenset(
     {"pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches", "input_features", "input_values"}
 )
+"""What a processor makes of media, by transformers' names."""
 VARLEN: dict[str, Callable[..., Any]] = {
     "is_flash_attention_requested": lambda *args, **kwargs: True,
     "get_max_seqlen": lambda *args, **kwargs: None,
@@ -48,7 +49,7 @@ def encoder_inputs(model: PreTrainedModel, modality: str, batch: Mapping[str, An
         return {}
     names = [name for name in inspect.signature(method).parameters if name != "kwargs"]
     inputs = {name: batch[name] for name in names if batch.get(name) is not None}
-    return inputs if inputs.keys() & _MAIN_INPUTS else {}
+    return inputs if inputs.keys() & MAIN_INPUTS else {}
 
 
 def encode(model: PreTrainedModel, modality: str, inputs: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The auto class of models that see: an encoder of images before a language model."""
+"""The auto class of models that see or hear: an encoder of images or audio before a language model."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
+from QEfficient.generation.audio import AudioInput
 from QEfficient.generation.media import MediaLayout
 from QEfficient.generation.media_encoder import MediaEncoderRecord, MediaPartRecord
 from QEfficient.generation.results import CloudAI100ExecInfo
-from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord, with_images
+from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord, open_audio, with_media
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
@@ -33,13 +34,18 @@ if TYPE_CHECKING:
 Inputs = Any
 """A processor's output; or a text, a list of them, or chats."""
 _ENCODER_SHARE = 4
-_SAMPLES = (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),))
-"""Width and height of the images of prompts that show what an encoder takes, and what varies with them."""
+_SAMPLES: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "image": (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),)),
+    "audio": ((9.4, 9.4), (2.6,), (0.7,), (12.3,), (4.0,)),
+}
+"""Width and height of the images, and seconds of the clips, of prompts that show what an encoder takes, and what varies
+with them."""
+_USUAL_SECONDS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTextPlan(CausalLMPlan):
-    """What decides the graphs of a model that sees."""
+    """What decides the graphs of a model that sees or hears."""
 
     media: MediaTokens | None = None
     encoders: tuple[str, ...] = ()
@@ -50,17 +56,17 @@ class ImageTextPlan(CausalLMPlan):
 
 
 class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
-    """A model that answers prompts with images.
+    """A model that answers prompts with images or audio.
 
     Args:
         model: a Hugging Face model, already loaded; :meth:`from_pretrained` loads one.
         kv_offload: upstream's switch: the encoder and the language model are two graphs. They always are here.
         continuous_batching: upstream's switch; :meth:`compile` with ``full_batch_size`` needs no switch here.
-        processor: reads texts and images; put into the package.
+        processor: reads texts, images and audio; put into the package.
         tokenizer: default: the processor's.
 
     Raises:
-        UnsupportedModel: the model has no encoder of images.
+        UnsupportedModel: the model has no encoder of images or audio.
     """
 
     task = "image_text_to_text"
@@ -85,17 +91,20 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     @classmethod
     def hf_auto_class(cls) -> Any:
-        from transformers import AutoModelForImageTextToText
+        from transformers import AutoModelForMultimodalLM
 
-        return AutoModelForImageTextToText
+        return AutoModelForMultimodalLM
 
     @classmethod
     def takes(cls, config: PretrainedConfig, heads: Sequence[str]) -> bool:
-        """A model of transformers' table whose config has one of vision."""
-        from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES
+        """A model of transformers' tables: one of vision that its config has, or of audio."""
+        from transformers.models.auto import modeling_auto as auto
 
+        seeing = {*auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values()}
+        hearing = {*auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.values()} - seeing
         sees = any(getattr(config, name, None) is not None for name in ("vision_config", "vq_config"))
-        return sees and not config.is_encoder_decoder and any(head in NAMES.values() for head in heads)
+        known = seeing | hearing if sees else hearing
+        return not getattr(config, "is_encoder_decoder", False) and any(head in known for head in heads)
 
     @classmethod
     def takes_model(cls, model: PreTrainedModel) -> bool:
@@ -117,28 +126,58 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         from QEfficient.transformers.tasks.media_tokens import block_types, media_tokens
 
         if self._media is None:
-            model, samples = self._loaded(), [self._sample(sizes) for sizes in _SAMPLES]
-            encoder = media_encoder(model, "image", samples)
-            if encoder is None:
+            model = self._loaded()
+            samples = {name: self._samples(name) for name in self._modalities()}
+            made = {name: media_encoder(model, name, each) for name, each in samples.items()}
+            encoders = {name: encoder for name, encoder in made.items() if encoder is not None}
+            if not encoders:
                 raise UnsupportedModel(
-                    f"{self.model_name} has no get_image_features() that takes what its processor makes."
+                    f"{self.model_name} has no get_image_features() or get_audio_features() that takes what its "
+                    "processor makes."
                 )
-            encoders = {"image": encoder}
-            tokens = media_tokens(model, encoders, samples[1])
+            tokens = media_tokens(model, encoders, samples[next(iter(encoders))][1])
             self._media = encoders, tokens, block_types(model, tokens)
         return self._media
 
-    def _sample(self, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        """What the processor makes of images of these sizes."""
-        from QEfficient.processing.processor import process
-        from QEfficient.processing.samples import picture
+    def _modalities(self) -> list[str]:
+        """Those that the model and its processor have.
+
+        Raises:
+            LifecycleError: there is no processor.
+        """
+        from QEfficient.processing.media import encoder_method
+        from QEfficient.processing.processor import sampling_rate
 
         if self.processor is None:
             raise LifecycleError(
-                f"{self.model_name} has no processor, which shows what images become: pass processor=..., or load a "
-                "checkpoint that has one with from_pretrained()."
+                f"{self.model_name} has no processor, which shows what images or audio become: pass processor=..., or "
+                "load a checkpoint that has one with from_pretrained()."
             )
-        return process(self.processor, "Describe this.", [picture(*size) for size in sizes])
+        reads = {
+            "image": getattr(self.processor, "image_processor", None) is not None,
+            "audio": sampling_rate(self.processor) is not None,
+        }
+        return [name for name, is_read in reads.items() if is_read and encoder_method(self._loaded(), name) is not None]
+
+    def _samples(self, modality: str) -> list[dict[str, Any]]:
+        """What the processor makes of the prompts of :data:`_SAMPLES`; of some, a prompt has one clip at most."""
+        first, *others = _SAMPLES[modality]
+        try:
+            several = self._sample(modality, first)
+        except OptionError:
+            several = self._sample(modality, first[:1])
+        return [several, *(self._sample(modality, sizes) for sizes in others)]
+
+    def _sample(self, modality: str, sizes: Sequence[Any]) -> dict[str, Any]:
+        """What the processor makes of images of these sizes, or of clips of so many seconds."""
+        from QEfficient.processing.processor import process, sampling_rate
+        from QEfficient.processing.samples import picture, sound
+
+        assert self.processor is not None
+        if modality == "image":
+            return process(self.processor, "Describe this.", [picture(*size) for size in sizes])
+        rate = sampling_rate(self.processor) or 0
+        return process(self.processor, "Describe this.", (), [sound(int(seconds * rate)) for seconds in sizes])
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         encoders, tokens, _ = self._seen()
@@ -185,10 +224,16 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         self, plan: CausalLMPlan, options: ImageTextToTextCompileOptions, target: Target
     ) -> dict[str, tuple[Specialization, ...]]:
         shapes = tuple(self._language_specializations(plan, options, target))
-        sizes = [(size, size) for size in options.img_sizes] or list(_SAMPLES[1])
-        samples = [self._sample([size]) for size in sizes] if target.has_static_shapes else []
-        parts = self._parts(self._seen()[0])
-        return {LANGUAGE: shapes, **{part.name: self._part_shapes(part, samples) for part in parts}}
+        encoders = self._seen()[0]
+        sizes: dict[str, list[Any]] = {
+            "image": [(size, size) for size in options.img_sizes] or list(_SAMPLES["image"][1]),
+            "audio": list(options.clip_seconds) or [_USUAL_SECONDS],
+        }
+        named = {LANGUAGE: shapes}
+        for modality, encoder in encoders.items():
+            samples = [self._sample(modality, [size]) for size in sizes[modality] if target.has_static_shapes]
+            named |= {part.name: self._part_shapes(part, samples) for part in encoder.parts}
+        return named
 
     def _graph_options(  # type: ignore[override]
         self, name: str, options: ImageTextToTextCompileOptions, target: Target
@@ -241,8 +286,13 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             num_positions=tokens.num_positions,
             block_types=blocks,
         )
-        records = tuple(_record(encoder) for encoder in encoders.values())
+        records = tuple(_record(encoder, self._rows_mask(name)) for name, encoder in encoders.items())
         return ImageTextRecord(decoder=super()._session(plan, options, target), layout=layout, encoders=records)
+
+    def _rows_mask(self, modality: str) -> str:
+        from QEfficient.transformers.tasks.media_tokens import rows_mask
+
+        return rows_mask(self._loaded(), modality, self._samples(modality)[0])
 
     # What inference needs beside the compiled files.
 
@@ -286,6 +336,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         runtime_ai100: bool = True,
         generation_len: int | Sequence[int] | None = None,
         *,
+        audio: AudioInput | Sequence[AudioInput] | None = None,
         stream: Stream = False,
         **sampling: Any,
     ) -> CloudAI100ExecInfo:
@@ -301,13 +352,14 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
             runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
             generation_len: most new tokens, for all prompts or one number each.
+            audio: of one prompt, or a list for each: files, or samples at the model's rate.
             stream: True prints the text as it comes; a function is called with each piece.
             sampling: temperature, top_k, top_p, min_p, repetition_penalty, seed, do_sample; one value or one a prompt.
 
         Raises:
             LifecycleError: nothing was compiled yet, or there is no processor.
-            CapacityError: a prompt does not fit, or an image has a size that was not compiled.
-            OptionError: an unknown or impossible option; no image; images and placeholders differ in number.
+            CapacityError: a prompt does not fit, or an image or a clip has a size that was not compiled.
+            OptionError: an unknown or impossible option; no image or audio; they differ from the placeholders in number.
         """
         check_runtime(runtime_ai100)
         if streamer is not None:
@@ -318,7 +370,8 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         answers: CloudAI100ExecInfo = compiled.generate(
             prompts if inputs is None else inputs,
             images=images,
-            processor=processor if processor is not None else self.processor if images is not None else None,
+            audio=audio,
+            processor=self._reader(processor, images, audio),
             tokenizer=self._text_tokenizer(tokenizer),
             generation_len=generation_len,
             stream=stream,
@@ -326,12 +379,17 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         )
         return answers
 
+    def _reader(self, processor: ProcessorMixin | None, *media: object) -> ProcessorMixin | None:
+        """What reads media, where there are some."""
+        return self.processor if processor is None and any(each is not None for each in media) else processor
+
     def verify(  # type: ignore[override]
         self,
         inputs: Inputs = None,
         *,
         prompts: Inputs = None,
         images: Sequence[Any] | None = None,
+        audio: Any = None,
         generation_len: int = 32,
         node_precision_out: str | os.PathLike[str] | None = None,
     ) -> ParityReport:
@@ -341,6 +399,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             inputs: a processor's output for one prompt; or prompts, where ``prompts`` is left out.
             prompts: texts or chats.
             images: as in :meth:`generate`.
+            audio: as in :meth:`generate`.
             generation_len: tokens to compare for each prompt.
             node_precision_out: not taken: the graphs of a model that sees are not run in other formats.
 
@@ -358,11 +417,11 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
         self._loaded()
         compiled = self._open()
-        report = compare_media(self.model, compiled, self._batches(inputs, prompts, images), generation_len)
+        report = compare_media(self.model, compiled, self._batches(inputs, prompts, images, audio), generation_len)
         compiled.artifact = update_body(compiled.artifact, {"parity": report.to_dict()})
         return report
 
-    def _batches(self, inputs: Any, prompts: Any, images: Sequence[Any] | None) -> list[Mapping[str, Any]]:
+    def _batches(self, inputs: Any, prompts: Any, images: Sequence[Any] | None, audio: Any) -> list[Mapping[str, Any]]:
         """A processor's output for each prompt."""
         from QEfficient.processing.processor import process
 
@@ -372,12 +431,12 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         if asked is None or self.processor is None:
             raise LifecycleError("Give a processor's output, or prompts where the model has a processor.")
         texts = [asked] if isinstance(asked, str) else list(asked)
-        pictured = with_images(texts, images or [[] for _ in texts], self.processor)
-        pairs = zip(pictured.prompts, pictured.images, strict=True)
-        return [process(self.processor, prompt, pictures) for prompt, pictures in pairs]
+        read = with_media(texts, images, audio, self.processor)
+        each = zip(read.prompts, read.images, read.audio, strict=True)
+        return [process(self.processor, text, seen, open_audio(heard, self.processor)) for text, seen, heard in each]
 
 
-def _record(encoder: MediaEncoder) -> MediaEncoderRecord:
+def _record(encoder: MediaEncoder, rows_mask: str) -> MediaEncoderRecord:
     from QEfficient.transformers.tasks.media_parts import output_names
 
     parts = (
@@ -390,4 +449,6 @@ def _record(encoder: MediaEncoder) -> MediaEncoderRecord:
         )
         for part in encoder.parts
     )
-    return MediaEncoderRecord(modality=encoder.modality, parts=tuple(parts), crops=encoder.tells_sizes)
+    return MediaEncoderRecord(
+        modality=encoder.modality, parts=tuple(parts), crops=encoder.tells_sizes, rows_mask=rows_mask
+    )

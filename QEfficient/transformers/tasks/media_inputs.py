@@ -80,4 +80,4 @@ def placed(model: nn.Module, media: StepMedia | None) -> Iterator[dict[str, Any]
         yield {}
         return
     with placing(model, media):
-        yield {"mm_encoder_outputs": media.outputs(), **media.token_types}
+        yield media.arguments()
