@@ -311,6 +311,9 @@ class ImageTextToTextCompileOptions(CausalLMCompileOptions):
     img_size: int | tuple[int, ...] | None = on_cards(None)
     """Sides of the square images that a card's encoder takes, in pixels, where the processor does not settle them. No
     effect on cpu, which takes any that the model does."""
+    audio_seconds: float | tuple[float, ...] | None = on_cards(None)
+    """Seconds of the clips that a card's encoder takes, where the processor does not settle them. Default: 30. No
+    effect on cpu."""
     vision_size: int | None = on_cards(None)
     """Rows of features that a step of the language model takes. Default: as many as tokens of a prompt in one step."""
 
@@ -319,6 +322,8 @@ class ImageTextToTextCompileOptions(CausalLMCompileOptions):
         _require_positive(self, "vision_size")
         if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in self.img_sizes):
             raise OptionError(f"img_size must be one or several whole numbers of pixels, got {self.img_size!r}.")
+        if any(isinstance(each, bool) or not isinstance(each, int | float) or each <= 0 for each in self.clip_seconds):
+            raise OptionError(f"audio_seconds must be one or several numbers above 0, got {self.audio_seconds!r}.")
 
     @property
     def img_sizes(self) -> tuple[int, ...]:
@@ -326,6 +331,14 @@ class ImageTextToTextCompileOptions(CausalLMCompileOptions):
         if self.img_size is None:
             return ()
         return tuple(sorted({*self.img_size})) if isinstance(self.img_size, Iterable) else (self.img_size,)
+
+    @property
+    def clip_seconds(self) -> tuple[float, ...]:
+        """The compiled lengths of clips, ascending, each once."""
+        if self.audio_seconds is None:
+            return ()
+        seconds = self.audio_seconds
+        return tuple(sorted({*seconds})) if isinstance(seconds, Iterable) else (seconds,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

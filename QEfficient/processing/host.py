@@ -42,7 +42,7 @@ class HostModel:
     """
 
     def __init__(self, folder: Path):
-        from transformers import AutoConfig, AutoModelForImageTextToText
+        from transformers import AutoConfig, AutoModelForMultimodalLM
 
         from QEfficient.transformers.checkpoint.meta_model import outline
         from QEfficient.transformers.lowering.apply import masked_as
@@ -52,7 +52,7 @@ class HostModel:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CorruptArtifact(f"{folder} has no config of a model: {' '.join(str(error).split())[:200]}") from error
         config.dtype = torch.float32
-        self.model = masked_as(outline(AutoModelForImageTextToText, config, folder), "retained")
+        self.model = masked_as(outline(AutoModelForMultimodalLM, config, folder), "retained")
         _stand_in(self.model)
         path = folder / PARAMETERS
         for name, value in (load_file(path) if path.is_file() else {}).items():

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODALITIES = ("image", "video", "audio")
-_MAIN_INPUTS = frozenset(
+MAIN_INPUTS = frozenset(
     {"pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches", "input_features", "input_values"}
 )
+"""What a processor makes of media, by transformers' names."""
 VARLEN: dict[str, Callable[..., Any]] = {
     "is_flash_attention_requested": lambda *args, **kwargs: True,
     "get_max_seqlen": lambda *args, **kwargs: None,
@@ -48,14 +49,14 @@ def encoder_inputs(model: PreTrainedModel, modality: str, batch: Mapping[str, An
         return {}
     names = [name for name in inspect.signature(method).parameters if name != "kwargs"]
     inputs = {name: batch[name] for name in names if batch.get(name) is not None}
-    if names[0] in _MAIN_INPUTS - inputs.keys():
+    if names[0] in MAIN_INPUTS - inputs.keys():
         inputs |= _old_input(model, batch)
-    return inputs if inputs.keys() & _MAIN_INPUTS else {}
+    return inputs if inputs.keys() & MAIN_INPUTS else {}
 
 
 def _old_input(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The pixels of a batch that the model's forward takes under a name that its encoder no longer has."""
-    taken = _MAIN_INPUTS & batch.keys() & inspect.signature(model.forward).parameters.keys()
+    taken = MAIN_INPUTS & batch.keys() & inspect.signature(model.forward).parameters.keys()
     return {name: batch[name] for name in taken} if len(taken) == 1 else {}
 
 
