@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         QEFFAutoModelForSeq2SeqLM,
         QEFFAutoModelForSequenceClassification,
         QEFFAutoModelForSpeechSeq2Seq,
+        QEFFAutoModelForVision2Seq,
     )
     from QEfficient.transformers.transform import transform
 
@@ -62,6 +63,7 @@ __all__ = [
     "QEFFAutoModelForSeq2SeqLM",
     "QEFFAutoModelForSequenceClassification",
     "QEFFAutoModelForSpeechSeq2Seq",
+    "QEFFAutoModelForVision2Seq",
     "QEFFCommonLoader",
     "__version__",
     "cloud_ai_100_exec_kv",

@@ -320,25 +320,30 @@ class ImageTextToTextCompileOptions(CausalLMCompileOptions):
     def __post_init__(self) -> None:
         CausalLMCompileOptions.__post_init__(self)
         _require_positive(self, "vision_size")
-        if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in self.img_sizes):
-            raise OptionError(f"img_size must be one or several whole numbers of pixels, got {self.img_size!r}.")
+        _check_img_sizes(self.img_sizes)
         if any(isinstance(each, bool) or not isinstance(each, int | float) or each <= 0 for each in self.clip_seconds):
             raise OptionError(f"audio_seconds must be one or several numbers above 0, got {self.audio_seconds!r}.")
 
     @property
     def img_sizes(self) -> tuple[int, ...]:
         """The compiled sizes, ascending, each once."""
-        if self.img_size is None:
-            return ()
-        return tuple(sorted({*self.img_size})) if isinstance(self.img_size, Iterable) else (self.img_size,)
+        return _each_once(self.img_size)
 
     @property
     def clip_seconds(self) -> tuple[float, ...]:
         """The compiled lengths of clips, ascending, each once."""
-        if self.audio_seconds is None:
-            return ()
-        seconds = self.audio_seconds
-        return tuple(sorted({*seconds})) if isinstance(seconds, Iterable) else (seconds,)
+        return _each_once(self.audio_seconds)
+
+
+def _each_once(sizes: Value | Iterable[Value] | None) -> tuple[Value, ...]:
+    if sizes is None:
+        return ()
+    return tuple(sorted({*sizes})) if isinstance(sizes, Iterable) else (sizes,)
+
+
+def _check_img_sizes(sizes: tuple[int, ...]) -> None:
+    if any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
+        raise OptionError(f"img_size must be one or several whole numbers of pixels, got {sizes!r}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -424,6 +429,30 @@ class SpeechSeq2SeqCompileOptions(EncoderDecoderCompileOptions):
         _require_positive(self, "encoder_ctx_len")
         if self.encoder_ctx_len is not None and self.encoder_ctx_len < 2:
             raise OptionError("encoder_ctx_len must be at least 2: a run of one state is a decode step.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vision2SeqCompileOptions(EncoderDecoderCompileOptions):
+    """Options of ``QEFFAutoModelForVision2Seq.compile``."""
+
+    encoder_ctx_len: int | None = everywhere(None)
+    """Longest prompt, in states of the encoder. None: those of an image, and of 128 tokens where the encoder reads text
+    too."""
+    img_size: int | tuple[int, ...] | None = on_cards(None)
+    """Sides of the square images that a card's encoder takes, in pixels, where the processor does not settle them. No
+    effect on cpu, which takes any that the model does."""
+
+    def __post_init__(self) -> None:
+        EncoderDecoderCompileOptions.__post_init__(self)
+        _require_positive(self, "encoder_ctx_len")
+        _check_img_sizes(self.img_sizes)
+        if self.encoder_ctx_len is not None and self.encoder_ctx_len < 2:
+            raise OptionError("encoder_ctx_len must be at least 2: a run of one state is a decode step.")
+
+    @property
+    def img_sizes(self) -> tuple[int, ...]:
+        """The compiled sizes, ascending, each once."""
+        return _each_once(self.img_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,6 +18,7 @@ from QEfficient.options import (
     ImageTextToTextCompileOptions,
     Seq2SeqLMCompileOptions,
     SpeechSeq2SeqCompileOptions,
+    Vision2SeqCompileOptions,
 )
 from QEfficient.targets import load
 
@@ -63,6 +64,13 @@ _MODELS, _RUNTIME = "QEfficient.transformers.models", "QEfficient.generation.tas
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
+        Task(
+            name="vision2seq",
+            kind="an encoder that sees and its decoder",
+            options=Vision2SeqCompileOptions,
+            auto_class=f"{_MODELS}.vision2seq:QEFFAutoModelForVision2Seq",
+            compiled=f"{_RUNTIME}.vision2seq:CompiledVision2Seq",
+        ),
         Task(
             name="seq2seq_lm",
             kind="a sequence-to-sequence model",

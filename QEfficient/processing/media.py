@@ -38,7 +38,8 @@ Outputs = Any
 
 def encoder_method(model: PreTrainedModel, modality: str) -> Callable[..., Any] | None:
     """The method that gives a modality's features; None for a model without the modality."""
-    method: Callable[..., Any] | None = getattr(model.base_model, f"get_{modality}_features", None)
+    name = f"get_{modality}_features"
+    method: Callable[..., Any] | None = getattr(model.base_model, name, None) or getattr(model, name, None)
     return method
 
 

@@ -206,7 +206,7 @@ def reference_tokens(
             pad_token_id=0,
         )
     top = [torch.topk(scores[0].float(), 2).values for scores in output.scores]
-    answer = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    answer = output.sequences[0, -len(output.scores) :].tolist()
     return answer, [float(pair[0] - pair[1]) for pair in top]
 
 

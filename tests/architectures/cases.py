@@ -157,7 +157,9 @@ def _image_text(family: str, model_type: str, target: str) -> Row:
     processor = load_processor(folder)
     model = QEFFAutoModelForImageTextToText.from_pretrained(folder, processor=processor)
     ctx_len = min([1024, *model.max_lens().values()])
-    shapes = {"img_size": _SIDE[0], "prefill_seq_len": 32} if target != "cpu" else {}
+    shapes = {"img_size": _SIDE[0]} if target != "cpu" else {}
+    if target != "cpu" and hasattr(model.options_class(), "prefill_seq_len"):
+        shapes["prefill_seq_len"] = 32
     options = _options(target, ctx_len=ctx_len, **shapes) | ({"num_cores": 8} if target != "cpu" else {})
     row = _compiled(model, options)
     sizes = [(_SIDE,), (_SIDE, _SIDE), ()] if target != "cpu" else [(_SIDE,), (_OTHER_SIZES[0],), _OTHER_SIZES, ()]

@@ -26,6 +26,7 @@ from QEfficient.options import (
     SamplingOptions,
     Seq2SeqLMCompileOptions,
     SpeechSeq2SeqCompileOptions,
+    Vision2SeqCompileOptions,
 )
 from QEfficient.quantization.options import QuantizeOptions
 
@@ -45,6 +46,7 @@ COMMAND_LINE = (SOURCE / "command_line.md").read_text(encoding="utf-8")
         (Seq2SeqLMCompileOptions, CompileOptions),
         (CTCCompileOptions, CompileOptions),
         (SpeechSeq2SeqCompileOptions, CompileOptions),
+        (Vision2SeqCompileOptions, CompileOptions),
         (SamplingOptions, None),
         (QuantizeOptions, None),
     ],

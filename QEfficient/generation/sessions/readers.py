@@ -11,7 +11,7 @@ import numpy as np
 from QEfficient.errors import CapacityError, OptionError
 from QEfficient.generation.sessions.signals import SignalRecord
 
-TEXT = "encoder_input_ids"
+TEXT, STATES = "encoder_input_ids", "encoder_hidden_states"
 
 
 class Reader(Protocol):
@@ -178,3 +178,33 @@ class SignalReader:
             if len(item):
                 signals[row, : len(item)] = item
         return np.ascontiguousarray(signals.transpose(0, 2, 1)) if self.record.is_time_last else signals
+
+
+@dataclass(frozen=True)
+class StatesReader:
+    """States ``[T, width]`` of an encoder that ran before."""
+
+    longest: int
+    width: int
+    name: str = STATES
+    idle_len: int = 1
+    idle_lens: int = 0
+    time_axis: int = 1
+    has_lens: bool = True
+    why_not_padded: None = None
+
+    def check(self, item: np.ndarray, index: int, is_static: bool) -> None:
+        """See :class:`Reader`."""
+        if len(item) > self.longest:
+            raise CapacityError(
+                f"Prompt {index} makes {len(item)} states of the encoder and the model was compiled for "
+                f"encoder_ctx_len={self.longest}. Compile with encoder_ctx_len={len(item)} or more."
+            )
+
+    def pack(self, items: Sequence[np.ndarray], length: int) -> np.ndarray:
+        """See :class:`Reader`."""
+        states = np.zeros((len(items), length, self.width), np.float32)
+        for row, item in enumerate(items):
+            if len(item):
+                states[row, : len(item)] = item
+        return states

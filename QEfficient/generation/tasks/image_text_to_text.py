@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from QEfficient.contract import GraphRecord
+from QEfficient.contract import GraphRecord, LoweringName
 from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.audio import AudioInput, load_audio
 from QEfficient.generation.media import MediaLayout, MediaPacker, PromptMedia, spans_of
@@ -23,7 +23,7 @@ from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.sessions.retained import RetainedSession
 from QEfficient.generation.sessions.session import Session, SessionInfo
 from QEfficient.generation.tasks.causal_lm import CompiledDecoder, DecoderRecord
-from QEfficient.options import ImageTextToTextCompileOptions
+from QEfficient.options import CompileOptions, ImageTextToTextCompileOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -84,9 +84,9 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
     """A model that answers prompts with images."""
 
     task = "image_text_to_text"
-    lowerings = ("paged", "retained")
-    record_class = ImageTextRecord
-    options_class = ImageTextToTextCompileOptions
+    lowerings: ClassVar[tuple[LoweringName, ...]] = ("paged", "retained")
+    record_class: ClassVar[type[ImageTextRecord]] = ImageTextRecord
+    options_class: ClassVar[type[CompileOptions]] = ImageTextToTextCompileOptions
     takes_images = True
 
     def _has_known_graphs(self) -> bool:

@@ -30,7 +30,7 @@ from QEfficient.transformers.lowering.cache_spec import (
     StateSpec,
     StateTensor,
 )
-from QEfficient.transformers.lowering.encoder_states import EncoderStates
+from QEfficient.transformers.lowering.encoder_states import EncoderStates, decoder_attends, decoder_of
 from QEfficient.transformers.lowering.recompute import TOKENS
 from QEfficient.transformers.lowering.representative_layers import FAILURES, FirstLayers, first_layers, remembered
 from QEfficient.transformers.quirks import recomputed
@@ -177,41 +177,46 @@ def _run_once(lowered: LoweredModel) -> Cache:
     return cache
 
 
-def encoder_decoder_specs(model: nn.Module) -> tuple[list[StateSpec], list[StateSpec]]:
+def encoder_decoder_specs(model: nn.Module, width: int | None = None) -> tuple[list[StateSpec], list[StateSpec]]:
     """Self-attention state of each decoder layer, and its cross-attention state.
+
+    Args:
+        model: a Hugging Face model.
+        width: of the states that the decoder attends to; None: those of the encoder.
 
     Raises:
         UnsupportedModel: no lowering supports the state of some layer yet.
     """
-    self_specs, cross_specs = _encoder_decoder_specs(model)
+    self_specs, cross_specs = _encoder_decoder_specs(model, width)
     return list(self_specs), list(cross_specs)
 
 
 @remembered
-def _encoder_decoder_specs(model: nn.Module) -> tuple[list[StateSpec], list[StateSpec]]:
+def _encoder_decoder_specs(model: nn.Module, width: int | None) -> tuple[list[StateSpec], list[StateSpec]]:
     first = first_layers(model)
     if first is not None:
         try:
-            self_specs, cross_specs = _found_on_both_sides(first.module)
+            self_specs, cross_specs = _found_on_both_sides(first.module, width)
             indices = first.stands_for
             return [self_specs[index] for index in indices], [cross_specs[index] for index in indices]
         except FAILURES as error:
             logger.debug("%s is run with all of its layers: %s", type(model).__name__, error)
     with refusing(model):
-        return _found_on_both_sides(model)
+        return _found_on_both_sides(model, width)
 
 
-def _found_on_both_sides(model: nn.Module) -> tuple[list[StateSpec], list[StateSpec]]:
+def _found_on_both_sides(model: nn.Module, width: int | None) -> tuple[list[StateSpec], list[StateSpec]]:
     lowered = run_eagerly(model)
     module: Any = lowered.module
-    config = getattr(module.get_decoder(), "config", module.config).get_text_config(decoder=True)
+    config = getattr(decoder_of(module), "config", module.config).get_text_config(decoder=True)
     layer_types, kwargs = get_layer_types_and_kwargs(config)
     cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache())
-    width = getattr(module.get_encoder(), "config", module.config).get_text_config().hidden_size
+    encoder_width = getattr(module.get_encoder(), "config", module.config).get_text_config().hidden_size
     with refusing(module), lowered.fake_mode, torch.no_grad():
-        read = EncoderStates(last_hidden_state=torch.zeros(1, 2, width))
+        read = EncoderStates(last_hidden_state=torch.zeros(1, 2, encoder_width))
         tokens = torch.zeros(1, 2, dtype=torch.int64)
-        module(encoder_outputs=read, decoder_input_ids=tokens, past_key_values=cache, use_cache=True)
+        with decoder_attends(module, None if width is None else torch.zeros(1, 2, width), None):
+            module(encoder_outputs=read, decoder_input_ids=tokens, past_key_values=cache, use_cache=True)
     windows = [_window(extra) for extra in kwargs]
     sizes = {window for window in windows if window is not None}
     self_layers, cross_layers = cache.self_attention_cache.layers, cache.cross_attention_cache.layers

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from QEfficient.base.modeling_qeff import OptionsT
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
@@ -19,6 +20,7 @@ from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRe
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
+from QEfficient.tasks import TASKS
 from QEfficient.transformers.models.causal_lm import CausalLMPlan, QEFFAutoModelForCausalLM
 from QEfficient.transformers.models.generative_model import Stream
 
@@ -74,6 +76,12 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     task = "image_text_to_text"
     options_class: ClassVar[type[ImageTextToTextCompileOptions]] = ImageTextToTextCompileOptions
     load_arguments = ("kv_offload", "continuous_batching", "processor")
+
+    def __new__(cls, model: PreTrainedModel | None = None, *args: Any, **kwargs: Any) -> Self:
+        """A model with an encoder and a decoder gets the class for these."""
+        encoder_decoder = TASKS["vision2seq"].load_auto_class()
+        chosen = encoder_decoder if model is not None and encoder_decoder.takes_model(model) else cls
+        return super().__new__(chosen if issubclass(chosen, cls) else cls)
 
     def __init__(
         self,
@@ -248,11 +256,15 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         self, name: str, options: ImageTextToTextCompileOptions, target: Target
     ) -> ImageTextToTextCompileOptions:
         """All graphs are on a card at once, so that they share its cores: a quarter of them is for the encoders."""
-        num_parts = len(self._parts(self._seen()[0]))
-        if not target.has_static_shapes:
+        return self._sharing_cores(options, target, len(self._parts(self._seen()[0])), is_encoder=name != LANGUAGE)
+
+    @staticmethod
+    def _sharing_cores(options: OptionsT, target: Target, num_encoders: int, *, is_encoder: bool) -> OptionsT:
+        """Options of a graph beside others on a card."""
+        if not target.has_static_shapes or options.num_cores <= num_encoders:
             return options
-        for_part = max(1, options.num_cores // _ENCODER_SHARE // num_parts)
-        num_cores = options.num_cores - num_parts * for_part if name == LANGUAGE else for_part
+        for_encoder = max(1, options.num_cores // _ENCODER_SHARE // num_encoders)
+        num_cores = for_encoder if is_encoder else options.num_cores - num_encoders * for_encoder
         return replace(options, num_cores=num_cores)
 
     def _language_specializations(
@@ -292,9 +304,13 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             num_positions=tokens.num_positions,
             block_types=blocks,
         )
-        in_rows = self._parts_in_rows(encoders) if target.has_static_shapes else frozenset()
-        records = tuple(_record(encoder, in_rows, self._rows_mask(name)) for name, encoder in encoders.items())
+        records = self._encoder_records(encoders, target)
         return ImageTextRecord(decoder=super()._session(plan, options, target), layout=layout, encoders=records)
+
+    def _encoder_records(self, encoders: Mapping[str, MediaEncoder], target: Target) -> tuple[MediaEncoderRecord, ...]:
+        """What a package says of its encoders."""
+        in_rows = self._parts_in_rows(encoders) if target.has_static_shapes else frozenset()
+        return tuple(_record(encoder, in_rows, self._rows_mask(name)) for name, encoder in encoders.items())
 
     def _parts_in_rows(self, encoders: Mapping[str, MediaEncoder]) -> frozenset[str]:
         """The parts that may run for some rows at a time."""
@@ -435,7 +451,9 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         compiled.artifact = update_body(compiled.artifact, {"parity": report.to_dict()})
         return report
 
-    def _batches(self, inputs: Any, prompts: Any, images: Sequence[Any] | None, audio: Any) -> list[Mapping[str, Any]]:
+    def _batches(
+        self, inputs: Any, prompts: Any, images: Sequence[Any] | None, audio: Any = None
+    ) -> list[Mapping[str, Any]]:
         """A processor's output for each prompt."""
         from QEfficient.processing.processor import process
 

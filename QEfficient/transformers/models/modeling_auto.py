@@ -7,6 +7,7 @@ from QEfficient.transformers.models.image_text_to_text import QEFFAutoModelForIm
 from QEfficient.transformers.models.seq2seq_lm import QEFFAutoModelForSeq2SeqLM
 from QEfficient.transformers.models.sequence_classification import QEFFAutoModelForSequenceClassification
 from QEfficient.transformers.models.speech_seq2seq import QEFFAutoModelForSpeechSeq2Seq
+from QEfficient.transformers.models.vision2seq import QEFFAutoModelForVision2Seq
 
 __all__ = [
     "QEFFAutoModel",
@@ -16,4 +17,5 @@ __all__ = [
     "QEFFAutoModelForSeq2SeqLM",
     "QEFFAutoModelForSequenceClassification",
     "QEFFAutoModelForSpeechSeq2Seq",
+    "QEFFAutoModelForVision2Seq",
 ]

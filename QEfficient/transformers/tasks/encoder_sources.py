@@ -39,6 +39,11 @@ class EncoderSource(Protocol):
     def rule(self) -> FrameRule | None:
         """States of the encoder by the length of what it reads; None: one a place."""
 
+    @property
+    def width(self) -> int | None:
+        """Size of a state that the decoder attends to, where the model makes these of the encoder's output and more;
+        None: they are the encoder's."""
+
     def inputs(self) -> list[GraphInput]:
         """Samples of the inputs of its graph: what it reads ``[B, T, ...]``, and its lengths ``encoder_lens [B, 1]``
         where there is padding."""
@@ -66,6 +71,7 @@ class TextSource:
     text_len: int | None = None
     axis: str = "encoder_seq_len"
     rule: None = None
+    width: None = None
 
     def inputs(self) -> list[GraphInput]:
         """See :class:`EncoderSource`."""
@@ -101,6 +107,7 @@ class SignalSource:
     longest: int
     is_fixed: bool = False
     axis: str = "feature_len"
+    width: None = None
 
     @property
     def rule(self) -> FrameRule | None:

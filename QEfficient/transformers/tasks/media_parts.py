@@ -147,7 +147,7 @@ def _encoder_of_method(modality: str, calls: list[PartCall]) -> MediaEncoder:
         modality=modality,
         steps=(PartStep("", constants, {name: name for name in inputs}, None),),
         inputs=inputs,
-        axes=_axes([{**call.tensors(), **features_of(call.output)} for call in calls]),
+        axes=axes_that_vary([{**call.tensors(), **features_of(call.output)} for call in calls]),
         outputs=tuple(features_of(first.output)),
     )
     return MediaEncoder(modality, (part,), FeatureForm.of(first.output))
@@ -274,7 +274,7 @@ def _part(modality: str, number: int, chain: Sequence[_Measured]) -> MediaPart:
             sources[_piped(before.calls[0], module.calls[0])] = PIPED  # type: ignore[index]
         steps.append(PartStep(module.path, module.constants() or {}, sources, module.form))
     outputs = [_numbered(name, call.leaves) for call in last]
-    axes = _axes([call.tensors | given for call, given in zip(first, outputs, strict=True)])
+    axes = axes_that_vary([call.tensors | given for call, given in zip(first, outputs, strict=True)])
     return MediaPart(name, modality, tuple(steps), first[0].tensors, axes, tuple(outputs[0]))
 
 
@@ -330,7 +330,7 @@ def _is_size(place: SizeOf, values: tuple[Any, ...], tensors: list[dict[str, tor
     return len(sizes) == len(values) and all(type(value) is int for value in values) and sizes == [*values]
 
 
-def _axes(calls: list[dict[str, torch.Tensor]]) -> dict[str, dict[int, str]]:
+def axes_that_vary(calls: list[dict[str, torch.Tensor]]) -> dict[str, dict[int, str]]:
     """Names of the axes whose size differs between calls; equal sizes have equal names."""
     names: dict[tuple[int, ...], str] = {}
     axes: dict[str, dict[int, str]] = {}

@@ -9,8 +9,8 @@ output is dropped.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from QEfficient.contract import FrameRule, Specialization
 from QEfficient.transformers.lowering.apply import LoweredModel, lower
 from QEfficient.transformers.lowering.cache_layers import RetainedEncoderDecoderCache, retained_cache
 from QEfficient.transformers.lowering.cache_spec import CTX_LEN, ENCODER_CTX_LEN, StateSpec
-from QEfficient.transformers.lowering.encoder_states import EncoderStates
+from QEfficient.transformers.lowering.encoder_states import EncoderStates, decoder_attends, decoder_of
 from QEfficient.transformers.lowering.infer_cache_spec import encoder_decoder_specs
 from QEfficient.transformers.lowering.positions import biases_from_step
 from QEfficient.transformers.lowering.step import RetainedStep, running
@@ -52,6 +52,7 @@ class RetainedDecoder(nn.Module):
         model: a lowered model.
         self_specs: self-attention state of each layer.
         cross_specs: cross-attention state of each layer.
+        source: what the encoder reads.
     """
 
     def __init__(
@@ -59,12 +60,12 @@ class RetainedDecoder(nn.Module):
         model: nn.Module,
         self_specs: list[StateSpec],
         cross_specs: list[StateSpec],
-        rule: FrameRule | None = None,
+        source: EncoderSource,
     ):
         super().__init__()
         self.model = model
         self.self_specs, self.cross_specs = self_specs, cross_specs
-        self.rule = rule
+        self.source = source
 
     def forward(
         self,
@@ -88,7 +89,8 @@ class RetainedDecoder(nn.Module):
         """
         model: Any = self.model
         *lens, state = rest
-        num_states = [_num_states(each, self.rule) for each in lens]
+        source = self.source
+        num_states = [_num_states(each, source.rule) for each in lens]
         # Only as a named parameter: in **kwargs some models pass it on to a forward that rejects it.
         takes_positions = "decoder_position_ids" in inspect.signature(model.forward).parameters
         has_head = isinstance(model.get_output_embeddings(), nn.Linear)
@@ -98,14 +100,17 @@ class RetainedDecoder(nn.Module):
             slots = torch.arange(cache.cross_attention_cache.layers[0].keys.shape[2])[None]
             masks = [(slots < each).to(torch.int64) for each in num_states]
             newest = at_places(step.last_token)
-            with (
-                select_before_head(model, newest) if has_head else nullcontext(),
-                running(step),
-                _cross_mask(model, masks[0] if masks and self.rule is not None else None),
-            ):
+            # Models work the decoder's mask out of that of a signal or an image, each in another way.
+            reads_text = source.rule is None and source.width is None
+            attends = decoder_attends(
+                model,
+                None if source.width is None else encoder_hidden_states,
+                None if reads_text or not masks else masks[0],
+            )
+            with select_before_head(model, newest) if has_head else nullcontext(), running(step), attends:
                 output = model(
-                    encoder_outputs=EncoderStates(last_hidden_state=encoder_hidden_states),
-                    **(dict(zip(["attention_mask"], masks, strict=False)) if self.rule is None else {}),
+                    encoder_outputs=EncoderStates(last_hidden_state=_encoder_output(model, encoder_hidden_states)),
+                    **(dict(zip(["attention_mask"], masks, strict=False)) if reads_text else {}),
                     decoder_input_ids=input_ids,
                     past_key_values=cache,
                     use_cache=True,
@@ -133,27 +138,21 @@ class RetainedDecoder(nn.Module):
         return RetainedEncoderDecoderCache(self_cache, cross_cache)
 
 
+def _encoder_width(model: nn.Module) -> int:
+    """Size of a state of the encoder."""
+    width: int = encoder_of(model).config.get_text_config().hidden_size
+    return width
+
+
+def _encoder_output(model: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """``states [B, T, D]``, or what stands for them where the encoder's are of another size."""
+    width = _encoder_width(model)
+    return states if states.shape[2] == width else states.new_zeros(*states.shape[:2], width)
+
+
 def _num_states(lens: torch.Tensor, rule: FrameRule | None) -> torch.Tensor:
     """States ``[B, 1]`` that the encoder makes of inputs of ``lens [B, 1]``."""
     return lens if rule is None else torch.div(lens + rule.offset, rule.stride, rounding_mode="floor")
-
-
-@contextmanager
-def _cross_mask(model: Any, mask: torch.Tensor | None) -> Iterator[None]:
-    """Let the decoder attend to the encoder's states by ``mask [B, slots]``: models work it out of the signal's mask,
-    each in another way."""
-    if mask is None:
-        yield
-        return
-
-    def give(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        return args, {**kwargs, "encoder_attention_mask": mask}
-
-    handle = model.get_decoder().register_forward_pre_hook(give, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 class RetainedSeq2SeqLM(nn.Module):
@@ -218,16 +217,15 @@ _SIDES = {ENCODER_CTX_LEN: "encoder", CTX_LEN: "decoder"}
 
 
 def _sides(model: Any) -> dict[str, nn.Module]:
-    return {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
+    return {"encoder": model.get_encoder(), "decoder": decoder_of(model)}
 
 
 def _decoder(model: Any) -> dict[str, nn.Module]:
-    return {"decoder": model.get_decoder()}
+    return {"decoder": decoder_of(model)}
 
 
 def _run_decoder(model: Any, ids: torch.Tensor) -> object:
-    width = getattr(encoder_of(model), "config", model.config).get_text_config().hidden_size
-    states = EncoderStates(last_hidden_state=torch.zeros(1, 2, width))
+    states = EncoderStates(last_hidden_state=torch.zeros(1, 2, _encoder_width(model)))
     return model(encoder_outputs=states, decoder_input_ids=ids, use_cache=False)
 
 
@@ -244,9 +242,9 @@ def seq2seq_graph(
     ``sliding_window``, and ``full_batch_size`` for the state's rows under continuous batching.
     """
     lowered = _lowered(model, ctx_len)
-    decoder = RetainedDecoder(lowered.module, *encoder_decoder_specs(model), source.rule)
+    decoder = RetainedDecoder(lowered.module, *encoder_decoder_specs(model, source.width), source)
     inner = RetainedSeq2SeqLM(source.encoder(lowered.module), decoder)
-    graph = _decoder_graph(model, lowered, inner, source.inputs(), continuous_batching, source.axis)
+    graph = _decoder_graph(model, lowered, inner, source.inputs(), continuous_batching, source.axis, source.width)
     return replace(graph, axis_minimums=source.minimums(), axis_limits=graph.axis_limits | source.maximums())
 
 
@@ -275,12 +273,18 @@ def decoder_graph(
 ) -> TaskGraph:
     """The decoder's graph, which takes ``encoder_hidden_states``. Arguments and axes as of :func:`seq2seq_graph`."""
     lowered = _lowered(model, ctx_len)
-    width = getattr(model.get_encoder(), "config", model.config).get_text_config().hidden_size
-    sample = torch.zeros(3, _ENCODER_SAMPLE_LEN, width)
+    sample = torch.zeros(3, _ENCODER_SAMPLE_LEN, source.width or _encoder_width(model))
     hidden = GraphInput("encoder_hidden_states", sample, {**_ROWS, 1: "encoder_seq_len"})
-    inner = RetainedDecoder(lowered.module, *encoder_decoder_specs(model), source.rule)
-    inputs = [hidden, *(each for each in source.inputs() if each.name == LENS)]
-    return _decoder_graph(model, lowered, inner, inputs, continuous_batching, "encoder_seq_len")
+    inner = RetainedDecoder(lowered.module, *encoder_decoder_specs(model, source.width), source)
+    inputs = [hidden, *_lens_input(source)]
+    return _decoder_graph(model, lowered, inner, inputs, continuous_batching, "encoder_seq_len", source.width)
+
+
+def _lens_input(source: EncoderSource) -> list[GraphInput]:
+    """``encoder_lens [B, 1]``, of states where the encoder is another graph; none where there is no padding."""
+    if source.width is None:
+        return [each for each in source.inputs() if each.name == LENS]
+    return [GraphInput(LENS, torch.tensor([[11], [_ENCODER_SAMPLE_LEN], [5]]), _ROWS)]
 
 
 def _lowered(model: nn.Module, ctx_len: int | None) -> LoweredModel:
@@ -296,14 +300,16 @@ def _decoder_graph(
     sources: list[GraphInput],
     continuous_batching: bool,
     axis: str,
+    width: int | None,
 ) -> TaskGraph:
     """A graph with the decoder's inputs and outputs.
 
     Args:
         sources: its inputs from the encoder's side.
         axis: of their length.
+        width: of the states that the decoder attends to; None: those of the encoder.
     """
-    self_specs, cross_specs = encoder_decoder_specs(model)
+    self_specs, cross_specs = encoder_decoder_specs(model, width)
     inputs = StepInputs(
         [*token_inputs(), *sources],
         _state_inputs(self_specs, cross_specs, continuous_batching),
