@@ -32,6 +32,8 @@ VARLEN: dict[str, Callable[..., Any]] = {
 function, instead of splitting the tokens by them."""
 _NO_ARGUMENTS = frozenset({"return_dict", "max_length_q", "max_length_k"})
 """Arguments that change no value: the type of the output, and sizes that kernels of FlashAttention take."""
+_GRIDS = ("grid_thw", "grid_hw")
+"""How the names of arguments end that have the sizes of images in patches, where these lie on one axis."""
 Outputs = Any
 """What a module returns: a tensor, a tuple or a list, or transformers' ModelOutput."""
 
@@ -208,7 +210,7 @@ def split_images(inputs: Mapping[str, Any], *, crops: bool = False) -> Iterator[
     """
     tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
     others = {name: value for name, value in inputs.items() if name not in tensors}
-    grid = next((value for name, value in tensors.items() if name.endswith("grid_thw")), None)
+    grid = next((value for name, value in tensors.items() if name.endswith(_GRIDS)), None)
     counts = {name: len(value) for name, value in tensors.items()}
     num_images = max(counts.values()) if grid is None else len(grid)
     sizes = [] if grid is None else grid.prod(-1).tolist()
