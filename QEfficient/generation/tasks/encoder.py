@@ -12,8 +12,9 @@ import numpy as np
 from QEfficient.contract import MODEL_GRAPH, TEXT_VECTORS, Count, GraphRecord
 from QEfficient.errors import CapacityError, OptionError
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
+from QEfficient.generation.late_interaction import LateRecord
 from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
-from QEfficient.generation.texts import Texts, encode_texts
+from QEfficient.generation.texts import EncodedText, Texts, encode_texts
 from QEfficient.generation.two_towers import Pictures, Towers, TowersRecord
 from QEfficient.options import EncoderCompileOptions
 
@@ -31,6 +32,8 @@ class EncoderRecord:
     """Lengths that the graph supports; None: no maximum."""
     towers: TowersRecord | None = None
     """Of a model that gives vectors of images too."""
+    late: LateRecord | None = None
+    """Of a model of late interaction."""
 
     def resized(self, seq_len: int | Sequence[int] | None, batch_size: int | None) -> EncoderRecord:
         """This record for other lengths or another batch.
@@ -194,6 +197,41 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
         """
         vectors = self.get_image_features(images, processor=processor)
         return self._two_towers.scores(vectors, self.get_text_features(texts, tokenizer=tokenizer))
+
+    @property
+    def _late(self) -> LateRecord:
+        if self.record.late is None:
+            raise OptionError(
+                f"{self.body.architecture} was not loaded from a checkpoint of late interaction, which has layers "
+                "after the model in its modules.json: generate() gives its states or pooled vectors."
+            )
+        return self.record.late
+
+    def _tokens(self, texts: Texts, tokenizer: PreTrainedTokenizerBase | None) -> list[EncodedText]:
+        return encode_texts(texts, lambda: self.tokenizer(tokenizer), takes_token_type_ids=False)
+
+    def encode_queries(self, queries: Texts, *, tokenizer: PreTrainedTokenizerBase | None = None) -> list[np.ndarray]:
+        """Vectors ``[tokens, D]`` of each query, float32, of length 1.
+
+        Args:
+            queries: as of :meth:`generate`.
+            tokenizer: as of :meth:`generate`.
+
+        Raises:
+            CapacityError: a query is empty or too long.
+            OptionError: the package is none of late interaction.
+        """
+        late = self._late
+        texts = [late.query(index, text) for index, text in enumerate(self._tokens(queries, tokenizer))]
+        return self.session.run_each(texts)
+
+    def encode_documents(
+        self, documents: Texts, *, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> list[np.ndarray]:
+        """Vectors of each document, without those that do not count. As :meth:`encode_queries`."""
+        late = self._late
+        texts = [late.document(text) for text in self._tokens(documents, tokenizer)]
+        return [late.counted(*pair) for pair in zip(texts, self.session.run_each(texts), strict=True)]
 
     def resized(
         self,

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from QEfficient.contract import MODEL_GRAPH, Specialization
 from QEfficient.errors import LifecycleError
+from QEfficient.generation.late_interaction import LateRecord, max_sim
 from QEfficient.generation.tasks.encoder import EncoderRecord
 from QEfficient.generation.two_towers import Scores, TextFrame, TowersRecord
 from QEfficient.options import EncoderCompileOptions
 from QEfficient.targets import Target
 from QEfficient.transformers.models.image_tower import ImageTower
+from QEfficient.transformers.models.late_interaction import read_late_interaction
 from QEfficient.transformers.models.sequence_model import QEFFSequenceModel
 from QEfficient.transformers.models.sequence_plan import MeasuredInputs, SequencePlan, encoder_record
 
@@ -38,7 +40,8 @@ class QEFFAutoModel(QEFFSequenceModel):
 
     ``generate`` returns ``{"output": array}``, float32 ``[n, hidden]`` if pooled, else ``[n, longest input, hidden]``.
     A model with a tower for texts and one for images (CLIP, SigLIP and others) gives vectors of both in one space, too:
-    see :meth:`get_text_features`, :meth:`get_image_features` and :meth:`similarity`.
+    see :meth:`get_text_features`, :meth:`get_image_features` and :meth:`similarity`. A checkpoint of PyLate gives a
+    vector for each token: see :meth:`encode_queries`, :meth:`encode_documents` and :meth:`score_retrieval`.
 
     Args:
         model: a Hugging Face model, already loaded.
@@ -52,6 +55,7 @@ class QEFFAutoModel(QEFFSequenceModel):
     specialization_name = "Embedding"
     load_arguments = ("pooling", "processor")
     processor: ProcessorMixin | None = None
+    _late: LateRecord | None = None
 
     def __init__(
         self,
@@ -87,7 +91,13 @@ class QEFFAutoModel(QEFFSequenceModel):
 
     def _read_files(self, folder: Path) -> None:
         from QEfficient.processing.processor import has_processor, open_processor
+        from QEfficient.transformers.checkpoint.dense_layers import attach_dense_layers
 
+        if self.pooling is None and attach_dense_layers(self._loaded(), folder):
+            self._late = read_late_interaction(folder, self.tokenizer)
+            if self._late.filling is not None:
+                # The graph writes the padding token where tokens attend to nothing, as PyLate's tokenizer does.
+                self.config.get_text_config().pad_token_id = self._late.filling
         if self.processor is None and self._has_two_towers and has_processor(folder):
             try:
                 self.processor = open_processor(folder)
@@ -117,10 +127,12 @@ class QEFFAutoModel(QEFFSequenceModel):
         return prepare_text_vectors(model, use)
 
     def _parse(self, passed: Mapping[str, Any]) -> tuple[EncoderCompileOptions, Target]:
-        """The length of texts whose vectors are made at one is compiled too."""
+        """The length of texts whose vectors are made at one is compiled too, and that of queries."""
         options, target = super()._parse(passed)
-        if (frame := self._frame(options)) is not None:
-            options = replace(options, seq_len=tuple(sorted({*options.seq_lens, frame.length})))
+        frame, late = self._frame(options), self._late
+        lengths = {each for each in (frame and frame.length, late and late.query_len) if each}
+        if lengths - {*options.seq_lens}:
+            options = replace(options, seq_len=tuple(sorted({*options.seq_lens, *lengths})))
         return options, target
 
     def _vector_contract(self, options: EncoderCompileOptions) -> SequenceContract:
@@ -177,7 +189,7 @@ class QEFFAutoModel(QEFFSequenceModel):
         return replace(options, num_cores=options.num_cores - num_parts * for_part if name == MODEL_GRAPH else for_part)
 
     def _session(self, plan: SequencePlan, options: EncoderCompileOptions, target: Target) -> EncoderRecord:
-        record = encoder_record(plan, options, self.config)
+        record = replace(encoder_record(plan, options, self.config), late=self._late)
         if not self._has_two_towers:
             return record
         vectors = encoder_record(plan.replaced(contract=self._vector_contract(options)), options, self.config)
@@ -272,3 +284,48 @@ class QEFFAutoModel(QEFFSequenceModel):
             texts, images, tokenizer=self._text_tokenizer(None), processor=self.processor
         )
         return scores
+
+    def encode_queries(
+        self, queries: Texts, device_ids: Sequence[int] | None = None, *, tokenizer: Any | None = None
+    ) -> list[np.ndarray]:
+        """Vectors of the tokens of queries, as the model was trained to read them: with its prefix, filled up.
+
+        Args:
+            queries: as of :meth:`generate`.
+            device_ids: as of :meth:`generate`.
+            tokenizer: default: the model's.
+
+        Returns:
+            float32 ``[tokens, D]`` for each, of length 1 each.
+
+        Raises:
+            LifecycleError: nothing was compiled yet.
+            CapacityError: a query is empty or too long.
+            OptionError: the checkpoint is none of late interaction.
+        """
+        compiled = self._open(device_ids)
+        vectors: list[np.ndarray] = compiled.encode_queries(queries, tokenizer=self._text_tokenizer(tokenizer))
+        return vectors
+
+    def encode_documents(
+        self, documents: Texts, device_ids: Sequence[int] | None = None, *, tokenizer: Any | None = None
+    ) -> list[np.ndarray]:
+        """Vectors of the tokens of documents, without those that do not count, such as punctuation. Arguments, result
+        and errors as of :meth:`encode_queries`."""
+        compiled = self._open(device_ids)
+        vectors: list[np.ndarray] = compiled.encode_documents(documents, tokenizer=self._text_tokenizer(tokenizer))
+        return vectors
+
+    @staticmethod
+    def score_retrieval(queries: Sequence[np.ndarray], documents: Sequence[np.ndarray]) -> np.ndarray:
+        """MaxSim scores, float32 ``[queries, documents]``: for each vector of a query its greatest product with one of
+        the document, summed.
+
+        Args:
+            queries: of :meth:`encode_queries`.
+            documents: of :meth:`encode_documents`.
+
+        Raises:
+            OptionError: there is none, or they differ in width.
+        """
+        return max_sim(queries, documents)
