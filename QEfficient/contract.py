@@ -21,6 +21,8 @@ FEATURES, DEEPSTACK, FIRST_ROW, INDEX = "vision_embeds", "deepstack_features", "
 """Inputs of a language model for images: rows of features, those that layers get besides, how many rows earlier steps
 used up, and the row of each token. The first two are outputs of the encoder too."""
 NEXT_ROW = "image_idx_output"
+TEXT_VECTORS = "text_embeds"
+"""Output of a graph for texts: their vectors in the space that images are in too."""
 COMMAND_FILE = "command.txt"
 """The file in which a dry run leaves the compiler's command."""
 PACKAGE, PROGRAM, ONNX, SIDE_FILES = "package", "program", "onnx", "side-files"

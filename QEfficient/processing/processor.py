@@ -88,6 +88,9 @@ def _without_checks(whole: Any) -> Any:
 
 def save_processor(processor: ProcessorMixin, folder: Path) -> None:
     """Write a processor, with the parts that it has, so that :func:`open_processor` reads it."""
+    if not hasattr(processor, "get_attributes"):  # it is for images alone
+        processor.save_pretrained(folder)
+        return
     for name in processor.get_attributes():
         part: Any = getattr(processor, name, None)
         if hasattr(part, "save_pretrained"):
@@ -244,8 +247,24 @@ def _wav_in_base64(samples: np.ndarray, rate: int) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+def process_images(processor: ProcessorMixin, images: Sequence[Picture]) -> Batch:
+    """The inputs of images without a text.
+
+    Args:
+        processor: of transformers; one for images alone works as well.
+        images: as of :func:`open_images`.
+
+    Raises:
+        OptionError: the processor refuses them, or something is no image.
+        CapacityError: an image is too large, or too small to be seen.
+    """
+    opened = open_images(images)
+    with _refusals("these images"):
+        return _as_batch(processor(images=opened, return_tensors="pt"))
+
+
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _refusals(what: str = "this prompt") -> Iterator[None]:
     """Report what a processor raises over its inputs."""
     try:
         yield
@@ -253,7 +272,7 @@ def _refusals() -> Iterator[None]:
         said = " ".join(str(error).split())[:300]
         raise LifecycleError(f"The processor needs a package that is not installed: {said}") from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
-        raise OptionError(f"The processor refuses this prompt: {' '.join(str(error).split())[:300]}") from error
+        raise OptionError(f"The processor refuses {what}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _text(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> str:

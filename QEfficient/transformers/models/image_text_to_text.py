@@ -14,7 +14,7 @@ from QEfficient.contract import Json, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
 from QEfficient.generation.audio import AudioInput
 from QEfficient.generation.media import MediaLayout
-from QEfficient.generation.media_encoder import FollowerRecord, MediaEncoderRecord, MediaPartRecord
+from QEfficient.generation.media_encoder import MediaEncoderRecord
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord, open_audio, with_media
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
@@ -23,6 +23,14 @@ from QEfficient.targets import Target
 from QEfficient.tasks import TASKS
 from QEfficient.transformers.models.causal_lm import CausalLMPlan, QEFFAutoModelForCausalLM
 from QEfficient.transformers.models.generative_model import Stream
+from QEfficient.transformers.models.media_encoders import (
+    described,
+    encoder_record,
+    part_graphs,
+    part_shapes,
+    parts_of,
+    save_host_parameters,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -30,7 +38,7 @@ if TYPE_CHECKING:
     from QEfficient.transformers.lowering.media import MediaTokens
     from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
-    from QEfficient.transformers.tasks.media_parts import MediaEncoder, MediaPart
+    from QEfficient.transformers.tasks.media_parts import MediaEncoder
     from QEfficient.verify.parity import ParityReport
 
 Inputs = Any
@@ -197,12 +205,11 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
                 "slot. QEFFAutoModelForCausalLM runs it on text."
             )
         if target.has_static_shapes:
-            self._check_cores(options.num_cores, 1 + len(self._parts(encoders)))
+            self._check_cores(options.num_cores, 1 + len(parts_of(encoders.values())))
         plan = super()._plan(options, target)
-        described = [repr((part.steps, part.axes, sorted(part.inputs))) for part in self._parts(encoders)]
         shared = {item.name: getattr(plan, item.name) for item in fields(plan)}
         shared["counts_rows"] = target.has_static_shapes
-        return ImageTextPlan(**shared, media=tokens, encoders=tuple(described))
+        return ImageTextPlan(**shared, media=tokens, encoders=described(encoders.values()))
 
     def _check_cores(self, num_cores: int, num_graphs: int) -> None:
         if num_cores < num_graphs:
@@ -210,10 +217,6 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
                 f"num_cores={num_cores} is too few: {self.model_name} has {num_graphs} graphs, which share the "
                 f"card. Compile with num_cores={num_graphs} or more."
             )
-
-    @staticmethod
-    def _parts(encoders: Mapping[str, MediaEncoder]) -> list[MediaPart]:
-        return [part for encoder in encoders.values() for part in encoder.parts]
 
     def _choose(self, target: Target, forced: Any = None) -> LoweringChoice:
         from QEfficient.transformers.lowering.select import choose_lowering
@@ -231,10 +234,8 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     check_lowering.__doc__ = QEFFAutoModelForCausalLM.check_lowering.__doc__
 
     def _graphs(self, plan: CausalLMPlan) -> dict[str, TaskGraph]:
-        from QEfficient.transformers.tasks.media_graphs import part_graph
-
         encoders = self._seen()[0]
-        parts = {part.name: part_graph(self._loaded(), part) for part in self._parts(encoders)}
+        parts = part_graphs(self._loaded(), encoders.values())
         return {LANGUAGE: self._language_graph(plan, self._seen()[1]), **parts}
 
     def _specializations(  # type: ignore[override]
@@ -249,14 +250,16 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         named = {LANGUAGE: shapes}
         for modality, encoder in encoders.items():
             samples = [self._sample(modality, [size]) for size in sizes[modality] if target.has_static_shapes]
-            named |= self._part_shapes(encoder, samples)
+            named |= part_shapes(self._loaded(), encoder, samples)
         return named
 
     def _graph_options(  # type: ignore[override]
         self, name: str, options: ImageTextToTextCompileOptions, target: Target
     ) -> ImageTextToTextCompileOptions:
         """All graphs are on a card at once, so that they share its cores: a quarter of them is for the encoders."""
-        return self._sharing_cores(options, target, len(self._parts(self._seen()[0])), is_encoder=name != LANGUAGE)
+        return self._sharing_cores(
+            options, target, len(parts_of(self._seen()[0].values())), is_encoder=name != LANGUAGE
+        )
 
     @staticmethod
     def _sharing_cores(options: OptionsT, target: Target, num_encoders: int, *, is_encoder: bool) -> OptionsT:
@@ -279,20 +282,6 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             sized.append(Specialization(name=shape.name, symbols={**shape.symbols, **rows}))
         return sized
 
-    def _part_shapes(
-        self, encoder: MediaEncoder, samples: Sequence[Mapping[str, Any]]
-    ) -> dict[str, tuple[Specialization, ...]]:
-        """The shapes of each part for these images; none where any shape runs."""
-        from QEfficient.transformers.tasks.media_parts import part_sizes
-
-        shapes: dict[str, dict[str, Specialization]] = {part.name: {} for part in encoder.parts}
-        for sample in samples:
-            for name, calls in part_sizes(self._loaded(), encoder, sample).items():
-                for sizes in calls:
-                    symbols = sizes or {"batch_size": 1}
-                    shapes[name].setdefault(str(symbols), Specialization(name="Vision", symbols=symbols))
-        return {name: tuple(by_size.values()) for name, by_size in shapes.items()}
-
     def _session(self, plan: CausalLMPlan, options: Any, target: Target) -> Any:
         encoders, tokens, blocks = self._seen()
         layout = MediaLayout(
@@ -309,15 +298,11 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     def _encoder_records(self, encoders: Mapping[str, MediaEncoder], target: Target) -> tuple[MediaEncoderRecord, ...]:
         """What a package says of its encoders."""
-        in_rows = self._parts_in_rows(encoders) if target.has_static_shapes else frozenset()
-        return tuple(_record(encoder, in_rows, self._rows_mask(name)) for name, encoder in encoders.items())
-
-    def _parts_in_rows(self, encoders: Mapping[str, MediaEncoder]) -> frozenset[str]:
-        """The parts that may run for some rows at a time."""
-        from QEfficient.transformers.tasks.media_graphs import has_independent_rows
-
-        model = self._loaded()
-        return frozenset(part.name for part in self._parts(encoders) if has_independent_rows(model, part))
+        model, is_static = self._loaded(), target.has_static_shapes
+        return tuple(
+            encoder_record(model, encoder, has_static_shapes=is_static, rows_mask=self._rows_mask(name))
+            for name, encoder in encoders.items()
+        )
 
     def _rows_mask(self, modality: str) -> str:
         from QEfficient.transformers.tasks.media_tokens import rows_mask
@@ -335,24 +320,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         if self.processor is not None:
             save_processor(self.processor, target)
         self.config.save_pretrained(target)
-        self._save_host_parameters(target)
-
-    def _save_host_parameters(self, folder: Path) -> None:
-        import torch
-        from safetensors.torch import save_file
-
-        from QEfficient.processing.host import PARAMETERS
-
-        names = [name for encoder in self._seen()[0].values() for name in encoder.host_parameters]
-        if not names:
-            return
-        source, base = self._weights(), self._loaded().base_model
-        values = {}
-        for name in names:
-            parameter = base.get_parameter(name)
-            pieces = torch.cat(list(source.read(source.name_of(parameter))))
-            values[name] = pieces.reshape(parameter.shape).float()
-        save_file(values, folder / PARAMETERS)
+        save_host_parameters(self._loaded(), self._seen()[0].values(), self._weights(), target)
 
     def generate(  # type: ignore[override]
         self,
@@ -466,27 +434,3 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         read = with_media(texts, images, audio, self.processor)
         each = zip(read.prompts, read.images, read.audio, strict=True)
         return [process(self.processor, text, seen, open_audio(heard, self.processor)) for text, seen, heard in each]
-
-
-def _record(encoder: MediaEncoder, in_rows: frozenset[str], rows_mask: str) -> MediaEncoderRecord:
-    parts = (
-        MediaPartRecord(
-            graph=part.name,
-            path=part.path,
-            inputs=tuple(part.inputs),
-            outputs=part.outputs,
-            form=part.steps[0].form,
-            followers=tuple(
-                FollowerRecord(path=step.path, argument=step.piped or "", form=step.form) for step in part.steps[1:]
-            ),
-            has_independent_rows=part.name in in_rows,
-        )
-        for part in encoder.parts
-    )
-    return MediaEncoderRecord(
-        modality=encoder.modality,
-        parts=tuple(parts),
-        crops=encoder.tells_sizes,
-        idle=dict(encoder.idle),
-        rows_mask=rows_mask,
-    )
