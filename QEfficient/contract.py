@@ -24,6 +24,8 @@ SEEN, SEEN_LENS = "vision_mask", "vision_lens"
 """Inputs of a language model with cross-attention to images: the parts of images that each token sees, and how many
 states a prompt's images have."""
 NEXT_ROW = "image_idx_output"
+TEXT_VECTORS = "text_embeds"
+"""Output of a graph for texts: their vectors in the space that images are in too."""
 COMMAND_FILE = "command.txt"
 """The file in which a dry run leaves the compiler's command."""
 PACKAGE, PROGRAM, ONNX, SIDE_FILES = "package", "program", "onnx", "side-files"

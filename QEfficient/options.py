@@ -311,6 +311,9 @@ class ImageTextToTextCompileOptions(CausalLMCompileOptions):
     img_size: int | tuple[int, ...] | None = on_cards(None)
     """Sides of the square images that a card's encoder takes, in pixels, where the processor does not settle them. No
     effect on cpu, which takes any that the model does."""
+    audio_seconds: float | tuple[float, ...] | None = on_cards(None)
+    """Seconds of the clips that a card's encoder takes, where the processor does not settle them. Default: 30. No
+    effect on cpu."""
     vision_size: int | None = on_cards(None)
     """Rows of features that a step of the language model takes. Default: as many as tokens of a prompt in one step."""
     max_num_images: int = everywhere(1)
@@ -321,14 +324,21 @@ class ImageTextToTextCompileOptions(CausalLMCompileOptions):
         CausalLMCompileOptions.__post_init__(self)
         _require_positive(self, "vision_size", "max_num_images")
         _check_img_sizes(self.img_sizes)
+        if any(isinstance(each, bool) or not isinstance(each, int | float) or each <= 0 for each in self.clip_seconds):
+            raise OptionError(f"audio_seconds must be one or several numbers above 0, got {self.audio_seconds!r}.")
 
     @property
     def img_sizes(self) -> tuple[int, ...]:
         """The compiled sizes, ascending, each once."""
         return _each_once(self.img_size)
 
+    @property
+    def clip_seconds(self) -> tuple[float, ...]:
+        """The compiled lengths of clips, ascending, each once."""
+        return _each_once(self.audio_seconds)
 
-def _each_once(sizes: int | Iterable[int] | None) -> tuple[int, ...]:
+
+def _each_once(sizes: Value | Iterable[Value] | None) -> tuple[Value, ...]:
     if sizes is None:
         return ()
     return tuple(sorted({*sizes})) if isinstance(sizes, Iterable) else (sizes,)

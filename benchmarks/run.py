@@ -22,13 +22,14 @@ from benchmarks.machine import describe
 from benchmarks.report import Part, measured_table, ratio_table, to_json
 from benchmarks.settings import Settings
 from benchmarks.shapes import SHAPES
+from benchmarks.speech import measure_speech
 from benchmarks.start import measure_start
 from benchmarks.systems import SYSTEMS, System, choose
 from QEfficient.cloud.terminal import Output, log_to_stderr, note, run
 from QEfficient.errors import OptionError, nearest
 from QEfficient.store.files import home
 
-PARTS = ("generation", "start", "embeddings")
+PARTS = ("generation", "start", "embeddings", "speech")
 _DEFAULT_SHAPES = ("qwen2.5-0.5b", "llama-3.2-1b")
 _BUSY_LOAD = 0.5
 
@@ -61,7 +62,7 @@ def _names(flag: str, default: Collection[str], text: str) -> Callable[[Any], An
 def main(
     shapes: list[str], systems: list[str], parts: list[str], quick: bool, output: Path | None, **sizes: Any
 ) -> None:
-    """Measure this library beside the others: prefill, decode, start, embeddings."""
+    """Measure this library beside the others: prefill, decode, start, embeddings, speech."""
     settings = _settings(**sizes, quick=quick)
     os.environ["QEFF_HOME"] = str(settings.work_dir / "store")  # what the workers export stays with the rest
     for given, known in ((parts, PARTS), (shapes, SHAPES)):
@@ -98,7 +99,8 @@ def _work(parts: list[str], shapes: list[str], systems: list[System], settings: 
         if part in parts
         for name in shapes
     ]
-    return [*work, partial(measure_embeddings, settings)] if "embeddings" in parts else work
+    of_others = {"embeddings": measure_embeddings, "speech": measure_speech}
+    return [*work, *(partial(measure, settings) for part, measure in of_others.items() if part in parts)]
 
 
 def _measure(work: list[Callable[[], Part]], settings: Settings, path: Path) -> None:

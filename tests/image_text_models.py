@@ -81,7 +81,7 @@ def tiny_config(model_type: str, tokenizer: Any) -> Any:
     config_class = CONFIG_MAPPING[model_type]
     values = merged(shrunk(config_class()), OVERRIDES.get(model_type, {}))
     config = config_class(**merged(values, dict(RECIPES[model_type].config)))
-    _set_ids(config, RECIPES[model_type].ids, tokenizer)
+    set_ids(config, RECIPES[model_type].ids, tokenizer)
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = tokenizer.bos_token_id
     return config
@@ -90,13 +90,14 @@ def tiny_config(model_type: str, tokenizer: Any) -> Any:
 _USUAL_IDS = {"pad_token_id": "<pad>", "bos_token_id": "<s>", "eos_token_id": "</s>"}
 
 
-def _set_ids(config: Any, ids: Mapping[str, Ids], tokenizer: Any) -> None:
+def set_ids(config: Any, ids: Mapping[str, Ids], tokenizer: Any) -> None:
+    """Set the special tokens' ids and the vocabulary's size of a config, at any depth, to those of ``tokenizer``."""
     from transformers import PreTrainedConfig
 
     for name, value in list(vars(config).items()):
         tokens = ids.get(name, _USUAL_IDS.get(name))
         if isinstance(value, PreTrainedConfig):
-            _set_ids(value, ids, tokenizer)
+            set_ids(value, ids, tokenizer)
         elif isinstance(tokens, Mapping):
             setattr(config, name, {token: tokenizer.convert_tokens_to_ids(token) for token in tokens})
         elif tokens is not None:

@@ -3,6 +3,7 @@ not hidden/heads, grouped heads, windows shorter than the prompts, several layer
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,30 @@ def _bert(auto_class: Any, **values: Any) -> Any:
 def save(model: Any, folder: Path) -> Path:
     """Write ``model`` as a checkpoint folder in safetensors."""
     model.save_pretrained(folder)
+    return folder
+
+
+def save_colbert(folder: Path, query_len: int, **settings: Any) -> Path:
+    """Write a tiny BERT with a layer for the vectors of its tokens, in the layout of PyLate."""
+    import torch
+    from safetensors.torch import save_file
+
+    model, tokenizer = encoder(), tiny_tokenizer()
+    tokenizer.add_special_tokens({"mask_token": "[MASK]"})
+    tokenizer.add_tokens(["[Q] ", "[D] "])
+    model.resize_token_embeddings(len(tokenizer))
+    save(model, folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "1_Dense").mkdir()
+    identity = {"activation_function": "torch.nn.modules.linear.Identity", "bias": False}
+    (folder / "1_Dense" / "config.json").write_text(json.dumps(identity))
+    weight = torch.randn(24, model.config.hidden_size, generator=torch.Generator().manual_seed(1))
+    save_file({"linear.weight": weight}, folder / "1_Dense" / "model.safetensors")
+    kinds = ("sentence_transformers.models.Transformer", "pylate.models.Dense.Dense")
+    modules = [{"path": path, "type": kind} for path, kind in zip(("", "1_Dense"), kinds, strict=True)]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    values = {"query_prefix": "[Q] ", "document_prefix": "[D] ", "query_length": query_len, **settings}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(values))
     return folder
 
 

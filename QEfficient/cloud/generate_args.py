@@ -122,7 +122,8 @@ _FLAGS = (
         section=_SECTION,
         multiple=True,
         metavar="FILE",
-        help="An image for the prompt; repeat it for several. Of several prompts, each gets one.",
+        help="An image for the prompt; repeat it for several. Of several prompts, each gets one; an "
+        "encoder scores each image with each prompt.",
     ),
     Flag(["--chat"], section=_SECTION, is_flag=True, help=_CHAT_HELP),
     Flag(["--system"], section=_SECTION, metavar="TEXT", help="What a chat tells the model before the first turn."),
@@ -170,7 +171,12 @@ def answer(out: Output, package: Path, question: Question, tokenizer: PreTrained
 def _describe(
     out: Output, compiled: CompiledModel[Any], question: Question, tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
-    rows, text = compiled.describe(question.prompts, tokenizer)
+    from QEfficient.generation.tasks.encoder import CompiledEncoder
+
+    if question.images and isinstance(compiled, CompiledEncoder):
+        rows, text = compiled.describe(question.prompts, tokenizer, question.images)
+    else:
+        rows, text = compiled.describe(question.prompts, tokenizer)
     if question.as_json:
         return out.json({"package": str(compiled.path), "answers": rows})
     return out.write(text)

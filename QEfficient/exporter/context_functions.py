@@ -199,6 +199,7 @@ def _squeeze(value: Any) -> Any:
 
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.squeeze.default: _squeeze,
+    torch.ops.aten.sym_numel.default: lambda value: op.Size(value),
     torch.ops.qeff.ctx_scatter.default: _ctx_scatter,
     torch.ops.qeff.ctx_scatter_cb.default: _ctx_scatter_cb,
     torch.ops.qeff.ctx_gather.default: _ctx_gather,

@@ -25,6 +25,7 @@ from QEfficient.exporter.toolchain import OPSET
 from QEfficient.exporter.traced_layers import EDGE_TRANSLATIONS
 from QEfficient.interrupts import interrupts_put_off
 from QEfficient.transformers.patches import (
+    bags_as_rows,
     lean_tracing,
     own_decomposition,
     promotion_without_running,
@@ -125,6 +126,7 @@ def _patches() -> Iterator[None]:
         reused_onnx_registry(),
         quiet_exporter(),
         lean_tracing(),
+        bags_as_rows(),
         own_decomposition(_decompose),
         promotion_without_running(),
     ):

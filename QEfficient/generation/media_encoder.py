@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Features = tuple[np.ndarray | None, np.ndarray | None]
 """Rows ``[V, D]``, and those that layers get besides, ``[K, V, D]``."""
 CACHE_BYTES = 256 << 20
+_OF_THIS_SIZE = {"image": "An image of this size", "video": "A video of this size", "audio": "A clip of this length"}
+_OPTIONS = {"image": "img_size", "video": "img_size", "audio": "audio_seconds"}
+"""What says at compile time which sizes there will be."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +65,8 @@ class MediaEncoderRecord:
     """Paths of modules whose outputs nothing reads, and their forms."""
     in_prompts: bool = False
     """Whether a processor gives the images of each prompt, ``[prompts, images, …]``, and the encoder takes them so."""
+    rows_mask: str = ""
+    """Of a processor's output, what says which rows of features stand for something; "": all do."""
 
     @property
     def is_whole(self) -> bool:
@@ -144,7 +149,7 @@ class MediaEncoder:
         features = self._whole(batch) if self.record.is_whole else self._around_parts(batch)
         if not features:
             return None
-        rows, layers = zip(*features, strict=True)
+        rows, layers = zip(*self._selected(features, batch.get(self.record.rows_mask)), strict=True)
         for array in (*rows, *layers):
             if array is not None and not np.isfinite(array).all():
                 raise NumericError(
@@ -156,6 +161,17 @@ class MediaEncoder:
             None if layers[0] is None else np.concatenate(layers, axis=1),
         )
 
+    @staticmethod
+    def _selected(features: list[Features], mask: Any) -> list[Features]:
+        """Features of each image without the rows that stand for nothing; ``mask [images, V]``."""
+        if mask is None:
+            return features
+        kept = [np.asarray(row).astype(bool) for row in mask]
+        return [
+            (None if rows is None else rows[keep], None if layers is None else layers[:, keep])
+            for (rows, layers), keep in zip(features, kept, strict=True)
+        ]
+
     def _whole(self, batch: Mapping[str, Any]) -> list[Features]:
         (part,) = self.record.parts
         if any(batch.get(name) is None for name in part.inputs):
@@ -166,7 +182,7 @@ class MediaEncoder:
         for name, array in arrays.items():
             if not array.ndim or array.dtype.kind not in "biuf":
                 raise OptionError(
-                    f"'{name}' must be an array with a row for each image, got {array.dtype} {array.shape}."
+                    f"'{name}' must be an array with a row for each image or clip, got {array.dtype} {array.shape}."
                 )
         features = []
         for place in range(len(next(iter(arrays.values())))):
@@ -209,8 +225,8 @@ class MediaEncoder:
         num_rows = [next(iter(shape.values()))[0] for shape in shapes if _row(shape) == _row(sizes)]
         if not part.has_independent_rows or not num_rows:
             raise CapacityError(
-                f"An image of this size gives the {self.record.modality} encoder {sizes}, and the package was "
-                f"compiled for {shapes}. Compile with its img_size too."
+                f"{_OF_THIS_SIZE[self.record.modality]} gives the {self.record.modality} encoder {sizes}, and the "
+                f"package was compiled for {shapes}. Compile with its {_OPTIONS[self.record.modality]} too."
             )
         return self._in_runs(part, passed, max(num_rows))
 
@@ -221,7 +237,7 @@ class MediaEncoder:
         for begin in range(0, count, num_rows):
             rows = np.minimum(np.arange(begin, begin + num_rows), count - 1)  # the last row again fills the last run
             runs.append(self._outputs(part, {name: array[rows] for name, array in inputs.items()}))
-        return [np.concatenate(leaves)[:count] for leaves in zip(*runs, strict=True)]
+        return [np.concatenate(leaves)[: count * len(leaves[0]) // num_rows] for leaves in zip(*runs, strict=True)]
 
     def _outputs(self, part: MediaPartRecord, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         outputs = self._programs[part.graph].run(inputs, list(part.outputs))

@@ -20,6 +20,8 @@ class EncodedText:
     ids: Sequence[int]
     token_type_ids: Sequence[int] | None = None
     """As long as ``ids``; None: the input had none."""
+    mask: Sequence[int] | None = None
+    """1 where tokens attend to one of ``ids``, else 0; None: to all."""
 
 
 def encode_texts(inputs: Texts, tokenizer: Callable[[], Any], takes_token_type_ids: bool) -> list[EncodedText]:

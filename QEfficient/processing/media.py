@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODALITIES = ("image", "video", "audio")
-_MAIN_INPUTS = frozenset(
+MAIN_INPUTS = frozenset(
     {"pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches", "input_features", "input_values"}
 )
+"""What a processor makes of media, by transformers' names."""
 VARLEN: dict[str, Callable[..., Any]] = {
     "is_flash_attention_requested": lambda *args, **kwargs: True,
     "get_max_seqlen": lambda *args, **kwargs: None,
@@ -31,6 +32,8 @@ VARLEN: dict[str, Callable[..., Any]] = {
 function, instead of splitting the tokens by them."""
 _NO_ARGUMENTS = frozenset({"return_dict", "max_length_q", "max_length_k"})
 """Arguments that change no value: the type of the output, and sizes that kernels of FlashAttention take."""
+_GRIDS = ("grid_thw", "grid_hw")
+"""How the names of arguments end that have the sizes of images in patches, where these lie on one axis."""
 Outputs = Any
 """What a module returns: a tensor, a tuple or a list, or transformers' ModelOutput."""
 
@@ -95,14 +98,14 @@ def encoder_inputs(model: PreTrainedModel, modality: str, batch: Mapping[str, An
     inputs = {name: batch[name] for name in names if batch.get(name) is not None}
     if isinstance(method, CrossEncoder):  # images of each prompt, as prompts of one image
         return {name: value.flatten(0, 1)[:, None] for name, value in inputs.items()}
-    if names[0] in _MAIN_INPUTS - inputs.keys():
+    if names[0] in MAIN_INPUTS - inputs.keys():
         inputs |= _old_input(model, batch)
-    return inputs if inputs.keys() & _MAIN_INPUTS else {}
+    return inputs if inputs.keys() & MAIN_INPUTS else {}
 
 
 def _old_input(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The pixels of a batch that the model's forward takes under a name that its encoder no longer has."""
-    taken = _MAIN_INPUTS & batch.keys() & inspect.signature(model.forward).parameters.keys()
+    taken = MAIN_INPUTS & batch.keys() & inspect.signature(model.forward).parameters.keys()
     return {name: batch[name] for name in taken} if len(taken) == 1 else {}
 
 
@@ -253,7 +256,7 @@ def split_images(inputs: Mapping[str, Any], *, crops: bool = False) -> Iterator[
     """
     tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
     others = {name: value for name, value in inputs.items() if name not in tensors}
-    grid = next((value for name, value in tensors.items() if name.endswith("grid_thw")), None)
+    grid = next((value for name, value in tensors.items() if name.endswith(_GRIDS)), None)
     counts = {name: len(value) for name, value in tensors.items()}
     num_images = max(counts.values()) if grid is None else len(grid)
     sizes = [] if grid is None else grid.prod(-1).tolist()

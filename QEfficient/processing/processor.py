@@ -1,12 +1,18 @@
-"""A checkpoint's processor: texts and images to a model's inputs, by transformers' code."""
+"""A checkpoint's processor: texts, images and audio to a model's inputs, by transformers' code."""
 
 from __future__ import annotations
 
+import base64
+import inspect
+import io
 import json
+import wave
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from QEfficient.errors import CorruptArtifact, LifecycleError, OptionError
 from QEfficient.processing.images import Picture, open_images
@@ -82,6 +88,9 @@ def _without_checks(whole: Any) -> Any:
 
 def save_processor(processor: ProcessorMixin, folder: Path) -> None:
     """Write a processor, with the parts that it has, so that :func:`open_processor` reads it."""
+    if not hasattr(processor, "get_attributes"):  # it is for images alone
+        processor.save_pretrained(folder)
+        return
     for name in processor.get_attributes():
         part: Any = getattr(processor, name, None)
         if hasattr(part, "save_pretrained"):
@@ -99,40 +108,52 @@ def has_processor(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json"))
 
 
-def process(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]], images: Sequence[Picture]) -> Batch:
-    """The inputs of one prompt with its images.
+def process(
+    processor: ProcessorMixin,
+    prompt: str | Sequence[Mapping[str, Any]],
+    images: Sequence[Picture],
+    audio: Sequence[np.ndarray] = (),
+) -> Batch:
+    """The inputs of one prompt with its images and audio.
 
     Args:
         processor: of transformers.
         prompt: a text or a chat. A text without the processor's placeholders gets one for each image: by the chat
             template, where there is one, else by the processor, or in front where it leaves that to its caller.
         images: in the order of their placeholders, as of :func:`open_images`.
+        audio: likewise; samples of each clip at :func:`sampling_rate`.
 
     Raises:
         OptionError: the processor refuses them, or there are more images than placeholders or fewer.
     """
-    opened = open_images(images)
+    opened, clips = open_images(images), [*audio]
     with _refusals():
+        if clips and not _takes(processor, "audio"):
+            return _as_batch(_by_chat(processor, prompt, clips))
+        if not _takes(processor, "text"):
+            return _as_batch(processor(audio=clips, return_tensors="pt"))
         if opened and isinstance(prompt, str) and getattr(processor, "chat_template", None) is None:
-            placed = _placed(processor, prompt, opened)
+            placed = _placed(processor, prompt, opened, clips)
             if placed is not None:
                 return placed
-        return _read(processor, _text(processor, prompt, len(opened)), opened)
+        text = _text(processor, prompt, {"image": len(opened), "audio": len(clips)})
+        return _read(processor, text, opened, clips)
 
 
-def _read(processor: ProcessorMixin, text: str, images: Sequence[Any]) -> Batch:
+def _read(processor: ProcessorMixin, text: str, images: Sequence[Any], clips: Sequence[np.ndarray]) -> Batch:
     """The processor's output for a text as it is."""
-    passed: dict[str, Any] = {"images": images} if images else {}
+    passed: dict[str, Any] = ({"images": images} if images else {}) | ({"audio": clips} if clips else {})
     if _begins_twice(processor, text):
         passed["add_special_tokens"] = False
-    batch = processor(text=[text], return_tensors="pt", **passed)
-    return {name: _in_float32(value) for name, value in batch.items()}
+    if not clips and _needs(processor, "audio"):
+        passed["audio"] = None
+    return _as_batch(processor(text=[text], return_tensors="pt", **passed))
 
 
-def _placed(processor: ProcessorMixin, text: str, images: Sequence[Any]) -> Batch | None:
+def _placed(processor: ProcessorMixin, text: str, images: Sequence[Any], clips: Sequence[np.ndarray]) -> Batch | None:
     """The inputs of a text in which the processor itself finds a place for images; None where it does not."""
     try:
-        batch = _read(processor, text, images)
+        batch = _read(processor, text, images, clips)
     except ValueError:
         return None
     tokens = placeholder_tokens(processor)
@@ -140,13 +161,110 @@ def _placed(processor: ProcessorMixin, text: str, images: Sequence[Any]) -> Batc
     return batch if not tokens or known & {*batch["input_ids"].reshape(-1).tolist()} else None
 
 
-def _in_float32(value: Any) -> Any:
-    """Some processors make the images' numbers bfloat16, which NumPy does not have."""
-    return value.float() if getattr(value, "is_floating_point", bool)() else value
+def _as_batch(encoding: Mapping[str, Any]) -> Batch:
+    """A processor's output, in float32: some make bfloat16, which NumPy does not have."""
+    return {n: v.float() if getattr(v, "is_floating_point", bool)() else v for n, v in encoding.items()}
+
+
+def _takes(processor: ProcessorMixin, name: str) -> bool:
+    return name in inspect.signature(processor.__call__).parameters
+
+
+def _needs(processor: ProcessorMixin, name: str) -> bool:
+    parameter = inspect.signature(processor.__call__).parameters.get(name)
+    return parameter is not None and parameter.default is inspect.Parameter.empty
+
+
+def sampling_rate(processor: ProcessorMixin) -> int | None:
+    """Samples a second of the audio that a processor takes; None: it takes none."""
+    readers = [getattr(processor, name, None) for name in ("feature_extractor", "audio_processor")]
+    rates = [getattr(reader, "sampling_rate", None) for reader in readers]
+    return next((rate for rate in rates if isinstance(rate, int)), None)
+
+
+def transcription(processor: ProcessorMixin, samples: np.ndarray, language: str | None, model_name: str) -> Batch:
+    """The inputs that ask for the words of a clip, by the processor's own request.
+
+    Args:
+        processor: of transformers.
+        samples: of the clip, at :func:`sampling_rate`.
+        language: of the clip; None: the model says it.
+        model_name: of the checkpoint, which some requests name.
+
+    Raises:
+        OptionError: the processor has no such request, or it takes no language.
+    """
+    request: Any = getattr(processor, "apply_transcription_request", None)
+    is_all = request is None and not _takes(processor, "text")
+    if request is None and not is_all:
+        raise OptionError(
+            f"{type(processor).__name__} has no prompt that asks for a transcription: say what to do with the audio as "
+            "prompt."
+        )
+    takes = set() if is_all else set(inspect.signature(request).parameters)
+    if language is not None and "language" not in takes:
+        raise OptionError(f"{type(processor).__name__} takes no language.")
+    with _refusals():
+        if is_all:
+            return process(processor, "", (), [samples])
+        usual = {"language": language, "model_id": model_name, "format": "wav"}
+        rate = {"sampling_rate": sampling_rate(processor)} if "sampling_rate" in takes else {}
+        return _as_batch(request([samples], **{n: v for n, v in usual.items() if n in takes and v is not None}, **rate))
+
+
+def _by_chat(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]], clips: list[np.ndarray]) -> Any:
+    """The inputs of a chat, for a processor that takes audio in chats alone: as WAV files in base64."""
+    rate, contents = sampling_rate(processor) or 0, [{"type": "audio", "base64": ""} for _ in clips]
+    if isinstance(prompt, str):
+        chat = [{"role": "user", "content": [*contents, *([{"type": "text", "text": prompt}] if prompt else [])]}]
+    else:
+        chat = [dict(message) for message in prompt]
+        for message in chat:
+            if isinstance(message.get("content"), list):
+                message["content"] = [_unread(part) for part in message["content"]]
+    parts: list[Any] = [part for message in chat for part in message["content"] if _is_audio(part)]
+    _check_number("audio", len(parts), len(clips), "in the chat")
+    for part, samples in zip(parts, clips, strict=True):
+        part["base64"] = _wav_in_base64(samples, rate)
+    return processor.apply_chat_template(chat)
+
+
+def _is_audio(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "audio"
+
+
+def _unread(part: Any) -> Any:
+    return {"type": "audio", "base64": ""} if _is_audio(part) else part
+
+
+def _wav_in_base64(samples: np.ndarray, rate: int) -> str:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.round(samples.clip(-1, 1) * (2**15 - 1)).astype("<i2").tobytes())
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def process_images(processor: ProcessorMixin, images: Sequence[Picture]) -> Batch:
+    """The inputs of images without a text.
+
+    Args:
+        processor: of transformers; one for images alone works as well.
+        images: as of :func:`open_images`.
+
+    Raises:
+        OptionError: the processor refuses them, or something is no image.
+        CapacityError: an image is too large, or too small to be seen.
+    """
+    opened = open_images(images)
+    with _refusals("these images"):
+        return _as_batch(processor(images=opened, return_tensors="pt"))
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _refusals(what: str = "this prompt") -> Iterator[None]:
     """Report what a processor raises over its inputs."""
     try:
         yield
@@ -154,45 +272,63 @@ def _refusals() -> Iterator[None]:
         said = " ".join(str(error).split())[:300]
         raise LifecycleError(f"The processor needs a package that is not installed: {said}") from error
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
-        raise OptionError(f"The processor refuses this prompt: {' '.join(str(error).split())[:300]}") from error
+        raise OptionError(f"The processor refuses {what}: {' '.join(str(error).split())[:300]}") from error
 
 
-def _text(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]], num_images: int) -> str:
+def _text(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> str:
+    """The text of a prompt with placeholders; ``counts``: how many media of each modality it has."""
     template = getattr(processor, "chat_template", None)
-    if isinstance(prompt, str):
-        tokens = placeholder_tokens(processor)
-        if not num_images or any(token in prompt for token in tokens):
-            _check_count(prompt, tokens, num_images)
-            return prompt
+    if not isinstance(prompt, str):
         if template is None:
-            return "".join(tokens[:1]) * num_images + prompt
-        images = [{"type": "image"}] * num_images
-        prompt = [{"role": "user", "content": [*images, {"type": "text", "text": prompt}]}]
+            raise OptionError("This checkpoint has no chat template: give the prompt as text, not as messages.")
+        return _rendered(processor, prompt)
+    tokens = {modality: placeholder_tokens(processor, modality) for modality in counts}
+    if not any(counts.values()) or any(token in prompt for names in tokens.values() for token in names):
+        for modality, count in counts.items():
+            _check_count(prompt, tokens[modality], modality, count)
+        return prompt
+    in_front = "".join("".join(tokens[modality][:1]) * count for modality, count in counts.items()) + prompt
     if template is None:
-        raise OptionError("This checkpoint has no chat template: give the prompt as text, not as messages.")
+        return in_front
+    media = [{"type": modality} for modality, count in counts.items() for _ in range(count)]
+    text = _rendered(processor, [{"role": "user", "content": [*media, {"type": "text", "text": prompt}]}])
+    if counts["audio"] and tokens["audio"] and not any(token in text for token in tokens["audio"]):
+        return _rendered(processor, [{"role": "user", "content": in_front}])  # its template knows texts alone
+    return text
+
+
+def _rendered(processor: ProcessorMixin, chat: Sequence[Mapping[str, Any]]) -> str:
     rendered: str = processor.tokenizer.apply_chat_template(
-        [*map(dict, prompt)], chat_template=template, add_generation_prompt=True, tokenize=False
+        [*map(dict, chat)], chat_template=processor.chat_template, add_generation_prompt=True, tokenize=False
     )
     return rendered
 
 
-def placeholder_tokens(processor: ProcessorMixin) -> list[str]:
-    """What stands for an image in a text; the first is the one to write."""
-    names = ("boi_token", "image_token", "fake_image_token")
-    tokens = [getattr(processor, name, None) for name in names]
+_TOKENS = {"image": ("boi_token", "image_token", "fake_image_token"), "audio": ("audio_token",)}
+
+
+def placeholder_tokens(processor: ProcessorMixin, modality: str = "image") -> list[str]:
+    """What stands for an image or a clip in a text; the first is the one to write."""
+    tokens = [getattr(processor, name, None) for name in _TOKENS[modality]]
     return [str(token) for token in tokens if isinstance(token, str) and token]
 
 
-def _check_count(text: str, tokens: Sequence[str], num_images: int) -> None:
+def _check_count(text: str, tokens: Sequence[str], modality: str, number: int) -> None:
     """
     Raises:
         OptionError: images and placeholders differ in number.
     """
     counts = [text.count(token) for token in tokens]
-    if counts and num_images not in counts and any(counts):
+    if any(counts) and number not in counts:
+        _check_number(modality, max(counts), number, tokens[0])
+
+
+def _check_number(modality: str, num_placeholders: int, number: int, where: str) -> None:
+    if num_placeholders != number:
+        many = {"image": "images", "audio": "audio"}[modality]
         raise OptionError(
-            f"The prompt has {max(counts)} placeholder(s) for images ({tokens[0]}), and {num_images} image(s) were "
-            "passed."
+            f"The prompt has {num_placeholders} placeholder(s) for {many} ({where}), and {number} "
+            f"{'image' if modality == 'image' else 'clip'}(s) were passed."
         )
 
 

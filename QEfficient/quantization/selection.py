@@ -15,6 +15,7 @@ from QEfficient.transformers.checkpoint.packed import Stored
 from QEfficient.transformers.checkpoint.pieces import without_copies
 from QEfficient.transformers.checkpoint.unread import UnreadParameter, stored_in
 from QEfficient.transformers.quantizers.checks import FLOATS
+from QEfficient.transformers.tasks.lm_head import output_embeddings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,7 +58,7 @@ def select(model: PreTrainedModel, ignore: Sequence[str], *, with_head: bool, wi
         if not any(fnmatchcase(name, pattern) for name in names):
             raise OptionError(f"ignore={pattern!r} is the name of no linear layer.{nearest(pattern, names)}")
     experts = {name: each for name, each in experts.items() if not _is_any(name, ignore)}
-    head = None if with_head else model.get_output_embeddings()
+    head = None if with_head else output_embeddings(model)
     num_users = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     chosen: dict[str, Stored] = {}
     for name, module in linears.items():

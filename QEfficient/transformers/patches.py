@@ -252,6 +252,23 @@ def lean_tracing() -> Iterator[None]:
         yield
 
 
+def _bagged(usual: Callable[..., torch.Tensor], indices: torch.Tensor, table: torch.Tensor, **options: Any) -> Any:
+    weights = options.get("per_sample_weights")
+    if indices.ndim != 2 or weights is None:
+        return usual(indices, table, **options)
+    return (nn.functional.embedding(indices, table) * weights[..., None]).sum(-2)  # mode "sum", the only with weights
+
+
+@contextmanager
+def bags_as_rows() -> Iterator[None]:
+    """Make ``embedding_bag`` of equally long bags with weights a gather and a sum.
+
+    torch.onnx 2.13 writes a loop over sequences, which OpenVINO and the card do not read; goes when it does not.
+    """
+    with patched(nn.functional, "embedding_bag", partial(_bagged, nn.functional.embedding_bag)):
+        yield
+
+
 def _divided(divide: Callable[..., Any], x: Any, y: Any, **options: Any) -> Any:
     is_size = isinstance(x, int | torch.SymInt) and isinstance(y, int) and options.get("rounding_mode") is not None
     return x // y if is_size else divide(x, y, **options)

@@ -27,6 +27,7 @@ import image_text_models
 import pytest
 import quantized_models
 import tiny_models
+import two_tower_models
 from architectures.sounds import tone, write_wave
 from architectures.tiny import tiny_model
 from docs.blocks import DOCUMENTS, ROOT, Block, blocks, commands, name
@@ -48,7 +49,8 @@ GGUF_FILE = "Llama-3.2-1B-Instruct-Q4_K_M.gguf"
 GGUF = f"bartowski/{GGUF_FILE.removesuffix('-Q4_K_M.gguf')}-GGUF"
 RERANKER = "cross-encoder/ms-marco-MiniLM-L6-v2"
 TRANSLATOR = "facebook/m2m100_418M"
-SEEING = "llava-hf/llava-1.5-7b-hf"
+COLBERT = "lightonai/Reason-ModernColBERT"
+SEEING, CLIP = "llava-hf/llava-1.5-7b-hf", "openai/clip-vit-base-patch32"
 WAV2VEC2, WHISPER = "facebook/wav2vec2-base-960h", "openai/whisper-tiny"
 
 pytestmark = pytest.mark.xdist_group("docs")  # one process exports the cards
@@ -71,6 +73,8 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_models.save(tiny_model("seq2seq", "m2m_100"), root / TRANSLATOR)
     m2m_100(root / TRANSLATOR).save_pretrained(root / TRANSLATOR)
     image_text_models.make("llava", root / SEEING)
+    two_tower_models.make("clip", root / CLIP)
+    tiny_models.save_colbert(root / COLBERT, query_len=32)
     save_wav2vec2(root / WAV2VEC2)
     save_whisper(root / WHISPER)
     (root / MINILM).parent.mkdir()
@@ -89,7 +93,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with the cards in it; what examples change outside of it is put back."""
     monkeypatch.setenv("QEFF_HOME", str(store))
-    for card in ("gpt2", INSTRUCT, AWQ, GGUF, MINILM, RERANKER, TRANSLATOR, SEEING, WAV2VEC2, WHISPER):
+    for card in ("gpt2", INSTRUCT, AWQ, GGUF, MINILM, RERANKER, TRANSLATOR, SEEING, CLIP, COLBERT, WAV2VEC2, WHISPER):
         (tmp_path / card).parent.mkdir(exist_ok=True)
         (tmp_path / card).symlink_to(cards / card)
     (tmp_path / GGUF_FILE).symlink_to(cards / GGUF / GGUF_FILE)

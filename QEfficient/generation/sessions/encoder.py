@@ -56,11 +56,11 @@ def _as_text(index: int, text: object) -> EncodedText:
         return EncodedText(token_ids(text, f"Text {index}"))
     ids, token_types = token_ids(text.ids, f"Text {index}"), text.token_type_ids
     if token_types is None:
-        return EncodedText(ids)
+        return EncodedText(ids, mask=text.mask)
     token_types = token_ids(token_types, f"The token types of text {index}")
     if len(token_types) != len(ids):
         raise OptionError(f"Text {index} has {len(ids)} tokens and {len(token_types)} token types.")
-    return EncodedText(ids, token_types)
+    return EncodedText(ids, token_types, text.mask)
 
 
 def _check_range(index: int, values: Sequence[int], size: int | None, what: str) -> None:
@@ -90,8 +90,19 @@ class EncoderSession(SequenceSession[EncodedText | Sequence[int], EncodedText]):
             CorruptArtifact: the program is not what the package says.
         """
         self.contract: InputContract = contract
+        self._fixed_len = fixed_len
         check_names(program, _REQUIRED, frozenset({_TOKEN_TYPE_IDS}), output)
         super().__init__(program, contract, "input_ids", output, fixed_len)
+
+    def beside(self, contract: InputContract, output: str) -> EncoderSession:
+        """A session for another output of the same program, which runs for one of them at a time.
+
+        Raises:
+            CorruptArtifact: the program has no such output.
+        """
+        other = EncoderSession(self._program, contract, output, self._fixed_len)
+        other._lock = self._lock
+        return other
 
     def run(self, texts: Sequence[EncodedText | Sequence[int]]) -> np.ndarray:
         """Results of all texts in their order: ``[n, ...]``, or ``[n, longest, hidden]`` of hidden states.
@@ -132,7 +143,7 @@ class EncoderSession(SequenceSession[EncodedText | Sequence[int], EncodedText]):
         for row, text in enumerate(items):
             place = self._place(len(text.ids), length)
             ids[row, place] = text.ids
-            mask[row, place] = 1
+            mask[row, place] = 1 if text.mask is None else text.mask
             if text.token_type_ids is not None:
                 token_types[row, place] = text.token_type_ids
         inputs = {"input_ids": ids, "attention_mask": mask}

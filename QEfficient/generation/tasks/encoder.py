@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 
-from QEfficient.contract import Count
-from QEfficient.errors import CapacityError
+from QEfficient.contract import MODEL_GRAPH, TEXT_VECTORS, Count, GraphRecord
+from QEfficient.errors import CapacityError, OptionError
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
+from QEfficient.generation.late_interaction import LateRecord
 from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
-from QEfficient.generation.texts import Texts, encode_texts
+from QEfficient.generation.texts import EncodedText, Texts, encode_texts
+from QEfficient.generation.two_towers import Pictures, Towers, TowersRecord
 from QEfficient.options import EncoderCompileOptions
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +30,10 @@ class EncoderRecord:
     min_len: Count = 1
     max_len: Count | None = None
     """Lengths that the graph supports; None: no maximum."""
+    towers: TowersRecord | None = None
+    """Of a model that gives vectors of images too."""
+    late: LateRecord | None = None
+    """Of a model of late interaction."""
 
     def resized(self, seq_len: int | Sequence[int] | None, batch_size: int | None) -> EncoderRecord:
         """This record for other lengths or another batch.
@@ -40,7 +46,11 @@ class EncoderRecord:
         if lengths[0] < self.min_len or lengths[-1] > (self.max_len or lengths[-1]):
             allowed = f"{self.min_len} to {self.max_len}" if self.max_len else f"{self.min_len} or more"
             raise CapacityError(f"seq_len={lengths}: the package's graph is for {allowed} tokens. Compile with these.")
-        return replace(self, inputs=replace(inputs, seq_lens=lengths, batch_size=batch_size or inputs.batch_size))
+        towers, batch_size = self.towers, batch_size or inputs.batch_size
+        if towers is not None:
+            lengths = towers.with_frame(lengths)
+            towers = towers.resized(lengths, batch_size)
+        return replace(self, inputs=replace(inputs, seq_lens=lengths, batch_size=batch_size), towers=towers)
 
 
 def _ascending(seq_len: int | Sequence[int]) -> tuple[int, ...]:
@@ -54,7 +64,7 @@ class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
 
     def _load(self) -> None:
         self._inputs = self._input_contract()
-        *_, length = self.body.graph.inputs["input_ids"].shape
+        *_, length = self._result_graph.inputs["input_ids"].shape
         with ExitStack() as opened:
             program = opened.enter_context(closing(self.open_program()))
             self.session = EncoderSession(program, self._inputs, self.output, length if length > 0 else None)
@@ -86,14 +96,142 @@ class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
 
 
 class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
-    """An encoder that turns sequences into hidden states or vectors."""
+    """An encoder that turns sequences into hidden states or vectors; of a model with two towers, images too."""
 
     task, output = "encoder", "output"
     record_class = EncoderRecord
     options_class = EncoderCompileOptions
+    takes_images = True
+
+    def _has_known_graphs(self) -> bool:
+        return MODEL_GRAPH in self.body.graphs
+
+    @property
+    def _result_graph(self) -> GraphRecord:
+        return self.body.graphs[MODEL_GRAPH]
 
     def _input_contract(self) -> InputContract:
         return self.record.inputs
+
+    def _load(self) -> None:
+        towers = self.record.towers
+        parts = () if towers is None or towers.images is None else towers.images.parts
+        if {MODEL_GRAPH, *(part.graph for part in parts)} != self.body.graphs.keys():
+            raise self._not_ours(f"its graphs are {', '.join(self.body.graphs)}")
+        with ExitStack() as opened:
+            programs = {part.graph: opened.enter_context(closing(self.open_program(part.graph))) for part in parts}
+            super()._load()
+            opened.push(lambda *exception: self.session.close())
+            self._towers = None
+            if towers is not None:
+                texts = self.session.beside(towers.texts, TEXT_VECTORS)
+                self._towers = Towers(towers, texts, programs, self.path)
+            opened.pop_all()  # close() closes them
+
+    def close(self) -> None:
+        super().close()
+        if self._towers is not None:
+            self._towers.close()
+
+    @property
+    def _two_towers(self) -> Towers:
+        """
+        Raises:
+            OptionError: the model has one tower.
+        """
+        if self._towers is None:
+            raise OptionError(
+                f"{self.body.architecture} reads texts alone: only a model with two towers (CLIP, SigLIP and others), "
+                "loaded with its processor, gives vectors of texts and images in one space."
+            )
+        return self._towers
+
+    def get_text_features(self, inputs: Texts, *, tokenizer: PreTrainedTokenizerBase | None = None) -> np.ndarray:
+        """Vectors ``[n, D]`` of texts, float32, as transformers' ``get_text_features`` gives them.
+
+        Args:
+            inputs: as of :meth:`generate`. Texts get the length that the model's vectors are made at.
+            tokenizer: as of :meth:`generate`.
+
+        Raises:
+            CapacityError: a text is empty or too long.
+            OptionError: the model has one tower.
+        """
+        towers = self._two_towers
+        takes_types = self._inputs.token_type_ids != "none"
+        return towers.text_vectors(encode_texts(inputs, lambda: self.tokenizer(tokenizer), takes_types))
+
+    def get_image_features(self, images: Pictures, *, processor: ProcessorMixin | None = None) -> np.ndarray:
+        """Vectors ``[n, D]`` of images, float32, as transformers' ``get_image_features`` gives them.
+
+        Args:
+            images: a path, the bytes of a file, an array or an image of Pillow; a list of these; or a processor's
+                output.
+            processor: of transformers; default: the package's.
+
+        Raises:
+            CapacityError: an image is too large, too small, or of a size that was not compiled.
+            LifecycleError: the package was compiled without a processor.
+            OptionError: something is no image, or the model has one tower.
+        """
+        return self._two_towers.image_vectors(images, processor)
+
+    def similarity(
+        self,
+        texts: Texts,
+        images: Pictures,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        processor: ProcessorMixin | None = None,
+    ) -> np.ndarray:
+        """How well images and texts fit: ``logits_per_image [images, texts]`` of the model's forward, float32.
+
+        Args:
+            texts: as of :meth:`get_text_features`.
+            images: as of :meth:`get_image_features`.
+            tokenizer: see there.
+            processor: see there.
+
+        Raises:
+            LifecycleError: the model makes its scores otherwise than by a scale and a bias of cosines.
+        """
+        vectors = self.get_image_features(images, processor=processor)
+        return self._two_towers.scores(vectors, self.get_text_features(texts, tokenizer=tokenizer))
+
+    @property
+    def _late(self) -> LateRecord:
+        if self.record.late is None:
+            raise OptionError(
+                f"{self.body.architecture} was not loaded from a checkpoint of late interaction, which has layers "
+                "after the model in its modules.json: generate() gives its states or pooled vectors."
+            )
+        return self.record.late
+
+    def _tokens(self, texts: Texts, tokenizer: PreTrainedTokenizerBase | None) -> list[EncodedText]:
+        return encode_texts(texts, lambda: self.tokenizer(tokenizer), takes_token_type_ids=False)
+
+    def encode_queries(self, queries: Texts, *, tokenizer: PreTrainedTokenizerBase | None = None) -> list[np.ndarray]:
+        """Vectors ``[tokens, D]`` of each query, float32, of length 1.
+
+        Args:
+            queries: as of :meth:`generate`.
+            tokenizer: as of :meth:`generate`.
+
+        Raises:
+            CapacityError: a query is empty or too long.
+            OptionError: the package is none of late interaction.
+        """
+        late = self._late
+        texts = [late.query(index, text) for index, text in enumerate(self._tokens(queries, tokenizer))]
+        return self.session.run_each(texts)
+
+    def encode_documents(
+        self, documents: Texts, *, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> list[np.ndarray]:
+        """Vectors of each document, without those that do not count. As :meth:`encode_queries`."""
+        late = self._late
+        texts = [late.document(text) for text in self._tokens(documents, tokenizer)]
+        return [late.counted(*pair) for pair in zip(texts, self.session.run_each(texts), strict=True)]
 
     def resized(
         self,
@@ -107,12 +245,30 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
         return record.resized(seq_len, batch_size)
 
     def describe(
-        self, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None
+        self,
+        prompts: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        images: Sequence[str] = (),
     ) -> tuple[list[dict[str, Any]], str]:
+        """As of :class:`CompiledModel`; of images, an entry for each, with its scores."""
+        if images:
+            return self._describe_scores(prompts, images, tokenizer)
         outputs = self.generate(list(prompts), tokenizer=tokenizer)["output"]
         rows = [{"prompt": prompt, "output": row.tolist()} for prompt, row in zip(prompts, outputs, strict=True)]
         lines = []
         for prompt, row in zip(prompts, outputs, strict=True):
             first = " ".join(f"{value:.4f}" for value in row.reshape(-1)[:6])
             lines.append(f"> {prompt}\n{list(row.shape)} {first} ...")
+        return rows, "\n".join(lines)
+
+    def _describe_scores(
+        self, prompts: Sequence[str], images: Sequence[str], tokenizer: PreTrainedTokenizerBase | None
+    ) -> tuple[list[dict[str, Any]], str]:
+        scores = self.similarity(list(prompts), list(images), tokenizer=tokenizer)
+        each = [dict(zip(prompts, row.tolist(), strict=True)) for row in scores]
+        rows = [{"image": image, "scores": fits} for image, fits in zip(images, each, strict=True)]
+        lines = []
+        for image, fits in zip(images, each, strict=True):
+            best = sorted(fits.items(), key=lambda item: -item[1])
+            lines.append(f"> {image}\n" + "\n".join(f"{score:.4f} {prompt}" for prompt, score in best))
         return rows, "\n".join(lines)

@@ -12,6 +12,7 @@ import numpy as np
 
 from QEfficient.contract import GraphRecord, LoweringName
 from QEfficient.errors import LifecycleError, OptionError
+from QEfficient.generation.audio import AudioInput, load_audio
 from QEfficient.generation.cross_media import CrossLayout, CrossPacker
 from QEfficient.generation.media import MediaLayout, MediaPacker, PromptMedia, spans_of
 from QEfficient.generation.media_encoder import FeatureCache, Features, MediaEncoder, MediaEncoderRecord
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from QEfficient.processing.host import HostModel
     from QEfficient.processing.images import Picture
 
+MAX_SECONDS = 3600
+"""Of a clip."""
 LANGUAGE = "language"
 """Name of the language model's graph."""
 
@@ -71,11 +74,13 @@ class MediaPrompt:
 
 @dataclass(frozen=True, eq=False)
 class Pictured:
-    """Prompts with the images of each, to be read by a processor."""
+    """Prompts with the images and audio of each, to be read by a processor."""
 
     prompts: Sequence[Any]
     images: Sequence[Sequence[Any]]
     processor: ProcessorMixin | None = None
+    audio: Sequence[Sequence[AudioInput]] = ()
+    """Of each prompt; empty: they have none."""
 
 
 class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
@@ -176,6 +181,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         prompts: Prompts,
         *,
         images: Sequence[Picture] | None = None,
+        audio: AudioInput | Sequence[AudioInput] | None = None,
         processor: ProcessorMixin | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         generation_len: int | Sequence[int] | None = None,
@@ -187,6 +193,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         Args:
             prompts: a processor's output, or prompts as of :meth:`CompiledDecoder.generate`.
             images: of one prompt, or a list of images for each: paths, bytes, arrays, or images of Pillow.
+            audio: of one prompt, or a list for each: files, or samples at the model's rate.
             processor: of transformers; default: the one in the package.
             tokenizer: default: the package's.
             generation_len: as of :meth:`CompiledDecoder.generate`, with ``stream`` and ``sampling``.
@@ -195,10 +202,10 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
 
         Raises:
             CapacityError: a prompt does not fit ``ctx_len``, or an image has a size that was not compiled.
-            OptionError: something is no image, or images and placeholders differ in number.
+            OptionError: something is no image or no audio, or they differ from the placeholders in number.
         """
         return super().generate(
-            with_images(prompts, images, processor),
+            with_media(prompts, images, audio, processor),
             tokenizer=tokenizer,
             generation_len=generation_len,
             stream=stream,
@@ -208,8 +215,8 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
     def stream(
         self, prompt: Prompts, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: Any
     ) -> Iterator[str]:
-        images, processor = options.pop("images", None), options.pop("processor", None)
-        return super().stream(with_images(prompt, images, processor), tokenizer=tokenizer, **options)
+        media = [options.pop(name, None) for name in ("images", "audio", "processor")]
+        return super().stream(with_media(prompt, *media), tokenizer=tokenizer, **options)
 
     def encode(
         self,
@@ -224,20 +231,18 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         return [self._plain(ids) for ids in self.encode_text(prompts, tokenizer)]
 
     def _has_media(self, batch: Mapping[str, Any]) -> bool:
-        return any(name in batch for record in self.record.encoders for name in self._main_inputs(record))
+        from QEfficient.processing.media import MAIN_INPUTS
 
-    def _main_inputs(self, record: MediaEncoderRecord) -> Sequence[str]:
-        if record.is_whole:
-            return record.parts[0].inputs
-        return ("pixel_values", "pixel_values_videos", "image_patches", "input_features", "input_values")
+        return any(name in MAIN_INPUTS for name in batch)
 
     def _read(self, pictured: Pictured) -> list[MediaPrompt]:
         from QEfficient.processing.processor import process
 
         processor = pictured.processor or self.processor
+        audio = pictured.audio or [[] for _ in pictured.prompts]
         read = []
-        for prompt, images in zip(pictured.prompts, pictured.images, strict=True):
-            read += self._prompts(process(processor, prompt, images))
+        for prompt, images, clips in zip(pictured.prompts, pictured.images, audio, strict=True):
+            read += self._prompts(process(processor, prompt, images, open_audio(clips, processor)))
         return read
 
     def _plain(self, ids: list[int]) -> MediaPrompt:
@@ -356,31 +361,48 @@ def _count(features: Features | None) -> int:
     return len(rows) if rows is not None else layers.shape[1] if layers is not None else 0
 
 
-def with_images(
-    prompts: Prompts | Pictured, images: Sequence[Any] | None, processor: ProcessorMixin | None = None
+def with_media(
+    prompts: Prompts | Pictured,
+    images: Sequence[Any] | None,
+    audio: Any = None,
+    processor: ProcessorMixin | None = None,
 ) -> Any:
-    """Prompts with their images, as :meth:`CompiledImageTextToText.encode` takes them.
+    """Prompts with their images and audio, as :meth:`CompiledImageTextToText.encode` takes them.
 
     Raises:
-        OptionError: images and prompts do not fit together.
+        OptionError: they and the prompts do not fit together.
     """
     texts = [prompts] if _is_one(prompts) else prompts
-    if images is not None and not isinstance(images, list | tuple):
-        images = [images]  # a single one
-    has_chats = isinstance(texts, list | tuple) and any(_pictures_of(text) for text in texts)
-    if images is None and processor is None and not has_chats:
+    has_chats = isinstance(texts, list | tuple) and any(_named(text, each) for text in texts for each in _NAMES)
+    if images is None and audio is None and processor is None and not has_chats:
         return prompts
     if isinstance(prompts, Mapping) or not isinstance(texts, list | tuple):
-        raise OptionError("images go with texts or chats; a processor's output has its images already.")
-    if images is None:
-        lists: list[list[Any]] = [_pictures_of(text) for text in texts]
-    elif len(texts) == 1:
-        lists = [[*images[0]] if len(images) == 1 and isinstance(images[0], list | tuple) else [*images]]
+        raise OptionError("images and audio go with texts or chats; a processor's output has its own already.")
+    return Pictured(texts, _of_each("image", texts, images), processor, _of_each("audio", texts, audio))
+
+
+_NAMES = {"image": ("image", "path", "url"), "audio": ("audio", "path", "url")}
+"""What the messages of a chat call an image or a clip, by modality."""
+
+
+def _of_each(modality: str, texts: Sequence[Any], media: Any) -> list[list[Any]]:
+    """The media of each prompt; those that its chat names, where none are passed."""
+    if media is None:
+        return [_named(text, modality) for text in texts]
+    passed = media if isinstance(media, list | tuple) and not _is_samples(media) else [media]  # else a single one
+    if len(texts) == 1:
+        is_listed = len(passed) == 1 and isinstance(passed[0], list | tuple) and not _is_samples(passed[0])
+        lists = [[*passed[0]] if is_listed else [*passed]]
     else:
-        lists = [[*each] if isinstance(each, list | tuple) else [each] for each in images]
+        lists = [[*each] if isinstance(each, list | tuple) and not _is_samples(each) else [each] for each in passed]
     if len(lists) != len(texts):
-        raise OptionError(f"images has {len(lists)} entries for {len(texts)} prompts: give a list of images for each.")
-    return Pictured(texts, lists, processor)
+        name = {"image": "images", "audio": "audio"}[modality]
+        raise OptionError(f"{name} has {len(lists)} entries for {len(texts)} prompts: give a list for each.")
+    return lists
+
+
+def _is_samples(media: Sequence[Any]) -> bool:
+    return bool(media) and all(isinstance(value, int | float) for value in media)
 
 
 def _is_one(prompts: Any) -> bool:
@@ -389,13 +411,28 @@ def _is_one(prompts: Any) -> bool:
     )
 
 
-def _pictures_of(prompt: Any) -> list[Any]:
-    """The images that the messages of a chat name: ``{"type": "image", "image": …}``, or ``path`` or ``url``."""
+def _named(prompt: Any, modality: str) -> list[Any]:
+    """The media that the messages of a chat name: ``{"type": "image", "image": …}``, or ``path`` or ``url``."""
     if not isinstance(prompt, list):
         return []
     contents = [message.get("content") for message in prompt if isinstance(message, Mapping)]
     parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
-    named = [[part.get(name) for name in ("image", "path", "url")] for part in parts if part.get("type") == "image"]
+    named = [[part.get(name) for name in _NAMES[modality]] for part in parts if part.get("type") == modality]
     return [
         next(value for value in values if value is not None) for values in named if any(v is not None for v in values)
     ]
+
+
+def open_audio(clips: Sequence[AudioInput], processor: ProcessorMixin) -> list[np.ndarray]:
+    """Samples of each clip at the rate of ``processor``, checked.
+
+    Raises:
+        OptionError: one is no audio, or the processor takes none.
+        CapacityError: one is empty or too long.
+    """
+    from QEfficient.processing.processor import sampling_rate
+
+    rate = sampling_rate(processor)
+    if clips and rate is None:
+        raise OptionError(f"{type(processor).__name__} takes no audio.")
+    return [load_audio(clip, rate or 0, MAX_SECONDS * (rate or 0), f"Audio {at}") for at, clip in enumerate(clips)]

@@ -32,6 +32,7 @@ from QEfficient.machine import SLOW_TOKENIZERS
 from QEfficient.options import require_bool
 from QEfficient.store.files import storage_errors
 from QEfficient.transformers.checkpoint.build_limits import BuildLimits
+from QEfficient.transformers.checkpoint.dense_layers import dense_files
 from QEfficient.transformers.checkpoint.dense_view import DenseView, NothingStored
 from QEfficient.transformers.checkpoint.files import (
     NOT_READ,
@@ -128,8 +129,8 @@ def resolve(model_name: str | os.PathLike[str], *, config_only: bool = False, **
             folder = _download(name, hub_options, [each for each in READ if each != SHARDS], [*NOT_READ])
             with loader_errors(folder, "a file"):
                 shards = [escape(shard) for shard in missing_shards(folder)]
-            if shards:
-                folder = _download(name, hub_options, shards)
+            if further := [*shards, *map(escape, dense_files(folder))]:
+                folder = _download(name, hub_options, further)
     elif not any(folder.glob("*.safetensors")) and (file := gguf_in(folder)) is not None:
         return gguf_checkpoint(file)
     if not (folder / "config.json").is_file():

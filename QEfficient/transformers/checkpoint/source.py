@@ -66,6 +66,12 @@ class WeightSource(Protocol):
         """
 
 
+def weight_value(source: WeightSource, parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter of the model as one float32 tensor; for those that code outside of the graphs reads."""
+    pieces = torch.cat(list(source.read(source.name_of(parameter))))
+    return pieces.reshape(parameter.shape).float()
+
+
 def split(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """The elements of ``tensor`` in order, as flat pieces of at most :data:`PIECE_BYTES`."""
     if tensor.is_contiguous():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from QEfficient.errors import UnsupportedModel
+from QEfficient.processing.processor import has_processor
+from QEfficient.transformers.tasks.two_towers import has_two_towers
 
 
 class TextEncoders:
     """An auto class over those of transformers: a text encoder where they have one for the config, ``text_model`` of a
-    model with two towers (CLIP, SigLIP, CLAP), and the base model otherwise."""
+    model with two towers (CLIP, SigLIP, CLAP), and the base model otherwise. A model that gives vectors of images is
+    whole where its checkpoint has what reads images."""
 
     label = "text encoder"
 
@@ -19,7 +23,7 @@ class TextEncoders:
         if (saved_by := _saved_by(config)) is not None:
             return saved_by._from_config(config)
         model = _auto_class(config).from_config(config, **options)
-        return _tower(model) or model
+        return model if _reads_images(model) else _tower(model) or model
 
     @classmethod
     def from_pretrained(cls, folder: Any, *, config: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
@@ -29,7 +33,7 @@ class TextEncoders:
             UnsupportedModel: the checkpoint has nothing of the text tower.
         """
         model, info = (_saved_by(config) or _auto_class(config)).from_pretrained(folder, config=config, **options)
-        if (tower := _tower(model)) is None:
+        if _reads_images(model) or (tower := _tower(model)) is None:
             return model, info
         info = _info_of_tower(info)
         if info["missing_keys"] >= dict(tower.named_parameters()).keys():
@@ -58,6 +62,11 @@ def _saved_by(config: Any) -> Any | None:
 
 
 _TOWER = "text_model"
+
+
+def _reads_images(model: Any) -> bool:
+    """Whether ``model`` gives vectors of images, and its checkpoint's processor reads them."""
+    return has_two_towers(model) and has_processor(Path(model.config.name_or_path))
 
 
 def _tower(model: Any) -> Any | None:

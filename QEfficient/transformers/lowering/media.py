@@ -104,6 +104,9 @@ class MediaTokens:
     """Arguments of the model's forward with a value a token, as the processor makes them."""
     num_positions: int = 0
     """Coordinates of a token, where rotary embeddings have several; 0: its position alone."""
+    asked: tuple[tuple[str, str], ...] = ()
+    """Modalities whose features the model's forward asks ``get_*_features`` for, each with the argument that it does so
+    for; the others' are given to it as ``mm_encoder_outputs``."""
 
     @property
     def num_deepstack(self) -> int:
@@ -173,9 +176,16 @@ class StepMedia:
         )
 
     def outputs(self) -> dict[str, SimpleNamespace]:
-        """``mm_encoder_outputs`` of the model's forward, with a row for each token."""
+        """What ``get_*_features`` give, by modality, with a row for each token."""
         rows, forms = self.rows, self.tokens.forms
         return {n: form.output(None if form.pooled is None else rows, self.deepstack) for n, form in forms}
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the model's forward: features and token types."""
+        asked = dict(self.tokens.asked)
+        given = {modality: output for modality, output in self.outputs().items() if modality not in asked}
+        stand_ins = {name: torch.zeros(1, 1, 1) for name in asked.values()}
+        return {**({"mm_encoder_outputs": given} if given else {}), **stand_ins, **self.token_types}
 
     def scatter(self, embeddings: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """``embeddings [B, S, D]`` with each masked token's row of ``source`` in its place."""
@@ -215,13 +225,20 @@ def _unchecked(*args: object, **kwargs: object) -> None:
 @contextmanager
 def placing(model: nn.Module, media: StepMedia) -> Iterator[None]:
     """Let ``model``, a private copy, put the features of ``media`` at their tokens."""
-    adders = [module for module in model.modules() if hasattr(module, "_deepstack_process")]
-    for module in adders:
-        setattr(module, "_deepstack_process", media.add)  # noqa: B010
+    outputs = media.outputs()
+    methods: list[tuple[nn.Module, str, Any]] = [
+        (module, "_deepstack_process", media.add) for module in model.modules() if hasattr(module, "_deepstack_process")
+    ]
+    methods += [
+        (model.base_model, f"get_{modality}_features", lambda *_, output=outputs[modality], **__: output)
+        for modality, _ in media.tokens.asked
+    ]
+    for module, name, function in methods:
+        setattr(module, name, function)
     scatter = tensor_method_replaced("masked_scatter", media.scatter)
     try:
         with scatter, _Selecting(media), functions_replaced(model, {"torch_compilable_check": _unchecked}):
             yield
     finally:
-        for module in adders:
-            delattr(module, "_deepstack_process")
+        for module, name, _ in methods:
+            delattr(module, name)

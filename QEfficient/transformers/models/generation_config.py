@@ -29,8 +29,10 @@ def check_entries(model: PreTrainedModel) -> None:
     Raises:
         CorruptCheckpoint: an entry has a wrong type, or bans tokens that the model does not have.
     """
+    from QEfficient.transformers.tasks.lm_head import output_embeddings
+
     where = f"The generation config of {model.config.name_or_path or type(model).__name__}"
-    head: Any = model.get_output_embeddings()
+    head: Any = output_embeddings(model)
     vocab_size = None if head is None else head.weight.shape[0]
     check_generation_config(model.generation_config.to_dict(), where, CorruptCheckpoint, vocab_size)
 

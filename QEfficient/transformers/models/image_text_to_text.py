@@ -1,4 +1,4 @@
-"""The auto class of models that see: an encoder of images before a language model."""
+"""The auto class of models that see or hear: an encoder of images or audio before a language model."""
 
 from __future__ import annotations
 
@@ -12,17 +12,26 @@ from QEfficient.base.modeling_qeff import OptionsT
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
+from QEfficient.generation.audio import AudioInput
 from QEfficient.generation.cross_media import CrossLayout
 from QEfficient.generation.media import MediaLayout
-from QEfficient.generation.media_encoder import FollowerRecord, MediaEncoderRecord, MediaPartRecord
+from QEfficient.generation.media_encoder import MediaEncoderRecord
 from QEfficient.generation.results import CloudAI100ExecInfo
-from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord, with_images
+from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord, open_audio, with_media
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
 from QEfficient.tasks import TASKS
 from QEfficient.transformers.models.causal_lm import CausalLMPlan, QEFFAutoModelForCausalLM
 from QEfficient.transformers.models.generative_model import Stream
+from QEfficient.transformers.models.media_encoders import (
+    described,
+    encoder_record,
+    part_graphs,
+    part_shapes,
+    parts_of,
+    save_host_parameters,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -31,22 +40,26 @@ if TYPE_CHECKING:
     from QEfficient.transformers.lowering.media import MediaTokens
     from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
-    from QEfficient.transformers.tasks.media_parts import MediaEncoder, MediaPart
+    from QEfficient.transformers.tasks.media_parts import MediaEncoder
     from QEfficient.verify.parity import ParityReport
 
 Inputs = Any
 """A processor's output; or a text, a list of them, or chats."""
 _ENCODER_SHARE = 4
-_SAMPLES = (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),))
-"""Width and height of the images of prompts that show what an encoder takes, and what varies with them; the first has
-more than one."""
+_SAMPLES: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "image": (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),)),
+    "audio": ((9.4, 9.4), (2.6,), (0.7,), (12.3,), (4.0,)),
+}
+"""Width and height of the images, and seconds of the clips, of prompts that show what an encoder takes, and what varies
+with them; the first prompt has more than one."""
 _TEXT = "Describe this."
 """Their text is of one to four of these: some encoders read it too."""
+_USUAL_SECONDS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTextPlan(CausalLMPlan):
-    """What decides the graphs of a model that sees."""
+    """What decides the graphs of a model that sees or hears."""
 
     media: MediaTokens | None = None
     encoders: tuple[str, ...] = ()
@@ -57,17 +70,17 @@ class ImageTextPlan(CausalLMPlan):
 
 
 class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
-    """A model that answers prompts with images.
+    """A model that answers prompts with images or audio.
 
     Args:
         model: a Hugging Face model, already loaded; :meth:`from_pretrained` loads one.
         kv_offload: upstream's switch: the encoder and the language model are two graphs. They always are here.
         continuous_batching: upstream's switch; :meth:`compile` with ``full_batch_size`` needs no switch here.
-        processor: reads texts and images; put into the package.
+        processor: reads texts, images and audio; put into the package.
         tokenizer: default: the processor's.
 
     Raises:
-        UnsupportedModel: the model has no encoder of images.
+        UnsupportedModel: the model has no encoder of images or audio.
     """
 
     task = "image_text_to_text"
@@ -98,17 +111,20 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     @classmethod
     def hf_auto_class(cls) -> Any:
-        from transformers import AutoModelForImageTextToText
+        from transformers import AutoModelForMultimodalLM
 
-        return AutoModelForImageTextToText
+        return AutoModelForMultimodalLM
 
     @classmethod
     def takes(cls, config: PretrainedConfig, heads: Sequence[str]) -> bool:
-        """A model of transformers' table whose config has one of vision."""
-        from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES
+        """A model of transformers' tables: one of vision that its config has, or of audio."""
+        from transformers.models.auto import modeling_auto as auto
 
+        seeing = {*auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values()}
+        hearing = {*auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.values()} - seeing
         sees = any(getattr(config, name, None) is not None for name in ("vision_config", "vq_config"))
-        return sees and not config.is_encoder_decoder and any(head in NAMES.values() for head in heads)
+        known = seeing | hearing if sees else hearing
+        return not getattr(config, "is_encoder_decoder", False) and any(head in known for head in heads)
 
     @classmethod
     def takes_model(cls, model: PreTrainedModel) -> bool:
@@ -130,36 +146,59 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         from QEfficient.transformers.tasks.media_tokens import block_types, crossing_media, media_tokens
 
         if self._media is None:
-            model, samples = self._loaded(), self._samples()
-            encoder = media_encoder(model, "image", samples)
-            if encoder is None:
+            model = self._loaded()
+            samples = {name: self._samples(name) for name in self._modalities()}
+            made = {name: media_encoder(model, name, each) for name, each in samples.items()}
+            encoders = {name: encoder for name, encoder in made.items() if encoder is not None}
+            if not encoders:
                 raise UnsupportedModel(
-                    f"{self.model_name} has no get_image_features() that takes what its processor makes."
+                    f"{self.model_name} has no get_image_features() or get_audio_features() that takes what its "
+                    "processor makes."
                 )
-            encoders = {"image": encoder}
-            tokens = crossing_media(model, media_tokens(model, encoders, samples[-1]), samples[-1])
+            sample = samples[next(iter(encoders))][-1]
+            tokens = crossing_media(model, media_tokens(model, encoders, sample), sample)
             self._media = encoders, tokens, block_types(model, tokens)
         return self._media
 
-    def _samples(self) -> list[dict[str, Any]]:
-        """What the processor makes of two images in one prompt, where it takes so many, and of one at a time."""
-        alone = [self._sample(sizes, _TEXT * number) for number, sizes in enumerate(_SAMPLES[1:], start=1)]
-        try:
-            return [self._sample(_SAMPLES[0], 2 * _TEXT), *alone]
-        except OptionError:
-            return alone
+    def _modalities(self) -> list[str]:
+        """Those that the model and its processor have.
 
-    def _sample(self, sizes: Sequence[tuple[int, int]], text: str = _TEXT) -> dict[str, Any]:
-        """What the processor makes of images of these sizes before a text."""
-        from QEfficient.processing.processor import process
-        from QEfficient.processing.samples import picture
+        Raises:
+            LifecycleError: there is no processor.
+        """
+        from QEfficient.processing.media import encoder_method
+        from QEfficient.processing.processor import sampling_rate
 
         if self.processor is None:
             raise LifecycleError(
-                f"{self.model_name} has no processor, which shows what images become: pass processor=..., or load a "
-                "checkpoint that has one with from_pretrained()."
+                f"{self.model_name} has no processor, which shows what images or audio become: pass processor=..., or "
+                "load a checkpoint that has one with from_pretrained()."
             )
-        return process(self.processor, text, [picture(*size) for size in sizes])
+        reads = {
+            "image": getattr(self.processor, "image_processor", None) is not None,
+            "audio": sampling_rate(self.processor) is not None,
+        }
+        return [name for name, is_read in reads.items() if is_read and encoder_method(self._loaded(), name) is not None]
+
+    def _samples(self, modality: str) -> list[dict[str, Any]]:
+        """What the processor makes of two media in one prompt, where it takes so many, and of one at a time."""
+        first, *others = _SAMPLES[modality]
+        alone = [self._sample(modality, sizes, _TEXT * number) for number, sizes in enumerate(others, start=1)]
+        try:
+            return [self._sample(modality, first, 2 * _TEXT), *alone]
+        except OptionError:
+            return alone
+
+    def _sample(self, modality: str, sizes: Sequence[Any], text: str = _TEXT) -> dict[str, Any]:
+        """What the processor makes of images of these sizes, or of clips of so many seconds, before a text."""
+        from QEfficient.processing.processor import process, sampling_rate
+        from QEfficient.processing.samples import picture, sound
+
+        assert self.processor is not None
+        if modality == "image":
+            return process(self.processor, text, [picture(*size) for size in sizes])
+        rate = sampling_rate(self.processor) or 0
+        return process(self.processor, text, (), [sound(int(seconds * rate)) for seconds in sizes])
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         from QEfficient.transformers.lowering.crossing import CrossMedia
@@ -170,11 +209,12 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
                 f"{self.model_name} selects keys by positions with several coordinates, and the state has one for each "
                 "slot. QEFFAutoModelForCausalLM runs it on text."
             )
+        if target.has_static_shapes:
+            self._check_cores(options.num_cores, 1 + len(parts_of(encoders.values())))
         plan = super()._plan(options, target)
-        described = [repr((part.steps, part.axes, sorted(part.inputs))) for part in self._parts(encoders)]
         shared = {item.name: getattr(plan, item.name) for item in fields(plan)}
         shared["counts_rows"] = target.has_static_shapes and not isinstance(tokens, CrossMedia)
-        return ImageTextPlan(**shared, media=self._sized(tokens, options), encoders=tuple(described))
+        return ImageTextPlan(**shared, media=self._sized(tokens, options), encoders=described(encoders.values()))
 
     def _sized(self, tokens: MediaTokens, options: ImageTextToTextCompileOptions) -> MediaTokens:
         """``tokens`` with room for as many images as options say, where that is not a question of tokens."""
@@ -194,9 +234,12 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
         return media_specs(self._loaded(), None if self.processor is None else self._seen()[1])
 
-    @staticmethod
-    def _parts(encoders: Mapping[str, MediaEncoder]) -> list[MediaPart]:
-        return [part for encoder in encoders.values() for part in encoder.parts]
+    def _check_cores(self, num_cores: int, num_graphs: int) -> None:
+        if num_cores < num_graphs:
+            raise OptionError(
+                f"num_cores={num_cores} is too few: {self.model_name} has {num_graphs} graphs, which share the "
+                f"card. Compile with num_cores={num_graphs} or more."
+            )
 
     def _choose(self, target: Target, forced: Any = None) -> LoweringChoice:
         from QEfficient.transformers.lowering.select import choose_lowering
@@ -214,10 +257,8 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     check_lowering.__doc__ = QEFFAutoModelForCausalLM.check_lowering.__doc__
 
     def _graphs(self, plan: CausalLMPlan) -> dict[str, TaskGraph]:
-        from QEfficient.transformers.tasks.media_graphs import part_graph
-
         encoders = self._seen()[0]
-        parts = {part.name: part_graph(self._loaded(), part) for part in self._parts(encoders)}
+        parts = part_graphs(self._loaded(), encoders.values())
         media = plan.media if isinstance(plan, ImageTextPlan) else None
         return {LANGUAGE: self._language_graph(plan, media), **parts}
 
@@ -225,19 +266,24 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         self, plan: CausalLMPlan, options: ImageTextToTextCompileOptions, target: Target
     ) -> dict[str, tuple[Specialization, ...]]:
         shapes = tuple(self._language_specializations(plan, options, target))
-        sizes = [(size, size) for size in options.img_sizes] or list(_SAMPLES[1])
-        samples = [self._sample([size]) for size in sizes] if target.has_static_shapes else []
-        encoders = self._seen()[0].values()
-        return {
-            LANGUAGE: shapes,
-            **{n: s for encoder in encoders for n, s in self._part_shapes(encoder, samples).items()},
+        encoders = self._seen()[0]
+        sizes: dict[str, list[Any]] = {
+            "image": [(size, size) for size in options.img_sizes] or list(_SAMPLES["image"][1]),
+            "audio": list(options.clip_seconds) or [_USUAL_SECONDS],
         }
+        named = {LANGUAGE: shapes}
+        for modality, encoder in encoders.items():
+            samples = [self._sample(modality, [size]) for size in sizes[modality] if target.has_static_shapes]
+            named |= part_shapes(self._loaded(), encoder, samples)
+        return named
 
     def _graph_options(  # type: ignore[override]
         self, name: str, options: ImageTextToTextCompileOptions, target: Target
     ) -> ImageTextToTextCompileOptions:
         """All graphs are on a card at once, so that they share its cores: a quarter of them is for the encoders."""
-        return self._sharing_cores(options, target, len(self._parts(self._seen()[0])), is_encoder=name != LANGUAGE)
+        return self._sharing_cores(
+            options, target, len(parts_of(self._seen()[0].values())), is_encoder=name != LANGUAGE
+        )
 
     @staticmethod
     def _sharing_cores(options: OptionsT, target: Target, num_encoders: int, *, is_encoder: bool) -> OptionsT:
@@ -268,20 +314,6 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             sized.append(Specialization(name=shape.name, symbols={**shape.symbols, **rows}))
         return sized
 
-    def _part_shapes(
-        self, encoder: MediaEncoder, samples: Sequence[Mapping[str, Any]]
-    ) -> dict[str, tuple[Specialization, ...]]:
-        """The shapes of each part for these images; none where any shape runs."""
-        from QEfficient.transformers.tasks.media_parts import part_sizes
-
-        shapes: dict[str, dict[str, Specialization]] = {part.name: {} for part in encoder.parts}
-        for sample in samples:
-            for name, calls in part_sizes(self._loaded(), encoder, sample).items():
-                for sizes in calls:
-                    symbols = sizes or {"batch_size": 1}
-                    shapes[name].setdefault(str(symbols), Specialization(name="Vision", symbols=symbols))
-        return {name: tuple(by_size.values()) for name, by_size in shapes.items()}
-
     def _session(self, plan: CausalLMPlan, options: Any, target: Target) -> Any:
         encoders, tokens, blocks = self._seen()
         layout = MediaLayout(
@@ -311,16 +343,18 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         """What a package says of its encoders."""
         from QEfficient.transformers.lowering.crossing import CrossMedia
 
-        in_rows = self._parts_in_rows(encoders) if target.has_static_shapes else frozenset()
+        model, is_static = self._loaded(), target.has_static_shapes
         in_prompts = isinstance(self._seen()[1], CrossMedia)
-        return tuple(replace(_record(each, in_rows), in_prompts=in_prompts) for each in encoders.values())
+        records = {
+            name: encoder_record(model, encoder, has_static_shapes=is_static, rows_mask=self._rows_mask(name))
+            for name, encoder in encoders.items()
+        }
+        return tuple(replace(record, in_prompts=in_prompts) for record in records.values())
 
-    def _parts_in_rows(self, encoders: Mapping[str, MediaEncoder]) -> frozenset[str]:
-        """The parts that may run for some rows at a time."""
-        from QEfficient.transformers.tasks.media_graphs import has_independent_rows
+    def _rows_mask(self, modality: str) -> str:
+        from QEfficient.transformers.tasks.media_tokens import rows_mask
 
-        model = self._loaded()
-        return frozenset(part.name for part in self._parts(encoders) if has_independent_rows(model, part))
+        return rows_mask(self._loaded(), modality, self._samples(modality)[0])
 
     # What inference needs beside the compiled files.
 
@@ -333,24 +367,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         if self.processor is not None:
             save_processor(self.processor, target)
         self.config.save_pretrained(target)
-        self._save_host_parameters(target)
-
-    def _save_host_parameters(self, folder: Path) -> None:
-        import torch
-        from safetensors.torch import save_file
-
-        from QEfficient.processing.host import PARAMETERS
-
-        names = [name for encoder in self._seen()[0].values() for name in encoder.host_parameters]
-        if not names:
-            return
-        source, base = self._weights(), self._loaded().base_model
-        values = {}
-        for name in names:
-            parameter = base.get_parameter(name)
-            pieces = torch.cat(list(source.read(source.name_of(parameter))))
-            values[name] = pieces.reshape(parameter.shape).float()
-        save_file(values, folder / PARAMETERS)
+        save_host_parameters(self._loaded(), self._seen()[0].values(), self._weights(), target)
 
     def generate(  # type: ignore[override]
         self,
@@ -364,6 +381,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         runtime_ai100: bool = True,
         generation_len: int | Sequence[int] | None = None,
         *,
+        audio: AudioInput | Sequence[AudioInput] | None = None,
         stream: Stream = False,
         **sampling: Any,
     ) -> CloudAI100ExecInfo:
@@ -379,13 +397,14 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
             runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
             generation_len: most new tokens, for all prompts or one number each.
+            audio: of one prompt, or a list for each: files, or samples at the model's rate.
             stream: True prints the text as it comes; a function is called with each piece.
             sampling: temperature, top_k, top_p, min_p, repetition_penalty, seed, do_sample; one value or one a prompt.
 
         Raises:
             LifecycleError: nothing was compiled yet, or there is no processor.
-            CapacityError: a prompt does not fit, or an image has a size that was not compiled.
-            OptionError: an unknown or impossible option; no image; images and placeholders differ in number.
+            CapacityError: a prompt does not fit, or an image or a clip has a size that was not compiled.
+            OptionError: an unknown or impossible option; no image or audio; other numbers of them than placeholders.
         """
         check_runtime(runtime_ai100)
         if streamer is not None:
@@ -396,7 +415,8 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         answers: CloudAI100ExecInfo = compiled.generate(
             prompts if inputs is None else inputs,
             images=images,
-            processor=processor if processor is not None else self.processor if images is not None else None,
+            audio=audio,
+            processor=self._reader(processor, images, audio),
             tokenizer=self._text_tokenizer(tokenizer),
             generation_len=generation_len,
             stream=stream,
@@ -404,12 +424,17 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         )
         return answers
 
+    def _reader(self, processor: ProcessorMixin | None, *media: object) -> ProcessorMixin | None:
+        """What reads media, where there are some."""
+        return self.processor if processor is None and any(each is not None for each in media) else processor
+
     def verify(  # type: ignore[override]
         self,
         inputs: Inputs = None,
         *,
         prompts: Inputs = None,
         images: Sequence[Any] | None = None,
+        audio: Any = None,
         generation_len: int = 32,
         node_precision_out: str | os.PathLike[str] | None = None,
     ) -> ParityReport:
@@ -419,6 +444,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             inputs: a processor's output for one prompt; or prompts, where ``prompts`` is left out.
             prompts: texts or chats.
             images: as in :meth:`generate`.
+            audio: as in :meth:`generate`.
             generation_len: tokens to compare for each prompt.
             node_precision_out: not taken: the graphs of a model that sees are not run in other formats.
 
@@ -436,11 +462,13 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
         self._loaded()
         compiled = self._open()
-        report = compare_media(self.model, compiled, self._batches(inputs, prompts, images), generation_len)
+        report = compare_media(self.model, compiled, self._batches(inputs, prompts, images, audio), generation_len)
         compiled.artifact = update_body(compiled.artifact, {"parity": report.to_dict()})
         return report
 
-    def _batches(self, inputs: Any, prompts: Any, images: Sequence[Any] | None) -> list[Mapping[str, Any]]:
+    def _batches(
+        self, inputs: Any, prompts: Any, images: Sequence[Any] | None, audio: Any = None
+    ) -> list[Mapping[str, Any]]:
         """A processor's output for each prompt."""
         from QEfficient.processing.processor import process
 
@@ -450,26 +478,6 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         if asked is None or self.processor is None:
             raise LifecycleError("Give a processor's output, or prompts where the model has a processor.")
         texts = [asked] if isinstance(asked, str) else list(asked)
-        pictured = with_images(texts, images or [[] for _ in texts], self.processor)
-        pairs = zip(pictured.prompts, pictured.images, strict=True)
-        return [process(self.processor, prompt, pictures) for prompt, pictures in pairs]
-
-
-def _record(encoder: MediaEncoder, in_rows: frozenset[str]) -> MediaEncoderRecord:
-    parts = (
-        MediaPartRecord(
-            graph=part.name,
-            path=part.path,
-            inputs=tuple(part.inputs),
-            outputs=part.outputs,
-            form=part.steps[0].form,
-            followers=tuple(
-                FollowerRecord(path=step.path, argument=step.piped or "", form=step.form) for step in part.steps[1:]
-            ),
-            has_independent_rows=part.name in in_rows,
-        )
-        for part in encoder.parts
-    )
-    return MediaEncoderRecord(
-        modality=encoder.modality, parts=tuple(parts), crops=encoder.tells_sizes, idle=dict(encoder.idle)
-    )
+        read = with_media(texts, images, audio, self.processor)
+        each = zip(read.prompts, read.images, read.audio, strict=True)
+        return [process(self.processor, text, seen, open_audio(heard, self.processor)) for text, seen, heard in each]

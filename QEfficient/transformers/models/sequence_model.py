@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from QEfficient.base.modeling_qeff import QEFFBaseModel
@@ -67,10 +68,17 @@ class QEFFSequenceModel(QEFFWholeInputModel):
     def _prepare(self, model: PreTrainedModel, use: SequenceUse) -> tuple[SequenceModel, SequenceContract]:
         """``model`` ready to be lowered, and how it takes sequences."""
 
+    @cached_property
+    def _reader(self) -> Any:
+        """The module that reads texts: the model, or its tower for them."""
+        from QEfficient.transformers.tasks.two_towers import text_reader
+
+        return text_reader(self._loaded())
+
     def _plan(self, options: EncoderCompileOptions, target: Target) -> SequencePlan:
-        model = self._loaded()
-        contract = self._inputs.contract(model, options.seq_lens[-1], self.tokenizer)
-        return plan_sequences(model, contract, options, target, self.max_lens().get("seq_len"))
+        reader = self._reader
+        contract = self._inputs.contract(reader, options.seq_lens[-1], self.tokenizer)
+        return plan_sequences(reader, contract, options, target, self.max_lens().get("seq_len"))
 
     @staticmethod
     def _text_contract(plan: SequencePlan) -> SequenceContract:
@@ -82,7 +90,7 @@ class QEFFSequenceModel(QEFFWholeInputModel):
     def max_lens(self) -> dict[str, int]:
         from QEfficient.transformers.tasks.position_limits import max_seq_len
 
-        limit = max_seq_len(self._loaded())
+        limit = max_seq_len(self._reader)
         return {} if limit is None else {"seq_len": limit}
 
     def generate(

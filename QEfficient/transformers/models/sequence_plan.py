@@ -37,6 +37,8 @@ class SequencePlan(Plan):
     seq_len: int | None = None
     """The only length, where the model's code holds for one alone."""
     pooling: str | None = None
+    images: tuple[str, ...] = ()
+    """What the graphs for images are, as text."""
 
     def key(self) -> dict[str, Json]:
         return {**super().key(), "contract": self.contract.ingredients()}

@@ -16,6 +16,7 @@ from QEfficient.options import Vision2SeqCompileOptions
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
 from QEfficient.transformers.models.image_text_to_text import Inputs, QEFFAutoModelForImageTextToText
+from QEfficient.transformers.models.media_encoders import described, part_graphs, part_shapes, parts_of
 from QEfficient.transformers.models.seq2seq_model import EncoderDecoderPlan, QEFFEncoderDecoderModel
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class QEFFAutoModelForVision2Seq(
         from QEfficient.transformers.tasks.vision2seq import seeing_encoder
 
         if self._measured is None:
-            model, samples = self._loaded(), [self._sample([size]) for size in _SAMPLES]
+            model, samples = self._loaded(), [self._sample("image", [size]) for size in _SAMPLES]
             images = media_encoder(model, "image", samples)
             encoders = {} if images is None else {"image": images}
             tokens = media_tokens(model, encoders, samples[0]) if encoders else None
@@ -120,20 +121,17 @@ class QEFFAutoModelForVision2Seq(
     def _plan(self, options: Vision2SeqCompileOptions, target: Target) -> Vision2SeqPlan:  # type: ignore[override]
         encoder, encoders = self._read()
         shared = {**self._plan_ingredients(options, target), "is_split": True}
-        described = [repr((part.steps, part.axes, sorted(part.inputs))) for part in self._parts(encoders)]
-        return Vision2SeqPlan(**shared, encoder=encoder.ingredients(), encoders=tuple(described))
+        return Vision2SeqPlan(**shared, encoder=encoder.ingredients(), encoders=described(encoders.values()))
 
     def _graphs(self, plan: Vision2SeqPlan) -> dict[str, TaskGraph]:  # type: ignore[override]
         from QEfficient.transformers.tasks import seq2seq_lm
-        from QEfficient.transformers.tasks.media_graphs import part_graph
         from QEfficient.transformers.tasks.vision2seq import seeing_graph
 
         model, (encoder, encoders) = self._loaded(), self._read()
-        parts = {part.name: part_graph(model, part) for part in self._parts(encoders)}
         return {
             DECODER: seq2seq_lm.decoder_graph(model, plan.rope_len, encoder.source, plan.has_batch_index),
             ENCODER: seeing_graph(model, encoder, self.max_lens().get("encoder_ctx_len")),
-            **parts,
+            **part_graphs(model, encoders.values()),
         }
 
     def _specializations(  # type: ignore[override]
@@ -143,11 +141,11 @@ class QEFFAutoModelForVision2Seq(
         length = self._encoder_ctx_len(options)
         decoder = self._shapes(plan, options, length)[DECODER]
         sizes = [(size, size) for size in options.img_sizes] or [_SAMPLES[0]]
-        samples = [self._sample([size]) for size in sizes] if target.has_static_shapes else []
+        samples = [self._sample("image", [size]) for size in sizes] if target.has_static_shapes else []
         symbols = [self._encoder_sizes(encoder, sample, length) for sample in samples]
         unlike = {str(each): each for each in symbols}.values()
         shapes = tuple(Specialization(name="Encoder", symbols=each) for each in unlike)
-        parts = {n: s for each in encoders.values() for n, s in self._part_shapes(each, samples).items()}
+        parts = {n: s for each in encoders.values() for n, s in part_shapes(self._loaded(), each, samples).items()}
         return {DECODER: decoder, ENCODER: shapes, **parts}
 
     def _encoder_sizes(self, encoder: SeeingEncoder, sample: Mapping[str, Any], length: int) -> dict[str, int]:
@@ -174,7 +172,7 @@ class QEFFAutoModelForVision2Seq(
     def _graph_options(  # type: ignore[override]
         self, name: str, options: Vision2SeqCompileOptions, target: Target
     ) -> Vision2SeqCompileOptions:
-        num_encoders = 1 + len(self._parts(self._read()[1]))
+        num_encoders = 1 + len(parts_of(self._read()[1].values()))
         return self._sharing_cores(options, target, num_encoders, is_encoder=name != DECODER)
 
     def _decoder_specs(self) -> Any:

@@ -20,6 +20,7 @@ _APPENDS = "it predicts at a token appended after the newest, so that no step co
 _COUNTS = "it counts query and key positions from the length of its cache, the same for all rows"
 _DATA_DEPENDENT = "it picks experts in a loop over data, and takes no experts implementation from outside"
 _OWN_STATE = "it keeps its state outside transformers' cache, and loops over tokens"
+_PADS_BLOCKS = "it asks whether a block needs padding, which depends on the length"
 _INTEGER_MASK = "it subtracts a mask of integers from a float, which torch.onnx 2.13 cannot export"
 
 REASONS = {
@@ -33,7 +34,9 @@ REASONS = {
     "funnel": "OpenVINO 2026.4 computes a wrong product for its Einsum over GatherElements of a constant",
     "gemma3n_text": "it computes a constant with the inverse error function, which ONNX does not have",
     "gpt_neo": "it slices masks from a buffer by the number of keys, as if the newest token were in the last slot",
-    "granite_speech5_encoder": "it asks whether a block needs padding, which depends on the length",
+    "granite_speech5_encoder": _PADS_BLOCKS,
+    "granite_speech_encoder": _PADS_BLOCKS,
+    "granite_speech_plus_encoder": _PADS_BLOCKS,
     "inkling_text": _COUNTS,
     "inkling2_text": f"{_COUNTS}; and it cuts the windows of its convolutions right for steps of several tokens only",
     "jetmoe": _DATA_DEPENDENT,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from QEfficient.contract import TEXT_VECTORS
 from QEfficient.errors import OptionError, UnsupportedModel, nearest
 from QEfficient.transformers.tasks.graph_spec import TaskGraph
 from QEfficient.transformers.tasks.padding_probe import SequenceUse, measure_contract
@@ -18,6 +19,7 @@ from QEfficient.transformers.tasks.sequence_inputs import (
     hidden_states,
     stateless_copy,
 )
+from QEfficient.transformers.tasks.two_towers import TextTower, text_vectors
 
 Pooling = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -68,12 +70,24 @@ def prepare_encoder(
     """
     function = resolve_pooling(pooling)
 
-    def read(model: Any, arguments: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
-        states = hidden_states(model, arguments, attention_mask)
-        return states if function is None else function(states, attention_mask)
+    def read(model: Any, arguments: dict[str, Any], attention_mask: torch.Tensor) -> Any:
+        output = model(**arguments)
+        states = output.last_hidden_state.float()
+        result = states if function is None else function(states, attention_mask)
+        return (result, output.pooler_output.float()) if isinstance(model, TextTower) else result
 
     copied = stateless_copy(model)
     return SequenceModel(copied, read), measure_contract([SequenceModel(copied, _one_state_per_token)], use)
+
+
+def prepare_text_vectors(model: nn.Module, use: SequenceUse) -> tuple[SequenceModel, SequenceContract]:
+    """The tower for texts of a model with two, and how its vectors take input sequences.
+
+    Raises:
+        UnsupportedModel: it does not give one vector per text; see :func:`measure_contract` also.
+    """
+    module = SequenceModel(stateless_copy(model), text_vectors)
+    return module, measure_contract([module], use)
 
 
 def _one_state_per_token(model: nn.Module, arguments: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
@@ -98,6 +112,8 @@ def _one_state_per_token(model: nn.Module, arguments: dict[str, Any], attention_
 def encoder_graph(
     module: SequenceModel, contract: SequenceContract, is_pooled: bool, seq_lens: Sequence[int]
 ) -> TaskGraph:
-    """The graph of an encoder; axes and arguments as in :func:`sequence_graph`."""
+    """The graph of an encoder, with the vectors of a model with two towers; axes and arguments as in
+    :func:`sequence_graph`."""
     axes = {0: "batch_size"} if is_pooled else {0: "batch_size", 1: "seq_len"}
-    return sequence_graph(module, contract, "output", axes, seq_lens)
+    vectors = {TEXT_VECTORS: {0: "batch_size"}} if isinstance(module.model, TextTower) else {}
+    return sequence_graph(module, contract, {"output": axes, **vectors}, seq_lens)

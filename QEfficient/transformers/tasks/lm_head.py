@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,10 +12,18 @@ from torch import nn
 from QEfficient.errors import UnsupportedModel
 
 
+def output_embeddings(model: Any) -> nn.Module | None:
+    """The LM head of ``model``, or of its decoder where it does not say that this has it; None: there is none."""
+    head: nn.Module | None = model.get_output_embeddings()
+    if head is not None or (decoder := model.get_decoder()) is model:
+        return head
+    return getattr(decoder, "get_output_embeddings", lambda: None)()
+
+
 @contextmanager
 def select_before_head(model: nn.Module, select: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
     """Run the LM head only on the hidden states that ``select`` returns."""
-    head = model.get_output_embeddings()
+    head = output_embeddings(model)
     if head is None:
         raise UnsupportedModel(f"{type(model).__name__} has no output embeddings, so it cannot predict tokens.")
     hook = head.register_forward_pre_hook(lambda module, args: (select(args[0]), *args[1:]))

@@ -69,8 +69,8 @@ class Run:
     """A run of an encoder."""
 
     calls: list[PartCall] = field(default_factory=list)
-    read: set[int] = field(default_factory=set)
-    """``id`` of the tensors that the code between the parts reads."""
+    read: dict[int, torch.Tensor] = field(default_factory=dict)
+    """The tensors that the code between the parts reads, by ``id``: kept, so that no other tensor gets it."""
     output: Any = None
     helped: list[torch.Tensor] = field(default_factory=list)
     """What transformers' helpers computed of the images' sizes."""
@@ -98,10 +98,14 @@ class _Readers(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not self.depth:
-            self.run.read |= {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+            self.run.read |= _tensors((args, kwargs))
             if func is torch.ops.aten.index.Tensor and not any(map(_is_fake_mask, args[1])):
                 args = (args[0], [place for each in args[1] for place in _places_of(each)])
         return func(*args, **(kwargs or {}))
+
+
+def _tensors(values: Any) -> dict[int, torch.Tensor]:
+    return {id(leaf): leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)}
 
 
 def _is_fake_mask(index: torch.Tensor | None) -> bool:
@@ -132,7 +136,7 @@ def _run_with_values(lowered: LoweredModel, modality: str, batch: Mapping[str, A
             if not depth or not has_parts(depth[0]):
                 raise
             raise _ReadsValues(_path(lowered.module.base_model, depth[0])) from error
-    run.read |= {id(leaf) for leaf in tree_leaves(list(_plain(run.output))) if isinstance(leaf, torch.Tensor)}
+    run.read |= _tensors(list(_plain(run.output)))
     if not run.calls:
         raise UnsupportedModel(f"{type(lowered.module).__name__} encodes {modality}s without a module that has weights")
     return run

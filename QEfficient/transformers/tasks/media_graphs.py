@@ -67,15 +67,13 @@ _ROWS = 2
 
 
 def has_independent_rows(model: PreTrainedModel, part: MediaPart) -> bool:
-    """Whether a part does the same with each row of its inputs, so that rows may come in several runs.
+    """Whether a part makes of each row of its inputs some rows of its outputs, so that rows may come in several runs.
 
     One row of all inputs is NaN: it reaches the outputs of the other where these depend on it. The weights are one
     number, which takes no memory.
     """
-    tensors = [*part.inputs, *part.outputs]
-    if not part.path or len({part.axes.get(name, {}).get(0) for name in tensors} - {None}) != 1:
-        return False
-    if not all(0 in part.axes.get(name, {}) for name in tensors):
+    rows = {part.axes.get(name, {}).get(0, tensor.shape[:1]) for name, tensor in part.inputs.items()}
+    if not part.path or len(rows) != 1:
         return False
     return all(_is_apart(model, part, row) for row in range(_ROWS))
 
@@ -93,7 +91,9 @@ def _is_apart(model: PreTrainedModel, part: MediaPart, row: int) -> bool:
     except FAILURES:
         return False
     others = torch.arange(_ROWS) != row
-    return all(leaf.is_floating_point() and bool(leaf[others].isfinite().all()) for leaf in outputs)
+    if not all(leaf.is_floating_point() and len(leaf) % _ROWS == 0 for leaf in outputs):
+        return False
+    return all(bool(leaf.unflatten(0, (_ROWS, -1))[others].isfinite().all()) for leaf in outputs)
 
 
 def _stand_in(value: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,14 @@ import torch
 from torch import nn
 
 from QEfficient.errors import UnsupportedModel
-from QEfficient.processing.media import MODALITIES, CrossEncoder, encode, encoder_inputs, encoder_method
+from QEfficient.processing.media import (
+    MAIN_INPUTS,
+    MODALITIES,
+    CrossEncoder,
+    encode,
+    encoder_inputs,
+    encoder_method,
+)
 from QEfficient.processing.rope import rope_index
 from QEfficient.transformers.lowering.apply import lower, run_eagerly
 from QEfficient.transformers.lowering.crossing import CrossMedia
@@ -27,6 +35,8 @@ _NO_TYPES = frozenset({"input_ids", "attention_mask", "position_ids", "labels"})
 _ROPE_TYPES = "mm_token_type_ids"
 """Only for :func:`rope_index`, where a model has one."""
 _MOST_TYPES = 4
+_GIVEN = frozenset({"image", "video"})
+"""What transformers' forwards take the features of, as ``mm_encoder_outputs``."""
 
 
 def media_tokens(
@@ -49,6 +59,7 @@ def media_tokens(
         forms=tuple((name, encoder.feature_form) for name, encoder in encoders.items()),
         token_types=tuple(_token_types(model, sample, num_positions)),
         num_positions=num_positions,
+        asked=tuple((name, main_input(model, name)) for name in encoders if name not in _GIVEN),
     )
 
 
@@ -63,6 +74,13 @@ def crossing_media(model: PreTrainedModel, tokens: MediaTokens, sample: Mapping[
         return CrossMedia.of(tokens, encode(lowered.module, "image", one).last_hidden_state.shape)
 
 
+def main_input(model: PreTrainedModel, modality: str) -> str:
+    """The argument of a model's forward that says whether a prompt has media of ``modality``."""
+    method = encoder_method(model, modality)
+    assert method is not None
+    return next(name for name in inspect.signature(method).parameters if name in MAIN_INPUTS)
+
+
 def placeholder(model: PreTrainedModel, modality: str) -> int:
     """The token that stands for a row of features of ``modality``."""
     assert modality in MODALITIES
@@ -72,6 +90,25 @@ def placeholder(model: PreTrainedModel, modality: str) -> int:
     raise UnsupportedModel(
         f"The config of {type(model).__name__} names no token that stands for {modality}s ({modality}_token_id)."
     )
+
+
+def rows_mask(model: PreTrainedModel, modality: str, sample: Mapping[str, Any]) -> str:
+    """What of a processor's output says which rows of features stand for something, where the forward selects these and
+    not ``get_*_features``; "": nothing does.
+
+    Args:
+        model: a Hugging Face model.
+        modality: "image" and so on.
+        sample: a processor's output for media of ``modality``.
+    """
+    inputs = encoder_inputs(model, modality, sample)
+    count = len(next(value for name, value in inputs.items() if name in MAIN_INPUTS))
+    for name in accepted(model.base_model, dict(sample)):
+        value = sample[name]
+        is_mask = getattr(value, "dtype", None) == torch.bool and value.ndim == 2 and len(value) == count
+        if is_mask and name not in inputs:
+            return name
+    return ""
 
 
 def _token_types(model: PreTrainedModel, sample: Mapping[str, Any], num_positions: int) -> Iterator[str]:

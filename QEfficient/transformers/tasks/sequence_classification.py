@@ -93,4 +93,4 @@ def _add_padding_token(model: Any) -> bool:
 
 def classifier_graph(module: SequenceModel, contract: SequenceContract, seq_lens: Sequence[int]) -> TaskGraph:
     """The graph of a classifier; axes and arguments as in :func:`sequence_graph`."""
-    return sequence_graph(module, contract, "logits", {0: "batch_size"}, seq_lens)
+    return sequence_graph(module, contract, {"logits": {0: "batch_size"}}, seq_lens)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from QEfficient.transformers.lowering.apply import lower
-from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
+from QEfficient.transformers.tasks.graph_spec import Axes, GraphInput, TaskGraph
 from QEfficient.transformers.tasks.recurrent_sequences import RecurrentSequenceModel, recurrent_specs
 from QEfficient.transformers.tasks.sequence_inputs import TOKEN_TYPE_IDS, SequenceContract, SequenceModel
 
@@ -18,8 +18,7 @@ _SAMPLE_ROWS, _SAMPLE_LEN = 3, 7
 def sequence_graph(
     module: SequenceModel,
     contract: SequenceContract,
-    output: str,
-    output_axes: dict[int, str],
+    outputs: Mapping[str, Axes],
     seq_lens: Sequence[int],
 ) -> TaskGraph:
     """The graph of ``module`` with axes ``batch_size`` and ``seq_len``.
@@ -27,8 +26,7 @@ def sequence_graph(
     Args:
         module: the module that was measured, with real weights.
         contract: see :func:`QEfficient.transformers.tasks.padding_probe.measure_contract`.
-        output: name of the only output.
-        output_axes: its named axes.
+        outputs: the named axes of each output.
         seq_lens: minimum and maximum length of a sequence; a single length is fixed in the graph.
     """
     model: Any = module.model
@@ -46,10 +44,13 @@ def sequence_graph(
         lowering="encoder",
         num_layers=getattr(model.config.get_text_config(), "num_hidden_layers", 0),
         inputs=_inputs(contract, seq_lens[0] if is_fixed else _SAMPLE_LEN, axes),
-        output_names=[output],
+        output_names=[*outputs],
         axis_limits={} if is_fixed else {"seq_len": seq_lens[-1]},
         axis_minimums={} if is_fixed else {"seq_len": seq_lens[0]},
-        output_axes={output: {axis: name for axis, name in output_axes.items() if name in axes.values()}},
+        output_axes={
+            output: {axis: name for axis, name in named.items() if name in axes.values()}
+            for output, named in outputs.items()
+        },
     )
 
 

@@ -106,10 +106,12 @@ def test_every_type_answers_as_hugging_face(model_type: str, folders: Any) -> No
     assert model.generate(inputs, generation_len=NUM_NEW_TOKENS).generated_ids[0].tolist() == expected
 
 
-def test_the_simulated_card_sees(folders: Any) -> None:
-    inputs, expected = case(folders("llava"), "two images of two sizes")
-    model = load(folders("llava"))
-    path = model.compile(target="cloud-ai-100-sim", ctx_len=64, prefill_seq_len=8, num_cores=8)
+@pytest.mark.parametrize("model_type", ["llava", "granite_docling"])
+def test_the_simulated_card_sees(model_type: str, folders: Any) -> None:
+    """Two images where the encoder was compiled for one: of the second type both are rows of one call."""
+    inputs, expected = case(folders(model_type), "two images of two sizes")
+    model = load(folders(model_type))
+    path = model.compile(target="cloud-ai-100-sim", ctx_len=64, prefill_seq_len=8, num_cores=8, img_size=56)
     assert model.generate(inputs, generation_len=NUM_NEW_TOKENS).generated_ids[0].tolist() == expected
     assert {"language", "vision"} <= {entry.name for entry in path.iterdir()}
 
