@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache, partial, update_wrapper
 from threading import get_ident
 from typing import Any
 
@@ -265,8 +265,13 @@ def bags_as_rows() -> Iterator[None]:
 
     torch.onnx 2.13 writes a loop over sequences, which OpenVINO and the card do not read; goes when it does not.
     """
-    with patched(nn.functional, "embedding_bag", partial(_bagged, nn.functional.embedding_bag)):
+    with patched(nn.functional, "embedding_bag", _calling(_bagged, nn.functional.embedding_bag)):
         yield
+
+
+def _calling(replacement: Callable[..., Any], usual: Callable[..., Any]) -> Callable[..., Any]:
+    """``replacement``, which gets ``usual`` first, under the name of it: torch lists its functions by their names."""
+    return update_wrapper(partial(replacement, usual), usual)
 
 
 def _divided(divide: Callable[..., Any], x: Any, y: Any, **options: Any) -> Any:
@@ -282,7 +287,7 @@ def traceable_sizes() -> Iterator[None]:
     parameters, which fails under tracing; a traced copy is float32 throughout, so it is not needed.
     """
     with (
-        patched(torch, "div", partial(_divided, torch.div)),
+        patched(torch, "div", _calling(_divided, torch.div)),
         patched(nn.Module, "to", lambda module, *args, **kwargs: module),
     ):
         yield
