@@ -312,8 +312,8 @@ class ImageTextToTextCompileOptions(CausalLMCompileOptions):
     """Sides of the square images that a card's encoder takes, in pixels, where the processor does not settle them. No
     effect on cpu, which takes any that the model does."""
     audio_seconds: float | tuple[float, ...] | None = on_cards(None)
-    """Seconds of the clips that a card's encoder takes, where the processor does not settle them. Default: 30. No effect
-    on cpu."""
+    """Seconds of the clips that a card's encoder takes, where the processor does not settle them. Default: 30. No
+    effect on cpu."""
     vision_size: int | None = on_cards(None)
     """Rows of features that a step of the language model takes. Default: as many as tokens of a prompt in one step."""
 

@@ -149,6 +149,11 @@ def model_type_of(folder: Path) -> str:
     return str(json.loads((folder / "config.json").read_text())["model_type"])
 
 
+def max_images(folder: Path) -> int:
+    """Images that one prompt of the checkpoint's can have."""
+    return RECIPES[model_type_of(folder)].max_images
+
+
 def model(folder: Path) -> Any:
     """The checkpoint's model in float32."""
     import torch

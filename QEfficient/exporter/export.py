@@ -16,7 +16,7 @@ from QEfficient.exporter.copied_layers import copy_layers
 from QEfficient.exporter.external_data import ExternalData
 from QEfficient.exporter.layer_kinds import find_repeats
 from QEfficient.exporter.layers import layer_modules, name_layers
-from QEfficient.exporter.trace import trace
+from QEfficient.exporter.trace import name_output_axes, trace
 from QEfficient.exporter.traced_layers import passing_by
 from QEfficient.exporter.transforms import apply_transforms
 from QEfficient.exporter.weights import attach
@@ -82,6 +82,7 @@ def _build(
     weights = attach(model, graph.lowered, source, in_checkpoint_dtype)
     with rules_by_operator(), _without_values(weights):
         onnxscript.optimizer.optimize_ir(model, should_fold=lambda node: _touches(node, weights), inline=False)
+    name_output_axes(model, graph)
     copy_layers(model, graph, repeats, source)
     layers = name_layers(model, graph.module, layer_modules(graph.lowered.module, graph.num_layers).values())
     changed = apply_transforms(model, transforms)

@@ -180,7 +180,7 @@ def _dynamic_shapes(graph: TaskGraph) -> Any:
 
 
 def _name(model: ir.Model, graph: TaskGraph) -> None:
-    """Name inputs, outputs and their axes as the task defines."""
+    """Name inputs, their axes and outputs as the task defines."""
     values = model.graph.inputs
     if len(values) != len(graph.inputs) or len(model.graph.outputs) != len(graph.output_names):
         raise ExportError(
@@ -198,8 +198,13 @@ def _name(model: ir.Model, graph: TaskGraph) -> None:
             model.graph.append(identity)
             model.graph.outputs[position] = value = identity.outputs[0]
         value.name = name
+
+
+def name_output_axes(model: ir.Model, graph: TaskGraph) -> None:
+    """Name the axes of outputs as the task defines, in place of what PyTorch or an optimizer called them."""
+    for value in model.graph.outputs:
         if value.shape is not None:
-            value.shape = _shape(value.shape, graph.output_axes.get(name, {}))
+            value.shape = _shape(value.shape, graph.output_axes.get(str(value.name), {}))
 
 
 def _shape(dims: Any, axes: dict[int, str]) -> ir.Shape:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,16 @@ _OPTIONS = {"image": "img_size", "video": "img_size", "audio": "audio_seconds"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FollowerRecord:
+    """A module that a graph runs after its first: the host passes on what the graph gave."""
+
+    path: str
+    argument: str
+    """That the module before gives."""
+    form: Json = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MediaPartRecord:
     """One graph of an encoder."""
 
@@ -38,6 +48,9 @@ class MediaPartRecord:
     outputs: tuple[str, ...]
     form: Json = None
     """Of the module's outputs."""
+    followers: tuple[FollowerRecord, ...] = ()
+    has_independent_rows: bool = False
+    """Whether rows of its inputs may come in several runs; known where a package has static shapes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +63,8 @@ class MediaEncoderRecord:
     """Whether its graphs tell an image's size from that of its pixels."""
     rows_mask: str = ""
     """Of a processor's output, what says which rows of features stand for something; "": all do."""
+    idle: Mapping[str, Json] = field(default_factory=dict)
+    """Paths of modules whose outputs nothing reads, and their forms."""
 
     @property
     def is_whole(self) -> bool:
@@ -78,6 +93,14 @@ class FeatureCache:
             while self._num_bytes > self._max_bytes and len(self._entries) > 1:
                 self._num_bytes -= _size(self._entries.popitem(last=False)[1])
         return features
+
+
+def _passed_on(argument: str, inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+    return [inputs[argument]]
+
+
+def _run_nothing(inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
+    return []
 
 
 def _size(features: Features) -> int:
@@ -173,6 +196,9 @@ class MediaEncoder:
         host, modality = self._host(), self.record.modality
         inputs = host.encoder_inputs(modality, batch)
         parts = {part.path: (self._runner(part), part.form) for part in self.record.parts}
+        for follower in (each for part in self.record.parts for each in part.followers):
+            parts[follower.path] = partial(_passed_on, follower.argument), follower.form
+        parts |= {path: (_run_nothing, form) for path, form in self.record.idle.items()}
         images = split_images(inputs, crops=self.record.crops) if inputs else ()
         return [self._cached(image, partial(host.encode, modality, image, parts)) for image in images]
 
@@ -182,19 +208,38 @@ class MediaEncoder:
     def _runner(self, part: MediaPartRecord) -> Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]:
         return lambda inputs: self._run(part, inputs)
 
-    def _run(self, part: MediaPartRecord, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        program = self._programs[part.graph]
+    def _run(self, part: MediaPartRecord, inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
         passed = {}
         for name in part.inputs:
             array = np.asarray(inputs[name])
             passed[name] = np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else array.dtype)
-        if program.shapes is not None:
-            sizes = {name: array.shape for name, array in passed.items()}
-            if not any(all(shape[name] == size for name, size in sizes.items()) for shape in program.shapes):
-                raise CapacityError(
-                    f"{_OF_THIS_SIZE[self.record.modality]} gives the {self.record.modality} encoder {sizes}, and the "
-                    f"package was compiled for {[{n: s[n] for n in sizes} for s in program.shapes]}. Compile with its "
-                    f"{_OPTIONS[self.record.modality]} too."
-                )
-        outputs = program.run(passed, list(part.outputs))
+        program = self._programs[part.graph]
+        shapes = [{name: shape[name] for name in passed} for shape in program.shapes or ()]
+        sizes = {name: array.shape for name, array in passed.items()}
+        if not shapes or sizes in shapes:
+            return self._outputs(part, passed)
+        num_rows = [next(iter(shape.values()))[0] for shape in shapes if _row(shape) == _row(sizes)]
+        if not part.has_independent_rows or not num_rows:
+            raise CapacityError(
+                f"{_OF_THIS_SIZE[self.record.modality]} gives the {self.record.modality} encoder {sizes}, and the "
+                f"package was compiled for {shapes}. Compile with its {_OPTIONS[self.record.modality]} too."
+            )
+        return self._in_runs(part, passed, max(num_rows))
+
+    def _in_runs(self, part: MediaPartRecord, inputs: Mapping[str, np.ndarray], num_rows: int) -> Sequence[np.ndarray]:
+        """The outputs of a part that was compiled for ``num_rows`` rows, each of which it encodes alone."""
+        (count,) = {len(array) for array in inputs.values()}
+        runs = []
+        for begin in range(0, count, num_rows):
+            rows = np.minimum(np.arange(begin, begin + num_rows), count - 1)  # the last row again fills the last run
+            runs.append(self._outputs(part, {name: array[rows] for name, array in inputs.items()}))
+        return [np.concatenate(leaves)[:count] for leaves in zip(*runs, strict=True)]
+
+    def _outputs(self, part: MediaPartRecord, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        outputs = self._programs[part.graph].run(inputs, list(part.outputs))
         return [np.array(outputs[name]) for name in part.outputs]
+
+
+def _row(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Shapes without the axis of rows."""
+    return {name: tuple(shape[1:]) for name, shape in shapes.items()}

@@ -32,6 +32,8 @@ VARLEN: dict[str, Callable[..., Any]] = {
 function, instead of splitting the tokens by them."""
 _NO_ARGUMENTS = frozenset({"return_dict", "max_length_q", "max_length_k"})
 """Arguments that change no value: the type of the output, and sizes that kernels of FlashAttention take."""
+_NOISE = "sample"
+"""An argument of ``get_*_features`` that adds noise to features, drawn anew at every call."""
 Outputs = Any
 """What a module returns: a tensor, a tuple or a list, or transformers' ModelOutput."""
 
@@ -49,7 +51,15 @@ def encoder_inputs(model: PreTrainedModel, modality: str, batch: Mapping[str, An
         return {}
     names = [name for name in inspect.signature(method).parameters if name != "kwargs"]
     inputs = {name: batch[name] for name in names if batch.get(name) is not None}
+    if names[0] in MAIN_INPUTS - inputs.keys():
+        inputs |= _old_input(model, batch)
     return inputs if inputs.keys() & MAIN_INPUTS else {}
+
+
+def _old_input(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The pixels of a batch that the model's forward takes under a name that its encoder no longer has."""
+    taken = MAIN_INPUTS & batch.keys() & inspect.signature(model.forward).parameters.keys()
+    return {name: batch[name] for name in taken} if len(taken) == 1 else {}
 
 
 def encode(model: PreTrainedModel, modality: str, inputs: Mapping[str, Any]) -> Any:
@@ -57,8 +67,13 @@ def encode(model: PreTrainedModel, modality: str, inputs: Mapping[str, Any]) -> 
     method = encoder_method(model, modality)
     assert method is not None
     options = {"return_dict": True} if _takes(method, "return_dict") else {}
+    names = inspect.signature(method).parameters
+    pixels, *_ = names
+    if _NOISE in names:
+        options[_NOISE] = False
+    passed = {name if name in names else pixels: value for name, value in inputs.items()}
     with torch.no_grad():
-        return method(**inputs, **options)
+        return method(**passed, **options)
 
 
 def _takes(method: Callable[..., Any], name: str) -> bool:

@@ -5,6 +5,8 @@ Shape legend: B rows, S tokens of this step, L keys, H query heads, K key/value 
 
 from __future__ import annotations
 
+import inspect
+import sys
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -23,18 +25,22 @@ if TYPE_CHECKING:
     from QEfficient.transformers.lowering.cache_spec import StateSpec
 
 # Tensor arguments of models that the mask or the cache already accounts for.
-_ANSWERED = frozenset(
-    {"position_ids", "cache_position", "position_embeddings", "cu_seq_lens_k", "interp_indices", "interp_weights"}
-)
+_ANSWERED = frozenset({"position_ids", "cache_position", "position_embeddings", "cu_seq_lens_k"})
 
 
 def _refuse_unknown(module: nn.Module, kwargs: dict[str, object]) -> None:
     unknown = [k for k, v in kwargs.items() if isinstance(v, torch.Tensor) and k not in _ANSWERED]
-    if unknown:
+    if unknown and not _are_ignored(module, unknown):
         raise UnsupportedModel(
             f"{type(module).__name__} passes {', '.join(unknown)} to its attention function, which no lowering "
             "computes. See docs/source/adding_a_state_kind.md."
         )
+
+
+def _are_ignored(module: nn.Module, names: list[str]) -> bool:
+    """Whether the eager attention of the model's file takes none of these arguments by name: they only pass by."""
+    eager = getattr(sys.modules.get(type(module).__module__), "eager_attention_forward", None)
+    return eager is not None and not {*names} & inspect.signature(eager).parameters.keys()
 
 
 def retained_attention(

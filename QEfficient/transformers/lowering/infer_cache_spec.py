@@ -170,10 +170,10 @@ def refusing(module: nn.Module) -> Iterator[None]:
 
 
 def _run_once(lowered: LoweredModel) -> Cache:
-    cache = DynamicCache(config=lowered.module.config)
-    with refusing(lowered.module), lowered.fake_mode, torch.no_grad():
+    cache, module = DynamicCache(config=lowered.module.config), text_reader(lowered.module)
+    with refusing(module), lowered.fake_mode, torch.no_grad():
         inputs = {"input_ids": torch.zeros(1, 2, dtype=torch.int64), "position_ids": torch.arange(2)[None]}
-        lowered.module(**accepted(lowered.module, inputs), **{cache_argument(lowered.module): cache}, use_cache=True)
+        module(**accepted(module, inputs), **{cache_argument(module): cache}, use_cache=True)
     return cache
 
 
@@ -235,6 +235,18 @@ def cache_argument(module: nn.Module) -> str:
     """Name of the cache parameter of the module's forward."""
     parameters = inspect.signature(module.forward).parameters
     return next((name for name in ("cache_params", "state") if name in parameters), "past_key_values")
+
+
+def media_arguments(module: nn.Module) -> list[str]:
+    """Names of what the module's forward needs beside tokens: pixels and the like."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    named = [each for each in parameters if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    return [each.name for each in named if each.default is inspect.Parameter.empty and each.name != "input_ids"]
+
+
+def text_reader(module: Any) -> Any:
+    """What runs on text alone: ``module``, or its decoder where its forward also needs media."""
+    return module.get_decoder() if media_arguments(module) and hasattr(module, "get_decoder") else module
 
 
 def accepted(module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:

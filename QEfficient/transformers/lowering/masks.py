@@ -4,7 +4,7 @@ mask argument of a lowering's attention."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -18,9 +18,13 @@ score does not overflow fp16."""
 
 def _positions(offset: int | torch.Tensor, length: int, device: torch.device) -> torch.Tensor:
     """Absolute positions ``[B or 1, length]`` from an offset, or from positions passed as the offset."""
-    if isinstance(offset, torch.Tensor) and offset.ndim == 2:
+    if _are_positions(offset):
         return offset
     return (torch.arange(length, device=device) + offset)[None]
+
+
+def _are_positions(offset: int | torch.Tensor) -> TypeGuard[torch.Tensor]:
+    return isinstance(offset, torch.Tensor) and offset.ndim == 2
 
 
 def additive_mask(
@@ -37,7 +41,8 @@ def additive_mask(
 ) -> torch.Tensor:
     """A float mask ``[B, 1, q_length, kv_length]``: 0 where the query sees the key, ``MASKED`` elsewhere.
 
-    Offsets may be ``[B, length]`` tensors of absolute positions; a negative key position is an empty slot.
+    Offsets may be ``[B, length]`` tensors of absolute positions; a negative key position is an empty slot. Where keys
+    have them, ``attention_mask`` says nothing more: it is the ones that a model makes for the tokens of a step.
     """
     assert mask_function is not None
     q = _positions(q_offset, q_length, device)[:, None, :, None]
@@ -45,7 +50,7 @@ def additive_mask(
     rows = torch.arange(batch_size, device=device)[:, None, None, None]
     heads = torch.arange(1, device=device)[None, :, None, None]
     seen = mask_function(rows, heads, q, kv) & (kv >= 0)
-    if attention_mask is not None:
+    if attention_mask is not None and not _are_positions(kv_offset):
         seen = seen & attention_mask[:, None, None, :].to(torch.bool)
     seen = seen.expand(batch_size, 1, q_length, kv_length)
     return torch.where(seen, 0.0, MASKED).to(dtype)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
-from QEfficient.generation.audio import AudioInput
 from QEfficient.generation.media import MediaLayout
-from QEfficient.generation.media_encoder import MediaEncoderRecord, MediaPartRecord
+from QEfficient.generation.media_encoder import FollowerRecord, MediaEncoderRecord, MediaPartRecord
+from QEfficient.generation.media_prompts import Clips, open_audio, with_media
 from QEfficient.generation.results import CloudAI100ExecInfo
-from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord, open_audio, with_media
+from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
@@ -25,6 +25,8 @@ from QEfficient.transformers.models.generative_model import Stream
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+    from QEfficient.generation.audio_inputs import AudioInputs
+    from QEfficient.generation.transcript import Transcript
     from QEfficient.transformers.lowering.media import MediaTokens
     from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
@@ -36,11 +38,13 @@ Inputs = Any
 _ENCODER_SHARE = 4
 _SAMPLES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "image": (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),)),
-    "audio": ((9.4, 9.4), (2.6,), (0.7,), (12.3,), (4.0,)),
+    "audio": ((9.4, 9.4), (9.4,), (2.6,), (0.7,), (12.3,)),
 }
 """Width and height of the images, and seconds of the clips, of prompts that show what an encoder takes, and what varies
-with them."""
+with them; the first has more than one."""
 _USUAL_SECONDS = 30
+_TEXT = "Describe this."
+"""Their text is of one to four of these: some encoders read it too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +122,11 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             if self.tokenizer is None:
                 self.tokenizer = getattr(self.processor, "tokenizer", None)
 
+    @property
+    def hears(self) -> bool:
+        """Whether prompts may have audio."""
+        return self.processor is not None and "audio" in self._modalities()
+
     # What the graphs are.
 
     def _seen(self) -> tuple[dict[str, MediaEncoder], MediaTokens, tuple[int, ...]]:
@@ -135,7 +144,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
                     f"{self.model_name} has no get_image_features() or get_audio_features() that takes what its "
                     "processor makes."
                 )
-            tokens = media_tokens(model, encoders, samples[next(iter(encoders))][1])
+            tokens = media_tokens(model, encoders, samples[next(iter(encoders))][-1])
             self._media = encoders, tokens, block_types(model, tokens)
         return self._media
 
@@ -160,24 +169,24 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         return [name for name, is_read in reads.items() if is_read and encoder_method(self._loaded(), name) is not None]
 
     def _samples(self, modality: str) -> list[dict[str, Any]]:
-        """What the processor makes of the prompts of :data:`_SAMPLES`; of some, a prompt has one clip at most."""
-        first, *others = _SAMPLES[modality]
+        """What the processor makes of two in one prompt, where it takes so many, and of one at a time."""
+        several, *others = _SAMPLES[modality]
+        alone = [self._sample(modality, sizes, _TEXT * number) for number, sizes in enumerate(others, start=1)]
         try:
-            several = self._sample(modality, first)
+            return [self._sample(modality, several, 2 * _TEXT), *alone]
         except OptionError:
-            several = self._sample(modality, first[:1])
-        return [several, *(self._sample(modality, sizes) for sizes in others)]
+            return alone
 
-    def _sample(self, modality: str, sizes: Sequence[Any]) -> dict[str, Any]:
-        """What the processor makes of images of these sizes, or of clips of so many seconds."""
+    def _sample(self, modality: str, sizes: Sequence[Any], text: str = _TEXT) -> dict[str, Any]:
+        """What the processor makes of images of these sizes, or of clips of so many seconds, before a text."""
         from QEfficient.processing.processor import process, sampling_rate
         from QEfficient.processing.samples import picture, sound
 
         assert self.processor is not None
         if modality == "image":
-            return process(self.processor, "Describe this.", [picture(*size) for size in sizes])
+            return process(self.processor, text, [picture(*size) for size in sizes])
         rate = sampling_rate(self.processor) or 0
-        return process(self.processor, "Describe this.", (), [sound(int(seconds * rate)) for seconds in sizes])
+        return process(self.processor, text, (), [sound(int(seconds * rate)) for seconds in sizes])
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         encoders, tokens, _ = self._seen()
@@ -187,9 +196,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
                 "slot. QEFFAutoModelForCausalLM runs it on text."
             )
         plan = super()._plan(options, target)
-        described = [
-            repr((part.path, part.constants, part.axes, sorted(part.inputs))) for part in self._parts(encoders)
-        ]
+        described = [repr((part.steps, part.axes, sorted(part.inputs))) for part in self._parts(encoders)]
         shared = {item.name: getattr(plan, item.name) for item in fields(plan)}
         shared["counts_rows"] = target.has_static_shapes
         return ImageTextPlan(**shared, media=tokens, encoders=tuple(described))
@@ -214,7 +221,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     check_lowering.__doc__ = QEFFAutoModelForCausalLM.check_lowering.__doc__
 
     def _graphs(self, plan: CausalLMPlan) -> dict[str, TaskGraph]:
-        from QEfficient.transformers.tasks.media_parts import part_graph
+        from QEfficient.transformers.tasks.media_graphs import part_graph
 
         encoders = self._seen()[0]
         parts = {part.name: part_graph(self._loaded(), part) for part in self._parts(encoders)}
@@ -232,7 +239,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         named = {LANGUAGE: shapes}
         for modality, encoder in encoders.items():
             samples = [self._sample(modality, [size]) for size in sizes[modality] if target.has_static_shapes]
-            named |= {part.name: self._part_shapes(part, samples) for part in encoder.parts}
+            named |= self._part_shapes(encoder, samples)
         return named
 
     def _graph_options(  # type: ignore[override]
@@ -258,22 +265,19 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             sized.append(Specialization(name=shape.name, symbols={**shape.symbols, **rows}))
         return sized
 
-    def _part_shapes(self, part: MediaPart, samples: Sequence[Mapping[str, Any]]) -> tuple[Specialization, ...]:
-        """The shape of a part for each image; none where any shape runs."""
-        shapes: dict[str, Specialization] = {}
+    def _part_shapes(
+        self, encoder: MediaEncoder, samples: Sequence[Mapping[str, Any]]
+    ) -> dict[str, tuple[Specialization, ...]]:
+        """The shapes of each part for these images; none where any shape runs."""
+        from QEfficient.transformers.tasks.media_parts import part_sizes
+
+        shapes: dict[str, dict[str, Specialization]] = {part.name: {} for part in encoder.parts}
         for sample in samples:
-            symbols = self._symbols(part, sample)
-            shapes.setdefault(str(symbols), Specialization(name="Vision", symbols=symbols))
-        return tuple(shapes.values())
-
-    def _symbols(self, part: MediaPart, sample: Mapping[str, Any]) -> dict[str, int]:
-        """Sizes of the axes of a part for an image."""
-        from QEfficient.transformers.tasks.media_parts import part_inputs
-
-        if not part.axes:
-            return {"batch_size": 1}
-        tensors = part_inputs(self._loaded(), part, sample)
-        return {name: tensors[key].shape[axis] for key, axes in part.axes.items() for axis, name in axes.items()}
+            for name, calls in part_sizes(self._loaded(), encoder, sample).items():
+                for sizes in calls:
+                    symbols = sizes or {"batch_size": 1}
+                    shapes[name].setdefault(str(symbols), Specialization(name="Vision", symbols=symbols))
+        return {name: tuple(by_size.values()) for name, by_size in shapes.items()}
 
     def _session(self, plan: CausalLMPlan, options: Any, target: Target) -> Any:
         encoders, tokens, blocks = self._seen()
@@ -286,13 +290,21 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             num_positions=tokens.num_positions,
             block_types=blocks,
         )
-        records = tuple(_record(encoder, self._rows_mask(name)) for name, encoder in encoders.items())
+        in_rows = self._parts_in_rows(encoders) if target.has_static_shapes else frozenset()
+        records = tuple(_record(encoder, in_rows, self._rows_mask(name)) for name, encoder in encoders.items())
         return ImageTextRecord(decoder=super()._session(plan, options, target), layout=layout, encoders=records)
 
     def _rows_mask(self, modality: str) -> str:
         from QEfficient.transformers.tasks.media_tokens import rows_mask
 
         return rows_mask(self._loaded(), modality, self._samples(modality)[0])
+
+    def _parts_in_rows(self, encoders: Mapping[str, MediaEncoder]) -> frozenset[str]:
+        """The parts that may run for some rows at a time."""
+        from QEfficient.transformers.tasks.media_graphs import has_independent_rows
+
+        model = self._loaded()
+        return frozenset(part.name for part in self._parts(encoders) if has_independent_rows(model, part))
 
     # What inference needs beside the compiled files.
 
@@ -336,7 +348,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         runtime_ai100: bool = True,
         generation_len: int | Sequence[int] | None = None,
         *,
-        audio: AudioInput | Sequence[AudioInput] | None = None,
+        audio: Clips | None = None,
         stream: Stream = False,
         **sampling: Any,
     ) -> CloudAI100ExecInfo:
@@ -359,7 +371,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         Raises:
             LifecycleError: nothing was compiled yet, or there is no processor.
             CapacityError: a prompt does not fit, or an image or a clip has a size that was not compiled.
-            OptionError: an unknown or impossible option; no image or audio; they differ from the placeholders in number.
+            OptionError: an unknown or impossible option; no image or audio; not as many as placeholders.
         """
         check_runtime(runtime_ai100)
         if streamer is not None:
@@ -379,6 +391,43 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         )
         return answers
 
+    def transcribe(
+        self,
+        inputs: AudioInputs,
+        device_ids: Sequence[int] | None = None,
+        *,
+        prompt: str | None = None,
+        language: str | None = None,
+        processor: ProcessorMixin | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        generation_len: int | None = None,
+    ) -> list[Transcript]:
+        """The text of each audio, as long as it fits into ``ctx_len``, by a model that hears.
+
+        Args:
+            inputs: a file, samples at the model's rate, or a list of these.
+            device_ids: as of :meth:`generate`.
+            prompt: what to do with the audio; default: the request for a transcription that the processor has.
+            language: of the audio, where the processor's request takes one; else the model says it.
+            processor: default: the model's.
+            tokenizer: default: the model's.
+            generation_len: maximum number of new tokens of an audio.
+
+        Raises:
+            LifecycleError: nothing was compiled yet, or there is no processor.
+            CapacityError: audio is empty, or too long for ``ctx_len``.
+            OptionError: it is no audio, or the processor has no request for a transcription.
+        """
+        transcripts: list[Transcript] = self._open(device_ids).transcribe(
+            inputs,
+            prompt=prompt,
+            language=language,
+            processor=self._reader(processor, inputs),
+            tokenizer=self._text_tokenizer(tokenizer),
+            generation_len=generation_len,
+        )
+        return transcripts
+
     def _reader(self, processor: ProcessorMixin | None, *media: object) -> ProcessorMixin | None:
         """What reads media, where there are some."""
         return self.processor if processor is None and any(each is not None for each in media) else processor
@@ -389,7 +438,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         *,
         prompts: Inputs = None,
         images: Sequence[Any] | None = None,
-        audio: Any = None,
+        audio: Clips | None = None,
         generation_len: int = 32,
         node_precision_out: str | os.PathLike[str] | None = None,
     ) -> ParityReport:
@@ -436,19 +485,25 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         return [process(self.processor, text, seen, open_audio(heard, self.processor)) for text, seen, heard in each]
 
 
-def _record(encoder: MediaEncoder, rows_mask: str) -> MediaEncoderRecord:
-    from QEfficient.transformers.tasks.media_parts import output_names
-
+def _record(encoder: MediaEncoder, in_rows: frozenset[str], rows_mask: str) -> MediaEncoderRecord:
     parts = (
         MediaPartRecord(
             graph=part.name,
             path=part.path,
             inputs=tuple(part.inputs),
-            outputs=tuple(output_names(part)),
-            form=part.form,
+            outputs=part.outputs,
+            form=part.steps[0].form,
+            followers=tuple(
+                FollowerRecord(path=step.path, argument=step.piped or "", form=step.form) for step in part.steps[1:]
+            ),
+            has_independent_rows=part.name in in_rows,
         )
         for part in encoder.parts
     )
     return MediaEncoderRecord(
-        modality=encoder.modality, parts=tuple(parts), crops=encoder.tells_sizes, rows_mask=rows_mask
+        modality=encoder.modality,
+        parts=tuple(parts),
+        crops=encoder.tells_sizes,
+        idle=dict(encoder.idle),
+        rows_mask=rows_mask,
     )

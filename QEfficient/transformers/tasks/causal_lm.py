@@ -19,7 +19,13 @@ from QEfficient.transformers.lowering.apply import lower
 from QEfficient.transformers.lowering.attention import PagedStep, paged_step
 from QEfficient.transformers.lowering.cache_layers import retained_cache
 from QEfficient.transformers.lowering.cache_spec import CTX_LEN, StateKind, StateSpec
-from QEfficient.transformers.lowering.infer_cache_spec import accepted, cache_argument, refusing, state_specs
+from QEfficient.transformers.lowering.infer_cache_spec import (
+    accepted,
+    cache_argument,
+    refusing,
+    state_specs,
+    text_reader,
+)
 from QEfficient.transformers.lowering.masks import BLOCKS_OF_STEP, NO_BLOCKS, REFUSED_BLOCKS
 from QEfficient.transformers.lowering.media import MediaTokens
 from QEfficient.transformers.lowering.recompute import TOKENS, plain_inputs
@@ -268,8 +274,9 @@ def _run_step(model: nn.Module, ids: torch.Tensor) -> object:
     if (quirk := recomputed(model)) is not None:
         inputs, _ = quirk.inputs(model.config, ids, torch.tensor([[ids.shape[1]]]))
         return model(**accepted(model, inputs), use_cache=False)
-    inputs = accepted(model, {"input_ids": ids, "position_ids": torch.arange(ids.shape[1])[None]})
-    return model(**inputs, **{cache_argument(model): DynamicCache(config=model.config)}, use_cache=True)
+    reader = text_reader(model)
+    inputs = accepted(reader, {"input_ids": ids, "position_ids": torch.arange(ids.shape[1])[None]})
+    return reader(**inputs, **{cache_argument(reader): DynamicCache(config=model.config)}, use_cache=True)
 
 
 def _limits(model: nn.Module, most_tokens: int | None) -> dict[str, int]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from QEfficient.contract import DEEPSTACK, FEATURES, FIRST_ROW, INDEX
+from QEfficient.transformers.lowering.infer_cache_spec import media_arguments
 from QEfficient.transformers.lowering.media import MediaTokens, StepMedia, placing
 from QEfficient.transformers.tasks.graph_spec import Axes, GraphInput
 
@@ -79,5 +80,6 @@ def placed(model: nn.Module, media: StepMedia | None) -> Iterator[dict[str, Any]
     if media is None:
         yield {}
         return
+    absent = dict.fromkeys(media_arguments(model))  # their features are there instead
     with placing(model, media):
-        yield media.arguments()
+        yield {**absent, **media.arguments()}

@@ -1,79 +1,87 @@
 """The graphs of the encoders of a model: which modules they are, and what they take and give.
 
-Measured by running transformers' ``get_*_features`` once over weightless copies, with a processor's real output for two
-media of different sizes: sizes that differ between the two are the axes that vary.
+Measured by running transformers' ``get_*_features`` over weightless copies, with a processor's real output for media
+of several sizes: sizes that differ between them are the axes that vary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from QEfficient.contract import DEEPSTACK, FEATURES
-from QEfficient.errors import UnsupportedModel
 from QEfficient.processing.media import (
     VARLEN,
-    called_with,
-    encode,
     encoder_inputs,
     expanded,
     feature_rows,
     flattened,
     grouped,
-    main_field,
     split_images,
 )
 from QEfficient.processing.precomputed import precomputed
 from QEfficient.transformers.lowering.apply import LoweredModel, lower
 from QEfficient.transformers.lowering.media import FeatureForm
-from QEfficient.transformers.lowering.representative_layers import FAILURES
-from QEfficient.transformers.patches import functions_replaced, results_noted
-from QEfficient.transformers.tasks.graph_spec import GraphInput, TaskGraph
+from QEfficient.transformers.patches import functions_replaced
+from QEfficient.transformers.tasks.media_calls import PartCall, Run, first_rows, is_real, run_opening, run_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _GRAPHS = {"image": "vision"}
 """Names of graphs, where they are upstream's."""
+PIPED = ""
+"""In place of the name of an input: what the step before gave."""
 
 
 @dataclass(frozen=True)
-class PartCall:
-    """A call of a module that holds weights."""
+class SizeOf:
+    """A number that is the size of an argument's axis."""
+
+    name: str
+    axis: int
+
+
+@dataclass(frozen=True)
+class PartStep:
+    """A call of a module in a graph."""
 
     path: str
-    """Of the module in the base model; "": its ``get_*_features``."""
-    arguments: dict[str, Any]
-    output: Any
+    """Of the module in the base model; "": its ``get_*_features``, run for one image at a time."""
+    constants: dict[str, Any]
+    """Arguments that are no tensors."""
+    sources: dict[str, str]
+    """Arguments that are tensors, and the input of the graph that each is, or :data:`PIPED`."""
+    form: Any
+    """Of its outputs, see :func:`QEfficient.processing.media.flattened`."""
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Its arguments that are tensors."""
-        return {name: value for name, value in self.arguments.items() if isinstance(value, torch.Tensor)}
+    @property
+    def piped(self) -> str | None:
+        """The argument that the step before gives."""
+        return next((name for name, source in self.sources.items() if source == PIPED), None)
 
 
 @dataclass(frozen=True)
 class MediaPart:
-    """A graph of an encoder."""
+    """A graph of an encoder: modules that run one after the other, each on the output of the one before."""
 
     name: str
-    path: str
-    """Of the module in the base model; "": its ``get_*_features``, run for one image at a time."""
     modality: str
-    constants: dict[str, Any]
-    """Arguments that are no tensors."""
+    steps: tuple[PartStep, ...]
     inputs: dict[str, torch.Tensor]
     axes: dict[str, dict[int, str]]
-    form: Any
-    """Of its outputs, see :func:`QEfficient.processing.media.flattened`."""
-    num_outputs: int
+    """Names of the axes of inputs and outputs that vary; equal sizes have equal names."""
+    outputs: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        """Of its first module."""
+        return self.steps[0].path
 
 
 @dataclass(frozen=True)
@@ -85,11 +93,18 @@ class MediaEncoder:
     feature_form: FeatureForm
     host_parameters: tuple[str, ...] = ()
     """Parameters that the code between the parts reads."""
+    idle: dict[str, Any] = field(default_factory=dict)
+    """Modules that need not run, as nothing reads their outputs: their paths, and the forms of these."""
 
     @property
     def tells_sizes(self) -> bool:
         """Whether its graphs tell an image's size from that of their inputs."""
-        return any(isinstance(leaf, SizeOf) for part in self.parts for leaf in tree_leaves(part.constants))
+        return any(
+            isinstance(leaf, SizeOf)
+            for part in self.parts
+            for step in part.steps
+            for leaf in tree_leaves(step.constants)
+        )
 
 
 def media_encoder(model: PreTrainedModel, modality: str, samples: Sequence[Mapping[str, Any]]) -> MediaEncoder | None:
@@ -109,251 +124,182 @@ def media_encoder(model: PreTrainedModel, modality: str, samples: Sequence[Mappi
         return None
     lowered = lower(model, "retained")
     with functions_replaced(lowered.module, VARLEN):
-        whole = [_run_whole(lowered, modality, first_rows(batch)) for batch in batches]
+        whole = [run_whole(lowered, modality, first_rows(batch)) for batch in batches]
         if all(whole):
             return _encoder_of_method(modality, whole)  # type: ignore[arg-type]
         if sum(1 for _ in split_images(batches[0])) > 1:
             batches = batches[1:]  # the host encodes one image at a time
         opened: frozenset[str] = frozenset()
         while True:
-            runs, opened = _run_opening(lowered, modality, batches, opened)
+            runs, opened = run_opening(lowered, modality, batches, opened)
             encoder, sized = _encoder_of_modules(lowered, modality, runs)
             if not sized:
                 return encoder
             opened |= sized  # its code depends on the size of an image: the host runs it, around the modules inside
 
 
-def first_rows(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What is there for the first image, where each has a row of every tensor."""
-    return {name: value[:1] if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-
-
-def _run_whole(lowered: LoweredModel, modality: str, batch: Mapping[str, Any]) -> PartCall | None:
-    """The whole method as a part; None where it looks at values of its inputs."""
-    try:
-        with _without_symbols(lowered), lowered.fake_mode:
-            fakes = tree_map(lambda x: lowered.fake_mode.from_tensor(x) if isinstance(x, torch.Tensor) else x, batch)
-            output = encode(lowered.module, modality, fakes)
-            feature_rows(output)
-    except FAILURES:
-        return None
-    return PartCall("", dict(batch), output)
-
-
-@contextmanager
-def _without_symbols(lowered: LoweredModel) -> Iterator[None]:
-    """Make fake tensors refuse to tell their values, instead of standing a symbol for them."""
-    usual, lowered.fake_mode.shape_env = lowered.fake_mode.shape_env, None
-    try:
-        yield
-    finally:
-        lowered.fake_mode.shape_env = usual
-
-
-@dataclass
-class _Run:
-    """A run of an encoder."""
-
-    calls: list[PartCall] = field(default_factory=list)
-    read: set[int] = field(default_factory=set)
-    """``id`` of the tensors that the code between the parts reads."""
-    output: Any = None
-    helped: list[torch.Tensor] = field(default_factory=list)
-    """What transformers' helpers computed of the images' sizes."""
-
-
-class _ReadsValues(Exception):
-    """A module's code depends on values of its inputs: the host runs it, around the modules inside."""
-
-    def __init__(self, path: str):
-        super().__init__(path)
-        self.path = path
-
-
-class _Readers(TorchDispatchMode):
-    """Notes the tensors that operators read outside of parts, and selects by the masks whose values are known."""
-
-    def __init__(self, run: _Run, depth: list[nn.Module]):
-        super().__init__()
-        self.run, self.depth = run, depth
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self.depth:
-            self.run.read |= {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
-            if func is torch.ops.aten.index.Tensor and not any(map(_is_fake_mask, args[1])):
-                args = (args[0], [place for each in args[1] for place in _places_of(each)])
-        return func(*args, **(kwargs or {}))
-
-
-def _is_fake_mask(index: torch.Tensor | None) -> bool:
-    return isinstance(index, FakeTensor) and index.dtype == torch.bool
-
-
-def _places_of(index: torch.Tensor | None) -> Sequence[torch.Tensor | None]:
-    return index.nonzero(as_tuple=True) if index is not None and index.dtype == torch.bool else [index]
-
-
-def _run_with_values(lowered: LoweredModel, modality: str, batch: Mapping[str, Any], opened: frozenset[str]) -> _Run:
-    """Run the encoder with fake weights; its inputs are real, so that code may look at them."""
-    run = _Run()
-
-    def note(result: Any) -> None:
-        run.helped += [leaf for leaf in tree_leaves(result) if _is_real(leaf)]
-
-    noted = results_noted(lowered.module, "get_vision_", note)
-    with (
-        noted,
-        _without_symbols(lowered),
-        _outermost(lowered.module.base_model, run, opened) as depth,
-        _Readers(run, depth),
-    ):
-        try:
-            run.output = encode(lowered.module, modality, batch)
-        except (DynamicOutputShapeException, DataDependentOutputException) as error:
-            if not depth or not _has_parts(depth[0]):
-                raise
-            raise _ReadsValues(_path(lowered.module.base_model, depth[0])) from error
-    run.read |= {id(leaf) for leaf in tree_leaves(list(_plain(run.output))) if isinstance(leaf, torch.Tensor)}
-    if not run.calls:
-        raise UnsupportedModel(f"{type(lowered.module).__name__} encodes {modality}s without a module that has weights")
-    return run
-
-
-def _has_parts(module: nn.Module) -> bool:
-    return any(next(child.parameters(), None) is not None for child in module.children())
-
-
-def _path(owner: nn.Module, module: nn.Module) -> str:
-    return next(path for path, each in owner.named_modules() if each is module)
-
-
-def _plain(output: Any) -> Iterator[Any]:
-    for name in (main_field(output), "deepstack_features"):
-        yield getattr(output, name, None)
-
-
-@contextmanager
-def _outermost(owner: nn.Module, run: _Run, opened: frozenset[str]) -> Iterator[list[nn.Module]]:
-    """Note the calls of modules with weights that no other module of ``owner`` makes, but for the ``opened`` ones;
-    yields those that run now."""
-    has_weights = {path for path, module in owner.named_modules() if next(module.parameters(), None) is not None}
-    paths = {module: path for path, module in owner.named_modules() if path in has_weights - opened}
-    depth: list[nn.Module] = []
-    pending: list[dict[str, Any]] = []
-
-    def begin(module: nn.Module, args: Any, kwargs: Any = None) -> None:
-        if module in paths:
-            if not depth:
-                pending.append(called_with(module.forward, args, kwargs or {}))
-            depth.append(module)
-
-    def end(module: nn.Module, args: Any, *rest: Any) -> None:
-        if module in paths:
-            depth.pop()
-            if not depth:
-                run.calls.append(PartCall(paths[module], pending.pop(), _snapshot(rest[-1])))
-
-    hooks = []
-    for module in paths:
-        hooks.append(module.register_forward_pre_hook(begin, with_kwargs=True))
-        hooks.append(module.register_forward_hook(end, with_kwargs=True))
-    try:
-        yield depth
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _snapshot(output: Any) -> Any:
-    """An output with its lists copied: the code that gets it may change it."""
-    if hasattr(output, "keys"):
-        return {name: _snapshot(output[name]) for name in output.keys()}  # noqa: SIM118
-    return [_snapshot(item) for item in output] if isinstance(output, list | tuple) else output
-
-
 def _encoder_of_method(modality: str, calls: list[PartCall]) -> MediaEncoder:
     first = calls[0]
-    rows, layers = feature_rows(first.output)
+    inputs = first.tensors()
+    constants = {n: v for n, v in first.arguments.items() if n not in inputs}
     part = MediaPart(
         name=_GRAPHS.get(modality, modality),
-        path="",
         modality=modality,
-        constants={n: v for n, v in first.arguments.items() if not isinstance(v, torch.Tensor)},
-        inputs=first.tensors(),
-        axes=_axes([call.tensors() for call in calls]),
-        form=None,
-        num_outputs=(rows is not None) + bool(layers),
+        steps=(PartStep("", constants, {name: name for name in inputs}, None),),
+        inputs=inputs,
+        axes=_axes([{**call.tensors(), **features_of(call.output)} for call in calls]),
+        outputs=tuple(features_of(first.output)),
     )
     return MediaEncoder(modality, (part,), FeatureForm.of(first.output))
 
 
-def _encoder_of_modules(lowered: LoweredModel, modality: str, runs: list[_Run]) -> tuple[MediaEncoder, frozenset[str]]:
+@dataclass(frozen=True)
+class _Call:
+    """A call of a module, with tensors of lists and those of transformers' exporters among its arguments."""
+
+    run: Run
+    arguments: dict[str, Any]
+    leaves: list[torch.Tensor]
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in self.arguments.items() if isinstance(value, torch.Tensor)}
+
+    @property
+    def others(self) -> dict[str, Any]:
+        return {name: value for name, value in self.arguments.items() if not isinstance(value, torch.Tensor)}
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A module with weights, and its calls in runs for several media."""
+
+    path: str
+    module: nn.Module
+    calls: list[_Call]
+    form: Any
+
+    @classmethod
+    def of(cls, base: nn.Module, path: str, runs: Sequence[Run]) -> _Measured:
+        noted = [(run, call) for run in runs for call in run.calls if call.path == path]
+        structure = repr(tree_flatten(noted[-1][1].output)[1])
+        # With several media some return a list with an item for each.
+        noted = [(run, call) for run, call in noted if repr(tree_flatten(call.output)[1]) == structure]
+        run, call = noted[0]
+        form = flattened(call.output, [], run.is_used)
+        module = base.get_submodule(path)
+        calls = [
+            _Call(run, expanded(precomputed(module, call.arguments)), leaves_of(form, call.output))
+            for run, call in noted
+        ]
+        return cls(path, module, calls, form)
+
+    def constants(self) -> dict[str, Any] | None:
+        return _constants([call.others for call in self.calls], [call.tensors for call in self.calls])
+
+    def depends_on_sizes(self, lowered: LoweredModel) -> bool:
+        """Whether its code depends on sizes that are no tensors."""
+        if self.constants() is None:
+            return True
+        if next(self.module.children(), None) is None:
+            return False
+        return any(map(_computes_others, self.calls)) or _branches_on_values(lowered, self.module, self.calls[0])
+
+
+def _encoder_of_modules(lowered: LoweredModel, modality: str, runs: list[Run]) -> tuple[MediaEncoder, frozenset[str]]:
     """The encoder, and the paths of modules whose code depends on sizes that are no tensors."""
-    first = runs[0]
-    parts: list[MediaPart] = []
-    sized: set[str] = set()
-    base = lowered.module.base_model
-    every = [call for run in runs for call in run.calls]
-    for path in dict.fromkeys(call.path for call in first.calls):
-        calls = [call for call in every if call.path == path]
-        call = calls[0]
-        module = base.get_submodule(call.path)
-        arguments = [expanded(precomputed(module, each.arguments)) for each in calls]
-        tensors = [{n: v for n, v in each.items() if isinstance(v, torch.Tensor)} for each in arguments]
-        leaves: list[torch.Tensor] = []
-        form = flattened(call.output, leaves, lambda leaf: id(leaf) in first.read or _is_argument(leaf, first.calls))
-        graph = _GRAPHS.get(modality, modality)
-        name = graph if not parts else f"{graph}_{len(parts)}"
-        others = [{n: v for n, v in each.items() if not isinstance(v, torch.Tensor)} for each in arguments]
-        constants, axes = _constants(others, tensors), _axes(tensors)
-        if _has_parts(module) and any(_computes_others(run, each) for run, each in zip(runs, arguments, strict=False)):
-            sized.add(call.path)
-        if constants is None or (_has_parts(module) and _branches_on_values(lowered, module, arguments[0])):
-            sized.add(call.path)
-            constants = others[0]
-        parts.append(MediaPart(name, call.path, modality, constants, tensors[0], axes, form, len(leaves)))
-    read = {name for name, parameter in base.named_parameters() if id(parameter) in first.read}
-    encoder = MediaEncoder(modality, tuple(parts), FeatureForm.of(first.output), tuple(sorted(read)))
-    return encoder, frozenset(sized)
+    base, last = lowered.module.base_model, runs[-1]
+    paths = dict.fromkeys(call.path for run in runs for call in run.calls)
+    measured = [_Measured.of(base, path, runs) for path in paths]
+    sized = frozenset(module.path for module in measured if module.depends_on_sizes(lowered))
+    busy = [module for module in measured if module.calls[0].leaves]
+    idle = {module.path: module.form for module in measured if not module.calls[0].leaves}
+    parts = [] if sized else [_part(modality, at, chain) for at, chain in enumerate(_chains(busy))]
+    read = {name for name, parameter in base.named_parameters() if id(parameter) in last.read}
+    encoder = MediaEncoder(modality, tuple(parts), FeatureForm.of(last.output), tuple(sorted(read)), idle)
+    return encoder, sized
 
 
-def _computes_others(run: _Run, arguments: Mapping[str, Any]) -> bool:
+def _chains(modules: Sequence[_Measured]) -> list[list[_Measured]]:
+    """Modules in groups that are a graph each: such as run on nothing but what the one before gives."""
+    chains: list[list[_Measured]] = []
+    for module in modules:
+        if chains and _follows(chains[-1], module):
+            chains[-1].append(module)
+        else:
+            chains.append([module])
+    return chains
+
+
+def _follows(chain: Sequence[_Measured], module: _Measured) -> bool:
+    """Whether ``module`` takes the output of the last of ``chain``, which nothing else takes, and else what the first
+    takes."""
+    first, last = chain[0].calls, chain[-1].calls
+    runs = [call.run for call in module.calls]
+    if len({id(run) for run in runs}) < len(runs) or any(
+        [id(call.run) for call in calls] != [*map(id, runs)] for calls in (first, last)
+    ):
+        return False
+    return len({_piped(before, call) for before, call in zip(last, module.calls, strict=True)} - {None}) == 1 and all(
+        _is_passed_on(before, call) and {*_shared(begin, call)} | {_piped(before, call)} == call.tensors.keys()
+        for begin, before, call in zip(first, last, module.calls, strict=True)
+    )
+
+
+def _is_passed_on(before: _Call, call: _Call) -> bool:
+    """Whether ``call`` alone takes the output of the call ``before``."""
+    run, (output, *more) = before.run, before.leaves
+    takers = [value for each in run.calls for value in expanded(each.arguments).values() if value is output]
+    return not more and len(takers) == 1 and id(output) not in run.read and _piped(before, call) is not None
+
+
+def _piped(before: _Call, call: _Call) -> str | None:
+    return next((name for name, value in call.tensors.items() if value is before.leaves[0]), None)
+
+
+def _shared(begin: _Call, call: _Call) -> dict[str, str]:
+    """Arguments of ``call`` that are arguments of the call ``begin`` too, and their names there."""
+    names = {id(value): name for name, value in begin.tensors.items()}
+    return {name: names[id(value)] for name, value in call.tensors.items() if id(value) in names}
+
+
+def _part(modality: str, number: int, chain: Sequence[_Measured]) -> MediaPart:
+    graph = _GRAPHS.get(modality, modality)
+    name = f"{graph}_{number}" if number else graph
+    first, last = chain[0].calls, chain[-1].calls
+    steps = []
+    for before, module in zip([None, *chain], chain, strict=False):
+        sources = _shared(first[0], module.calls[0])
+        if before is not None:
+            sources[_piped(before.calls[0], module.calls[0])] = PIPED  # type: ignore[index]
+        steps.append(PartStep(module.path, module.constants() or {}, sources, module.form))
+    outputs = [_numbered(name, call.leaves) for call in last]
+    axes = _axes([call.tensors | given for call, given in zip(first, outputs, strict=True)])
+    return MediaPart(name, modality, tuple(steps), first[0].tensors, axes, tuple(outputs[0]))
+
+
+def _computes_others(call: _Call) -> bool:
     """Whether transformers' exporters compute an argument from an image's size otherwise than the module itself."""
-    for value in arguments.values():
-        if not _is_real(value) or value.is_floating_point():
+    run = call.run
+    for value in call.tensors.values():
+        if not is_real(value) or value.is_floating_point():
             continue
         alike = [each for each in run.helped if each.shape == value.shape and each.dtype == value.dtype]
-        passed = any(value is leaf for call in run.calls for leaf in expanded(call.arguments).values())
+        passed = any(value is leaf for each in run.calls for leaf in expanded(each.arguments).values())
         if alike and not passed and not any(torch.equal(each, value) for each in alike):
             return True
     return False
 
 
-def _branches_on_values(lowered: LoweredModel, module: nn.Module, arguments: Mapping[str, Any]) -> bool:
+def _branches_on_values(lowered: LoweredModel, module: nn.Module, call: _Call) -> bool:
     """Whether what a module runs depends on values of its inputs, so that it cannot be traced."""
     try:
         with lowered.fake_mode, torch.no_grad():
-            fakes = {n: lowered.fake_mode.from_tensor(v) if _is_real(v) else v for n, v in arguments.items()}
+            fakes = {n: lowered.fake_mode.from_tensor(v) if is_real(v) else v for n, v in call.arguments.items()}
             module(**grouped(fakes))
     except RuntimeError:  # of branches on sizes, and of operators that need them as numbers
         return True
     return False
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and not isinstance(value, FakeTensor)
-
-
-def _is_argument(leaf: torch.Tensor, calls: list[PartCall]) -> bool:
-    return any(value is leaf for call in calls for value in expanded(call.arguments).values())
-
-
-@dataclass(frozen=True)
-class SizeOf:
-    """A number that is the size of an input's axis."""
-
-    name: str
-    axis: int
 
 
 def _constants(calls: list[dict[str, Any]], tensors: list[dict[str, torch.Tensor]]) -> dict[str, Any] | None:
@@ -397,30 +343,7 @@ def _axes(calls: list[dict[str, torch.Tensor]]) -> dict[str, dict[int, str]]:
     return axes
 
 
-class _Part(nn.Module):
-    """A part, called with its tensors in order; returns the tensors that are read."""
-
-    def __init__(self, model: nn.Module, part: MediaPart):
-        super().__init__()
-        self.model, self.part = model, part
-
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        part, base = self.part, self.model.base_model
-        tensors = dict(zip(part.inputs, inputs, strict=True))
-        with functions_replaced(self.model, VARLEN):
-            if not part.path:
-                rows, layers = feature_rows(encode(self.model, part.modality, {**part.constants, **tensors}))
-                stacked = [torch.stack(layers)] if layers else []
-                return tuple(each.float() for each in ([] if rows is None else [rows]) + stacked)
-            constants = tree_map(
-                lambda x: tensors[x.name].shape[x.axis] if isinstance(x, SizeOf) else x, part.constants
-            )
-            output = base.get_submodule(part.path)(**constants, **grouped(tensors))
-        leaves = _leaves(part.form, output)
-        return tuple(leaf.float() if leaf.is_floating_point() else leaf.to(torch.int64) for leaf in leaves)
-
-
-def _leaves(form: Any, output: Any) -> list[torch.Tensor]:
+def leaves_of(form: Any, output: Any) -> list[torch.Tensor]:
     """The tensors of ``output`` at the places of ``form``, in the order of their numbers."""
     leaves: dict[int, torch.Tensor] = {}
 
@@ -439,45 +362,30 @@ def _leaves(form: Any, output: Any) -> list[torch.Tensor]:
     return [leaves[number] for number in sorted(leaves)]
 
 
-def part_graph(model: PreTrainedModel, part: MediaPart) -> TaskGraph:
-    """The graph of a part of an encoder. Axes: those of the part."""
-    lowered = lower(model, "retained")
-    samples = {name: _sample(tensor) for name, tensor in part.inputs.items()}
-    outputs = output_names(part)
-    return TaskGraph(
-        module=_Part(lowered.module, part).eval(),
-        lowered=lowered,
-        lowering="encoder",
-        num_layers=0,
-        inputs=[GraphInput(name, sample, part.axes.get(name, {})) for name, sample in samples.items()],
-        output_names=outputs,
-        output_axes={},
-        has_related_axes=True,
-    )
-
-
-def part_inputs(model: PreTrainedModel, part: MediaPart, sample: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """What a part takes of a processor's output."""
-    batch = encoder_inputs(model, part.modality, sample)
-    if not part.path:
-        return {name: value for name, value in first_rows(batch).items() if isinstance(value, torch.Tensor)}
-    lowered = lower(model, "retained")
+def part_sizes(
+    model: PreTrainedModel, encoder: MediaEncoder, sample: Mapping[str, Any]
+) -> dict[str, list[dict[str, int]]]:
+    """Sizes of the named axes of each part, in each of its calls for a processor's output of one image."""
+    batch, lowered = encoder_inputs(model, encoder.modality, sample), lower(model, "retained")
     with functions_replaced(lowered.module, VARLEN):
-        (run,), _ = _run_opening(lowered, part.modality, [batch], frozenset(_owners(part.path)))
-    call = next(call for call in run.calls if call.path == part.path)
-    arguments = expanded(precomputed(lowered.module.base_model.get_submodule(part.path), call.arguments))
-    return {name: value for name, value in arguments.items() if name in part.inputs}
+        if not encoder.parts[0].path:
+            whole = run_whole(lowered, encoder.modality, first_rows(batch))
+            assert whole is not None
+            (part,) = encoder.parts
+            return {part.name: [_sizes(part, {**whole.tensors(), **features_of(whole.output)})]}
+        opened = frozenset(owner for part in encoder.parts for step in part.steps for owner in _owners(step.path))
+        runs, _ = run_opening(lowered, encoder.modality, [batch], opened)
+    base = lowered.module.base_model
+    sizes = {}
+    for part in encoder.parts:
+        first, last = (_Measured.of(base, step.path, runs).calls for step in (part.steps[0], part.steps[-1]))
+        pairs = zip(first, last, strict=True)
+        sizes[part.name] = [_sizes(part, a.tensors | _numbered(part.name, b.leaves)) for a, b in pairs]
+    return sizes
 
 
-def _run_opening(
-    lowered: LoweredModel, modality: str, batches: Sequence[Mapping[str, Any]], opened: frozenset[str]
-) -> tuple[list[_Run], frozenset[str]]:
-    """Run the encoder around the modules inside of those whose code depends on values; returns these too."""
-    while True:
-        try:
-            return [_run_with_values(lowered, modality, batch, opened) for batch in batches], opened
-        except _ReadsValues as reading:
-            opened |= {reading.path}
+def _sizes(part: MediaPart, tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    return {name: tensors[key].shape[axis] for key, axes in part.axes.items() for axis, name in axes.items()}
 
 
 def _owners(path: str) -> list[str]:
@@ -485,12 +393,13 @@ def _owners(path: str) -> list[str]:
     return [".".join(names[:count]) for count in range(1, len(names))]
 
 
-def output_names(part: MediaPart) -> list[str]:
-    """Names of a part's outputs, in order."""
-    if not part.path:
-        return [FEATURES, DEEPSTACK][: part.num_outputs]
-    return [f"{part.name}_output_{number}" for number in range(part.num_outputs)]
+def features_of(output: Any) -> dict[str, torch.Tensor]:
+    """The outputs of a graph that is a whole encoder."""
+    rows, layers = feature_rows(output)
+    stacked = {DEEPSTACK: torch.stack(layers)} if layers else {}
+    return stacked if rows is None else {FEATURES: rows, **stacked}
 
 
-def _sample(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(tuple(tensor.shape), dtype=torch.float32) if tensor.is_floating_point() else tensor.clone()
+def _numbered(name: str, leaves: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The outputs of a graph that is a module."""
+    return {f"{name}_output_{number}": leaf for number, leaf in enumerate(leaves)}

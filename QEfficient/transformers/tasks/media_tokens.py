@@ -27,7 +27,7 @@ _NO_TYPES = frozenset({"input_ids", "attention_mask", "position_ids", "labels"})
 _ROPE_TYPES = "mm_token_type_ids"
 """Only for :func:`rope_index`, where a model has one."""
 _MOST_TYPES = 4
-_GIVEN = frozenset({"image", "video"})
+_TAKEN = frozenset({"image", "video"})
 """What transformers' forwards take the features of, as ``mm_encoder_outputs``."""
 
 
@@ -51,7 +51,7 @@ def media_tokens(
         forms=tuple((name, encoder.feature_form) for name, encoder in encoders.items()),
         token_types=tuple(_token_types(model, sample, num_positions)),
         num_positions=num_positions,
-        asked=tuple((name, main_input(model, name)) for name in encoders if name not in _GIVEN),
+        asked=tuple((name, main_input(model, name)) for name in encoders if name not in _TAKEN),
     )
 
 
@@ -84,7 +84,7 @@ def rows_mask(model: PreTrainedModel, modality: str, sample: Mapping[str, Any]) 
     """
     inputs = encoder_inputs(model, modality, sample)
     count = len(next(value for name, value in inputs.items() if name in MAIN_INPUTS))
-    for name in accepted(model.base_model, sample):
+    for name in accepted(model.base_model, dict(sample)):
         value = sample[name]
         is_mask = getattr(value, "dtype", None) == torch.bool and value.ndim == 2 and len(value) == count
         if is_mask and name not in inputs:
