@@ -12,11 +12,11 @@ from QEfficient.base.modeling_qeff import OptionsT
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
-from QEfficient.generation.audio import AudioInput
 from QEfficient.generation.media import MediaLayout
 from QEfficient.generation.media_encoder import MediaEncoderRecord
+from QEfficient.generation.media_prompts import Clips, open_audio, with_media
 from QEfficient.generation.results import CloudAI100ExecInfo
-from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord, open_audio, with_media
+from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
@@ -35,6 +35,8 @@ from QEfficient.transformers.models.media_encoders import (
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+    from QEfficient.generation.audio_inputs import AudioInputs
+    from QEfficient.generation.transcript import Transcript
     from QEfficient.transformers.lowering.media import MediaTokens
     from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
@@ -46,7 +48,7 @@ Inputs = Any
 _ENCODER_SHARE = 4
 _SAMPLES: dict[str, tuple[tuple[Any, ...], ...]] = {
     "image": (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),)),
-    "audio": ((9.4, 9.4), (2.6,), (0.7,), (12.3,), (4.0,)),
+    "audio": ((9.4, 9.4), (9.4,), (2.6,), (0.7,), (12.3,)),
 }
 """Width and height of the images, and seconds of the clips, of prompts that show what an encoder takes, and what varies
 with them; the first prompt has more than one."""
@@ -135,6 +137,11 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             self.processor = open_processor(folder)
             if self.tokenizer is None:
                 self.tokenizer = getattr(self.processor, "tokenizer", None)
+
+    @property
+    def hears(self) -> bool:
+        """Whether prompts may have audio."""
+        return self.processor is not None and "audio" in self._modalities()
 
     # What the graphs are.
 
@@ -334,7 +341,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         runtime_ai100: bool = True,
         generation_len: int | Sequence[int] | None = None,
         *,
-        audio: AudioInput | Sequence[AudioInput] | None = None,
+        audio: Clips | None = None,
         stream: Stream = False,
         **sampling: Any,
     ) -> CloudAI100ExecInfo:
@@ -377,6 +384,43 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         )
         return answers
 
+    def transcribe(
+        self,
+        inputs: AudioInputs,
+        device_ids: Sequence[int] | None = None,
+        *,
+        prompt: str | None = None,
+        language: str | None = None,
+        processor: ProcessorMixin | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        generation_len: int | None = None,
+    ) -> list[Transcript]:
+        """The text of each audio, as long as it fits into ``ctx_len``, by a model that hears.
+
+        Args:
+            inputs: a file, samples at the model's rate, or a list of these.
+            device_ids: as of :meth:`generate`.
+            prompt: what to do with the audio; default: the request for a transcription that the processor has.
+            language: of the audio, where the processor's request takes one; else the model says it.
+            processor: default: the model's.
+            tokenizer: default: the model's.
+            generation_len: maximum number of new tokens of an audio.
+
+        Raises:
+            LifecycleError: nothing was compiled yet, or there is no processor.
+            CapacityError: audio is empty, or too long for ``ctx_len``.
+            OptionError: it is no audio, or the processor has no request for a transcription.
+        """
+        transcripts: list[Transcript] = self._open(device_ids).transcribe(
+            inputs,
+            prompt=prompt,
+            language=language,
+            processor=self._reader(processor, inputs),
+            tokenizer=self._text_tokenizer(tokenizer),
+            generation_len=generation_len,
+        )
+        return transcripts
+
     def _reader(self, processor: ProcessorMixin | None, *media: object) -> ProcessorMixin | None:
         """What reads media, where there are some."""
         return self.processor if processor is None and any(each is not None for each in media) else processor
@@ -387,7 +431,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         *,
         prompts: Inputs = None,
         images: Sequence[Any] | None = None,
-        audio: Any = None,
+        audio: Clips | None = None,
         generation_len: int = 32,
         node_precision_out: str | os.PathLike[str] | None = None,
     ) -> ParityReport:

@@ -53,6 +53,7 @@ REASONS = {
     "prophetnet": f"{_COUNTS}; it mixes the rows of a batch up; {_INTEGER_MASK}",
     "qwen4_exp_text": "it picks keys in a loop over rows and tokens, their number depending on data; and it hashes in "
     "64 bits, which OpenVINO and the card do not have",
+    "qwen3_asr_encoder": "it picks the places that hold audio, whose number depends on the values of its mask",
     "recurrent_gemma": f"{_OWN_STATE}; and its recurrent blocks do not know their layer index",
     "roformer": "it uses the positions of one row for all rows",
     "rwkv": f"{_OWN_STATE}; and it divides its weights when it first runs",
@@ -86,6 +87,9 @@ class Quirk:
     """``Class.method`` -> the function called in its place, with the module first."""
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     """Function of the modeling file -> the function called in its place while the model runs."""
+    arguments: Mapping[str, Mapping[str, Callable[..., Any]]] = field(default_factory=dict)
+    """Class -> arguments of its forward that the host computes of the others, each with a function of the module and
+    these."""
     layers: LayerStates | None = None
     recomputed: Recomputed | None = None
     """Inputs of a model that runs over all tokens at every step although it may have a cache."""
@@ -112,6 +116,13 @@ def apply_quirks(model: nn.Module) -> None:
 def replaced_functions(model: nn.Module) -> dict[str, Callable[..., Any]]:
     """The overrides of functions in the modeling files of ``model``, by name."""
     return {name: function for quirk in _quirks(model) for name, function in quirk.functions.items()}
+
+
+def host_arguments(module: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What the host computes of the arguments of a call of ``module``."""
+    quirk = load(getattr(getattr(module, "config", None), "model_type", None))
+    functions = {} if quirk is None else quirk.arguments.get(type(module).__name__, {})
+    return {name: function(module, arguments) for name, function in functions.items()}
 
 
 def recomputed(model: nn.Module) -> Recomputed | None:
