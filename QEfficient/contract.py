@@ -20,6 +20,9 @@ RETAINED = "_RetainedState"
 FEATURES, DEEPSTACK, FIRST_ROW, INDEX = "vision_embeds", "deepstack_features", "image_idx", "vision_index"
 """Inputs of a language model for images: rows of features, those that layers get besides, how many rows earlier steps
 used up, and the row of each token. The first two are outputs of the encoder too."""
+SEEN, SEEN_LENS = "vision_mask", "vision_lens"
+"""Inputs of a language model with cross-attention to images: the parts of images that each token sees, and how many
+states a prompt's images have."""
 NEXT_ROW = "image_idx_output"
 TEXT_VECTORS = "text_embeds"
 """Output of a graph for texts: their vectors in the space that images are in too."""

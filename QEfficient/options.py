@@ -316,10 +316,13 @@ class ImageTextToTextCompileOptions(CausalLMCompileOptions):
     effect on cpu."""
     vision_size: int | None = on_cards(None)
     """Rows of features that a step of the language model takes. Default: as many as tokens of a prompt in one step."""
+    max_num_images: int = everywhere(1)
+    """Images of a prompt at most, in models that attend to images in cross-attention layers, such as Llama 3.2 Vision:
+    they keep as many images' keys and values. Others take as many images as ctx_len has room for."""
 
     def __post_init__(self) -> None:
         CausalLMCompileOptions.__post_init__(self)
-        _require_positive(self, "vision_size")
+        _require_positive(self, "vision_size", "max_num_images")
         _check_img_sizes(self.img_sizes)
         if any(isinstance(each, bool) or not isinstance(each, int | float) or each <= 0 for each in self.clip_seconds):
             raise OptionError(f"audio_seconds must be one or several numbers above 0, got {self.audio_seconds!r}.")

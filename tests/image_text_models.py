@@ -154,6 +154,11 @@ def max_images(folder: Path) -> int:
     return RECIPES[model_type_of(folder)].max_images
 
 
+def compile_options(folder: Path) -> dict[str, Any]:
+    """Options of ``compile`` without which the checkpoint's model does not take several images."""
+    return dict(RECIPES[model_type_of(folder)].compiling)
+
+
 def model(folder: Path) -> Any:
     """The checkpoint's model in float32."""
     import torch

@@ -63,6 +63,8 @@ class PromptMedia:
     """``[P, S]``."""
     spans: tuple[tuple[int, int], ...] = ()
     """First and one past the last token of what must not be split among steps."""
+    seen: np.ndarray | None = None
+    """``[S, N]``, the parts of images that each token attends to in cross-attention layers."""
 
     def rows(self, start: int, count: int) -> slice:
         """The rows of features of ``count`` tokens from position ``start`` on."""
@@ -118,6 +120,10 @@ class MediaPacker:
 
     def __init__(self, layout: MediaLayout):
         self.layout = layout
+
+    def names(self, *, counts_rows: bool) -> frozenset[str]:
+        """Names of the inputs, but for ``position_ids``; ``counts_rows``: whether the program counts rows itself."""
+        return self.layout.inputs | {FIRST_ROW if counts_rows else INDEX}
 
     def ragged(self, parts: Sequence[Part]) -> dict[str, np.ndarray]:
         """Inputs of a run whose tokens lie on one axis: features ``[1, V, D]``, ``position_ids [1 + P, 1, T]``."""

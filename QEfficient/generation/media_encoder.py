@@ -63,6 +63,8 @@ class MediaEncoderRecord:
     """Whether its graphs tell an image's size from that of its pixels."""
     idle: Mapping[str, Json] = field(default_factory=dict)
     """Paths of modules whose outputs nothing reads, and their forms."""
+    in_prompts: bool = False
+    """Whether a processor gives the images of each prompt, ``[prompts, images, …]``, and the encoder takes them so."""
     rows_mask: str = ""
     """Of a processor's output, what says which rows of features stand for something; "": all do."""
 
@@ -175,6 +177,8 @@ class MediaEncoder:
         if any(batch.get(name) is None for name in part.inputs):
             return []
         arrays = {name: np.asarray(batch[name]) for name in part.inputs}
+        if self.record.in_prompts:
+            arrays = {name: array.reshape(-1, 1, *array.shape[2:]) for name, array in arrays.items()}
         for name, array in arrays.items():
             if not array.ndim or array.dtype.kind not in "biuf":
                 raise OptionError(

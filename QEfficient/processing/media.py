@@ -40,10 +40,54 @@ Outputs = Any
 """What a module returns: a tensor, a tuple or a list, or transformers' ModelOutput."""
 
 
+CROSS_STATES, CROSS_MASK = "cross_attention_states", "cross_attention_mask"
+"""Arguments of language models that attend to images in cross-attention layers: the images' states, and the parts of
+images that each token sees."""
+
+
+class CrossEncoder:
+    """The encoder of images before such a language model: what the base model runs before the language model.
+
+    Args:
+        model: the base model; its language model's ``forward`` is replaced for a call.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._model = model
+        self._reader: Any = next(filter(_attends_apart, (each for each in model.modules() if each is not model)))
+        names = inspect.signature(model.forward).parameters
+        text = inspect.signature(self._reader.forward).parameters
+        kind = inspect.Parameter.KEYWORD_ONLY
+        # What inspect.signature() says of this object: the arguments that are about images.
+        self.__signature__ = inspect.Signature([inspect.Parameter(each, kind) for each in names if each not in text])
+
+    def __call__(self, **images: torch.Tensor) -> PartOutput:
+        """The states of one image, ``[tiles, states of a tile, D]``."""
+        states: list[torch.Tensor] = []
+
+        def note(**arguments: Any) -> PartOutput:
+            states.append(arguments[CROSS_STATES])
+            return PartOutput()
+
+        self._reader.forward = note
+        try:
+            self._model(input_ids=torch.zeros(1, 1, dtype=torch.int64), **images)
+        finally:
+            del self._reader.forward
+        return PartOutput(last_hidden_state=states[0])
+
+
+def _attends_apart(module: nn.Module) -> bool:
+    """Whether it is a language model that gets the states of images."""
+    return {"input_ids", CROSS_STATES, CROSS_MASK} <= inspect.signature(module.forward).parameters.keys()
+
+
 def encoder_method(model: PreTrainedModel, modality: str) -> Callable[..., Any] | None:
     """The method that gives a modality's features; None for a model without the modality."""
     name = f"get_{modality}_features"
     method: Callable[..., Any] | None = getattr(model.base_model, name, None) or getattr(model, name, None)
+    if method is None and modality == "image" and _attends_apart(model.base_model):
+        return CrossEncoder(model.base_model)
     return method
 
 
@@ -54,6 +98,8 @@ def encoder_inputs(model: PreTrainedModel, modality: str, batch: Mapping[str, An
         return {}
     names = [name for name in inspect.signature(method).parameters if name != "kwargs"]
     inputs = {name: batch[name] for name in names if batch.get(name) is not None}
+    if isinstance(method, CrossEncoder):  # images of each prompt, as prompts of one image
+        return {name: value.flatten(0, 1)[:, None] for name, value in inputs.items()}
     if names[0] in MAIN_INPUTS - inputs.keys():
         inputs |= _old_input(model, batch)
     return inputs if inputs.keys() & MAIN_INPUTS else {}

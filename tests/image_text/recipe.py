@@ -35,6 +35,7 @@ class Recipe:
         nested: Whether the processor wants a list of prompts and a list of lists of images even for one prompt.
         max_images: Images that one prompt can have.
         call: Options of a call of the processor that a user has to give.
+        compiling: Options of ``compile`` without which it does not take several images.
     """
 
     image: str = "<image>"
@@ -55,6 +56,7 @@ class Recipe:
     boxes: bool = False
     max_images: int = 3
     call: Mapping[str, Any] = field(default_factory=dict)
+    compiling: Mapping[str, Any] = field(default_factory=dict)
 
     def but(self, **changes: Any) -> Recipe:
         """This recipe with ``changes``; dicts change dict into dict, the rest is replaced."""

@@ -194,6 +194,7 @@ RECIPES: dict[str, Recipe] = {
             "text_config": {"num_hidden_layers": 3, "cross_attention_layers": [1]},
         },
         images={"size": {"height": 28, "width": 28}, "max_image_tiles": 2},
+        compiling={"max_num_images": 2},
     ),
     "git": Recipe(
         image="",

@@ -13,8 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from QEfficient.contract import DEEPSTACK, FEATURES, FIRST_ROW, INDEX
+from QEfficient.contract import DEEPSTACK, FEATURES
 from QEfficient.errors import CorruptArtifact
+from QEfficient.generation.cross_media import CrossPacker
 from QEfficient.generation.media import MediaPacker, Part
 from QEfficient.generation.programs.program import Program, Shape
 from QEfficient.generation.sessions.buckets import Bucket, Piece, plan
@@ -34,7 +35,11 @@ class RetainedSession:
     """See :class:`QEfficient.generation.sessions.session.Session`."""
 
     def __init__(
-        self, program: Program, info: SessionInfo, state_rows: int | None = None, packer: MediaPacker | None = None
+        self,
+        program: Program,
+        info: SessionInfo,
+        state_rows: int | None = None,
+        packer: MediaPacker | CrossPacker | None = None,
     ):
         """
         Args:
@@ -52,7 +57,7 @@ class RetainedSession:
         self._packer = packer
         required = _REQUIRED
         if packer is not None:
-            required |= packer.layout.inputs | {INDEX if program.shapes is None else FIRST_ROW}
+            required |= packer.names(counts_rows=program.shapes is not None)
         check_names(program, required, _OPTIONAL, "logits")
         self._media_sizes = {} if packer is None else _media_sizes(program.shapes or ())
         self._num_rows = state_rows or info.num_slots

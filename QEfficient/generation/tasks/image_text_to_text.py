@@ -13,6 +13,7 @@ import numpy as np
 from QEfficient.contract import GraphRecord, LoweringName
 from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.audio_inputs import AudioInputs, each_audio
+from QEfficient.generation.cross_media import CrossLayout, CrossPacker
 from QEfficient.generation.media import MediaLayout, MediaPacker, PromptMedia, spans_of
 from QEfficient.generation.media_encoder import FeatureCache, Features, MediaEncoder, MediaEncoderRecord
 from QEfficient.generation.media_prompts import Clips, Pictured, open_audio, with_media
@@ -44,6 +45,8 @@ class ImageTextRecord:
     decoder: DecoderRecord
     layout: MediaLayout
     encoders: tuple[MediaEncoderRecord, ...]
+    crossing: CrossLayout | None = None
+    """Of images that cross-attention layers see, and that take no tokens' place."""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -120,9 +123,9 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             takes_long_chunks=not self.target.has_static_shapes,
             other_tokens=frozenset(record.layout.placeholders.values()),
         )
-        packer = MediaPacker(record.layout)
         if is_ragged:
-            return self._paged(info, packer, extra_outputs)
+            return self._paged(info, MediaPacker(record.layout), extra_outputs)
+        packer = MediaPacker(record.layout) if record.crossing is None else CrossPacker(record.crossing)
         with ExitStack() as opened:
             program = self.open_program(LANGUAGE, record.sizes, extra_outputs)
             opened.enter_context(closing(program))
@@ -283,6 +286,8 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         """The prompts of a processor's output, their padding dropped."""
         ids = np.atleast_2d(np.asarray(batch["input_ids"]))
         mask = np.asarray(batch["attention_mask"]).astype(bool) if batch.get("attention_mask") is not None else ids >= 0
+        if self.record.crossing is not None:
+            return self._crossing(batch, ids, mask, self.record.crossing)
         features, deepstack = self._features(batch, np.where(mask, ids, -1))
         coordinates = self._host.coordinates(batch) if self.record.layout.num_positions else None
         prompts, begin = [], 0
@@ -302,6 +307,28 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
                 None if coordinates is None else coordinates[:, row, keep],
             )
             prompts.append(MediaPrompt(kept.tolist(), media))
+        return prompts
+
+    def _crossing(
+        self, batch: Mapping[str, Any], ids: np.ndarray, mask: np.ndarray, layout: CrossLayout
+    ) -> list[MediaPrompt]:
+        """The prompts of a batch whose images take no tokens' place, and are padded to as many in each prompt."""
+        from QEfficient.processing.media import CROSS_MASK
+
+        (encoder,) = self.encoders
+        features, _ = encoder.encode(batch) or (None, None)
+        seen = None if batch.get(CROSS_MASK) is None else np.asarray(batch[CROSS_MASK])
+        prompts = []
+        for row, keep in enumerate(mask):
+            shown = self._is_placeholder(ids[row][keep])
+            count = int(shown.sum())
+            begin = 0 if seen is None else row * seen.shape[2] * layout.image_len
+            states = None if features is None or not count else features[begin : begin + count * layout.image_len]
+            if count * layout.image_len != (0 if states is None else len(states)) or (count and seen is None):
+                token = next(iter(self.record.layout.placeholders.values()))
+                raise _unequal("image", token, count, 0 if states is None else len(states))
+            media = layout.media(shown, states, None if seen is None else seen[row][keep], row)
+            prompts.append(MediaPrompt(ids[row][keep].tolist(), media))
         return prompts
 
     def _media(

@@ -281,10 +281,25 @@ _LAYERS: dict[StateKind, type[Any]] = {
 }
 
 
-def retained_cache(specs: Sequence[StateSpec], state: Sequence[torch.Tensor], step: RetainedStep) -> RetainedCache:
-    """A cache over ``state``, the tensors of all layers in order."""
+def retained_cache(
+    specs: Sequence[StateSpec],
+    state: Sequence[torch.Tensor],
+    step: RetainedStep,
+    cross_step: RetainedStep | None = None,
+) -> RetainedCache:
+    """A cache over ``state``, the tensors of all layers in order.
+
+    Args:
+        specs: of the layers.
+        state: their tensors.
+        step: where the tokens belong.
+        cross_step: where what cross-attention reads belongs, in a cache that has both.
+    """
     tensors = iter(state)
-    layers = [_LAYERS[spec.kind](spec, [next(tensors) for _ in spec.tensors], step) for spec in specs]
+    steps = {"cross": cross_step or step}
+    layers = [
+        _LAYERS[spec.kind](spec, [next(tensors) for _ in spec.tensors], steps.get(spec.kind, step)) for spec in specs
+    ]
     return RetainedCache(layers, step)
 
 

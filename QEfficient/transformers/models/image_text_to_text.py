@@ -12,6 +12,7 @@ from QEfficient.base.modeling_qeff import OptionsT
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
+from QEfficient.generation.cross_media import CrossLayout
 from QEfficient.generation.media import MediaLayout
 from QEfficient.generation.media_encoder import MediaEncoderRecord
 from QEfficient.generation.media_prompts import Clips, open_audio, with_media
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from QEfficient.generation.audio_inputs import AudioInputs
     from QEfficient.generation.transcript import Transcript
+    from QEfficient.transformers.lowering.cache_spec import StateSpec
     from QEfficient.transformers.lowering.media import MediaTokens
     from QEfficient.transformers.lowering.select import LoweringChoice
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
@@ -148,7 +150,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def _seen(self) -> tuple[dict[str, MediaEncoder], MediaTokens, tuple[int, ...]]:
         """The encoders, what stands for their features, and the token types that are blocks."""
         from QEfficient.transformers.tasks.media_parts import media_encoder
-        from QEfficient.transformers.tasks.media_tokens import block_types, media_tokens
+        from QEfficient.transformers.tasks.media_tokens import block_types, crossing_media, media_tokens
 
         if self._media is None:
             model = self._loaded()
@@ -160,7 +162,8 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
                     f"{self.model_name} has no get_image_features() or get_audio_features() that takes what its "
                     "processor makes."
                 )
-            tokens = media_tokens(model, encoders, samples[next(iter(encoders))][-1])
+            sample = samples[next(iter(encoders))][-1]
+            tokens = crossing_media(model, media_tokens(model, encoders, sample), sample)
             self._media = encoders, tokens, block_types(model, tokens)
         return self._media
 
@@ -205,6 +208,8 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         return process(self.processor, text, (), [sound(int(seconds * rate)) for seconds in sizes])
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
+        from QEfficient.transformers.lowering.crossing import CrossMedia
+
         encoders, tokens, _ = self._seen()
         if tokens.num_positions and any(spec.kind == "indexed" for spec in self.state_specs()):
             raise UnsupportedModel(
@@ -215,8 +220,26 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             self._check_cores(options.num_cores, 1 + len(parts_of(encoders.values())))
         plan = super()._plan(options, target)
         shared = {item.name: getattr(plan, item.name) for item in fields(plan)}
-        shared["counts_rows"] = target.has_static_shapes
-        return ImageTextPlan(**shared, media=tokens, encoders=described(encoders.values()))
+        shared["counts_rows"] = target.has_static_shapes and not isinstance(tokens, CrossMedia)
+        return ImageTextPlan(**shared, media=self._sized(tokens, options), encoders=described(encoders.values()))
+
+    def _sized(self, tokens: MediaTokens, options: ImageTextToTextCompileOptions) -> MediaTokens:
+        """``tokens`` with room for as many images as options say, where that is not a question of tokens."""
+        from QEfficient.transformers.lowering.crossing import CrossMedia
+
+        if isinstance(tokens, CrossMedia):
+            return replace(tokens, num_images=options.max_num_images)
+        if options.max_num_images != 1:
+            raise OptionError(
+                f"max_num_images={options.max_num_images} is for models with cross-attention to images. "
+                f"{self.model_name} takes as many images as ctx_len has room for: leave it out."
+            )
+        return tokens
+
+    def state_specs(self) -> list[StateSpec]:
+        from QEfficient.transformers.lowering.crossing import media_specs
+
+        return media_specs(self._loaded(), None if self.processor is None else self._seen()[1])
 
     def _check_cores(self, num_cores: int, num_graphs: int) -> None:
         if num_cores < num_graphs:
@@ -243,7 +266,8 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def _graphs(self, plan: CausalLMPlan) -> dict[str, TaskGraph]:
         encoders = self._seen()[0]
         parts = part_graphs(self._loaded(), encoders.values())
-        return {LANGUAGE: self._language_graph(plan, self._seen()[1]), **parts}
+        media = plan.media if isinstance(plan, ImageTextPlan) else None
+        return {LANGUAGE: self._language_graph(plan, media), **parts}
 
     def _specializations(  # type: ignore[override]
         self, plan: CausalLMPlan, options: ImageTextToTextCompileOptions, target: Target
@@ -280,9 +304,17 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def _language_specializations(
         self, plan: CausalLMPlan, options: ImageTextToTextCompileOptions, target: Target
     ) -> list[Specialization]:
+        from QEfficient.transformers.lowering.crossing import CrossMedia
+
         ((_, shapes),) = super()._specializations(plan, options, target).items()
         sized = []
+        media = plan.media if isinstance(plan, ImageTextPlan) else None
         for shape in shapes:
+            if isinstance(media, CrossMedia):
+                is_decode = shape.symbols["seq_len"] == 1 and len(shapes) > 1
+                symbols = {**shape.symbols, "vision_size": 1 if is_decode else media.num_slots}
+                sized.append(Specialization(name=shape.name, symbols=symbols))
+                continue
             rows = {"vision_batch_size": shape.symbols["batch_size"], "vision_size": shape.symbols["seq_len"]}
             if options.vision_size is not None:
                 rows["vision_size"] = max(options.vision_size, rows["vision_size"])
@@ -301,15 +333,30 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             block_types=blocks,
         )
         records = self._encoder_records(encoders, target)
-        return ImageTextRecord(decoder=super()._session(plan, options, target), layout=layout, encoders=records)
+        decoder, crossing = super()._session(plan, options, target), self._cross_layout(plan)
+        return ImageTextRecord(decoder=decoder, layout=layout, encoders=records, crossing=crossing)
+
+    @staticmethod
+    def _cross_layout(plan: CausalLMPlan) -> CrossLayout | None:
+        from QEfficient.transformers.lowering.crossing import CrossMedia
+
+        media = plan.media if isinstance(plan, ImageTextPlan) else None
+        if not isinstance(media, CrossMedia):
+            return None
+        sizes = {name: getattr(media, name) for name in ("num_images", "num_tiles", "tile_len")}
+        return CrossLayout(width=media.width, **sizes)
 
     def _encoder_records(self, encoders: Mapping[str, MediaEncoder], target: Target) -> tuple[MediaEncoderRecord, ...]:
         """What a package says of its encoders."""
+        from QEfficient.transformers.lowering.crossing import CrossMedia
+
         model, is_static = self._loaded(), target.has_static_shapes
-        return tuple(
-            encoder_record(model, encoder, has_static_shapes=is_static, rows_mask=self._rows_mask(name))
+        in_prompts = isinstance(self._seen()[1], CrossMedia)
+        records = {
+            name: encoder_record(model, encoder, has_static_shapes=is_static, rows_mask=self._rows_mask(name))
             for name, encoder in encoders.items()
-        )
+        }
+        return tuple(replace(record, in_prompts=in_prompts) for record in records.values())
 
     def _rows_mask(self, modality: str) -> str:
         from QEfficient.transformers.tasks.media_tokens import rows_mask

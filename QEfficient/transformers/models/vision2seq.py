@@ -110,7 +110,7 @@ class QEFFAutoModelForVision2Seq(
                     f"{name}={limit} or less."
                 )
 
-    def check_lowering(self, **options: Any) -> Self:
+    def check_lowering(self, **options: object) -> Self:
         if self.processor is not None:
             return super().check_lowering(**options)
         self._parse(options)  # without a processor nothing is known of what the encoder reads

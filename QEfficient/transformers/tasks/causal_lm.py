@@ -19,11 +19,11 @@ from QEfficient.transformers.lowering.apply import lower
 from QEfficient.transformers.lowering.attention import PagedStep, paged_step
 from QEfficient.transformers.lowering.cache_layers import retained_cache
 from QEfficient.transformers.lowering.cache_spec import CTX_LEN, StateKind, StateSpec
+from QEfficient.transformers.lowering.crossing import StepImages, media_specs
 from QEfficient.transformers.lowering.infer_cache_spec import (
     accepted,
     cache_argument,
     refusing,
-    state_specs,
     text_reader,
 )
 from QEfficient.transformers.lowering.masks import BLOCKS_OF_STEP, NO_BLOCKS, REFUSED_BLOCKS
@@ -93,14 +93,14 @@ class RetainedCausalLM(nn.Module):
         context_len = None if comp_ctx_lengths is None else comp_ctx_lengths.shape[0]
         places, coordinates = split_positions(position_ids)
         step = RetainedStep(places, batch_index, context_len, self.max_step_len)
-        cache = retained_cache(self.specs, state, step)
+        shown = step_media(self.media_tokens, input_ids, media, step)
+        cache = retained_cache(self.specs, state, step, shown.step if isinstance(shown, StepImages) else None)
         tokens = step.last_token
         if num_logits_to_keep is not None:
             back = torch.arange(num_logits_to_keep.shape[0], device=tokens.device) - (num_logits_to_keep.shape[0] - 1)
             tokens = (tokens + back[None]).clamp(min=0)
 
         inputs = accepted(self.model, {"input_ids": input_ids, "position_ids": coordinates.clamp(min=0)})
-        shown = step_media(self.media_tokens, input_ids, media)
         functions = functions_replaced(self.model, KERNELS | (NO_BLOCKS if shown is None else BLOCKS_OF_STEP))
         with (
             select_before_head(self.model, at_places(tokens)),
@@ -204,10 +204,11 @@ class PagedCausalLM(nn.Module):
         tables = (past_lens, subsequence_begins, block_indices, block_indices_begins, max_context_len)
         step = PagedStep(self.specs, key_caches, value_caches, *tables)
         places, coordinates = split_positions(position_ids)
-        shown = step_media(self.media_tokens, input_ids, media)
+        rows = RetainedStep(places)
+        shown = step_media(self.media_tokens, input_ids, media, rows)
         select = select_before_head(self.model, lambda hidden: hidden.index_select(1, logits_indices))
         functions = functions_replaced(self.model, {} if shown is None else REFUSED_BLOCKS)
-        with paged_step(step), running(RetainedStep(places)), select, functions, placed(self.model, shown) as extra:
+        with paged_step(step), running(rows), select, functions, placed(self.model, shown) as extra:
             inputs = {"input_ids": input_ids, "position_ids": coordinates, **extra}
             output = self.model(**inputs, past_key_values=cache, use_cache=True)
         updated = [index for index, layer in enumerate(cache.layers) if layer.is_updated]
@@ -305,7 +306,7 @@ def retained_graph(
     is recurrent. ``traced_len``: context length, where the graph depends on it. ``media``: what stands for images in a
     prompt; with axes ``vision_batch_size`` and ``vision_size``. ``counts_rows``: see :func:`media_inputs`.
     """
-    specs = state_specs(model)
+    specs = media_specs(model, media)
     lowered = lower(model, "retained", ctx_len)
     tokens, positions = token_inputs()
     extra = _extra_inputs(continuous_batching, with_context_lens, with_num_logits)
@@ -342,7 +343,7 @@ def paged_graph(model: nn.Module, ctx_len: int | None, media: MediaTokens | None
     Axes: ``num_tokens``, ``num_sequences`` (and one more for the begins), ``num_blocks``, ``num_logits``; with
     ``media`` also ``vision_size``.
     """
-    specs = state_specs(model)
+    specs = media_specs(model, media)
     if unknown := {spec.kind for spec in specs} - _PAGED_KINDS:
         raise UnsupportedModel(f"PagedAttention keeps keys and values, not '{min(unknown)}' state")
     lowered = lower(model, "paged", ctx_len)

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from QEfficient.contract import DEEPSTACK, FEATURES, FIRST_ROW, INDEX
+from QEfficient.contract import DEEPSTACK, FEATURES, FIRST_ROW, INDEX, SEEN, SEEN_LENS
+from QEfficient.transformers.lowering.crossing import CrossMedia, StepImages
 from QEfficient.transformers.lowering.infer_cache_spec import media_arguments
 from QEfficient.transformers.lowering.media import MediaTokens, StepMedia, placing
+from QEfficient.transformers.lowering.step import RetainedStep
 from QEfficient.transformers.tasks.graph_spec import Axes, GraphInput
 
 _SAMPLE_ROWS = 9
@@ -28,6 +30,8 @@ def media_inputs(tokens: MediaTokens, step: GraphInput, *, with_sets: bool, coun
         counts_rows: whether placeholders stand for the rows from ``image_idx [1, 1]`` on, as in upstream's graphs;
             else ``vision_index [B, S]`` says the row of each token, -1 for none.
     """
+    if isinstance(tokens, CrossMedia):
+        return _cross_inputs(tokens, step)
     num_sets = step.sample.shape[0]
     axes: Axes = {1: "vision_size"} | ({0: "vision_batch_size"} if with_sets else {})
     inputs = []
@@ -56,12 +60,28 @@ def split_positions(position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return (position_ids[0], position_ids[1:]) if position_ids.ndim == 3 else (position_ids, position_ids)
 
 
+def _cross_inputs(media: CrossMedia, step: GraphInput) -> list[GraphInput]:
+    """States ``[B, vision_size, D]``, the tiles that each token sees ``[B, S, N]``, and the number of states of each
+    row's images ``[B, 1]``."""
+    rows = {0: step.axes[0]}
+    sample = torch.zeros(step.sample.shape[0], _SAMPLE_ROWS, media.width)
+    seen = torch.ones(*step.sample.shape, media.num_parts, dtype=torch.int64)
+    lens = torch.ones(step.sample.shape[0], 1, dtype=torch.int64)
+    return [
+        GraphInput(FEATURES, sample, {**rows, 1: "vision_size"}),
+        GraphInput(SEEN, seen, step.axes),
+        GraphInput(SEEN_LENS, lens, rows),
+    ]
+
+
 def step_media(
-    tokens: MediaTokens | None, input_ids: torch.Tensor, inputs: Mapping[str, torch.Tensor]
-) -> StepMedia | None:
+    tokens: MediaTokens | None, input_ids: torch.Tensor, inputs: Mapping[str, torch.Tensor], step: RetainedStep
+) -> StepMedia | StepImages | None:
     """The media of a step, from the inputs of :func:`media_inputs`; None for a model without."""
     if tokens is None:
         return None
+    if isinstance(tokens, CrossMedia):
+        return StepImages(tokens, step, inputs[FEATURES], inputs[SEEN], inputs[SEEN_LENS])
     types = {name: inputs[name] for name in tokens.token_types}
     return StepMedia(
         tokens,
@@ -75,10 +95,14 @@ def step_media(
 
 
 @contextmanager
-def placed(model: nn.Module, media: StepMedia | None) -> Iterator[dict[str, Any]]:
+def placed(model: nn.Module, media: StepMedia | StepImages | None) -> Iterator[dict[str, Any]]:
     """Let ``model`` put the features of ``media`` at their tokens; yields arguments of its forward."""
     if media is None:
         yield {}
+        return
+    if isinstance(media, StepImages):
+        with media.attended(model):
+            yield media.arguments()
         return
     absent = dict.fromkeys(media_arguments(model))  # their features are there instead
     with placing(model, media):

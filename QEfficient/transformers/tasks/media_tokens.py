@@ -10,9 +10,17 @@ import torch
 from torch import nn
 
 from QEfficient.errors import UnsupportedModel
-from QEfficient.processing.media import MAIN_INPUTS, MODALITIES, encoder_inputs, encoder_method
+from QEfficient.processing.media import (
+    MAIN_INPUTS,
+    MODALITIES,
+    CrossEncoder,
+    encode,
+    encoder_inputs,
+    encoder_method,
+)
 from QEfficient.processing.rope import rope_index
-from QEfficient.transformers.lowering.apply import run_eagerly
+from QEfficient.transformers.lowering.apply import lower, run_eagerly
+from QEfficient.transformers.lowering.crossing import CrossMedia
 from QEfficient.transformers.lowering.infer_cache_spec import accepted
 from QEfficient.transformers.lowering.masks import NO_BLOCKS
 from QEfficient.transformers.lowering.media import MediaTokens
@@ -53,6 +61,17 @@ def media_tokens(
         num_positions=num_positions,
         asked=tuple((name, main_input(model, name)) for name in encoders if name not in _TAKEN),
     )
+
+
+def crossing_media(model: PreTrainedModel, tokens: MediaTokens, sample: Mapping[str, Any]) -> MediaTokens:
+    """``tokens``; of a model with cross-attention to images, with what these are like in ``sample``."""
+    inputs = encoder_inputs(model, "image", sample)
+    if not isinstance(encoder_method(model, "image"), CrossEncoder):
+        return tokens
+    lowered = lower(model, "retained")
+    with lowered.fake_mode:
+        one = {name: lowered.fake_mode.from_tensor(value[:1], static_shapes=True) for name, value in inputs.items()}
+        return CrossMedia.of(tokens, encode(lowered.module, "image", one).last_hidden_state.shape)
 
 
 def main_input(model: PreTrainedModel, modality: str) -> str:
