@@ -19,7 +19,7 @@ from transformers.cache_utils import (
     LinearAttentionCacheLayerMixin,
 )
 
-from QEfficient.transformers.lowering.cache_spec import StateKind, StateSpec
+from QEfficient.transformers.lowering.cache_spec import INDEXER_KEY, StateKind, StateSpec
 from QEfficient.transformers.lowering.step import RetainedStep, modulo
 
 
@@ -33,12 +33,15 @@ class RetainedLayer(CacheLayerMixin):
     def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
         super().__init__()
         self.spec, self.step = spec, step
-        self.keys, self.values = state[:2]
+        tensors = {part.name: tensor for part, tensor in zip(spec.tensors, state, strict=False)}
+        self.keys = tensors["past_key"]
+        self.has_values = "past_value" in tensors
+        self.values = tensors["past_value"] if self.has_values else self.keys[..., :0]
         self.is_initialized = True
 
     def state(self) -> list[torch.Tensor]:
         """The layer's state tensors, in the spec's order."""
-        return [self.keys, self.values]
+        return [self.keys, self.values] if self.has_values else [self.keys]
 
     def lazy_initialization(self, *args: object, **kwargs: object) -> None:
         """Nothing to do: the state comes with the step."""
@@ -47,8 +50,11 @@ class RetainedLayer(CacheLayerMixin):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         self.keys = self.step.write(self.keys, key_states)
+        keys = self.step.read(self.keys)
+        if not self.has_values:
+            return keys, keys[..., :0]
         self.values = self.step.write(self.values, value_states)
-        return self.step.read(self.keys), self.step.read(self.values)
+        return keys, self.step.read(self.values)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, Any]:
         """``(number of keys, their absolute positions)``: the second is what the mask function takes as offset."""
@@ -68,7 +74,7 @@ class RetainedIndexedLayer(RetainedLayer):
 
     def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
         super().__init__(spec, state, step)
-        self.indexer_keys = state[2] if len(state) > 2 else None
+        self.indexer_keys = state[-1] if spec.tensors[-1].name == INDEXER_KEY else None
         # Positions of the slots, ``[3, B, L]``: models that read them append the positions of the step.
         positions = super().get_mask_sizes(step.position_ids.shape[1])[1]
         self.indexer_position_ids = positions[None].expand(3, step.position_ids.shape[0], -1)

@@ -28,6 +28,8 @@ KINDS: dict[str, StateKind] = {
 ROWS, CTX_LEN, WINDOW, ENCODER_CTX_LEN = "rows", "ctx_len", "sliding_window", "encoder_ctx_len"
 """Named axes of a state: its rows, the slots of a layer over the whole context, those of a ring, those of
 cross-attention."""
+INDEXER_KEY = "indexer_key"
+"""What an indexer selects keys by."""
 
 
 @dataclass(frozen=True, slots=True)

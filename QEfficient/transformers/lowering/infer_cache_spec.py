@@ -24,6 +24,7 @@ from QEfficient.transformers.lowering.apply import LoweredModel, run_eagerly
 from QEfficient.transformers.lowering.cache_spec import (
     CTX_LEN,
     ENCODER_CTX_LEN,
+    INDEXER_KEY,
     KINDS,
     ROWS,
     WINDOW,
@@ -130,12 +131,13 @@ def _tensors(layer: Any, ring_axis: str | None) -> tuple[StateTensor, ...]:
     if isinstance(layer, CacheLayerMixin) and layer.keys is not None:
         both = {"past_key": layer.keys} | ({} if layer.values is layer.keys else {"past_value": layer.values})
         for name, state in both.items():
-            tensors.append(StateTensor(name, (ROWS, state.shape[1], slots, state.shape[3])))
+            if state.shape[3]:
+                tensors.append(StateTensor(name, (ROWS, state.shape[1], slots, state.shape[3])))
     for part in ("kv", "gate"):
         for name, state in getattr(layer, f"buffer_{part}", {}).items():
             tensors.append(StateTensor(f"{name}_{part}", (ROWS, CTX_LEN, state.shape[2])))
     if getattr(layer, "indexer_keys", None) is not None:
-        tensors.append(StateTensor("indexer_key", (ROWS, slots, layer.indexer_keys.shape[2])))
+        tensors.append(StateTensor(INDEXER_KEY, (ROWS, slots, layer.indexer_keys.shape[2])))
     for name, attribute in (("conv_state", "conv_states"), ("recurrent_state", "recurrent_states")):
         for number, state in getattr(layer, attribute, {}).items():
             if state is not None:
