@@ -90,7 +90,7 @@ _DOTS3 = {
     "swa_v_head_dim": 20,
 }
 _QSA = {
-    "indexer_n_heads": 4,
+    "indexer_n_heads": 16,  # of few, each may give two blocks nothing, and which of these is picked is left open
     "indexer_kv_heads": 1,
     "indexer_head_dim": 32,
     "indexer_budget": 16,

@@ -153,11 +153,6 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         encoders, tokens, _ = self._seen()
-        if tokens.num_positions and any(spec.kind == "indexed" for spec in self.state_specs()):
-            raise UnsupportedModel(
-                f"{self.model_name} selects keys by positions with several coordinates, and the state has one for each "
-                "slot. QEFFAutoModelForCausalLM runs it on text."
-            )
         plan = super()._plan(options, target)
         described = [
             repr((part.path, part.constants, part.axes, sorted(part.inputs))) for part in self._parts(encoders)
