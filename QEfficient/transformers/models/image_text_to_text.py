@@ -211,11 +211,6 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         from QEfficient.transformers.lowering.crossing import CrossMedia
 
         encoders, tokens, _ = self._seen()
-        if tokens.num_positions and any(spec.kind == "indexed" for spec in self.state_specs()):
-            raise UnsupportedModel(
-                f"{self.model_name} selects keys by positions with several coordinates, and the state has one for each "
-                "slot. QEFFAutoModelForCausalLM runs it on text."
-            )
         if target.has_static_shapes:
             self._check_cores(options.num_cores, 1 + len(parts_of(encoders.values())))
         plan = super()._plan(options, target)
