@@ -10,9 +10,8 @@ from torch import nn
 
 from QEfficient.contract import FrameRule
 from QEfficient.transformers.patches import functions_replaced, traceable_sizes
-from QEfficient.transformers.quirks import replaced_functions
+from QEfficient.transformers.quirks import complete, replaced_functions
 from QEfficient.transformers.tasks.graph_spec import GraphInput
-from QEfficient.transformers.quirks import complete
 from QEfficient.transformers.tasks.sequence_inputs import SequenceModel, hidden_states, stateless_copy
 from QEfficient.transformers.tasks.signals import SignalContract, SignalModel, frame_rule, measure_signals, signal
 
