@@ -50,6 +50,7 @@ REASONS = {
     "longt5": "it asks whether a block needs padding, which depends on the length, by sizes that tracing cannot follow",
     "minimax": f"{_OWN_STATE}; and it rejects any cache class but the one in its modeling file",
     "moonshine": "it counts frames in floats, which tracing settles at those of the sample",
+    "moonshine_streaming_encoder": "it takes whole frames of samples alone, and has windows only where it has a mask",
     "nllb-moe": _DATA_DEPENDENT,
     "ovis2": "its encoder gives rows of a table beside features, for other tokens than images, and looks for these",
     "prophetnet": f"{_COUNTS}; it mixes the rows of a batch up; {_INTEGER_MASK}",
@@ -92,6 +93,8 @@ class Quirk:
     arguments: Mapping[str, Mapping[str, Callable[..., Any]]] = field(default_factory=dict)
     """Class -> arguments of its forward that the host computes of the others, each with a function of the module and
     these."""
+    completes: bool = False
+    """Whether the model takes some inputs only with the overrides: it is measured with them too."""
     layers: LayerStates | None = None
     recomputed: Recomputed | None = None
     """Inputs of a model that runs over all tokens at every step although it may have a cache."""
@@ -108,7 +111,16 @@ def load(model_type: str | None) -> Quirk | None:
 def apply_quirks(model: nn.Module) -> None:
     """Apply the overrides of methods to ``model``, a copy that is not the user's."""
     _set_layer_types(model.config)
-    for name, function in (item for quirk in _quirks(model) for item in quirk.methods.items()):
+    _override(model, _quirks(model))
+
+
+def complete(model: nn.Module) -> None:
+    """Apply the overrides without which ``model``, a copy that is not the user's, takes not all inputs."""
+    _override(model, [quirk for quirk in _quirks(model) if quirk.completes])
+
+
+def _override(model: nn.Module, quirks: list[Quirk]) -> None:
+    for name, function in (item for quirk in quirks for item in quirk.methods.items()):
         owner, _, method = name.partition(".")
         for module in model.modules():
             if type(module).__name__ == owner:
