@@ -48,7 +48,7 @@ def with_media(
     if images is None and audio is None and processor is None and not has_chats:
         return prompts
     if isinstance(prompts, Mapping) or not isinstance(texts, list | tuple):
-        raise OptionError("images and audio go with texts or chats; a processor's output has its own already.")
+        raise OptionError("images and audio go with texts or chats; a processor's output has them already.")
     return Pictured(texts, _of_each("image", texts, images), processor, _of_each("audio", texts, audio))
 
 

@@ -182,7 +182,7 @@ def sampling_rate(processor: ProcessorMixin) -> int | None:
 
 
 def transcription(processor: ProcessorMixin, samples: np.ndarray, language: str | None = None) -> Batch:
-    """The inputs that ask for the words of a clip, by the processor's own request.
+    """The inputs that ask for the words of a clip, by the processor's request.
 
     Args:
         processor: of transformers.
