@@ -8,8 +8,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from QEfficient.base.modeling_qeff import OptionsT
+from QEfficient.base.modeling_qeff import OptionsT, PathLike
 from QEfficient.base.open_package import check_runtime
+from QEfficient.base.qpc_paths import PackagePath
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
 from QEfficient.generation.cross_media import CrossLayout
@@ -48,14 +49,6 @@ if TYPE_CHECKING:
 Inputs = Any
 """A processor's output; or a text, a list of them, or chats."""
 _ENCODER_SHARE = 4
-_SAMPLES: dict[str, tuple[tuple[Any, ...], ...]] = {
-    "image": (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),)),
-    "audio": ((9.4, 9.4), (9.4,), (2.6,), (0.7,), (12.3,)),
-}
-"""Width and height of the images, and seconds of the clips, of prompts that show what an encoder takes, and what varies
-with them; the first prompt has more than one."""
-_TEXT = "Describe this."
-"""Their text is of one to four of these: some encoders read it too."""
 _USUAL_SECONDS = 30
 
 
@@ -149,12 +142,15 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     def _seen(self) -> tuple[dict[str, MediaEncoder], MediaTokens, tuple[int, ...]]:
         """The encoders, what stands for their features, and the token types that are blocks."""
+        from QEfficient.processing.samples import prompt_samples
         from QEfficient.transformers.tasks.media_parts import media_encoder
         from QEfficient.transformers.tasks.media_tokens import block_types, crossing_media, media_tokens
 
         if self._media is None:
             model = self._loaded()
-            samples = {name: self._samples(name) for name in self._modalities()}
+            modalities = self._modalities()
+            assert self.processor is not None
+            samples = {name: prompt_samples(self.processor, name) for name in modalities}
             made = {name: media_encoder(model, name, each) for name, each in samples.items()}
             encoders = {name: encoder for name, encoder in made.items() if encoder is not None}
             if not encoders:
@@ -187,25 +183,12 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         }
         return [name for name, is_read in reads.items() if is_read and encoder_method(self._loaded(), name) is not None]
 
-    def _samples(self, modality: str) -> list[dict[str, Any]]:
-        """What the processor makes of two media in one prompt, where it takes so many, and of one at a time."""
-        first, *others = _SAMPLES[modality]
-        alone = [self._sample(modality, sizes, _TEXT * number) for number, sizes in enumerate(others, start=1)]
-        try:
-            return [self._sample(modality, first, 2 * _TEXT), *alone]
-        except OptionError:
-            return alone
-
-    def _sample(self, modality: str, sizes: Sequence[Any], text: str = _TEXT) -> dict[str, Any]:
-        """What the processor makes of images of these sizes, or of clips of so many seconds, before a text."""
-        from QEfficient.processing.processor import process, sampling_rate
-        from QEfficient.processing.samples import picture, sound
+    def _sample(self, modality: str, size: Any) -> dict[str, Any]:
+        """What the processor makes of a prompt with an image or a clip of this size."""
+        from QEfficient.processing.samples import prompt_sample
 
         assert self.processor is not None
-        if modality == "image":
-            return process(self.processor, text, [picture(*size) for size in sizes])
-        rate = sampling_rate(self.processor) or 0
-        return process(self.processor, text, (), [sound(int(seconds * rate)) for seconds in sizes])
+        return prompt_sample(self.processor, modality, [size])
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         from QEfficient.transformers.lowering.crossing import CrossMedia
@@ -267,15 +250,17 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def _specializations(  # type: ignore[override]
         self, plan: CausalLMPlan, options: ImageTextToTextCompileOptions, target: Target
     ) -> dict[str, tuple[Specialization, ...]]:
+        from QEfficient.processing.samples import SIZES
+
         shapes = tuple(self._language_specializations(plan, options, target))
         encoders = self._seen()[0]
         sizes: dict[str, list[Any]] = {
-            "image": [(size, size) for size in options.img_sizes] or list(_SAMPLES["image"][1]),
+            "image": [(size, size) for size in options.img_sizes] or list(SIZES["image"][1]),
             "audio": list(options.clip_seconds) or [_USUAL_SECONDS],
         }
         named = {LANGUAGE: shapes}
         for modality, encoder in encoders.items():
-            samples = [self._sample(modality, [size]) for size in sizes[modality] if target.has_static_shapes]
+            samples = [self._sample(modality, size) for size in sizes[modality] if target.has_static_shapes]
             named |= part_shapes(self._loaded(), encoder, samples)
         return named
 
@@ -354,9 +339,11 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         return tuple(replace(record, in_prompts=in_prompts) for record in records.values())
 
     def _rows_mask(self, modality: str) -> str:
+        from QEfficient.processing.samples import prompt_samples
         from QEfficient.transformers.tasks.media_tokens import rows_mask
 
-        return rows_mask(self._loaded(), modality, self._samples(modality)[0])
+        assert self.processor is not None
+        return rows_mask(self._loaded(), modality, prompt_samples(self.processor, modality)[0])
 
     # What inference needs beside the compiled files.
 
@@ -370,6 +357,11 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             save_processor(self.processor, target)
         self.config.save_pretrained(target)
         save_host_parameters(self._loaded(), self._seen()[0].values(), self._weights(), target)
+
+    def compile(self, compile_dir: PathLike | None = None, **options: Any) -> PackagePath:
+        return PackagePath(super().compile(compile_dir, **options))
+
+    compile.__doc__ = QEFFAutoModelForCausalLM.compile.__doc__
 
     def generate(  # type: ignore[override]
         self,
