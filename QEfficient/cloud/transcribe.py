@@ -28,6 +28,12 @@ _FLAGS = (
     ),
     Flag(["--task"], section=_SECTION, metavar="NAME", help="transcribe, or translate into English."),
     Flag(
+        ["--prompt"],
+        section=_SECTION,
+        metavar="TEXT",
+        help="What a language model shall do with the audio. Default: what its processor asks for a transcription.",
+    ),
+    Flag(
         ["timestamps", "--timestamps/--no-timestamps"],
         section=_SECTION,
         default=None,
@@ -89,12 +95,12 @@ def _package(source: ModelSource, compile_options: dict[str, Any]) -> Path:
 
     model = source.load()  # its memory is freed before the package is opened
     check_options(model, compile_options)
-    _check_task(model.task, TASKS[model.task].kind)
+    _check_task(model.task, TASKS[model.task].kind, getattr(model, "hears", True))
     return model.compile(**compile_options)
 
 
-def _check_task(task: str, kind: str) -> None:
-    if task not in ("ctc", "speech_seq2seq"):
+def _check_task(task: str, kind: str, hears: bool = True) -> None:
+    if not hears or task not in ("ctc", "speech_seq2seq", "image_text_to_text"):
         raise OptionError(f"This model is {kind}, which takes no audio: qefficient infer answers prompts.")
 
 
@@ -108,9 +114,14 @@ def _transcripts(package: Path, files: tuple[str, ...], form: str, spoken: dict[
     with compiled, stage("Listening", f"{len(files)} file{'s' if len(files) > 1 else ''}"):
         _check_task(compiled.task, TASKS[compiled.task].kind)
         if compiled.task == "ctc":
-            _check_ctc(spoken)
+            _check_unset(spoken, "a CTC model")
             texts = compiled.transcribe(list(files))
             return [Transcript(text=text, segments=(Segment(start=0.0, end=0.0, text=text),)) for text in texts]
+        if compiled.task == "image_text_to_text":
+            _check_unset({name: spoken.pop(name) for name in ("task", "timestamps")}, "a language model that hears")
+            answers: list[Transcript] = compiled.transcribe(list(files), **spoken)
+            return answers
+        _check_unset({"prompt": spoken.pop("prompt")}, "a speech recognition model")
         timestamps = spoken.pop("timestamps")
         if timestamps is None and form in ("srt", "vtt") and compiled.rules.first_timestamp is not None:
             timestamps = True
@@ -118,10 +129,10 @@ def _transcripts(package: Path, files: tuple[str, ...], form: str, spoken: dict[
         return transcripts
 
 
-def _check_ctc(spoken: dict[str, Any]) -> None:
+def _check_unset(spoken: dict[str, Any], kind: str) -> None:
     for name, value in spoken.items():
         if value is not None:
-            raise OptionError(f"--{name.replace('_', '-')} is not for a CTC model, which has no such thing.")
+            raise OptionError(f"--{name.replace('_', '-')} is not for {kind}, which has no such thing.")
 
 
 if __name__ == "__main__":

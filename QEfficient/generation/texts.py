@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from QEfficient.errors import OptionError
+from QEfficient.generation.media import PromptMedia
 from QEfficient.generation.prompts import Prompts, checked_text, encode_prompts
 
 Texts = Prompts | Sequence[tuple[str, str] | list[str]]
@@ -22,6 +23,8 @@ class EncodedText:
     """As long as ``ids``; None: the input had none."""
     mask: Sequence[int] | None = None
     """1 where tokens attend to one of ``ids``, else 0; None: to all."""
+    media: PromptMedia | None = None
+    """Images among the tokens."""
 
 
 def encode_texts(inputs: Texts, tokenizer: Callable[[], Any], takes_token_type_ids: bool) -> list[EncodedText]:

@@ -113,8 +113,9 @@ class Towers:
     def _host(self) -> HostModel:
         from QEfficient.processing.host import HostModel
         from QEfficient.processing.processor import FOLDER
+        from QEfficient.transformers.checkpoint.text_encoders import TextEncoders
 
-        return HostModel(self._folder / FOLDER, "AutoModel")
+        return HostModel(self._folder / FOLDER, TextEncoders)
 
     @cached_property
     def _processor(self) -> Any:

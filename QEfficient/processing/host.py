@@ -36,15 +36,14 @@ class HostModel:
 
     Args:
         folder: with ``config.json``, and the parameters that the code between the parts reads.
-        auto_class: the class of transformers that loads such a model.
+        auto_class: loads such a model, as transformers' auto classes do; None: that of models that see.
 
     Raises:
         CorruptArtifact: it holds no such model.
     """
 
-    def __init__(self, folder: Path, auto_class: str = "AutoModelForMultimodalLM"):
-        import transformers
-        from transformers import AutoConfig
+    def __init__(self, folder: Path, auto_class: type[Any] | None = None):
+        from transformers import AutoConfig, AutoModelForMultimodalLM
 
         from QEfficient.transformers.checkpoint.meta_model import outline
         from QEfficient.transformers.lowering.apply import masked_as
@@ -54,7 +53,7 @@ class HostModel:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CorruptArtifact(f"{folder} has no config of a model: {' '.join(str(error).split())[:200]}") from error
         config.dtype = torch.float32
-        self.model = masked_as(outline(getattr(transformers, auto_class), config, folder), "retained")
+        self.model = masked_as(outline(auto_class or AutoModelForMultimodalLM, config, folder), "retained")
         _stand_in(self.model)
         path = folder / PARAMETERS
         for name, value in (load_file(path) if path.is_file() else {}).items():

@@ -34,6 +34,8 @@ _NO_ARGUMENTS = frozenset({"return_dict", "max_length_q", "max_length_k"})
 """Arguments that change no value: the type of the output, and sizes that kernels of FlashAttention take."""
 _GRIDS = ("grid_thw", "grid_hw")
 """How the names of arguments end that have the sizes of images in patches, where these lie on one axis."""
+_NOISE = "sample"
+"""An argument of ``get_*_features`` that adds noise to features, drawn anew at every call."""
 Outputs = Any
 """What a module returns: a tensor, a tuple or a list, or transformers' ModelOutput."""
 
@@ -146,6 +148,8 @@ def encode(model: PreTrainedModel, modality: str, inputs: Mapping[str, Any]) -> 
     options = {"return_dict": True} if _takes(method, "return_dict") else {}
     names = inspect.signature(method).parameters
     pixels, *_ = names
+    if _NOISE in names:
+        options[_NOISE] = False
     passed = {name if name in names else pixels: value for name, value in inputs.items()}
     with torch.no_grad():
         return method(**passed, **options)

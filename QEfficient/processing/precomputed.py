@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from QEfficient.transformers.quirks import host_arguments
+
 
 def precomputed(module: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """``arguments`` of a call of ``module``, with those that depend on the sizes of its images and not on weights."""
@@ -28,4 +30,4 @@ def precomputed(module: nn.Module, arguments: Mapping[str, Any]) -> dict[str, An
     named = inspect.signature(module.forward).parameters
     takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in named.values())
     computed = {name: value for name, value in inputs.items() if value is not None and (takes_any or name in named)}
-    return {**arguments, **computed}
+    return {**arguments, **computed, **host_arguments(module, arguments)}

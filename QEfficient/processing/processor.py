@@ -136,16 +136,15 @@ def process(
             placed = _placed(processor, prompt, opened, clips)
             if placed is not None:
                 return placed
-        text = _text(processor, prompt, {"image": len(opened), "audio": len(clips)})
-        return _read(processor, text, opened, clips)
+        return _read(processor, _text(processor, prompt, {"image": len(opened), "audio": len(clips)}), opened, clips)
 
 
-def _read(processor: ProcessorMixin, text: str, images: Sequence[Any], clips: Sequence[np.ndarray]) -> Batch:
+def _read(processor: ProcessorMixin, text: str, images: Sequence[Any], audio: Sequence[np.ndarray] = ()) -> Batch:
     """The processor's output for a text as it is."""
-    passed: dict[str, Any] = ({"images": images} if images else {}) | ({"audio": clips} if clips else {})
+    passed: dict[str, Any] = ({"images": images} if images else {}) | ({"audio": audio} if audio else {})
     if _begins_twice(processor, text):
         passed["add_special_tokens"] = False
-    if not clips and _needs(processor, "audio"):
+    if not audio and _needs(processor, "audio"):
         passed["audio"] = None
     return _as_batch(processor(text=[text], return_tensors="pt", **passed))
 
@@ -182,39 +181,44 @@ def sampling_rate(processor: ProcessorMixin) -> int | None:
     return next((rate for rate in rates if isinstance(rate, int)), None)
 
 
-def transcription(processor: ProcessorMixin, samples: np.ndarray, language: str | None, model_name: str) -> Batch:
-    """The inputs that ask for the words of a clip, by the processor's own request.
+def transcription(processor: ProcessorMixin, samples: np.ndarray, language: str | None = None) -> Batch:
+    """The inputs that ask for the words of a clip, by the processor's request.
 
     Args:
         processor: of transformers.
         samples: of the clip, at :func:`sampling_rate`.
         language: of the clip; None: the model says it.
-        model_name: of the checkpoint, which some requests name.
 
     Raises:
         OptionError: the processor has no such request, or it takes no language.
     """
     request: Any = getattr(processor, "apply_transcription_request", None)
-    is_all = request is None and not _takes(processor, "text")
-    if request is None and not is_all:
+    is_all_it_does = not _takes(processor, "text")
+    if request is None and not is_all_it_does:
         raise OptionError(
             f"{type(processor).__name__} has no prompt that asks for a transcription: say what to do with the audio as "
             "prompt."
         )
-    takes = set() if is_all else set(inspect.signature(request).parameters)
-    if language is not None and "language" not in takes:
+    taken = set() if request is None else set(inspect.signature(request).parameters)
+    if language is not None and "language" not in taken:
         raise OptionError(f"{type(processor).__name__} takes no language.")
+    if request is None:
+        return process(processor, "", (), [samples])
+    known = {
+        "language": language,
+        "model_id": getattr(processor.tokenizer, "name_or_path", None),
+        "format": "wav",
+        "sampling_rate": sampling_rate(processor),
+    }
+    passed = {name: value for name, value in known.items() if name in taken and value is not None}
     with _refusals():
-        if is_all:
-            return process(processor, "", (), [samples])
-        usual = {"language": language, "model_id": model_name, "format": "wav"}
-        rate = {"sampling_rate": sampling_rate(processor)} if "sampling_rate" in takes else {}
-        return _as_batch(request([samples], **{n: v for n, v in usual.items() if n in takes and v is not None}, **rate))
+        return _as_batch(request([samples], **passed))
 
 
 def _by_chat(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]], clips: list[np.ndarray]) -> Any:
     """The inputs of a chat, for a processor that takes audio in chats alone: as WAV files in base64."""
     rate, contents = sampling_rate(processor) or 0, [{"type": "audio", "base64": ""} for _ in clips]
+    chat: list[dict[str, Any]]
     if isinstance(prompt, str):
         chat = [{"role": "user", "content": [*contents, *([{"type": "text", "text": prompt}] if prompt else [])]}]
     else:

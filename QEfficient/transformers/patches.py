@@ -252,20 +252,21 @@ def lean_tracing() -> Iterator[None]:
         yield
 
 
-def _bagged(usual: Callable[..., torch.Tensor], indices: torch.Tensor, table: torch.Tensor, **options: Any) -> Any:
-    weights = options.get("per_sample_weights")
-    if indices.ndim != 2 or weights is None:
-        return usual(indices, table, **options)
-    return (nn.functional.embedding(indices, table) * weights[..., None]).sum(-2)  # mode "sum", the only with weights
-
-
 @contextmanager
 def bags_as_rows() -> Iterator[None]:
     """Make ``embedding_bag`` of equally long bags with weights a gather and a sum.
 
     torch.onnx 2.13 writes a loop over sequences, which OpenVINO and the card do not read; goes when it does not.
     """
-    with patched(nn.functional, "embedding_bag", _calling(_bagged, nn.functional.embedding_bag)):
+    usual = nn.functional.embedding_bag
+
+    def embedding_bag(indices: torch.Tensor, table: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        weights = options.get("per_sample_weights")
+        if args or indices.ndim != 2 or weights is None:
+            return usual(indices, table, *args, **options)
+        return (nn.functional.embedding(indices, table) * weights[..., None]).sum(-2)  # "sum", the only mode with them
+
+    with patched(nn.functional, "embedding_bag", embedding_bag):
         yield
 
 

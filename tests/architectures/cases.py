@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import audio_text_models
 import image_text_models
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ def check(family: str, model_type: str, target: str) -> Row:
         class, states, lowering, seconds of the export and in all, what was compared; ``agrees``.
     """
     began = time.perf_counter()
-    row: Row = {"class": type(_model(family, model_type)).__name__}
+    is_tower = family == "speech_seq2seq" and model_type in audio_text_models.RECIPES
+    row: Row = {} if is_tower else {"class": type(_model(family, model_type)).__name__}
     if family.endswith(OTHER_HEAD):
         row["saved_by"] = _checkpoint(family, model_type)[1]
     row |= _CHECKS.get(family.removesuffix(OTHER_HEAD), _texts)(family, model_type, target)
@@ -59,6 +61,13 @@ def _checkpoint(family: str, model_type: str) -> tuple[Path, str]:
     """A folder for this process, and the class that saved it."""
     folder = Path(mkdtemp(prefix="checkpoint-", dir=Path(os.environ["QEFF_HOME"]).parent))
     return folder, saved_by_other_head(family, model_type, folder)
+
+
+@cache
+def _hearing(model_type: str) -> Path:
+    """A checkpoint with an audio tower, in a folder for this process."""
+    folder = Path(mkdtemp(prefix="checkpoint-", dir=Path(os.environ["QEFF_HOME"]).parent))
+    return audio_text_models.make(model_type, folder)
 
 
 @cache
@@ -207,6 +216,8 @@ def _ctc(family: str, model_type: str, target: str) -> Row:
 
 def _speech(family: str, model_type: str, target: str) -> Row:
     """Greedy tokens of signals of three lengths; together, where padding changes nothing or lengths vary freely."""
+    if model_type in audio_text_models.RECIPES:
+        return _audio_tower(model_type, target)
     model, theirs = _ours(family, model_type), _model(family, model_type)
     contract = model._contract(_SPEECH_LEN)
     counts = (7, 12, 25) if contract.only_len is None else (contract.rule.num_frames(contract.only_len),) * 3
@@ -234,6 +245,31 @@ def _speech(family: str, model_type: str, target: str) -> Row:
 
 
 _SPEECH_LEN, _NUM_SPOKEN = 16000, 24
+
+
+def _audio_tower(model_type: str, target: str) -> Row:
+    """Greedy tokens of prompts with a clip of two lengths, with both, and without."""
+    from QEfficient import QEFFAutoModelForSpeechSeq2Seq
+
+    recipe, processor = audio_text_models.RECIPES[model_type], audio_text_models.processor(model_type)
+    folder = _hearing(model_type)
+    theirs = audio_text_models.model(folder)
+    model = QEFFAutoModelForSpeechSeq2Seq.from_pretrained(folder, processor=processor)
+    shapes = {"audio_seconds": recipe.seconds, "prefill_seq_len": 32, "num_cores": 8} if target != "cpu" else {}
+    row = _compiled(model, _options(target, ctx_len=min([1280, *model.max_lens().values()])) | shapes)
+    spoken_for = [(each,) for each in recipe.seconds] + [recipe.seconds] * (recipe.max_clips > 1)
+    clips = [audio_text_models.clips(model_type, *each) for each in spoken_for] + [[]] * recipe.takes_text
+    asked = [audio_text_models.inputs(processor, recipe, audio_text_models.TEXT, each) for each in clips]
+    with model:
+        answers = [model.generate(dict(prompt), generation_len=_SHORT_ANSWER).generated_ids[0] for prompt in asked]
+    calls = [{**prompt, **(recipe.call if each else {})} for prompt, each in zip(asked, clips, strict=True)]
+    expected = [audio_text_models.reference(theirs, call, _SHORT_ANSWER) for call in calls]
+    return row | {
+        "class": type(theirs).__name__,
+        "tokens": sum(map(len, answers)),
+        "margin": float(f"{min(margin for _, margin in expected):.1e}"),
+        "agrees": [ids.tolist() for ids in answers] == [ids for ids, _ in expected],
+    }
 
 
 def _encoded(model: Any, asked: list[list[int]], options: dict[str, Any]) -> tuple[Row, list[Any]]:

@@ -57,11 +57,16 @@ def reference(model: Any, asked: list[list[int]], num_new_tokens: int = NUM_NEW_
 
 def spoken(model: Any, signal: Any, num_new_tokens: int) -> Answer:
     """The greedy answer of a model that listens, by the plain algorithm, which some of them refine."""
-    from transformers import GenerationMixin
+    from transformers import GenerationMixin, Wav2Vec2FeatureExtractor
 
+    inputs = {"inputs": torch.tensor(signal)[None]}
+    if model.config.model_type == "moonshine_streaming":
+        extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=False)
+        padded = extractor(signal, sampling_rate=16000, return_tensors="pt", padding=True, pad_to_multiple_of=80)
+        inputs = {"inputs": padded["input_values"], "attention_mask": padded["attention_mask"]}
     output = GenerationMixin.generate(
         model,
-        torch.tensor(signal)[None],
+        **inputs,
         max_new_tokens=num_new_tokens,
         do_sample=False,
         num_beams=1,

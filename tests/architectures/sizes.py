@@ -90,7 +90,7 @@ _DOTS3 = {
     "swa_v_head_dim": 20,
 }
 _QSA = {
-    "indexer_n_heads": 4,
+    "indexer_n_heads": 16,  # of few, each may give two blocks nothing, and which of these is picked is left open
     "indexer_kv_heads": 1,
     "indexer_head_dim": 32,
     "indexer_budget": 16,
@@ -107,6 +107,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     # Defaults that leave out what the published checkpoints of the architecture have.
     "llama": {"rope_parameters": LLAMA3_ROPE},
     "qwen2": {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 16},
+    # A whole number of the pools that are picked.
+    "glm5_next": {"text_config": {"index_kpool": 4}},
     # Either side of the length where the factors change: crossing it makes transformers' cache differ from its model.
     "phi4_multimodal": {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 4},
     "phi3": {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 512},

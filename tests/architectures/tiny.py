@@ -21,7 +21,6 @@ _NOT_TEXT = {
 
 _DRAFTS = "drafts for another model: its layers read the keys and values of that model's cache"
 _HASHES = "hashes keys in directions that are drawn anew at every call, so that its answers change"
-_TOWER = "an audio tower before a language model, whose embeddings take the place of tokens: no encoder and decoder"
 _CODES = "speaks codes of an audio codec, not text; AutoModelForCausalLM cannot even build it from its whole config"
 
 UNABLE: dict[tuple[str, str], str] = {
@@ -32,13 +31,7 @@ UNABLE: dict[tuple[str, str], str] = {
     ("causal_lm", "gemma4_unified_assistant"): _DRAFTS,
     ("sequence_classification", "layoutlmv2"): "needs detectron2, even for text alone",
     ("text_encoder", "perceiver"): "PerceiverModel takes `inputs` already embedded, not tokens",
-    **{
-        ("speech_seq2seq", name): _TOWER
-        for name in (
-            *("fun_asr_nano", "granite_speech", "granite_speech_plus", "qwen3_asr", "vibevoice_asr", "voxtral"),
-            "voxtral_realtime",
-        )
-    },
+    ("speech_seq2seq", "voxtral_realtime"): "adds its audio to every token, also to those that it generates",
     ("speech_seq2seq", "dia"): "reads text and speaks codes of an audio codec",
     ("speech_seq2seq", "vibevoice"): "reads text and speaks",
     ("speech_seq2seq", "kyutai_speech_to_text"): "a decoder alone, over codes of an audio codec that its model makes",

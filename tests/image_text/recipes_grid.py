@@ -123,7 +123,6 @@ RECIPES: dict[str, Recipe] = {
     "glmga": _GLM.but(processor_class="Glm46VProcessor"),
     "glm_ocr": _GLM.but(processor_class="Glm46VProcessor", image_processor_class="Glm46VImageProcessorPil"),
     "glm5_next": _GLM.but(
-        config={"text_config": {"index_kpool": 4}},
         images={"size": {"longest_edge": 1}, "min_image_tokens": 1, "max_image_tokens": 9},
     ),
     "ernie4_5_vl_moe": Recipe(

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 def open_program(target: Target, package: Path, record: GraphRecord, opening: Opening) -> OpenVINOProgram:
     """See :class:`QEfficient.generation.programs.program.OpenProgram`."""
-    return OpenVINOProgram(str(package), compile_for_cpu(package, record, opening), record.outputs.keys())
+    known = record.inputs.keys() | record.outputs.keys()
+    return OpenVINOProgram(str(package), compile_for_cpu(package, record, opening), known)
 
 
 def native_precision() -> str:
@@ -152,21 +153,22 @@ def native_errors(name: str) -> Iterator[None]:
 class OpenVINOProgram:
     """See :class:`QEfficient.generation.programs.program.Program`."""
 
-    def __init__(self, name: str, compiled: ov.CompiledModel, outputs: AbstractSet[str]):
+    def __init__(self, name: str, compiled: ov.CompiledModel, known: AbstractSet[str]):
         """
         Args:
             name: what errors call it.
             compiled: the program.
-            outputs: names that the package has for outputs. Where OpenVINO drops a last operator that changes nothing
-                (it adds zeros, or multiplies by ones), the operator before has both names.
+            known: names that the package has for inputs and outputs. Where OpenVINO drops an operator that changes
+                nothing (it adds zeros, or multiplies by ones), what comes before it has both names.
         """
         self.name = name
         self._ports = {
-            port.get_any_name(): (np.dtype(port.get_element_type().to_dtype()), port_shape(port))
+            name: (np.dtype(port.get_element_type().to_dtype()), port_shape(port))
             for port in compiled.inputs
+            for name in port.get_names() & known or {port.get_any_name()}
         }
         self.inputs = frozenset(self._ports)
-        names = [port.get_names() & outputs or {port.get_any_name()} for port in compiled.outputs]
+        names = [port.get_names() & known or {port.get_any_name()} for port in compiled.outputs]
         self.outputs = frozenset[str]().union(*names)
         self._known = frozenset(name for port in compiled.outputs for name in port.get_names())
         self.shapes: Sequence[Mapping[str, Shape]] | None = None

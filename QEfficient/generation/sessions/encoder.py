@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -56,11 +56,11 @@ def _as_text(index: int, text: object) -> EncodedText:
         return EncodedText(token_ids(text, f"Text {index}"))
     ids, token_types = token_ids(text.ids, f"Text {index}"), text.token_type_ids
     if token_types is None:
-        return EncodedText(ids, mask=text.mask)
+        return replace(text, ids=ids)
     token_types = token_ids(token_types, f"The token types of text {index}")
     if len(token_types) != len(ids):
         raise OptionError(f"Text {index} has {len(ids)} tokens and {len(token_types)} token types.")
-    return EncodedText(ids, token_types, text.mask)
+    return replace(text, ids=ids, token_type_ids=token_types)
 
 
 def _check_range(index: int, values: Sequence[int], size: int | None, what: str) -> None:
@@ -77,6 +77,8 @@ class EncoderSession(SequenceSession[EncodedText | Sequence[int], EncodedText]):
     """Texts of any mix of lengths, up to the longest compiled one. For any number of threads."""
 
     noun, unit, what = "Text", "tokens", "encoded texts"
+    others: ClassVar[frozenset[str]] = frozenset({_TOKEN_TYPE_IDS})
+    """Inputs that a program may have besides."""
 
     def __init__(self, program: Program, contract: InputContract, output: str, fixed_len: int | None = None):
         """
@@ -91,7 +93,7 @@ class EncoderSession(SequenceSession[EncodedText | Sequence[int], EncodedText]):
         """
         self.contract: InputContract = contract
         self._fixed_len = fixed_len
-        check_names(program, _REQUIRED, frozenset({_TOKEN_TYPE_IDS}), output)
+        check_names(program, _REQUIRED, self.others, output)
         super().__init__(program, contract, "input_ids", output, fixed_len)
 
     def beside(self, contract: InputContract, output: str) -> EncoderSession:

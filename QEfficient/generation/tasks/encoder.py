@@ -13,6 +13,9 @@ from QEfficient.contract import MODEL_GRAPH, TEXT_VECTORS, Count, GraphRecord
 from QEfficient.errors import CapacityError, OptionError
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
 from QEfficient.generation.late_interaction import LateRecord
+from QEfficient.generation.media_encoder import MediaEncoderRecord
+from QEfficient.generation.programs.program import Program
+from QEfficient.generation.seeing import Seeing, SeeingRecord, SeeingSession, is_ids
 from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
 from QEfficient.generation.texts import EncodedText, Texts, encode_texts
 from QEfficient.generation.two_towers import Pictures, Towers, TowersRecord
@@ -34,6 +37,15 @@ class EncoderRecord:
     """Of a model that gives vectors of images too."""
     late: LateRecord | None = None
     """Of a model of late interaction."""
+    seeing: SeeingRecord | None = None
+    """Of a model that reads images among the tokens of a text."""
+
+    @property
+    def images(self) -> MediaEncoderRecord | None:
+        """How images are encoded."""
+        if self.seeing is not None:
+            return self.seeing.images
+        return None if self.towers is None else self.towers.images
 
     def resized(self, seq_len: int | Sequence[int] | None, batch_size: int | None) -> EncoderRecord:
         """This record for other lengths or another batch.
@@ -67,8 +79,11 @@ class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
         *_, length = self._result_graph.inputs["input_ids"].shape
         with ExitStack() as opened:
             program = opened.enter_context(closing(self.open_program()))
-            self.session = EncoderSession(program, self._inputs, self.output, length if length > 0 else None)
+            self.session = self._session(program, length if length > 0 else None)
             opened.pop_all()  # the session closes it
+
+    def _session(self, program: Program, fixed_len: int | None) -> EncoderSession:
+        return EncoderSession(program, self._inputs, self.output, fixed_len)
 
     def _input_contract(self) -> InputContract:
         raise NotImplementedError
@@ -114,8 +129,8 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
         return self.record.inputs
 
     def _load(self) -> None:
-        towers = self.record.towers
-        parts = () if towers is None or towers.images is None else towers.images.parts
+        towers, seeing, images = self.record.towers, self.record.seeing, self.record.images
+        parts = () if images is None else images.parts
         if {MODEL_GRAPH, *(part.graph for part in parts)} != self.body.graphs.keys():
             raise self._not_ours(f"its graphs are {', '.join(self.body.graphs)}")
         with ExitStack() as opened:
@@ -126,12 +141,52 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
             if towers is not None:
                 texts = self.session.beside(towers.texts, TEXT_VECTORS)
                 self._towers = Towers(towers, texts, programs, self.path)
+            self._seeing = None if seeing is None else Seeing(seeing, programs, self.path)
             opened.pop_all()  # close() closes them
+
+    def _session(self, program: Program, fixed_len: int | None) -> EncoderSession:
+        seeing = self.record.seeing
+        if seeing is None:
+            return super()._session(program, fixed_len)
+        return SeeingSession(program, self._inputs, self.output, fixed_len).with_layout(seeing.layout)
 
     def close(self) -> None:
         super().close()
-        if self._towers is not None:
-            self._towers.close()
+        for each in (self._towers, self._seeing):
+            if each is not None:
+                each.close()
+
+    def generate(
+        self,
+        inputs: Texts,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        images: Sequence[Any] | None = None,
+        instruction: str | None = None,
+        processor: ProcessorMixin | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Run sequences, as :meth:`CompiledSequenceModel.generate`; of an encoder that sees, with their images.
+
+        Args:
+            inputs: see there; of an encoder that sees, also chats that name their images, or a processor's output.
+            tokenizer: see there.
+            images: of one text, or a list of images for each.
+            instruction: the system's message of a chat whose user shows the images and the text.
+            processor: of transformers; default: the package's.
+
+        Raises:
+            OptionError: the model does not read images, or something is none.
+        """
+        if self._seeing is None:
+            if images is not None or instruction is not None:
+                raise OptionError(
+                    f"{self.body.architecture} was compiled for texts alone: images and instruction are for models "
+                    "that read images among texts, compiled with processor=..."
+                )
+            return super().generate(inputs, tokenizer=tokenizer)
+        if images is None and instruction is None and is_ids(inputs):
+            return super().generate(inputs, tokenizer=tokenizer)
+        return {self.output: self.session.run(self._seeing.texts(inputs, images, instruction, processor))}
 
     @property
     def _two_towers(self) -> Towers:
@@ -221,6 +276,8 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
             CapacityError: a query is empty or too long.
             OptionError: the package is none of late interaction.
         """
+        if self._seeing is not None and self._seeing.record.retrieves:
+            return self.session.run_each(self._seeing.queries(queries))
         late = self._late
         texts = [late.query(index, text) for index, text in enumerate(self._tokens(queries, tokenizer))]
         return self.session.run_each(texts)
@@ -228,7 +285,10 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
     def encode_documents(
         self, documents: Texts, *, tokenizer: PreTrainedTokenizerBase | None = None
     ) -> list[np.ndarray]:
-        """Vectors of each document, without those that do not count. As :meth:`encode_queries`."""
+        """Vectors of each document, a text or of ColPali and its kin an image, without those that do not count. As
+        :meth:`encode_queries`."""
+        if self._seeing is not None and self._seeing.record.retrieves:
+            return self.session.run_each(self._seeing.documents(documents))
         late = self._late
         texts = [late.document(text) for text in self._tokens(documents, tokenizer)]
         return [late.counted(*pair) for pair in zip(texts, self.session.run_each(texts), strict=True)]

@@ -12,10 +12,11 @@ import numpy as np
 
 from QEfficient.contract import GraphRecord, LoweringName
 from QEfficient.errors import LifecycleError, OptionError
-from QEfficient.generation.audio import AudioInput, load_audio
+from QEfficient.generation.audio_inputs import AudioInputs, each_audio
 from QEfficient.generation.cross_media import CrossLayout, CrossPacker
 from QEfficient.generation.media import MediaLayout, MediaPacker, PromptMedia, spans_of
 from QEfficient.generation.media_encoder import FeatureCache, Features, MediaEncoder, MediaEncoderRecord
+from QEfficient.generation.media_prompts import Clips, Pictured, open_audio, with_media
 from QEfficient.generation.programs.program import Program
 from QEfficient.generation.prompts import Prompts
 from QEfficient.generation.request import Request
@@ -24,6 +25,7 @@ from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.sessions.retained import RetainedSession
 from QEfficient.generation.sessions.session import Session, SessionInfo
 from QEfficient.generation.tasks.causal_lm import CompiledDecoder, DecoderRecord
+from QEfficient.generation.transcript import Segment, Transcript
 from QEfficient.options import CompileOptions, ImageTextToTextCompileOptions
 
 if TYPE_CHECKING:
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from QEfficient.processing.host import HostModel
     from QEfficient.processing.images import Picture
 
-MAX_SECONDS = 3600
-"""Of a clip."""
 LANGUAGE = "language"
 """Name of the language model's graph."""
 
@@ -70,17 +70,6 @@ class MediaPrompt:
 
     ids: list[int]
     media: PromptMedia
-
-
-@dataclass(frozen=True, eq=False)
-class Pictured:
-    """Prompts with the images and audio of each, to be read by a processor."""
-
-    prompts: Sequence[Any]
-    images: Sequence[Sequence[Any]]
-    processor: ProcessorMixin | None = None
-    audio: Sequence[Sequence[AudioInput]] = ()
-    """Of each prompt; empty: they have none."""
 
 
 class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
@@ -181,7 +170,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         prompts: Prompts,
         *,
         images: Sequence[Picture] | None = None,
-        audio: AudioInput | Sequence[AudioInput] | None = None,
+        audio: Clips | None = None,
         processor: ProcessorMixin | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         generation_len: int | Sequence[int] | None = None,
@@ -211,6 +200,47 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             stream=stream,
             **sampling,
         )
+
+    def transcribe(
+        self,
+        inputs: AudioInputs,
+        *,
+        prompt: str | None = None,
+        language: str | None = None,
+        processor: ProcessorMixin | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        generation_len: int | None = None,
+    ) -> list[Transcript]:
+        """The text of each audio, as long as it fits into ``ctx_len``.
+
+        Args:
+            inputs: a file, samples at the model's rate, or a list of these.
+            prompt: what to do with the audio; default: the request for a transcription that the processor has.
+            language: of the audio, where the processor's request takes one; else the model says it.
+            processor: of transformers; default: the one in the package.
+            tokenizer: as of :meth:`generate`.
+            generation_len: maximum number of new tokens of an audio.
+
+        Raises:
+            CapacityError: audio is empty, or too long for ``ctx_len``.
+            OptionError: it is no audio, or the processor has no request for a transcription.
+        """
+        from QEfficient.processing.processor import process, sampling_rate, transcription
+
+        if prompt is not None and language is not None:
+            raise OptionError("language is for the request of the processor: say it in the prompt.")
+        reader, decoder = processor or self.processor, self.tokenizer(tokenizer)
+        transcripts = []
+        for samples in open_audio(each_audio(inputs), reader):
+            if prompt is not None:
+                batch = process(reader, prompt, (), [samples])
+            else:
+                batch = transcription(reader, samples, language)
+            answer = self.generate(batch, tokenizer=tokenizer, generation_len=generation_len, do_sample=False)
+            seconds = len(samples) / (sampling_rate(reader) or 1)
+            segment = Segment(start=0.0, end=seconds, token_ids=answer.generated_ids[0].tolist())
+            transcripts.append(Transcript.of([segment], language, decoder, None))
+        return transcripts
 
     def stream(
         self, prompt: Prompts, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: Any
@@ -359,80 +389,3 @@ def _count(features: Features | None) -> int:
         return 0
     rows, layers = features
     return len(rows) if rows is not None else layers.shape[1] if layers is not None else 0
-
-
-def with_media(
-    prompts: Prompts | Pictured,
-    images: Sequence[Any] | None,
-    audio: Any = None,
-    processor: ProcessorMixin | None = None,
-) -> Any:
-    """Prompts with their images and audio, as :meth:`CompiledImageTextToText.encode` takes them.
-
-    Raises:
-        OptionError: they and the prompts do not fit together.
-    """
-    texts = [prompts] if _is_one(prompts) else prompts
-    has_chats = isinstance(texts, list | tuple) and any(_named(text, each) for text in texts for each in _NAMES)
-    if images is None and audio is None and processor is None and not has_chats:
-        return prompts
-    if isinstance(prompts, Mapping) or not isinstance(texts, list | tuple):
-        raise OptionError("images and audio go with texts or chats; a processor's output has its own already.")
-    return Pictured(texts, _of_each("image", texts, images), processor, _of_each("audio", texts, audio))
-
-
-_NAMES = {"image": ("image", "path", "url"), "audio": ("audio", "path", "url")}
-"""What the messages of a chat call an image or a clip, by modality."""
-
-
-def _of_each(modality: str, texts: Sequence[Any], media: Any) -> list[list[Any]]:
-    """The media of each prompt; those that its chat names, where none are passed."""
-    if media is None:
-        return [_named(text, modality) for text in texts]
-    passed = media if isinstance(media, list | tuple) and not _is_samples(media) else [media]  # else a single one
-    if len(texts) == 1:
-        is_listed = len(passed) == 1 and isinstance(passed[0], list | tuple) and not _is_samples(passed[0])
-        lists = [[*passed[0]] if is_listed else [*passed]]
-    else:
-        lists = [[*each] if isinstance(each, list | tuple) and not _is_samples(each) else [each] for each in passed]
-    if len(lists) != len(texts):
-        name = {"image": "images", "audio": "audio"}[modality]
-        raise OptionError(f"{name} has {len(lists)} entries for {len(texts)} prompts: give a list for each.")
-    return lists
-
-
-def _is_samples(media: Sequence[Any]) -> bool:
-    return bool(media) and all(isinstance(value, int | float) for value in media)
-
-
-def _is_one(prompts: Any) -> bool:
-    return isinstance(prompts, str) or (
-        isinstance(prompts, list) and bool(prompts) and isinstance(prompts[0], Mapping) and "role" in prompts[0]
-    )
-
-
-def _named(prompt: Any, modality: str) -> list[Any]:
-    """The media that the messages of a chat name: ``{"type": "image", "image": …}``, or ``path`` or ``url``."""
-    if not isinstance(prompt, list):
-        return []
-    contents = [message.get("content") for message in prompt if isinstance(message, Mapping)]
-    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
-    named = [[part.get(name) for name in _NAMES[modality]] for part in parts if part.get("type") == modality]
-    return [
-        next(value for value in values if value is not None) for values in named if any(v is not None for v in values)
-    ]
-
-
-def open_audio(clips: Sequence[AudioInput], processor: ProcessorMixin) -> list[np.ndarray]:
-    """Samples of each clip at the rate of ``processor``, checked.
-
-    Raises:
-        OptionError: one is no audio, or the processor takes none.
-        CapacityError: one is empty or too long.
-    """
-    from QEfficient.processing.processor import sampling_rate
-
-    rate = sampling_rate(processor)
-    if clips and rate is None:
-        raise OptionError(f"{type(processor).__name__} takes no audio.")
-    return [load_audio(clip, rate or 0, MAX_SECONDS * (rate or 0), f"Audio {at}") for at, clip in enumerate(clips)]

@@ -19,7 +19,14 @@ from transformers.cache_utils import (
     LinearAttentionCacheLayerMixin,
 )
 
-from QEfficient.transformers.lowering.cache_spec import StateKind, StateSpec
+from QEfficient.transformers.lowering.cache_spec import (
+    DIGIT,
+    INDEXER_KEY,
+    INDEXER_POSITION,
+    NUM_DIGITS,
+    StateKind,
+    StateSpec,
+)
 from QEfficient.transformers.lowering.step import RetainedStep, modulo
 
 
@@ -33,12 +40,15 @@ class RetainedLayer(CacheLayerMixin):
     def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
         super().__init__()
         self.spec, self.step = spec, step
-        self.keys, self.values = state[:2]
+        tensors = {part.name: tensor for part, tensor in zip(spec.tensors, state, strict=False)}
+        self.keys = tensors["past_key"]
+        self.has_values = "past_value" in tensors
+        self.values = tensors["past_value"] if self.has_values else self.keys[..., :0]
         self.is_initialized = True
 
     def state(self) -> list[torch.Tensor]:
         """The layer's state tensors, in the spec's order."""
-        return [self.keys, self.values]
+        return [self.keys, self.values] if self.has_values else [self.keys]
 
     def lazy_initialization(self, *args: object, **kwargs: object) -> None:
         """Nothing to do: the state comes with the step."""
@@ -47,8 +57,11 @@ class RetainedLayer(CacheLayerMixin):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         self.keys = self.step.write(self.keys, key_states)
+        keys = self.step.read(self.keys)
+        if not self.has_values:
+            return keys, keys[..., :0]
         self.values = self.step.write(self.values, value_states)
-        return self.step.read(self.keys), self.step.read(self.values)
+        return keys, self.step.read(self.values)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, Any]:
         """``(number of keys, their absolute positions)``: the second is what the mask function takes as offset."""
@@ -68,14 +81,27 @@ class RetainedIndexedLayer(RetainedLayer):
 
     def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
         super().__init__(spec, state, step)
-        self.indexer_keys = state[2] if len(state) > 2 else None
-        # Positions of the slots, ``[3, B, L]``: models that read them append the positions of the step.
-        positions = super().get_mask_sizes(step.position_ids.shape[1])[1]
-        self.indexer_position_ids = positions[None].expand(3, step.position_ids.shape[0], -1)
+        tensors = {part.name: tensor for part, tensor in zip(spec.tensors, state, strict=True)}
+        self.indexer_keys = tensors.get(INDEXER_KEY)
+        self._positions = tensors.get(INDEXER_POSITION)
+        if self._positions is not None:
+            # Coordinates of the slots, ``[P, B, L]``, to which models append those of the step.
+            self._positions, self.indexer_position_ids = self._located(self._positions)
         self.is_indexer_initialized = True
 
     def state(self) -> list[torch.Tensor]:
-        return [*super().state(), *([] if self.indexer_keys is None else [self.indexer_keys])]
+        others = (self.indexer_keys, self._positions)
+        return [*super().state(), *(tensor for tensor in others if tensor is not None)]
+
+    def _located(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The state ``[R, C, 2 * P]`` after the step, and the coordinates of its rows, ``[P, B, L]``."""
+        count, places = positions.shape[2] // NUM_DIGITS, self.step.position_ids[None]
+        coordinates = (places if self.step.coordinates is None else self.step.coordinates).clamp(min=0)
+        coordinates = coordinates.expand(count, -1, -1).permute(1, 2, 0)
+        digits = [coordinates % DIGIT, torch.div(coordinates, DIGIT, rounding_mode="floor")]
+        written = self.step.write(positions[:, None], torch.cat(digits, dim=2)[:, None].to(positions.dtype))
+        low, high = self.step.read(written)[:, 0].long().split(count, dim=2)
+        return written[:, 0], (low + DIGIT * high).permute(2, 0, 1)
 
     def update_indexer(self, indexer_key_states: torch.Tensor) -> torch.Tensor:
         """Store the step's indexer keys ``[B, S, D]`` and return all keys of the rows, ``[B, C, D]``."""

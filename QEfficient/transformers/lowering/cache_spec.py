@@ -28,6 +28,10 @@ KINDS: dict[str, StateKind] = {
 ROWS, CTX_LEN, WINDOW, ENCODER_CTX_LEN = "rows", "ctx_len", "sliding_window", "encoder_ctx_len"
 """Named axes of a state: its rows, the slots of a layer over the whole context, those of a ring, those of
 cross-attention."""
+INDEXER_KEY, INDEXER_POSITION = "indexer_key", "indexer_position"
+"""What an indexer selects keys by, and the coordinates of keys, where the keys are rotated when they are read."""
+NUM_DIGITS, DIGIT = 2, 512
+"""Digits of a coordinate in the state, and their base: exact in fp16."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def media_specs(model: nn.Module, media: MediaTokens | None) -> list[StateSpec]:
 
 @remembered
 def _crossing_specs(model: nn.Module, media: CrossMedia) -> list[StateSpec]:
-    """With images, where layers without them keep nothing; the layers' own, or one more for all of them."""
+    """With images, where layers without them keep nothing: those of the layers, or one more for all of them."""
     states, seen = torch.zeros(1, media.num_slots, media.width), torch.ones(1, 2, media.num_parts, dtype=torch.int64)
     with refusing(model):
         specs, layers = specs_by_running(model, media.passed(states, seen))

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,10 @@ from QEfficient.transformers.lowering.apply import LoweredModel, run_eagerly
 from QEfficient.transformers.lowering.cache_spec import (
     CTX_LEN,
     ENCODER_CTX_LEN,
+    INDEXER_KEY,
+    INDEXER_POSITION,
     KINDS,
+    NUM_DIGITS,
     ROWS,
     WINDOW,
     StateSpec,
@@ -71,7 +75,16 @@ def _of_all_layers(first: FirstLayers) -> list[StateSpec]:
     specs = state_specs(first.module)
     if specs == [TOKENS] or any(spec.kind == "none" and not first.is_dummy(i) for i, spec in enumerate(specs)):
         raise UnsupportedModel(f"{type(first.module).__name__} has layers that keep nothing.")
-    return [specs[index] for index in first.stands_for]
+    return _located_once([specs[index] for index in first.stands_for])
+
+
+def _located_once(specs: list[StateSpec]) -> list[StateSpec]:
+    """``specs`` with coordinates in the first layer alone that has any: they are those of all layers."""
+    located = [index for index, spec in enumerate(specs) if any(part.name == INDEXER_POSITION for part in spec.tensors)]
+    for index in located[1:]:
+        kept = tuple(part for part in specs[index].tensors if part.name != INDEXER_POSITION)
+        specs[index] = replace(specs[index], tensors=kept)
+    return specs
 
 
 def specs_by_running(
@@ -136,12 +149,15 @@ def _tensors(layer: Any, ring_axis: str | None) -> tuple[StateTensor, ...]:
     if isinstance(layer, CacheLayerMixin) and layer.keys is not None:
         both = {"past_key": layer.keys} | ({} if layer.values is layer.keys else {"past_value": layer.values})
         for name, state in both.items():
-            tensors.append(StateTensor(name, (ROWS, state.shape[1], slots, state.shape[3])))
+            if state.shape[3]:
+                tensors.append(StateTensor(name, (ROWS, state.shape[1], slots, state.shape[3])))
     for part in ("kv", "gate"):
         for name, state in getattr(layer, f"buffer_{part}", {}).items():
             tensors.append(StateTensor(f"{name}_{part}", (ROWS, CTX_LEN, state.shape[2])))
     if getattr(layer, "indexer_keys", None) is not None:
-        tensors.append(StateTensor("indexer_key", (ROWS, slots, layer.indexer_keys.shape[2])))
+        tensors.append(StateTensor(INDEXER_KEY, (ROWS, slots, layer.indexer_keys.shape[2])))
+    if (positions := getattr(layer, "indexer_position_ids", None)) is not None:
+        tensors.append(StateTensor(INDEXER_POSITION, (ROWS, slots, NUM_DIGITS * positions.shape[0])))
     for name, attribute in (("conv_state", "conv_states"), ("recurrent_state", "recurrent_states")):
         for number, state in getattr(layer, attribute, {}).items():
             if state is not None:

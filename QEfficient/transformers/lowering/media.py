@@ -106,7 +106,7 @@ class MediaTokens:
     """Coordinates of a token, where rotary embeddings have several; 0: its position alone."""
     asked: tuple[tuple[str, str], ...] = ()
     """Modalities whose features the model's forward asks ``get_*_features`` for, each with the argument that it does so
-    for; the others' are given to it as ``mm_encoder_outputs``."""
+    for; it takes the others' as ``mm_encoder_outputs``."""
 
     @property
     def num_deepstack(self) -> int:
@@ -183,9 +183,9 @@ class StepMedia:
     def arguments(self) -> dict[str, Any]:
         """Arguments of the model's forward: features and token types."""
         asked = dict(self.tokens.asked)
-        given = {modality: output for modality, output in self.outputs().items() if modality not in asked}
+        others = {modality: output for modality, output in self.outputs().items() if modality not in asked}
         stand_ins = {name: torch.zeros(1, 1, 1) for name in asked.values()}
-        return {**({"mm_encoder_outputs": given} if given else {}), **stand_ins, **self.token_types}
+        return {**({"mm_encoder_outputs": others} if others else {}), **stand_ins, **self.token_types}
 
     def scatter(self, embeddings: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """``embeddings [B, S, D]`` with each masked token's row of ``source`` in its place."""

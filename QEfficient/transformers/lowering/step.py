@@ -38,6 +38,7 @@ class RetainedStep:
         batch_index: ``[B, 1]``; the state row of each batch row. ``None``: row i is state row i.
         context_len: number of slots to attend to, from the first; ``None``: all. All positions must lie below it.
         max_step_len: maximum of S; recurrences are unrolled to it.
+        coordinates: ``[P, B, S]``, of the tokens, where rotary embeddings have several. ``None``: their positions.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class RetainedStep:
         batch_index: torch.Tensor | None = None,
         context_len: int | None = None,
         max_step_len: int = MAX_STEP_LEN,
+        coordinates: torch.Tensor | None = None,
     ):
         self.position_ids = position_ids
         self.batch_index = batch_index
         self.context_len = context_len
         self.max_step_len = max_step_len
+        self.coordinates = coordinates
         self.last_position, self.last_token = position_ids.max(dim=1, keepdim=True)
         self.is_idle = self.last_position < 0
         self.is_token = position_ids >= 0

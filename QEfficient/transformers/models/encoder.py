@@ -9,9 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import MODEL_GRAPH, Specialization
-from QEfficient.errors import LifecycleError
+from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
 from QEfficient.generation.late_interaction import LateRecord, max_sim
+from QEfficient.generation.media import MediaLayout
+from QEfficient.generation.seeing import SeeingRecord
 from QEfficient.generation.tasks.encoder import EncoderRecord
 from QEfficient.generation.two_towers import Scores, TextFrame, TowersRecord
 from QEfficient.options import EncoderCompileOptions
@@ -23,10 +26,11 @@ from QEfficient.transformers.models.sequence_plan import MeasuredInputs, Sequenc
 
 if TYPE_CHECKING:
     import numpy as np
-    from transformers import PretrainedConfig, PreTrainedModel, ProcessorMixin
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
     from QEfficient.generation.texts import Texts
     from QEfficient.generation.two_towers import Pictures
+    from QEfficient.transformers.lowering.media import MediaTokens
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.transformers.tasks.padding_probe import SequenceUse
     from QEfficient.transformers.tasks.sequence_inputs import SequenceContract, SequenceModel
@@ -45,7 +49,7 @@ class QEFFAutoModel(QEFFSequenceModel):
 
     Args:
         model: a Hugging Face model, already loaded.
-        pooling: None for hidden states, "mean" (or "avg"), "max", "cls", or a traceable function
+        pooling: None for hidden states, "mean" (or "avg"), "max", "cls", "last", or a traceable function
             ``(last_hidden_states, attention_mask) -> tensor``.
         tokenizer: used by :meth:`generate` and put into the package; default: the processor's.
         processor: reads images; put into the package. Without one, a model with two towers is compiled for texts.
@@ -71,6 +75,7 @@ class QEFFAutoModel(QEFFSequenceModel):
         super().__init__(model, tokenizer=tokenizer)
         resolve_pooling(pooling)
         self.pooling = pooling
+        self._check_processor(processor)
         self.processor = processor
         self._vector_inputs = MeasuredInputs(self._prepare_vectors)
 
@@ -92,17 +97,25 @@ class QEFFAutoModel(QEFFSequenceModel):
     def _read_files(self, folder: Path) -> None:
         from QEfficient.processing.processor import has_processor, open_processor
         from QEfficient.transformers.checkpoint.dense_layers import attach_dense_layers
+        from QEfficient.transformers.tasks.two_towers import gives_token_vectors
 
         if self.pooling is None and attach_dense_layers(self._loaded(), folder):
             self._late = read_late_interaction(folder, self.tokenizer)
             if self._late.filling is not None:
                 # The graph writes the padding token where tokens attend to nothing, as PyLate's tokenizer does.
                 self.config.get_text_config().pad_token_id = self._late.filling
-        if self.processor is None and self._has_two_towers and has_processor(folder):
+        needs_images = self._has_two_towers or gives_token_vectors(self._loaded())
+        if self.processor is None and needs_images and has_processor(folder):
             try:
                 self.processor = open_processor(folder)
             except LifecycleError as error:
                 logger.warning("Loaded for texts alone: %s", error)
+
+    def _check_processor(self, processor: ProcessorMixin | None) -> None:
+        from QEfficient.transformers.tasks.seeing_encoder import reads_images
+
+        if processor is not None and not self._has_two_towers and not reads_images(self._loaded()):
+            raise OptionError(f"{self.model_name} reads texts alone: leave processor out, and pass tokenizer=...")
 
     # What the graphs are.
 
@@ -112,13 +125,37 @@ class QEFFAutoModel(QEFFSequenceModel):
 
     @cached_property
     def _image_tower(self) -> ImageTower | None:
-        is_there = self._has_two_towers and self.processor is not None
-        return ImageTower(self._loaded(), self.processor) if is_there and self.processor is not None else None
+        if self.processor is None:
+            return None
+        has_texts = not self._has_two_towers and not self._retrieves
+        return ImageTower(self._loaded(), self.processor, has_texts=has_texts)
+
+    @property
+    def _retrieves(self) -> bool:
+        """Whether the processor reads queries, and images as documents."""
+        return all(hasattr(self.processor, f"process_{kind}") for kind in ("queries", "images"))
+
+    @cached_property
+    def _media_tokens(self) -> MediaTokens | None:
+        """What stands for images among the tokens of a text; None for a model that reads none there."""
+        from QEfficient.transformers.tasks.media_tokens import media_tokens
+        from QEfficient.transformers.tasks.seeing_encoder import is_head
+
+        if self._image_tower is None or self._has_two_towers:
+            return None
+        model, sample = self._loaded(), self._image_tower.sample([(448, 448)])
+        tokens = media_tokens(model.base_model, {"image": self._image_tower.encoder}, sample)
+        if not is_head(model):
+            return tokens
+        if tokens.num_deepstack or not tokens.has_pooled:
+            raise UnsupportedModel(f"{self.model_name} hands features of images to layers of the model under it.")
+        return replace(tokens, num_positions=0)  # its forward gives the model embeddings, which have no coordinates
 
     def _prepare(self, model: PreTrainedModel, use: SequenceUse) -> tuple[SequenceModel, SequenceContract]:
         from QEfficient.transformers.tasks.encoder import prepare_encoder
 
-        return prepare_encoder(model, self.pooling, use)
+        types = () if self._media_tokens is None else self._media_tokens.token_types
+        return prepare_encoder(model, self.pooling, use, types)
 
     @staticmethod
     def _prepare_vectors(model: PreTrainedModel, use: SequenceUse) -> tuple[SequenceModel, SequenceContract]:
@@ -167,10 +204,15 @@ class QEFFAutoModel(QEFFSequenceModel):
 
     def _graphs(self, plan: SequencePlan) -> dict[str, TaskGraph]:
         from QEfficient.transformers.tasks.encoder import encoder_graph
+        from QEfficient.transformers.tasks.seeing_encoder import seeing_graph
 
         contract = self._text_contract(plan)
         module = self._inputs.module(contract)
-        texts = {MODEL_GRAPH: encoder_graph(module, contract, self.pooling is not None, plan.graph_lens)}
+        if self._media_tokens is None:
+            texts = {MODEL_GRAPH: encoder_graph(module, contract, self.pooling is not None, plan.graph_lens)}
+        else:
+            axes = {0: "batch_size"} if self.pooling is not None else {0: "batch_size", 1: "seq_len"}
+            texts = {MODEL_GRAPH: seeing_graph(module, self._media_tokens, axes, plan.graph_lens)}
         return texts if self._image_tower is None else {**texts, **self._image_tower.graphs()}
 
     def _specializations(
@@ -178,6 +220,14 @@ class QEFFAutoModel(QEFFSequenceModel):
     ) -> dict[str, tuple[Specialization, ...]]:
         texts = super()._specializations(plan, options, target)
         tower = self._image_tower
+        if self._media_tokens is not None:
+            rows = {"vision_batch_size": options.batch_size}
+            texts = {
+                MODEL_GRAPH: tuple(
+                    replace(each, symbols={**each.symbols, **rows, "vision_size": each.symbols["seq_len"]})
+                    for each in texts[MODEL_GRAPH]
+                )
+            }
         return texts if tower is None else {**texts, **tower.specializations(target.has_static_shapes)}
 
     def _graph_options(self, name: str, options: EncoderCompileOptions, target: Target) -> EncoderCompileOptions:
@@ -191,7 +241,7 @@ class QEFFAutoModel(QEFFSequenceModel):
     def _session(self, plan: SequencePlan, options: EncoderCompileOptions, target: Target) -> EncoderRecord:
         record = replace(encoder_record(plan, options, self.config), late=self._late)
         if not self._has_two_towers:
-            return record
+            return replace(record, seeing=self._seeing_record(target))
         vectors = encoder_record(plan.replaced(contract=self._vector_contract(options)), options, self.config)
         tower = self._image_tower
         towers = TowersRecord(
@@ -201,6 +251,20 @@ class QEFFAutoModel(QEFFSequenceModel):
             scores=None if tower is None else self._scores(tower),
         )
         return replace(record, towers=towers)
+
+    def _seeing_record(self, target: Target) -> SeeingRecord | None:
+        tokens, tower = self._media_tokens, self._image_tower
+        if tokens is None or tower is None:
+            return None
+        layout = MediaLayout(
+            placeholders=dict(tokens.placeholders),
+            width=tokens.width,
+            has_pooled=tokens.has_pooled,
+            num_deepstack=tokens.num_deepstack,
+            token_types=tokens.token_types,
+            num_positions=tokens.num_positions,
+        )
+        return SeeingRecord(layout=layout, images=tower.record(target.has_static_shapes), retrieves=self._retrieves)
 
     def _scores(self, tower: ImageTower) -> Scores | None:
         from QEfficient.transformers.checkpoint.source import weight_value
@@ -219,8 +283,51 @@ class QEFFAutoModel(QEFFSequenceModel):
 
     # Running.
 
+    def generate(
+        self,
+        inputs: Any,
+        device_ids: Sequence[int] | None = None,
+        runtime_ai100: bool = True,
+        *,
+        tokenizer: Any | None = None,
+        images: Sequence[Any] | None = None,
+        instruction: str | None = None,
+    ) -> dict[str, Any]:
+        """Run texts through the compiled package; of a model that reads images among texts, with their images.
+
+        Args:
+            inputs: text, a list of texts or of pairs of texts, lists of token ids, or a tokenizer's output; with
+                images also chats that name them, or a processor's output.
+            device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
+            runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
+            tokenizer: default: the model's.
+            images: of one text, or a list of images for each: paths, bytes, arrays, or images of Pillow.
+            instruction: the system's message of a chat whose user shows the images and the text.
+
+        Returns:
+            The output by its name, a float32 array with a row for each text: see the class.
+
+        Raises:
+            LifecycleError: nothing was compiled yet.
+            CapacityError: a text is empty or longer than the longest compiled ``seq_len``.
+            OptionError: images and placeholders differ in number, or the model was compiled for texts alone.
+        """
+        check_runtime(runtime_ai100)
+        outputs: dict[str, Any] = self._open(device_ids).generate(
+            inputs,
+            tokenizer=self._text_tokenizer(tokenizer),
+            images=images,
+            instruction=instruction,
+            processor=self.processor,
+        )
+        return outputs
+
     def get_text_features(
-        self, inputs: Texts, device_ids: Sequence[int] | None = None, *, tokenizer: Any | None = None
+        self,
+        inputs: Texts,
+        device_ids: Sequence[int] | None = None,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> np.ndarray:
         """Vectors of texts in the space that images are in too, as transformers' ``get_text_features`` gives them.
 
@@ -286,7 +393,11 @@ class QEFFAutoModel(QEFFSequenceModel):
         return scores
 
     def encode_queries(
-        self, queries: Texts, device_ids: Sequence[int] | None = None, *, tokenizer: Any | None = None
+        self,
+        queries: Texts,
+        device_ids: Sequence[int] | None = None,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> list[np.ndarray]:
         """Vectors of the tokens of queries, as the model was trained to read them: with its prefix, filled up.
 
@@ -308,7 +419,11 @@ class QEFFAutoModel(QEFFSequenceModel):
         return vectors
 
     def encode_documents(
-        self, documents: Texts, device_ids: Sequence[int] | None = None, *, tokenizer: Any | None = None
+        self,
+        documents: Texts,
+        device_ids: Sequence[int] | None = None,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> list[np.ndarray]:
         """Vectors of the tokens of documents, without those that do not count, such as punctuation. Arguments, result
         and errors as of :meth:`encode_queries`."""

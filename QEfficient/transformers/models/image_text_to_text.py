@@ -8,16 +8,17 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from QEfficient.base.modeling_qeff import OptionsT
+from QEfficient.base.modeling_qeff import OptionsT, PathLike
 from QEfficient.base.open_package import check_runtime
+from QEfficient.base.qpc_paths import PackagePath
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
-from QEfficient.generation.audio import AudioInput
 from QEfficient.generation.cross_media import CrossLayout
 from QEfficient.generation.media import MediaLayout
 from QEfficient.generation.media_encoder import MediaEncoderRecord
+from QEfficient.generation.media_prompts import Clips, open_audio, with_media
 from QEfficient.generation.results import CloudAI100ExecInfo
-from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord, open_audio, with_media
+from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
@@ -36,6 +37,8 @@ from QEfficient.transformers.models.media_encoders import (
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+    from QEfficient.generation.audio_inputs import AudioInputs
+    from QEfficient.generation.transcript import Transcript
     from QEfficient.transformers.lowering.cache_spec import StateSpec
     from QEfficient.transformers.lowering.media import MediaTokens
     from QEfficient.transformers.lowering.select import LoweringChoice
@@ -46,14 +49,6 @@ if TYPE_CHECKING:
 Inputs = Any
 """A processor's output; or a text, a list of them, or chats."""
 _ENCODER_SHARE = 4
-_SAMPLES: dict[str, tuple[tuple[Any, ...], ...]] = {
-    "image": (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),)),
-    "audio": ((9.4, 9.4), (2.6,), (0.7,), (12.3,), (4.0,)),
-}
-"""Width and height of the images, and seconds of the clips, of prompts that show what an encoder takes, and what varies
-with them; the first prompt has more than one."""
-_TEXT = "Describe this."
-"""Their text is of one to four of these: some encoders read it too."""
 _USUAL_SECONDS = 30
 
 
@@ -138,16 +133,24 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             if self.tokenizer is None:
                 self.tokenizer = getattr(self.processor, "tokenizer", None)
 
+    @property
+    def hears(self) -> bool:
+        """Whether prompts may have audio."""
+        return self.processor is not None and "audio" in self._modalities()
+
     # What the graphs are.
 
     def _seen(self) -> tuple[dict[str, MediaEncoder], MediaTokens, tuple[int, ...]]:
         """The encoders, what stands for their features, and the token types that are blocks."""
+        from QEfficient.processing.samples import prompt_samples
         from QEfficient.transformers.tasks.media_parts import media_encoder
         from QEfficient.transformers.tasks.media_tokens import block_types, crossing_media, media_tokens
 
         if self._media is None:
             model = self._loaded()
-            samples = {name: self._samples(name) for name in self._modalities()}
+            modalities = self._modalities()
+            assert self.processor is not None
+            samples = {name: prompt_samples(self.processor, name) for name in modalities}
             made = {name: media_encoder(model, name, each) for name, each in samples.items()}
             encoders = {name: encoder for name, encoder in made.items() if encoder is not None}
             if not encoders:
@@ -180,35 +183,17 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         }
         return [name for name, is_read in reads.items() if is_read and encoder_method(self._loaded(), name) is not None]
 
-    def _samples(self, modality: str) -> list[dict[str, Any]]:
-        """What the processor makes of two media in one prompt, where it takes so many, and of one at a time."""
-        first, *others = _SAMPLES[modality]
-        alone = [self._sample(modality, sizes, _TEXT * number) for number, sizes in enumerate(others, start=1)]
-        try:
-            return [self._sample(modality, first, 2 * _TEXT), *alone]
-        except OptionError:
-            return alone
-
-    def _sample(self, modality: str, sizes: Sequence[Any], text: str = _TEXT) -> dict[str, Any]:
-        """What the processor makes of images of these sizes, or of clips of so many seconds, before a text."""
-        from QEfficient.processing.processor import process, sampling_rate
-        from QEfficient.processing.samples import picture, sound
+    def _sample(self, modality: str, size: Any) -> dict[str, Any]:
+        """What the processor makes of a prompt with an image or a clip of this size."""
+        from QEfficient.processing.samples import prompt_sample
 
         assert self.processor is not None
-        if modality == "image":
-            return process(self.processor, text, [picture(*size) for size in sizes])
-        rate = sampling_rate(self.processor) or 0
-        return process(self.processor, text, (), [sound(int(seconds * rate)) for seconds in sizes])
+        return prompt_sample(self.processor, modality, [size])
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         from QEfficient.transformers.lowering.crossing import CrossMedia
 
         encoders, tokens, _ = self._seen()
-        if tokens.num_positions and any(spec.kind == "indexed" for spec in self.state_specs()):
-            raise UnsupportedModel(
-                f"{self.model_name} selects keys by positions with several coordinates, and the state has one for each "
-                "slot. QEFFAutoModelForCausalLM runs it on text."
-            )
         if target.has_static_shapes:
             self._check_cores(options.num_cores, 1 + len(parts_of(encoders.values())))
         plan = super()._plan(options, target)
@@ -265,15 +250,17 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def _specializations(  # type: ignore[override]
         self, plan: CausalLMPlan, options: ImageTextToTextCompileOptions, target: Target
     ) -> dict[str, tuple[Specialization, ...]]:
+        from QEfficient.processing.samples import SIZES
+
         shapes = tuple(self._language_specializations(plan, options, target))
         encoders = self._seen()[0]
         sizes: dict[str, list[Any]] = {
-            "image": [(size, size) for size in options.img_sizes] or list(_SAMPLES["image"][1]),
+            "image": [(size, size) for size in options.img_sizes] or list(SIZES["image"][1]),
             "audio": list(options.clip_seconds) or [_USUAL_SECONDS],
         }
         named = {LANGUAGE: shapes}
         for modality, encoder in encoders.items():
-            samples = [self._sample(modality, [size]) for size in sizes[modality] if target.has_static_shapes]
+            samples = [self._sample(modality, size) for size in sizes[modality] if target.has_static_shapes]
             named |= part_shapes(self._loaded(), encoder, samples)
         return named
 
@@ -352,9 +339,11 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         return tuple(replace(record, in_prompts=in_prompts) for record in records.values())
 
     def _rows_mask(self, modality: str) -> str:
+        from QEfficient.processing.samples import prompt_samples
         from QEfficient.transformers.tasks.media_tokens import rows_mask
 
-        return rows_mask(self._loaded(), modality, self._samples(modality)[0])
+        assert self.processor is not None
+        return rows_mask(self._loaded(), modality, prompt_samples(self.processor, modality)[0])
 
     # What inference needs beside the compiled files.
 
@@ -369,6 +358,11 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         self.config.save_pretrained(target)
         save_host_parameters(self._loaded(), self._seen()[0].values(), self._weights(), target)
 
+    def compile(self, compile_dir: PathLike | None = None, **options: Any) -> PackagePath:
+        return PackagePath(super().compile(compile_dir, **options))
+
+    compile.__doc__ = QEFFAutoModelForCausalLM.compile.__doc__
+
     def generate(  # type: ignore[override]
         self,
         inputs: Inputs = None,
@@ -381,7 +375,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         runtime_ai100: bool = True,
         generation_len: int | Sequence[int] | None = None,
         *,
-        audio: AudioInput | Sequence[AudioInput] | None = None,
+        audio: Clips | None = None,
         stream: Stream = False,
         **sampling: Any,
     ) -> CloudAI100ExecInfo:
@@ -424,6 +418,43 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         )
         return answers
 
+    def transcribe(
+        self,
+        inputs: AudioInputs,
+        device_ids: Sequence[int] | None = None,
+        *,
+        prompt: str | None = None,
+        language: str | None = None,
+        processor: ProcessorMixin | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        generation_len: int | None = None,
+    ) -> list[Transcript]:
+        """The text of each audio, as long as it fits into ``ctx_len``, by a model that hears.
+
+        Args:
+            inputs: a file, samples at the model's rate, or a list of these.
+            device_ids: as of :meth:`generate`.
+            prompt: what to do with the audio; default: the request for a transcription that the processor has.
+            language: of the audio, where the processor's request takes one; else the model says it.
+            processor: default: the model's.
+            tokenizer: default: the model's.
+            generation_len: maximum number of new tokens of an audio.
+
+        Raises:
+            LifecycleError: nothing was compiled yet, or there is no processor.
+            CapacityError: audio is empty, or too long for ``ctx_len``.
+            OptionError: it is no audio, or the processor has no request for a transcription.
+        """
+        transcripts: list[Transcript] = self._open(device_ids).transcribe(
+            inputs,
+            prompt=prompt,
+            language=language,
+            processor=self._reader(processor, inputs),
+            tokenizer=self._text_tokenizer(tokenizer),
+            generation_len=generation_len,
+        )
+        return transcripts
+
     def _reader(self, processor: ProcessorMixin | None, *media: object) -> ProcessorMixin | None:
         """What reads media, where there are some."""
         return self.processor if processor is None and any(each is not None for each in media) else processor
@@ -434,7 +465,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         *,
         prompts: Inputs = None,
         images: Sequence[Any] | None = None,
-        audio: Any = None,
+        audio: Clips | None = None,
         generation_len: int = 32,
         node_precision_out: str | os.PathLike[str] | None = None,
     ) -> ParityReport:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.transformers.tasks.media_parts import MediaEncoder
 
-_SAMPLES = (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((64, 48),))
+_SAMPLES = (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),))
 """Width and height of images that show what an encoder takes, and what varies with them."""
 
 
@@ -35,10 +35,11 @@ class ImageTower:
     Args:
         model: a Hugging Face model; its weights may be still to be read.
         processor: of transformers; makes of images what the model takes.
+        has_texts: whether the processor reads images beside a text alone.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin):
-        self._model, self.processor = model, processor
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, *, has_texts: bool = False):
+        self._model, self.processor, self._has_texts = model, processor, has_texts
 
     @cached_property
     def encoder(self) -> MediaEncoder:
@@ -59,10 +60,13 @@ class ImageTower:
 
     def sample(self, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """What the processor makes of images of these sizes."""
-        from QEfficient.processing.processor import process_images
+        from QEfficient.processing.processor import process, process_images
         from QEfficient.processing.samples import picture
 
-        return process_images(self.processor, [picture(*size) for size in sizes])
+        pictures = [picture(*size) for size in sizes]
+        if self._has_texts:
+            return process(self.processor, "Describe this.", pictures)
+        return process_images(self.processor, pictures)
 
     def described(self) -> tuple[str, ...]:
         """What decides its graphs, as text."""

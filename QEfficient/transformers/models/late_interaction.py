@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from QEfficient.errors import CorruptCheckpoint
 from QEfficient.generation.late_interaction import LateRecord
 from QEfficient.transformers.checkpoint.files import contained, read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _USUAL: dict[str, Any] = {
     "query_prefix": "[Q] ",
@@ -21,7 +24,7 @@ _USUAL: dict[str, Any] = {
 """PyLate's."""
 
 
-def read_late_interaction(folder: Path, tokenizer: Any) -> LateRecord:
+def read_late_interaction(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> LateRecord:
     """How a checkpoint in ``folder`` reads queries and documents.
 
     Raises:

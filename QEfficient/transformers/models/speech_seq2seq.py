@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from QEfficient.base.modeling_qeff import PathLike
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import CapacityError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from QEfficient.generation.audio_inputs import AudioInputs
     from QEfficient.generation.feature_extractor import HFFeatureExtractor
     from QEfficient.generation.transcript import Transcript
+    from QEfficient.transformers.models.image_text_to_text import QEFFAutoModelForImageTextToText
     from QEfficient.transformers.tasks.encoder_sources import EncoderSource
     from QEfficient.transformers.tasks.signals import SignalContract
 
@@ -71,6 +73,39 @@ class QEFFAutoModelForSpeechSeq2Seq(
         super().__init__(model, tokenizer=tokenizer)
         self.feature_extractor = feature_extractor
         self._contracts: dict[tuple[Any, ...], SignalContract] = {}
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: PathLike, *, trust_remote_code: bool = False, **kwargs: Any
+    ) -> QEFFAutoModelForSpeechSeq2Seq | QEFFAutoModelForImageTextToText:
+        """Load a checkpoint.
+
+        One with an audio tower before a language model becomes a :class:`QEFFAutoModelForImageTextToText`, whose
+        prompts may have audio.
+
+        Args:
+            pretrained_model_name_or_path: as of :meth:`QEFFAutoModelForImageTextToText.from_pretrained`.
+            trust_remote_code: see there.
+            kwargs: see there.
+
+        Raises:
+            QEffError: see there.
+        """
+        from QEfficient.transformers.checkpoint import load as checkpoint
+        from QEfficient.transformers.models.image_text_to_text import QEFFAutoModelForImageTextToText
+
+        where = {name: value for name, value in kwargs.items() if name in checkpoint.LOAD_OPTIONS}
+        checkpoint.check_options({**where, "trust_remote_code": trust_remote_code})
+        folder = checkpoint.resolve(pretrained_model_name_or_path, **where)
+        checkpoint.check_safe(folder, trust_remote_code)
+        config = checkpoint.load_config(folder, trust_remote_code)
+        heads = config.architectures or []
+        is_tower = not cls.takes(config, heads) and QEFFAutoModelForImageTextToText.takes(config, heads)
+        loader: Any = QEFFAutoModelForImageTextToText if is_tower else super()
+        model: QEFFAutoModelForSpeechSeq2Seq | QEFFAutoModelForImageTextToText = loader.from_pretrained(
+            pretrained_model_name_or_path, trust_remote_code=trust_remote_code, **kwargs
+        )
+        return model
 
     @classmethod
     def hf_auto_class(cls) -> Any:

@@ -81,7 +81,7 @@ class QEFFAutoModelForVision2Seq(
         from QEfficient.transformers.tasks.vision2seq import seeing_encoder
 
         if self._measured is None:
-            model, samples = self._loaded(), [self._sample("image", [size]) for size in _SAMPLES]
+            model, samples = self._loaded(), [self._sample("image", size) for size in _SAMPLES]
             images = media_encoder(model, "image", samples)
             encoders = {} if images is None else {"image": images}
             tokens = media_tokens(model, encoders, samples[0]) if encoders else None
@@ -141,7 +141,7 @@ class QEFFAutoModelForVision2Seq(
         length = self._encoder_ctx_len(options)
         decoder = self._shapes(plan, options, length)[DECODER]
         sizes = [(size, size) for size in options.img_sizes] or [_SAMPLES[0]]
-        samples = [self._sample("image", [size]) for size in sizes] if target.has_static_shapes else []
+        samples = [self._sample("image", size) for size in sizes] if target.has_static_shapes else []
         symbols = [self._encoder_sizes(encoder, sample, length) for sample in samples]
         unlike = {str(each): each for each in symbols}.values()
         shapes = tuple(Specialization(name="Encoder", symbols=each) for each in unlike)

@@ -33,6 +33,8 @@ REASONS = {
     "fsmt": "it drops its causal mask when it has a cache",
     "funnel": "OpenVINO 2026.4 computes a wrong product for its Einsum over GatherElements of a constant",
     "gemma3n_text": "it computes a constant with the inverse error function, which ONNX does not have",
+    "glm5_next_text": "it drops pools of keys that are not whole, whose number depends on data, and counts positions "
+    "from the length of its cache",
     "gpt_neo": "it slices masks from a buffer by the number of keys, as if the newest token were in the last slot",
     "granite_speech5_encoder": _PADS_BLOCKS,
     "granite_speech_encoder": _PADS_BLOCKS,
@@ -48,11 +50,13 @@ REASONS = {
     "longt5": "it asks whether a block needs padding, which depends on the length, by sizes that tracing cannot follow",
     "minimax": f"{_OWN_STATE}; and it rejects any cache class but the one in its modeling file",
     "moonshine": "it counts frames in floats, which tracing settles at those of the sample",
+    "moonshine_streaming_encoder": "it takes whole frames of samples alone, and has windows only where it has a mask",
     "nllb-moe": _DATA_DEPENDENT,
     "ovis2": "its encoder gives rows of a table beside features, for other tokens than images, and looks for these",
     "prophetnet": f"{_COUNTS}; it mixes the rows of a batch up; {_INTEGER_MASK}",
     "qwen4_exp_text": "it picks keys in a loop over rows and tokens, their number depending on data; and it hashes in "
     "64 bits, which OpenVINO and the card do not have",
+    "qwen3_asr_encoder": "it picks the places that hold audio, whose number depends on the values of its mask",
     "recurrent_gemma": f"{_OWN_STATE}; and its recurrent blocks do not know their layer index",
     "roformer": "it uses the positions of one row for all rows",
     "rwkv": f"{_OWN_STATE}; and it divides its weights when it first runs",
@@ -86,6 +90,11 @@ class Quirk:
     """``Class.method`` -> the function called in its place, with the module first."""
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     """Function of the modeling file -> the function called in its place while the model runs."""
+    arguments: Mapping[str, Mapping[str, Callable[..., Any]]] = field(default_factory=dict)
+    """Class -> arguments of its forward that the host computes of the others, each with a function of the module and
+    these."""
+    completes: bool = False
+    """Whether the model takes some inputs only with the overrides: it is measured with them too."""
     layers: LayerStates | None = None
     recomputed: Recomputed | None = None
     """Inputs of a model that runs over all tokens at every step although it may have a cache."""
@@ -102,7 +111,16 @@ def load(model_type: str | None) -> Quirk | None:
 def apply_quirks(model: nn.Module) -> None:
     """Apply the overrides of methods to ``model``, a copy that is not the user's."""
     _set_layer_types(model.config)
-    for name, function in (item for quirk in _quirks(model) for item in quirk.methods.items()):
+    _override(model, _quirks(model))
+
+
+def complete(model: nn.Module) -> None:
+    """Apply the overrides without which ``model``, a copy that is not the user's, takes not all inputs."""
+    _override(model, [quirk for quirk in _quirks(model) if quirk.completes])
+
+
+def _override(model: nn.Module, quirks: list[Quirk]) -> None:
+    for name, function in (item for quirk in quirks for item in quirk.methods.items()):
         owner, _, method = name.partition(".")
         for module in model.modules():
             if type(module).__name__ == owner:
@@ -112,6 +130,13 @@ def apply_quirks(model: nn.Module) -> None:
 def replaced_functions(model: nn.Module) -> dict[str, Callable[..., Any]]:
     """The overrides of functions in the modeling files of ``model``, by name."""
     return {name: function for quirk in _quirks(model) for name, function in quirk.functions.items()}
+
+
+def host_arguments(module: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What the host computes of the arguments of a call of ``module``."""
+    quirk = load(getattr(getattr(module, "config", None), "model_type", None))
+    functions = {} if quirk is None else quirk.arguments.get(type(module).__name__, {})
+    return {name: function(module, arguments) for name, function in functions.items()}
 
 
 def recomputed(model: nn.Module) -> Recomputed | None:

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache
 from QEfficient.transformers.lowering.recurrences import (
     columns_with_past,
 )
+from QEfficient.transformers.lowering.sparse import best
 from QEfficient.transformers.lowering.step import current_step
 from QEfficient.transformers.quirks import Quirk
 
@@ -57,7 +58,7 @@ def block_indexer(
     blocks = _rotated(self.k_layernorm(blocks), *starts)
     scores = torch.relu(query.transpose(1, 2) @ blocks[:, None].transpose(2, 3)).sum(1) / math.sqrt(self.index_head_dim)
     num_whole = torch.div(step.position_ids + 1, ratio, rounding_mode="floor")[..., None]
-    picked = _best(torch.where(torch.arange(num_blocks) < num_whole, scores, -1.0), self.block_topk)
+    picked = best(torch.where(torch.arange(num_blocks) < num_whole, scores, -1.0), self.block_topk)
     picked = functional.pad(picked.repeat_interleave(ratio, dim=2), (0, num_keys - num_blocks * ratio))
     places = torch.div(torch.arange(num_keys), ratio, rounding_mode="floor")
     return (torch.where(places < num_whole, picked, 1.0) > 0)[:, None]
@@ -68,13 +69,6 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     turned, kept = x[..., :size], x[..., size:]
     half = torch.cat([-turned[..., size // 2 :], turned[..., : size // 2]], dim=-1)
     return torch.cat([turned * cos + half * sin, kept], dim=-1)
-
-
-def _best(scores: Tensor, count: int) -> Tensor:
-    """``[B, S, N]``: 1 at the ``count`` maxima of each row."""
-    # Padding with lower scores, so that topk has enough to pick from.
-    scores = functional.pad(scores, (0, count), value=-2.0)
-    return torch.zeros_like(scores).scatter(2, scores.topk(count, dim=2).indices, 1.0)[:, :, :-count]
 
 
 def ngram_embedding(self: Any, input_ids: Tensor, past_key_values: Cache) -> Tensor:

@@ -92,7 +92,8 @@ class RetainedCausalLM(nn.Module):
         """
         context_len = None if comp_ctx_lengths is None else comp_ctx_lengths.shape[0]
         places, coordinates = split_positions(position_ids)
-        step = RetainedStep(places, batch_index, context_len, self.max_step_len)
+        several = coordinates if coordinates.ndim == 3 else None
+        step = RetainedStep(places, batch_index, context_len, self.max_step_len, several)
         shown = step_media(self.media_tokens, input_ids, media, step)
         cache = retained_cache(self.specs, state, step, shown.step if isinstance(shown, StepImages) else None)
         tokens = step.last_token

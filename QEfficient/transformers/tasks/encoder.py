@@ -18,6 +18,7 @@ from QEfficient.transformers.tasks.sequence_inputs import (
     SequenceModel,
     hidden_states,
     stateless_copy,
+    states_of,
 )
 from QEfficient.transformers.tasks.two_towers import TextTower, text_vectors
 
@@ -41,7 +42,20 @@ def cls_pooling(last_hidden_states: torch.Tensor, attention_mask: torch.Tensor) 
     return last_hidden_states[:, 0]
 
 
-POOLINGS: dict[str, Pooling] = {"mean": mean_pooling, "avg": mean_pooling, "max": max_pooling, "cls": cls_pooling}
+def last_pooling(last_hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """``[B, S, D]`` to ``[B, D]``: the last token's state."""
+    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)[None]
+    last = torch.where(attention_mask > 0, places, 0).amax(1)
+    return last_hidden_states.gather(1, last[:, None, None].expand(-1, 1, last_hidden_states.shape[2]))[:, 0]
+
+
+POOLINGS: dict[str, Pooling] = {
+    "mean": mean_pooling,
+    "avg": mean_pooling,
+    "max": max_pooling,
+    "cls": cls_pooling,
+    "last": last_pooling,
+}
 
 
 def resolve_pooling(pooling: str | Pooling | None) -> Pooling | None:
@@ -61,9 +75,15 @@ def resolve_pooling(pooling: str | Pooling | None) -> Pooling | None:
 
 
 def prepare_encoder(
-    model: nn.Module, pooling: str | Pooling | None, use: SequenceUse
+    model: nn.Module, pooling: str | Pooling | None, use: SequenceUse, types: Sequence[str] = ()
 ) -> tuple[SequenceModel, SequenceContract]:
     """``model`` with its pooling, ready to be lowered, and how it takes input sequences.
+
+    Args:
+        model: a Hugging Face model, or what reads its texts.
+        pooling: a name, a function or None.
+        use: what to measure for.
+        types: further arguments of its forward with a value a token, of which texts have zeros.
 
     Raises:
         UnsupportedModel: the model does not return one hidden state per token; see :func:`measure_contract` also.
@@ -72,12 +92,16 @@ def prepare_encoder(
 
     def read(model: Any, arguments: dict[str, Any], attention_mask: torch.Tensor) -> Any:
         output = model(**arguments)
-        states = output.last_hidden_state.float()
+        states = states_of(output).float()
         result = states if function is None else function(states, attention_mask)
         return (result, output.pooler_output.float()) if isinstance(model, TextTower) else result
 
+    def read_text(model: Any, arguments: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
+        zeros = {name: torch.zeros_like(attention_mask) for name in types}
+        return _one_state_per_token(model, {**arguments, **zeros}, attention_mask)
+
     copied = stateless_copy(model)
-    return SequenceModel(copied, read), measure_contract([SequenceModel(copied, _one_state_per_token)], use)
+    return SequenceModel(copied, read), measure_contract([SequenceModel(copied, read_text)], use)
 
 
 def prepare_text_vectors(model: nn.Module, use: SequenceUse) -> tuple[SequenceModel, SequenceContract]:

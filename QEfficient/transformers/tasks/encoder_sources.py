@@ -10,7 +10,7 @@ from torch import nn
 
 from QEfficient.contract import FrameRule
 from QEfficient.transformers.patches import functions_replaced, traceable_sizes
-from QEfficient.transformers.quirks import replaced_functions
+from QEfficient.transformers.quirks import complete, replaced_functions
 from QEfficient.transformers.tasks.graph_spec import GraphInput
 from QEfficient.transformers.tasks.sequence_inputs import SequenceModel, hidden_states, stateless_copy
 from QEfficient.transformers.tasks.signals import SignalContract, SignalModel, frame_rule, measure_signals, signal
@@ -181,12 +181,18 @@ class _SignalEncoder(nn.Module):
 
 def measure_encoder_of_signals(model: nn.Module, longest: int) -> SignalContract:
     """How the encoder of ``model`` takes signals of up to ``longest`` samples or features."""
-    return measure_signals(encoder_of(stateless_copy(model)), states_of_signal, longest)
+    return measure_signals(_complete_encoder(model), states_of_signal, longest)
 
 
 def signal_rule(model: nn.Module) -> FrameRule:
     """States that the encoder of ``model`` makes of a signal."""
-    return frame_rule(encoder_of(stateless_copy(model)), states_of_signal)
+    return frame_rule(_complete_encoder(model), states_of_signal)
+
+
+def _complete_encoder(model: nn.Module) -> Any:
+    copied = stateless_copy(model)
+    complete(copied)
+    return encoder_of(copied)
 
 
 def states_of_signal(model: nn.Module, arguments: dict[str, Any]) -> torch.Tensor:

@@ -79,7 +79,7 @@ def has_independent_rows(model: PreTrainedModel, part: MediaPart) -> bool:
 
 
 def _is_apart(model: PreTrainedModel, part: MediaPart, row: int) -> bool:
-    """Whether no output depends on the floating-point inputs of ``row`` beside its own row."""
+    """Whether no output depends on the floating-point inputs of ``row`` but ``row`` itself."""
     lowered = lower(model, "retained")
     tensors = [_with_nan(tensor, row) for tensor in part.inputs.values()]
     weights = {**dict(lowered.module.named_parameters()), **dict(lowered.module.named_buffers())}

@@ -83,6 +83,11 @@ def step_media(
         return None
     if isinstance(tokens, CrossMedia):
         return StepImages(tokens, step, inputs[FEATURES], inputs[SEEN], inputs[SEEN_LENS])
+    return token_media(tokens, input_ids, inputs)
+
+
+def token_media(tokens: MediaTokens, input_ids: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> StepMedia:
+    """The media that take the place of a step's tokens."""
     types = {name: inputs[name] for name in tokens.token_types}
     return StepMedia(
         tokens,

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from QEfficient.contract import DEEPSTACK, FEATURES
+from QEfficient.contract import DEEPSTACK, FEATURES, Json
 from QEfficient.processing.media import (
     VARLEN,
+    Outputs,
     encoder_inputs,
     expanded,
     feature_rows,
@@ -274,7 +275,7 @@ def _part(modality: str, number: int, chain: Sequence[_Measured]) -> MediaPart:
             sources[_piped(before.calls[0], module.calls[0])] = PIPED  # type: ignore[index]
         steps.append(PartStep(module.path, module.constants() or {}, sources, module.form))
     outputs = [_numbered(name, call.leaves) for call in last]
-    axes = axes_that_vary([call.tensors | given for call, given in zip(first, outputs, strict=True)])
+    axes = axes_that_vary([call.tensors | leaves for call, leaves in zip(first, outputs, strict=True)])
     return MediaPart(name, modality, tuple(steps), first[0].tensors, axes, tuple(outputs[0]))
 
 
@@ -343,7 +344,7 @@ def axes_that_vary(calls: list[dict[str, torch.Tensor]]) -> dict[str, dict[int, 
     return axes
 
 
-def leaves_of(form: Any, output: Any) -> list[torch.Tensor]:
+def leaves_of(form: Json, output: Outputs) -> list[torch.Tensor]:
     """The tensors of ``output`` at the places of ``form``, in the order of their numbers."""
     leaves: dict[int, torch.Tensor] = {}
 
@@ -393,7 +394,7 @@ def _owners(path: str) -> list[str]:
     return [".".join(names[:count]) for count in range(1, len(names))]
 
 
-def features_of(output: Any) -> dict[str, torch.Tensor]:
+def features_of(output: Outputs) -> dict[str, torch.Tensor]:
     """The outputs of a graph that is a whole encoder."""
     rows, layers = feature_rows(output)
     stacked = {DEEPSTACK: torch.stack(layers)} if layers else {}

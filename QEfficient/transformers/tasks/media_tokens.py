@@ -36,7 +36,7 @@ _NO_TYPES = frozenset({"input_ids", "attention_mask", "position_ids", "labels"})
 _ROPE_TYPES = "mm_token_type_ids"
 """Only for :func:`rope_index`, where a model has one."""
 _MOST_TYPES = 4
-_GIVEN = frozenset({"image", "video"})
+_TAKEN = frozenset({"image", "video"})
 """What transformers' forwards take the features of, as ``mm_encoder_outputs``."""
 
 
@@ -60,7 +60,7 @@ def media_tokens(
         forms=tuple((name, encoder.feature_form) for name, encoder in encoders.items()),
         token_types=tuple(_token_types(model, sample, num_positions)),
         num_positions=num_positions,
-        asked=tuple((name, main_input(model, name)) for name in encoders if name not in _GIVEN),
+        asked=tuple((name, main_input(model, name)) for name in encoders if name not in _TAKEN),
     )
 
 

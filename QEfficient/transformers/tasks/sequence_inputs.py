@@ -90,6 +90,11 @@ class SequenceModel(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         input_ids, attention_mask, *token_type_ids = inputs
+        named = {TOKEN_TYPE_IDS: token_type_ids[0]} if token_type_ids else {}
+        return self.run_named(input_ids, attention_mask, named)
+
+    def run_named(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, named: dict[str, Any]) -> torch.Tensor:
+        """The output, with further arguments of the model's forward."""
         model: Any = self.model
         ids = torch.where(attention_mask > 0, input_ids, pad_token_id(model.config) or 0)
         accepted = forward_parameters(model)
@@ -98,8 +103,7 @@ class SequenceModel(nn.Module):
             arguments["attention_mask"] = attention_mask
         if "use_cache" in accepted:
             arguments["use_cache"] = False
-        if token_type_ids:
-            arguments[TOKEN_TYPE_IDS] = token_type_ids[0]
+        arguments.update(named)
         with _blank_padding(model, attention_mask if self.is_blank else None):
             return self._run(arguments, attention_mask)
 
@@ -140,5 +144,11 @@ def stateless_copy(model: nn.Module) -> nn.Module:
 
 
 def hidden_states(model: nn.Module, arguments: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:
-    """The last hidden states ``[B, S, D]``."""
-    return model(**arguments).last_hidden_state.float()
+    """The last hidden states ``[B, S, D]``, or the vectors of the tokens that a model for retrieval makes of them."""
+    return states_of(model(**arguments)).float()
+
+
+def states_of(output: Any) -> torch.Tensor:
+    """What an output has for each token."""
+    vectors: torch.Tensor | None = getattr(output, "embeddings", None)
+    return output.last_hidden_state if vectors is None else vectors

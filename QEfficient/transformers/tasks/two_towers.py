@@ -11,7 +11,7 @@ from torch import nn
 
 from QEfficient.errors import UnsupportedModel
 
-_SCORES = "logits_per_image"
+_SCORES, _VECTORS = "logits_per_image", "embeddings"
 
 
 def has_two_towers(model: nn.Module) -> bool:
@@ -24,6 +24,11 @@ def _outputs(model: nn.Module) -> Iterator[Any]:
     """The classes that the forward is declared to return."""
     declared = inspect.signature(model.forward).return_annotation
     yield from (each for each in (declared, *get_args(declared)) if isinstance(each, type))
+
+
+def gives_token_vectors(model: nn.Module) -> bool:
+    """Whether the output of ``model`` has a vector for each token, beside or in place of its states."""
+    return any(hasattr(output, _VECTORS) for output in _outputs(model))
 
 
 class TextTower(nn.Module):

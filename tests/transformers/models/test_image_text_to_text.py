@@ -16,6 +16,7 @@ from image_text.processors import load as load_processor
 
 import QEfficient
 from QEfficient import QEFFAutoModelForImageTextToText
+from QEfficient.base.qpc_paths import PackagePath
 from QEfficient.errors import CapacityError, LifecycleError, OptionError, UnsupportedModel
 
 NUM_NEW_TOKENS = 8
@@ -111,9 +112,10 @@ def test_the_simulated_card_sees(model_type: str, folders: Any) -> None:
     """Two images where the encoder was compiled for one: of the second type both are rows of one call."""
     inputs, expected = case(folders(model_type), "two images of two sizes")
     model = load(folders(model_type))
-    path = model.compile(target="cloud-ai-100-sim", ctx_len=64, prefill_seq_len=8, num_cores=8, img_size=56)
+    path = model.compile(target="cloud-ai-100-sim", ctx_len=160, prefill_seq_len=8, num_cores=8, img_size=56)
     assert model.generate(inputs, generation_len=NUM_NEW_TOKENS).generated_ids[0].tolist() == expected
     assert {"language", "vision"} <= {entry.name for entry in path.iterdir()}
+    assert (path["vision_qpc_path"] / "programqpc.bin").is_file()
 
 
 def test_a_package_needs_neither_checkpoint_nor_processor(compiled: Any, folders: Any) -> None:
@@ -264,3 +266,16 @@ def test_perplexity_of_text_is_that_of_hugging_face(compiled: Any) -> None:
     model, ids = compiled("llava"), list(range(10, 60))
     ours, theirs = model.evaluate(ids, ctx_len=32), model.evaluate(ids, ctx_len=32, reference=True)
     assert abs(ours.perplexity / theirs.perplexity - 1) < 1e-4
+
+
+def test_the_paths_of_a_card_answer_to_upstreams_keys(tmp_path: Path) -> None:
+    for graph in ("vision", "language"):
+        (tmp_path / graph / "qpc").mkdir(parents=True)
+    path = PackagePath(tmp_path)
+    assert dict(path) == {
+        "lang_qpc_path": tmp_path / "language" / "qpc",
+        "vision_qpc_path": tmp_path / "vision" / "qpc",
+    }
+    assert path.get("lang_prefill_qpc_path") is None
+    with pytest.raises(KeyError, match="lang_qpc_path, vision_qpc_path"):
+        path["audio_qpc_path"]

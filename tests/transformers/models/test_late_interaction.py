@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import retrieval_models
 import tiny_models
 import torch
+from image_text.pictures import images
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
@@ -107,3 +109,26 @@ def test_a_layer_after_a_pooling_is_for_texts(tmp_path: Path) -> None:
         assert model.generate("My name")["output"].shape[-1] == model.config.hidden_size
         with pytest.raises(OptionError, match="not loaded from a checkpoint of late interaction"):
             model.encode_queries("My name")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "target"), [("colpali", "cpu"), ("colqwen2", "cpu"), ("colpali", "cloud-ai-100-sim")]
+)
+def test_images_as_documents(tmp_path: Path, model_type: str, target: str) -> None:
+    folder = retrieval_models.make(model_type, tmp_path / model_type)
+    pictures = list(images((56, 56), (56, 56)))
+    options = OPTIONS | {"seq_len": 64} | ({"num_cores": 8} if target != "cpu" else {})
+    with QEFFAutoModel.from_pretrained(folder) as model:
+        model.compile(target=target, **options)
+        queries, documents = model.encode_queries(QUERIES), model.encode_documents(pictures)
+        package = model.qpc_path
+    their_queries, their_documents, scores = retrieval_models.reference(folder, QUERIES, pictures)
+    for ours, theirs in zip([*queries, *documents], [*their_queries, *their_documents], strict=True):
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    np.testing.assert_allclose(QEFFAutoModel.score_retrieval(queries, documents), scores, rtol=1e-3)
+    assert package is not None
+    with QEFFAutoModel.from_package(package) as opened:
+        np.testing.assert_allclose(opened.encode_documents(pictures)[1], documents[1], atol=1e-6)
+        with pytest.raises(OptionError, match="takes a text or a list of texts"):
+            opened.encode_queries([[1, 2]])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from architectures.tiny import tiny_config
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from QEfficient.transformers.lowering.apply import lower
 from QEfficient.transformers.lowering.cache_spec import ROWS, axis_sizes
@@ -30,6 +30,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "inkling2_text": {"log_scaling_n_floor": 4},
     # A token that ends a text, of few, comes up often: nothing is seen across it.
     "qwen4_exp_text": {"eos_token_id": 7},
+    "glm5_next": {},
 }
 LENGTHS = (1, 9, 43)
 CTX_LEN = 48
@@ -41,7 +42,9 @@ def _random_model(model_type: str) -> Any:
     for name, value in CONFIGS[model_type].items():
         setattr(config, name, value)
     torch.manual_seed(2)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    sees = getattr(config, "vision_config", None) is not None
+    auto_class: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    model = auto_class.from_config(config, dtype=torch.float32).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.add_(torch.randn_like(weight) * (0.15 if weight.ndim > 1 else 0.05))

@@ -56,7 +56,7 @@ def test_an_output_whose_size_is_no_inputs_has_a_name_and_a_size(load: Load) -> 
     (conv,) = [part for part in encoder(model).parts if part.path.endswith("proj_conv")]
     (output,) = conv.outputs
     assert conv.axes[output] == {2: f"{output}_2", 3: f"{output}_3"}
-    (shape,) = part_shapes(model.model, encoder(model), [model._sample("image", [(56, 56)])])[conv.name]
+    (shape,) = part_shapes(model.model, encoder(model), [model._sample("image", (56, 56))])[conv.name]
     assert (shape.symbols["input_2"], shape.symbols[f"{output}_2"]) == (4, 2)
 
 

@@ -1,0 +1,109 @@
+"""Prompts with images and audio, in the forms that callers pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from QEfficient.errors import OptionError
+from QEfficient.generation.audio import AudioInput, load_audio
+from QEfficient.generation.prompts import Prompts
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+Clips = AudioInput | Sequence[AudioInput] | Sequence[Sequence[AudioInput]]
+"""Audio of one prompt, or a list for each."""
+MAX_SECONDS = 3600
+"""Of a clip."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pictured:
+    """Prompts with the images and audio of each, to be read by a processor."""
+
+    prompts: Sequence[Any]
+    images: Sequence[Sequence[Any]]
+    processor: ProcessorMixin | None = None
+    audio: Sequence[Sequence[AudioInput]] = ()
+    """Of each prompt; empty: they have none."""
+
+
+def with_media(
+    prompts: Prompts | Pictured,
+    images: Sequence[Any] | None,
+    audio: Clips | None = None,
+    processor: ProcessorMixin | None = None,
+) -> Any:
+    """Prompts with their images and audio, as :meth:`CompiledImageTextToText.encode` takes them.
+
+    Raises:
+        OptionError: they and the prompts do not fit together.
+    """
+    texts = [prompts] if _is_one(prompts) else prompts
+    has_chats = isinstance(texts, list | tuple) and any(_named(text, each) for text in texts for each in _NAMES)
+    if images is None and audio is None and processor is None and not has_chats:
+        return prompts
+    if isinstance(prompts, Mapping) or not isinstance(texts, list | tuple):
+        raise OptionError("images and audio go with texts or chats; a processor's output has them already.")
+    return Pictured(texts, _of_each("image", texts, images), processor, _of_each("audio", texts, audio))
+
+
+_NAMES = {"image": ("image", "path", "url"), "audio": ("audio", "path", "url")}
+"""What the messages of a chat call an image or a clip, by modality."""
+
+
+def _of_each(modality: str, texts: Sequence[Any], media: Any) -> list[list[Any]]:
+    """The media of each prompt; those that its chat names, where none are passed."""
+    if media is None:
+        return [_named(text, modality) for text in texts]
+    passed = media if isinstance(media, list | tuple) and not _is_samples(media) else [media]  # else a single one
+    if len(texts) == 1:
+        is_listed = len(passed) == 1 and isinstance(passed[0], list | tuple) and not _is_samples(passed[0])
+        lists = [[*passed[0]] if is_listed else [*passed]]
+    else:
+        lists = [[*each] if isinstance(each, list | tuple) and not _is_samples(each) else [each] for each in passed]
+    if len(lists) != len(texts):
+        name = {"image": "images", "audio": "audio"}[modality]
+        raise OptionError(f"{name} has {len(lists)} entries for {len(texts)} prompts: give a list for each.")
+    return lists
+
+
+def _is_samples(media: Sequence[Any]) -> bool:
+    return bool(media) and all(isinstance(value, int | float) for value in media)
+
+
+def _is_one(prompts: Any) -> bool:
+    return isinstance(prompts, str) or (
+        isinstance(prompts, list) and bool(prompts) and isinstance(prompts[0], Mapping) and "role" in prompts[0]
+    )
+
+
+def _named(prompt: Any, modality: str) -> list[Any]:
+    """The media that the messages of a chat name: ``{"type": "image", "image": …}``, or ``path`` or ``url``."""
+    if not isinstance(prompt, list):
+        return []
+    contents = [message.get("content") for message in prompt if isinstance(message, Mapping)]
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
+    named = [[part.get(name) for name in _NAMES[modality]] for part in parts if part.get("type") == modality]
+    return [
+        next(value for value in values if value is not None) for values in named if any(v is not None for v in values)
+    ]
+
+
+def open_audio(clips: Sequence[AudioInput], processor: ProcessorMixin) -> list[np.ndarray]:
+    """Samples of each clip at the rate of ``processor``, checked.
+
+    Raises:
+        OptionError: one is no audio, or the processor takes none.
+        CapacityError: one is empty or too long.
+    """
+    from QEfficient.processing.processor import sampling_rate
+
+    rate = sampling_rate(processor)
+    if clips and rate is None:
+        raise OptionError(f"{type(processor).__name__} takes no audio.")
+    return [load_audio(clip, rate or 0, MAX_SECONDS * (rate or 0), f"Audio {at}") for at, clip in enumerate(clips)]

@@ -1,0 +1,133 @@
+"""Models that put an audio tower before a language model, against Hugging Face."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import audio_text_models as kit
+import numpy as np
+import pytest
+from architectures.sounds import write_wave
+
+from QEfficient import QEFFAutoModelForImageTextToText, QEFFAutoModelForSpeechSeq2Seq, from_package
+from QEfficient.errors import CapacityError, LifecycleError, OptionError
+
+CPU = {"target": "cpu", "precision": "fp32", "num_threads": 1, "ctx_len": 256}
+NUM_TOKENS = 8
+
+
+class Case:
+    """A checkpoint with its processor, Hugging Face's model and ours, compiled."""
+
+    def __init__(self, model_type: str, folder: Path):
+        self.model_type, self.recipe = model_type, kit.RECIPES[model_type]
+        self.folder = kit.make(model_type, folder)
+        self.processor, self.theirs = kit.processor(model_type), kit.model(self.folder)
+        self.ours = QEFFAutoModelForSpeechSeq2Seq.from_pretrained(self.folder, processor=self.processor)
+        self.package = self.ours.compile(**CPU)
+
+    def asked(self, *seconds: float) -> dict[str, Any]:
+        return kit.inputs(self.processor, self.recipe, kit.TEXT, kit.clips(self.model_type, *seconds))
+
+    def expected(self, inputs: dict[str, Any]) -> list[int]:
+        return kit.reference(self.theirs, inputs, NUM_TOKENS)[0]
+
+
+@pytest.fixture(scope="module")
+def granite(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case("granite_speech", tmp_path_factory.mktemp("granite"))
+
+
+@pytest.fixture(scope="module")
+def funasr(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case("fun_asr_nano", tmp_path_factory.mktemp("funasr"))
+
+
+@pytest.mark.parametrize("seconds", [(0.6,), (1.3,), (0.7, 1.9), ()], ids=str)
+def test_answers_are_those_of_hugging_face(granite: Case, seconds: tuple[float, ...]) -> None:
+    inputs = granite.asked(*seconds)
+    assert granite.ours.generate(dict(inputs), generation_len=NUM_TOKENS).generated_ids[0].tolist() == (
+        granite.expected(inputs)
+    )
+
+
+def test_clips_go_with_texts_in_a_batch_and_alone(granite: Case) -> None:
+    clips = kit.clips("granite_speech", 0.6, 1.3)
+    prompts, audio = ["what is it", "say it", "hello"], [[clips[0]], clips, []]
+    together = granite.ours.generate(prompts=prompts, audio=audio, generation_len=NUM_TOKENS).generated_ids
+    for ids, prompt, each in zip(together, prompts, audio, strict=True):
+        alone = granite.ours.generate(prompts=prompt, audio=each, generation_len=NUM_TOKENS).generated_ids[0]
+        assert ids.tolist() == alone.tolist()
+
+
+def test_a_clip_in_the_second_turn(granite: Case) -> None:
+    (clip,) = kit.clips("granite_speech", 0.8)
+    chat = [
+        {"role": "user", "content": [{"type": "text", "text": "hello"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "yes"}]},
+        {"role": "user", "content": [{"type": "audio", "audio": clip}, {"type": "text", "text": "what is it"}]},
+    ]
+    ours = granite.ours.generate(prompts=[chat], audio=[[clip]], generation_len=NUM_TOKENS).generated_ids[0]
+    text = granite.processor.tokenizer.apply_chat_template(
+        chat, chat_template=granite.processor.chat_template, add_generation_prompt=True, tokenize=False
+    )
+    theirs = granite.processor(text=[text], audio=[clip], return_tensors="pt", add_special_tokens=False)
+    assert ours.tolist() == granite.expected(dict(theirs))
+
+
+def test_a_file_is_transcribed_by_the_request_of_the_processor(funasr: Case, tmp_path: Path) -> None:
+    (clip,) = kit.clips("fun_asr_nano", 1.1)
+    file = write_wave(tmp_path / "talk.wav", clip)
+    (transcript,) = funasr.ours.transcribe(file, generation_len=NUM_TOKENS)
+    samples = np.round(clip.astype(np.float64) * (2**15 - 1)).astype(np.float32) / 2**15
+    inputs = dict(funasr.processor.apply_transcription_request([samples]))
+    expected = funasr.expected(inputs)
+    assert transcript.segments[0].token_ids == expected
+    assert transcript.text == funasr.processor.tokenizer.decode(expected, skip_special_tokens=True)
+    assert transcript.segments[0].end == pytest.approx(len(clip) / 16000)
+
+
+def test_a_package_transcribes(funasr: Case) -> None:
+    (clip,) = kit.clips("fun_asr_nano", 1.1)
+    (expected,) = funasr.ours.transcribe(clip, generation_len=NUM_TOKENS)
+    with from_package(funasr.package) as package:
+        (transcript,) = package.transcribe(clip, processor=funasr.processor, generation_len=NUM_TOKENS)
+    assert transcript == expected
+
+
+def test_a_prompt_says_what_to_do_where_the_processor_does_not(granite: Case) -> None:
+    (clip,) = kit.clips("granite_speech", 0.9)
+    with pytest.raises(OptionError, match="no prompt that asks for a transcription"):
+        granite.ours.transcribe(clip)
+    (transcript,) = granite.ours.transcribe(clip, prompt="write it down", generation_len=NUM_TOKENS)
+    answer = granite.ours.generate(prompts="write it down", audio=clip, generation_len=NUM_TOKENS)
+    assert transcript.segments[0].token_ids == answer.generated_ids[0].tolist()
+    with pytest.raises(OptionError, match="say it in the prompt"):
+        granite.ours.transcribe(clip, prompt="write it down", language="en")
+
+
+def test_what_cannot_be_heard_is_an_error(granite: Case, tmp_path: Path) -> None:
+    (clip,) = kit.clips("granite_speech", 0.9)
+    with pytest.raises(CapacityError, match="is empty"):
+        granite.ours.generate(prompts="what", audio=np.zeros(0, np.float32))
+    with pytest.raises(OptionError, match="2 placeholder"):
+        granite.ours.generate(prompts="<|audio|><|audio|>what", audio=[clip])
+    with pytest.raises(OptionError, match="cannot be read"):
+        granite.ours.generate(prompts="what", audio=tmp_path / "none.wav")
+    inputs = granite.asked(0.9)
+    del inputs["input_features"]
+    with pytest.raises(OptionError, match="placeholder"):
+        granite.ours.generate(inputs)
+
+
+def test_features_are_compared_by_verify(granite: Case) -> None:
+    report = granite.ours.verify(granite.asked(0.6), generation_len=4)
+    assert report.ok
+    assert report.prompts[0].feature_errors["audio"] < 1e-4
+
+
+def test_audio_needs_a_processor(granite: Case) -> None:
+    assert isinstance(granite.ours, QEFFAutoModelForImageTextToText)
+    with pytest.raises(LifecycleError, match="has no processor"):
+        QEFFAutoModelForImageTextToText(granite.theirs).compile(**CPU)
