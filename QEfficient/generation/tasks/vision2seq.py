@@ -71,7 +71,6 @@ class CompiledVision2Seq(CompiledImageTextToText):
     lowerings = ("retained",)
     record_class = Vision2SeqRecord
     options_class = Vision2SeqCompileOptions
-    takes_chat = False
     record: Vision2SeqRecord
     session: Seq2SeqSession
 
@@ -124,10 +123,7 @@ class CompiledVision2Seq(CompiledImageTextToText):
 
     def _begin(self, text: Any) -> list[int]:
         """What an answer begins with where the encoder reads no text: the prompt."""
-        if not text:
-            return []
-        (ids,) = self.tokenizer().encode([text], add_special_tokens=False)
-        return [int(token) for token in ids]
+        return self.tokenizer().encode(text, add_special_tokens=False) if text else []
 
     def _plain(self, ids: list[int]) -> Any:
         if self._main_names:

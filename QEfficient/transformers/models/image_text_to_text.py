@@ -291,7 +291,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         media = plan.media if isinstance(plan, ImageTextPlan) else None
         for shape in shapes:
             if isinstance(media, CrossMedia):
-                is_decode = shape.symbols["seq_len"] == 1 and len(shapes) > 1
+                is_decode = shape.name == "Decode" and len(shapes) > 1
                 symbols = {**shape.symbols, "vision_size": 1 if is_decode else media.num_slots}
                 sized.append(Specialization(name=shape.name, symbols=symbols))
                 continue

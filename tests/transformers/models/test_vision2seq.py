@@ -92,6 +92,8 @@ def test_a_package_needs_neither_checkpoint_nor_processor(compiled: Any) -> None
     (picture,) = images(WIDE)
     with QEfficient.from_package(model.qpc_path, full_batch_size=2) as package:
         answers = package.generate(["what", "it"], images=[[picture], [picture]], generation_len=3)
+        # Where its processor does not make these of a prompt:
+        assert package._begin("what is it") == model.tokenizer("what is it", add_special_tokens=False)["input_ids"]
     expected = [model.generate(prompts=text, images=picture, generation_len=3) for text in ("what", "it")]
     assert [ids.tolist() for ids in answers.generated_ids] == [each.generated_ids[0].tolist() for each in expected]
     assert not np.array_equal(*answers.generated_ids)
