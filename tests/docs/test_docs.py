@@ -22,6 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import audio_text_models
 import gguf_models
 import image_text_models
 import pytest
@@ -50,6 +51,7 @@ RERANKER = "cross-encoder/ms-marco-MiniLM-L6-v2"
 TRANSLATOR = "facebook/m2m100_418M"
 SEEING = "llava-hf/llava-1.5-7b-hf"
 WAV2VEC2, WHISPER = "facebook/wav2vec2-base-960h", "openai/whisper-tiny"
+HEARING = "Qwen/Qwen3-ASR-1.7B-hf"
 
 pytestmark = pytest.mark.xdist_group("docs")  # one process exports the cards
 
@@ -71,6 +73,8 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_models.save(tiny_model("seq2seq", "m2m_100"), root / TRANSLATOR)
     m2m_100(root / TRANSLATOR).save_pretrained(root / TRANSLATOR)
     image_text_models.make("llava", root / SEEING)
+    audio_text_models.make("qwen3_asr", root / HEARING)
+    audio_text_models.processor("qwen3_asr").save_pretrained(root / HEARING)
     save_wav2vec2(root / WAV2VEC2)
     save_whisper(root / WHISPER)
     (root / MINILM).parent.mkdir()
@@ -89,7 +93,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with the cards in it; what examples change outside of it is put back."""
     monkeypatch.setenv("QEFF_HOME", str(store))
-    for card in ("gpt2", INSTRUCT, AWQ, GGUF, MINILM, RERANKER, TRANSLATOR, SEEING, WAV2VEC2, WHISPER):
+    for card in ("gpt2", INSTRUCT, AWQ, GGUF, MINILM, RERANKER, TRANSLATOR, SEEING, HEARING, WAV2VEC2, WHISPER):
         (tmp_path / card).parent.mkdir(exist_ok=True)
         (tmp_path / card).symlink_to(cards / card)
     (tmp_path / GGUF_FILE).symlink_to(cards / GGUF / GGUF_FILE)

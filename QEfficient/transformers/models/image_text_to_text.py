@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from QEfficient.transformers.tasks.media_parts import MediaEncoder, MediaPart
     from QEfficient.verify.parity import ParityReport
 
+logger = logging.getLogger(__name__)
 Inputs = Any
 """A processor's output; or a text, a list of them, or chats."""
 _ENCODER_SHARE = 4
@@ -125,28 +127,48 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     @property
     def hears(self) -> bool:
         """Whether prompts may have audio."""
-        return self.processor is not None and "audio" in self._modalities()
+        return self.processor is not None and "audio" in self._seen()[0]
 
     # What the graphs are.
 
     def _seen(self) -> tuple[dict[str, MediaEncoder], MediaTokens, tuple[int, ...]]:
         """The encoders, what stands for their features, and the token types that are blocks."""
-        from QEfficient.transformers.tasks.media_parts import media_encoder
         from QEfficient.transformers.tasks.media_tokens import block_types, media_tokens
 
         if self._media is None:
-            model = self._loaded()
-            samples = {name: self._samples(name) for name in self._modalities()}
-            made = {name: media_encoder(model, name, each) for name, each in samples.items()}
-            encoders = {name: encoder for name, encoder in made.items() if encoder is not None}
+            model, modalities = self._loaded(), self._modalities()
+            measured = {name: self._measured(name, is_alone=len(modalities) == 1) for name in modalities}
+            encoders = {name: each[0] for name, each in measured.items() if each is not None}
+            samples = [each[1] for each in measured.values() if each is not None]
             if not encoders:
                 raise UnsupportedModel(
                     f"{self.model_name} has no get_image_features() or get_audio_features() that takes what its "
                     "processor makes."
                 )
-            tokens = media_tokens(model, encoders, samples[next(iter(encoders))][-1])
+            tokens = media_tokens(model, encoders, samples[0])
             self._media = encoders, tokens, block_types(model, tokens)
         return self._media
+
+    def _measured(self, modality: str, *, is_alone: bool) -> tuple[MediaEncoder, dict[str, Any]] | None:
+        """The encoder of ``modality``, and a processor's output for it; None where the model has none. One of several
+        that cannot run leaves the others, with a warning."""
+        from QEfficient.transformers.lowering.representative_layers import FAILURES
+        from QEfficient.transformers.tasks.media_parts import media_encoder
+        from QEfficient.transformers.tasks.media_tokens import placeholder
+
+        try:
+            samples = self._samples(modality)
+            encoder = media_encoder(self._loaded(), modality, samples)
+            if encoder is None:
+                return None
+            placeholder(self._loaded(), modality)
+        except (OptionError, LifecycleError, *FAILURES) as error:
+            if is_alone:
+                raise
+            said = " ".join(str(error).split())[:200]
+            logger.warning("%s is run without its encoder of '%s': %s", self.model_name, modality, said)
+            return None
+        return encoder, samples[-1]
 
     def _modalities(self) -> list[str]:
         """Those that the model and its processor have.
@@ -179,14 +201,15 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     def _sample(self, modality: str, sizes: Sequence[Any], text: str = _TEXT) -> dict[str, Any]:
         """What the processor makes of images of these sizes, or of clips of so many seconds, before a text."""
-        from QEfficient.processing.processor import process, sampling_rate
+        from QEfficient.processing.processor import process, sampling_rate, sounding
         from QEfficient.processing.samples import picture, sound
 
         assert self.processor is not None
         if modality == "image":
             return process(self.processor, text, [picture(*size) for size in sizes])
         rate = sampling_rate(self.processor) or 0
-        return process(self.processor, text, (), [sound(int(seconds * rate)) for seconds in sizes])
+        clips = [sound(int(seconds * rate)) for seconds in sizes]
+        return process(self.processor, sounding(self.processor, text, len(clips)), (), clips)
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         encoders, tokens, _ = self._seen()
