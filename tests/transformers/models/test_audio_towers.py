@@ -123,7 +123,7 @@ def test_what_cannot_be_heard_is_an_error(granite: Case, tmp_path: Path) -> None
 
 def test_features_are_compared_by_verify(granite: Case) -> None:
     report = granite.ours.verify(granite.asked(0.6), generation_len=4)
-    assert report.ok
+    assert report.agrees
     assert report.prompts[0].feature_errors["audio"] < 1e-4
 
 
