@@ -27,6 +27,9 @@ class CrossLayout:
     """Of an image."""
     tile_len: Count
     """States of a tile."""
+    mask: str
+    """Of a processor's output, the tiles that each token sees: ``[prompts, S, images]``, and ``tiles`` where there are
+    several."""
 
     @property
     def image_len(self) -> int:
@@ -34,27 +37,32 @@ class CrossLayout:
         return self.num_tiles * self.tile_len
 
     def media(
-        self, is_placeholder: np.ndarray, states: np.ndarray | None, seen: np.ndarray | None, prompt: int = 0
+        self,
+        is_placeholder: np.ndarray,
+        count: int,
+        states: np.ndarray | None,
+        seen: np.ndarray | None,
+        prompt: int = 0,
     ) -> PromptMedia:
         """The images of one prompt.
 
         Args:
             is_placeholder: ``[S]``, the tokens that say where an image is.
-            states: ``[V, D]`` of as many images; None: there are none.
+            count: images.
+            states: ``[V, D]`` of as many; None: there are none.
             seen: ``[S, images, tiles]``, the tiles that each token attends to.
             prompt: its place, for the message.
 
         Raises:
             CapacityError: it has more images than the package was compiled for.
         """
-        count = int(is_placeholder.sum())
         if count > self.num_images:
             raise CapacityError(
                 f"Prompt {prompt} has {count} images, and the package was compiled for {self.num_images} in a prompt. "
                 f"Compile with max_num_images={count}."
             )
         parts = np.zeros((len(is_placeholder), self.num_images * self.num_tiles), np.int64)
-        if seen is not None:
+        if seen is not None and count:
             parts[:, : count * self.num_tiles] = seen[:, :count].reshape(len(parts), -1)
         return PromptMedia(is_placeholder, states, seen=parts)
 

@@ -40,54 +40,84 @@ Outputs = Any
 """What a module returns: a tensor, a tuple or a list, or transformers' ModelOutput."""
 
 
-CROSS_STATES, CROSS_MASK = "cross_attention_states", "cross_attention_mask"
-"""Arguments of language models that attend to images in cross-attention layers: the images' states, and the parts of
-images that each token sees."""
+_CROSSINGS = (("cross_attention_states", "cross_attention_mask"), ("image_encoder_embeddings", "image_attention_mask"))
+"""Arguments of language models with cross-attention to images: the images' states, and the parts of images that each
+token sees."""
+_RESAMPLED = "perceiver_embeddings"
+"""In place of the first, where a resampler makes states of the encoder's."""
+_OF_TEXT = frozenset(
+    {"input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "use_cache", _RESAMPLED}
+)
+
+
+def cross_arguments(model: nn.Module) -> tuple[str, str] | None:
+    """The arguments of a language model's forward for images that its layers attend to: states, and a mask of what each
+    token sees; None for other models."""
+    parameters = inspect.signature(model.forward).parameters
+    for states, mask in _CROSSINGS:
+        if {"input_ids", states, mask} <= parameters.keys():
+            is_resampled = _RESAMPLED in parameters and getattr(model.config, "use_resampler", False)
+            return (_RESAMPLED if is_resampled else states), mask
+    return None
 
 
 class CrossEncoder:
-    """The encoder of images before such a language model: what the base model runs before the language model.
+    """The encoder of images before such a language model: what the base model runs before the layers.
 
     Args:
-        model: the base model; its language model's ``forward`` is replaced for a call.
+        model: the base model; changed for the time of a call, so that no layer runs.
+        arguments: of :func:`cross_arguments`.
     """
 
-    def __init__(self, model: nn.Module):
-        self._model = model
-        self._reader: Any = next(filter(_attends_apart, (each for each in model.modules() if each is not model)))
-        names = inspect.signature(model.forward).parameters
-        text = inspect.signature(self._reader.forward).parameters
-        kind = inspect.Parameter.KEYWORD_ONLY
+    def __init__(self, model: nn.Module, arguments: tuple[str, str]):
+        self._model: Any = model
+        self._states, self._mask = arguments
+        inner = (each for each in model.modules() if each is not model)
+        self._reader: Any = next((each for each in inner if cross_arguments(each) == arguments), None)
+        others = _OF_TEXT.union(*_CROSSINGS)
+        names = [each for each in inspect.signature(model.forward).parameters if each not in others]
         # What inspect.signature() says of this object: the arguments that are about images.
-        self.__signature__ = inspect.Signature([inspect.Parameter(each, kind) for each in names if each not in text])
+        self.__signature__ = inspect.Signature(
+            [inspect.Parameter(each, inspect.Parameter.KEYWORD_ONLY) for each in names]
+        )
 
     def __call__(self, **images: torch.Tensor) -> PartOutput:
         """The states of one image, ``[tiles, states of a tile, D]``."""
-        states: list[torch.Tensor] = []
+        token = torch.zeros(1, 1, dtype=torch.int64)
+        run = self._before_layers if self._reader is None else self._before_reader
+        return PartOutput(last_hidden_state=run({"input_ids": token, **images}))
+
+    def _before_reader(self, arguments: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What the base model passes to a language model inside."""
+        passed: list[torch.Tensor] = []
 
         def note(**arguments: Any) -> PartOutput:
-            states.append(arguments[CROSS_STATES])
+            passed.append(arguments[self._states])
             return PartOutput()
 
         self._reader.forward = note
         try:
-            self._model(input_ids=torch.zeros(1, 1, dtype=torch.int64), **images)
+            self._model(**arguments)
         finally:
             del self._reader.forward
-        return PartOutput(last_hidden_state=states[0])
+        return passed[0]
 
-
-def _attends_apart(module: nn.Module) -> bool:
-    """Whether it is a language model that gets the states of images."""
-    return {"input_ids", CROSS_STATES, CROSS_MASK} <= inspect.signature(module.forward).parameters.keys()
+    def _before_layers(self, arguments: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What the base model, a language model itself, returns of images."""
+        layers, self._model.layers = self._model.layers, nn.ModuleList()
+        seen = torch.ones(1, 1, 1, dtype=torch.int64)
+        try:
+            return self._model(**arguments, **{self._mask: seen}).image_hidden_states.flatten(0, 1)
+        finally:
+            self._model.layers = layers
 
 
 def encoder_method(model: PreTrainedModel, modality: str) -> Callable[..., Any] | None:
     """The method that gives a modality's features; None for a model without the modality."""
     name = f"get_{modality}_features"
     method: Callable[..., Any] | None = getattr(model.base_model, name, None) or getattr(model, name, None)
-    if method is None and modality == "image" and _attends_apart(model.base_model):
-        return CrossEncoder(model.base_model)
+    if method is None and modality == "image" and (arguments := cross_arguments(model.base_model)):
+        return CrossEncoder(model.base_model, arguments)
     return method
 
 

@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache, partial, update_wrapper
 from threading import get_ident
 from typing import Any
 
@@ -270,6 +270,11 @@ def bags_as_rows() -> Iterator[None]:
         yield
 
 
+def _calling(replacement: Callable[..., Any], usual: Callable[..., Any]) -> Callable[..., Any]:
+    """``replacement``, which gets ``usual`` first, under the name of it: torch lists its functions by their names."""
+    return update_wrapper(partial(replacement, usual), usual)
+
+
 def _divided(divide: Callable[..., Any], x: Any, y: Any, **options: Any) -> Any:
     is_size = isinstance(x, int | torch.SymInt) and isinstance(y, int) and options.get("rounding_mode") is not None
     return x // y if is_size else divide(x, y, **options)
@@ -283,7 +288,7 @@ def traceable_sizes() -> Iterator[None]:
     parameters, which fails under tracing; a traced copy is float32 throughout, so it is not needed.
     """
     with (
-        patched(torch, "div", partial(_divided, torch.div)),
+        patched(torch, "div", _calling(_divided, torch.div)),
         patched(nn.Module, "to", lambda module, *args, **kwargs: module),
     ):
         yield

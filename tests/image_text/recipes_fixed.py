@@ -239,6 +239,7 @@ RECIPES: dict[str, Recipe] = {
         images={"size": {"height": 28, "width": 28}, "image_size": 28},
         chats=False,
         nested=True,
+        compiling={"max_num_images": 2},
     ),
     "pix2struct": Recipe(
         image="",

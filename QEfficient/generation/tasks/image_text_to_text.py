@@ -313,22 +313,22 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         self, batch: Mapping[str, Any], ids: np.ndarray, mask: np.ndarray, layout: CrossLayout
     ) -> list[MediaPrompt]:
         """The prompts of a batch whose images take no tokens' place, and are padded to as many in each prompt."""
-        from QEfficient.processing.media import CROSS_MASK
-
         (encoder,) = self.encoders
         features, _ = encoder.encode(batch) or (None, None)
-        seen = None if batch.get(CROSS_MASK) is None else np.asarray(batch[CROSS_MASK])
-        prompts = []
+        seen = None if batch.get(layout.mask) is None else np.asarray(batch[layout.mask])
+        prompts, num_padded = [], 0 if seen is None else seen.shape[2]
         for row, keep in enumerate(mask):
-            shown = self._is_placeholder(ids[row][keep])
-            count = int(shown.sum())
-            begin = 0 if seen is None else row * seen.shape[2] * layout.image_len
+            kept = ids[row][keep]
+            tiles = None if seen is None else seen[row][keep].reshape(len(kept), num_padded, -1)
+            count = 0 if tiles is None else int(tiles.any((0, 2)).sum())
+            shown = self._is_placeholder(kept)
+            begin = row * num_padded * layout.image_len
             states = None if features is None or not count else features[begin : begin + count * layout.image_len]
-            if count * layout.image_len != (0 if states is None else len(states)) or (count and seen is None):
-                token = next(iter(self.record.layout.placeholders.values()))
-                raise _unequal("image", token, count, 0 if states is None else len(states))
-            media = layout.media(shown, states, None if seen is None else seen[row][keep], row)
-            prompts.append(MediaPrompt(ids[row][keep].tolist(), media))
+            num_states = 0 if states is None else len(states)
+            if num_states != count * layout.image_len or (self.record.layout.placeholders and count != shown.sum()):
+                token = next(iter(self.record.layout.placeholders.values()), -1)
+                raise _unequal("image", token, int(shown.sum()), num_states)
+            prompts.append(MediaPrompt(kept.tolist(), layout.media(shown, count, states, tiles, row)))
         return prompts
 
     def _media(

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.moe import ExpertsInterface
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -114,7 +114,7 @@ def _configs(module: nn.Module) -> Iterator[Any]:
     seen: set[int] = set()
     for submodule in module.modules():
         config = getattr(submodule, "config", None)
-        if config is not None and id(config) not in seen:
+        if isinstance(config, PreTrainedConfig) and id(config) not in seen:  # Idefics calls a number its config
             seen.add(id(config))
             yield config
 

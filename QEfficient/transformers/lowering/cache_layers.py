@@ -238,6 +238,25 @@ class RetainedHybridRingLayer(RetainedHybridLayer, RetainedRingLayer):
     """Recurrence beside sliding attention."""
 
 
+class RetainedStates(DummyLayer):
+    """States ``[R, C, D]`` of images that all layers attend to: no layer's, but kept as a layer's are."""
+
+    def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
+        super().__init__()
+        self.step = step
+        (self.states,) = state
+
+    def state(self) -> list[torch.Tensor]:
+        """The states."""
+        return [self.states]
+
+    def update_states(self, states: torch.Tensor) -> torch.Tensor:
+        """Store the step's states ``[B, V, D]`` and return all of the rows, ``[B, C, D]``."""
+        stored = self.step.write(self.states[:, None], states[:, None])
+        self.states = stored[:, 0]
+        return self.step.read(stored)[:, 0]
+
+
 class RetainedNothing(DummyLayer):
     """A layer without state: it reuses another layer's keys and values, or has no attention."""
 
@@ -303,6 +322,7 @@ _LAYERS: dict[StateKind, type[Any]] = {
     "hybrid_sliding": RetainedHybridRingLayer,
     "compressed": RetainedCompressedLayer,
     "cross": RetainedLayer,
+    "images": RetainedStates,
     "none": RetainedNothing,
 }
 
@@ -322,7 +342,7 @@ def retained_cache(
         cross_step: where what cross-attention reads belongs, in a cache that has both.
     """
     tensors = iter(state)
-    steps = {"cross": cross_step or step}
+    steps = dict.fromkeys(("cross", "images"), cross_step or step)
     layers = [
         _LAYERS[spec.kind](spec, [next(tensors) for _ in spec.tensors], steps.get(spec.kind, step)) for spec in specs
     ]

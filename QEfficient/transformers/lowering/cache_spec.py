@@ -7,7 +7,7 @@ from typing import Literal
 
 StateKind = Literal[
     "full", "sliding", "chunked", "indexed", "compressed", "linear", "conv", "hybrid", "hybrid_sliding", "cross",
-    "tokens", "none",
+    "images", "tokens", "none",
 ]  # fmt: skip
 
 KINDS: dict[str, StateKind] = {

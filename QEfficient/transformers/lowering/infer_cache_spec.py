@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -63,7 +63,7 @@ def _state_specs(model: nn.Module) -> list[StateSpec]:
         except FAILURES as error:
             logger.debug("%s is run with all of its layers: %s", type(model).__name__, error)
     with refusing(model):
-        return _specs_by_running(model)
+        return specs_by_running(model)[0]
 
 
 def _of_all_layers(first: FirstLayers) -> list[StateSpec]:
@@ -87,8 +87,14 @@ def _located_once(specs: list[StateSpec]) -> list[StateSpec]:
     return specs
 
 
-def _specs_by_running(model: nn.Module) -> list[StateSpec]:
-    """As :func:`state_specs`, with all layers of ``model``."""
+def specs_by_running(
+    model: nn.Module, inputs: Mapping[str, torch.Tensor] | None = None
+) -> tuple[list[StateSpec], list[Any]]:
+    """As :func:`state_specs`, with all layers of ``model``, and with ``inputs`` beside two tokens.
+
+    Returns:
+        The states, and the layers of transformers' cache that they were measured on.
+    """
     lowered = run_eagerly(model)
     layer_types, kwargs = get_layer_types_and_kwargs(lowered.module.config.get_text_config(decoder=True))
     for index, layer_type in enumerate(layer_types):
@@ -99,7 +105,7 @@ def _specs_by_running(model: nn.Module) -> list[StateSpec]:
             )
     windows = [_window(extra) for extra in kwargs]
     sizes = {window for window in windows if window is not None}
-    layers = _run_once(lowered).layers
+    layers = _run_once(lowered, inputs or {}).layers
     specs = [
         StateSpec(
             kind=KINDS[layer_type] if (tensors := _tensors(layer, _ring_axis(window, sizes))) else "none",
@@ -109,17 +115,17 @@ def _specs_by_running(model: nn.Module) -> list[StateSpec]:
         )
         for layer_type, window, layer in zip(layer_types, windows, layers, strict=True)
     ]
-    return specs if any(spec.tensors for spec in specs) else [TOKENS]
+    return specs if any(spec.tensors for spec in specs) else [TOKENS], layers
 
 
-def depends_on_length(model: nn.Module) -> bool:
-    """Whether a graph of ``model`` is valid for one context length only."""
+def depends_on_length(model: nn.Module, specs: Sequence[StateSpec]) -> bool:
+    """Whether a graph of ``model``, whose layers keep ``specs``, is valid for one context length only."""
     config = model.config.get_text_config(decoder=True)
     if (quirk := recomputed(model)) is not None:
         return quirk.has_fixed_len
     # Doge attends to its best keys only, once there are more keys than this.
     has_limit = getattr(config, "keep_window_size", None) is not None
-    return has_limit or any(spec.depends_on_length for spec in state_specs(model))
+    return has_limit or any(spec.depends_on_length for spec in specs)
 
 
 def _window(extra: dict[str, Any]) -> int | None:
@@ -185,11 +191,11 @@ def refusing(module: nn.Module) -> Iterator[None]:
         ) from error
 
 
-def _run_once(lowered: LoweredModel) -> Cache:
+def _run_once(lowered: LoweredModel, others: Mapping[str, torch.Tensor]) -> Cache:
     cache, module = DynamicCache(config=lowered.module.config), text_reader(lowered.module)
     with refusing(module), lowered.fake_mode, torch.no_grad():
         inputs = {"input_ids": torch.zeros(1, 2, dtype=torch.int64), "position_ids": torch.arange(2)[None]}
-        module(**accepted(module, inputs), **{cache_argument(module): cache}, use_cache=True)
+        module(**accepted(module, inputs), **others, **{cache_argument(module): cache}, use_cache=True)
     return cache
 
 

@@ -112,7 +112,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             has_context_lens=target.has_static_shapes and options.has_comp_ctx_lengths,
             has_num_logits=options.num_speculative_tokens is not None,
             max_step_tokens=self._max_step_tokens(options, target),
-            traced_len=options.ctx_len if depends_on_length(self._loaded()) else None,
+            traced_len=options.ctx_len if depends_on_length(self._loaded(), self.state_specs()) else None,
         )
 
     def _max_step_tokens(self, options: CausalLMCompileOptions, target: Target) -> int | None:

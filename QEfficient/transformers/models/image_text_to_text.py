@@ -344,7 +344,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         if not isinstance(media, CrossMedia):
             return None
         sizes = {name: getattr(media, name) for name in ("num_images", "num_tiles", "tile_len")}
-        return CrossLayout(width=media.width, **sizes)
+        return CrossLayout(width=media.width, mask=media.arguments[1], **sizes)
 
     def _encoder_records(self, encoders: Mapping[str, MediaEncoder], target: Target) -> tuple[MediaEncoderRecord, ...]:
         """What a package says of its encoders."""

@@ -107,7 +107,7 @@ class RetainedCausalLM(nn.Module):
             select_before_head(self.model, at_places(tokens)),
             running(step),
             functions,
-            placed(self.model, shown) as extra,
+            placed(self.model, shown, cache) as extra,
         ):
             output = self.model(**inputs, **extra, **{cache_argument(self.model): cache}, use_cache=True)
         if shown is None or shown.next_row is None:

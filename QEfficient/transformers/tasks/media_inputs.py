@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from QEfficient.contract import DEEPSTACK, FEATURES, FIRST_ROW, INDEX, SEEN, SEEN_LENS
+from QEfficient.transformers.lowering.cache_layers import RetainedCache
 from QEfficient.transformers.lowering.crossing import CrossMedia, StepImages
 from QEfficient.transformers.lowering.infer_cache_spec import media_arguments
 from QEfficient.transformers.lowering.media import MediaTokens, StepMedia, placing
@@ -100,14 +101,23 @@ def token_media(tokens: MediaTokens, input_ids: torch.Tensor, inputs: Mapping[st
 
 
 @contextmanager
-def placed(model: nn.Module, media: StepMedia | StepImages | None) -> Iterator[dict[str, Any]]:
-    """Let ``model`` put the features of ``media`` at their tokens; yields arguments of its forward."""
+def placed(
+    model: nn.Module, media: StepMedia | StepImages | None, cache: RetainedCache | None = None
+) -> Iterator[dict[str, Any]]:
+    """Let ``model`` put the features of ``media`` at their tokens, or attend to them; yields arguments of its forward.
+
+    Args:
+        model: a private copy.
+        media: of the step.
+        cache: with the images of earlier steps, where layers attend to them.
+    """
     if media is None:
         yield {}
         return
     if isinstance(media, StepImages):
+        assert cache is not None
         with media.attended(model):
-            yield media.arguments()
+            yield media.arguments(cache)
         return
     absent = dict.fromkeys(media_arguments(model))  # their features are there instead
     with placing(model, media):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ from QEfficient.processing.media import (
     MAIN_INPUTS,
     MODALITIES,
     CrossEncoder,
+    cross_arguments,
     encode,
     encoder_inputs,
     encoder_method,
@@ -52,7 +53,7 @@ def media_tokens(
     Raises:
         UnsupportedModel: the config names no placeholder.
     """
-    placeholders = {name: placeholder(model, name) for name in encoders}
+    placeholders = _placeholders(model, encoders)
     num_positions = count_coordinates(model, sample)
     return MediaTokens(
         placeholders=tuple(placeholders.items()),
@@ -71,7 +72,7 @@ def crossing_media(model: PreTrainedModel, tokens: MediaTokens, sample: Mapping[
     lowered = lower(model, "retained")
     with lowered.fake_mode:
         one = {name: lowered.fake_mode.from_tensor(value[:1], static_shapes=True) for name, value in inputs.items()}
-        return CrossMedia.of(tokens, encode(lowered.module, "image", one).last_hidden_state.shape)
+        return CrossMedia.of(tokens, model.base_model, encode(lowered.module, "image", one).last_hidden_state.shape)
 
 
 def main_input(model: PreTrainedModel, modality: str) -> str:
@@ -79,6 +80,16 @@ def main_input(model: PreTrainedModel, modality: str) -> str:
     method = encoder_method(model, modality)
     assert method is not None
     return next(name for name in inspect.signature(method).parameters if name in MAIN_INPUTS)
+
+
+def _placeholders(model: PreTrainedModel, modalities: Iterable[str]) -> dict[str, int]:
+    """:func:`placeholder` of each; none where layers attend to images and no token stands for one."""
+    try:
+        return {name: placeholder(model, name) for name in modalities}
+    except UnsupportedModel:
+        if cross_arguments(model.base_model) is None:
+            raise
+        return {}
 
 
 def placeholder(model: PreTrainedModel, modality: str) -> int:
