@@ -21,6 +21,8 @@ FEATURES, DEEPSTACK, FIRST_ROW, INDEX = "vision_embeds", "deepstack_features", "
 """Inputs of a language model for images: rows of features, those that layers get besides, how many rows earlier steps
 used up, and the row of each token. The first two are outputs of the encoder too."""
 NEXT_ROW = "image_idx_output"
+NO_TOKEN = -2
+"""Stands for the id of a token that stands for a row of features, where any token may; no id, and not padding."""
 COMMAND_FILE = "command.txt"
 """The file in which a dry run leaves the compiler's command."""
 PACKAGE, PROGRAM, ONNX, SIDE_FILES = "package", "program", "onnx", "side-files"

@@ -18,6 +18,7 @@ from torch._dynamo.exc import UserError, UserErrorType
 from transformers.exporters import exporter_onnx
 from transformers.exporters.utils import _PATCHES, apply_fx_node_fixes, import_dotted_path, patch_attributes
 
+from QEfficient.contract import RETAINED
 from QEfficient.errors import ExportError, QEffError, SizeDependence
 from QEfficient.exporter.context_functions import TRANSLATIONS, add_functions
 from QEfficient.exporter.decompose import decompose
@@ -192,6 +193,7 @@ def _name(model: ir.Model, graph: TaskGraph) -> None:
     for value, graph_input in zip(values, graph.inputs, strict=True):
         value.name = graph_input.name
         value.shape = _shape(graph_input.sample.shape, graph_input.axes)
+    states = {f"{item.name}{RETAINED}": item.sample.shape for item in graph.inputs}
     for position, name in enumerate(graph.output_names):
         value = model.graph.outputs[position]
         if value.is_graph_input() or value in model.graph.outputs[:position]:
@@ -200,8 +202,9 @@ def _name(model: ir.Model, graph: TaskGraph) -> None:
             model.graph.append(identity)
             model.graph.outputs[position] = value = identity.outputs[0]
         value.name = name
-        if value.shape is not None:
-            value.shape = _shape(value.shape, graph.output_axes.get(name, {}))
+        shape = value.shape if value.shape is not None else states.get(name)
+        if shape is not None:
+            value.shape = _shape(shape, graph.output_axes.get(name, {}))
 
 
 def _shape(dims: Any, axes: dict[int, str]) -> ir.Shape:

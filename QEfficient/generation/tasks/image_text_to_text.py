@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from QEfficient.contract import GraphRecord
+from QEfficient.contract import NO_TOKEN, GraphRecord
 from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.media import MediaLayout, MediaPacker, PromptMedia, spans_of
 from QEfficient.generation.media_encoder import FeatureCache, Features, MediaEncoder, MediaEncoderRecord
@@ -248,11 +248,12 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         """The prompts of a processor's output, their padding dropped."""
         ids = np.atleast_2d(np.asarray(batch["input_ids"]))
         mask = np.asarray(batch["attention_mask"]).astype(bool) if batch.get("attention_mask") is not None else ids >= 0
-        features, deepstack = self._features(batch, np.where(mask, ids, -1))
+        marked = self._marked(ids, batch)
+        features, deepstack = self._features(batch, np.where(mask, marked, -1))
         coordinates = self._host.coordinates(batch) if self.record.layout.num_positions else None
         prompts, begin = [], 0
         for row, keep in enumerate(mask):
-            kept = ids[row][keep]
+            kept = marked[row][keep]
             count = int(self._is_placeholder(kept).sum())
             rows = slice(begin, begin + count)
             begin += count
@@ -266,8 +267,13 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
                 types,
                 None if coordinates is None else coordinates[:, row, keep],
             )
-            prompts.append(MediaPrompt(kept.tolist(), media))
+            prompts.append(MediaPrompt(ids[row][keep].tolist(), media))
         return prompts
+
+    def _marked(self, ids: np.ndarray, batch: Mapping[str, Any]) -> np.ndarray:
+        """``ids [B, S]`` with ``NO_TOKEN`` where another argument says that a token is a placeholder."""
+        places = batch.get(self.record.layout.mask)
+        return ids if places is None else np.where(np.atleast_2d(np.asarray(places)) == 1, NO_TOKEN, ids)
 
     def _media(
         self,

@@ -246,6 +246,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             token_types=tokens.token_types,
             num_positions=tokens.num_positions,
             block_types=blocks,
+            mask=tokens.mask,
         )
         records = tuple(_record(encoder) for encoder in encoders.values())
         return ImageTextRecord(decoder=super()._session(plan, options, target), layout=layout, encoders=records)

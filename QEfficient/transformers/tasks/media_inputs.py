@@ -82,4 +82,4 @@ def placed(model: nn.Module, media: StepMedia | None) -> Iterator[dict[str, Any]
         return
     absent = dict.fromkeys(media_arguments(model))  # their features are there instead
     with placing(model, media):
-        yield {**absent, "mm_encoder_outputs": media.outputs(), **media.token_types}
+        yield {**absent, **media.arguments(), **media.token_types}

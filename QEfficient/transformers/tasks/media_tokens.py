@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from QEfficient.contract import NO_TOKEN
 from QEfficient.errors import UnsupportedModel
-from QEfficient.processing.media import MODALITIES
+from QEfficient.processing.media import EMBEDS, MODALITIES, features_of_forward
 from QEfficient.processing.rope import rope_index
 from QEfficient.transformers.lowering.apply import run_eagerly
 from QEfficient.transformers.lowering.infer_cache_spec import accepted
@@ -41,14 +42,22 @@ def media_tokens(
     Raises:
         UnsupportedModel: the config names no placeholder.
     """
-    placeholders = {name: placeholder(model, name) for name in encoders}
+    mask = _placeholder_mask(model, sample)
+    placeholders = {name: NO_TOKEN if mask else placeholder(model, name) for name in encoders}
     num_positions = count_coordinates(model, sample)
     return MediaTokens(
         placeholders=tuple(placeholders.items()),
         forms=tuple((name, encoder.feature_form) for name, encoder in encoders.items()),
         token_types=tuple(_token_types(model, sample, num_positions)),
         num_positions=num_positions,
+        mask=mask,
     )
+
+
+def _placeholder_mask(model: PreTrainedModel, sample: Mapping[str, Any]) -> str:
+    """The argument that says where the features of :data:`EMBEDS` go; "" for a model that goes by tokens."""
+    names = [name for name in sample if name.startswith(EMBEDS)]
+    return names[0] if names and features_of_forward(model) is not None else ""
 
 
 def placeholder(model: PreTrainedModel, modality: str) -> int:
