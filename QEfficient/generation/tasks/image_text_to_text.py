@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from QEfficient.contract import GraphRecord, LoweringName
+from QEfficient.contract import NO_TOKEN, GraphRecord, LoweringName
 from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.audio_inputs import AudioInputs, each_audio
 from QEfficient.generation.cross_media import CrossLayout, CrossPacker
@@ -288,11 +288,12 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         mask = np.asarray(batch["attention_mask"]).astype(bool) if batch.get("attention_mask") is not None else ids >= 0
         if self.record.crossing is not None:
             return self._crossing(batch, ids, mask, self.record.crossing)
-        features, deepstack = self._features(batch, np.where(mask, ids, -1))
+        marked = self._marked(ids, batch)
+        features, deepstack = self._features(batch, np.where(mask, marked, -1))
         coordinates = self._host.coordinates(batch) if self.record.layout.num_positions else None
         prompts, begin = [], 0
         for row, keep in enumerate(mask):
-            kept = ids[row][keep]
+            kept = marked[row][keep]
             count = int(self._is_placeholder(kept).sum())
             rows = slice(begin, begin + count)
             begin += count
@@ -306,7 +307,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
                 types,
                 None if coordinates is None else coordinates[:, row, keep],
             )
-            prompts.append(MediaPrompt(kept.tolist(), media))
+            prompts.append(MediaPrompt(ids[row][keep].tolist(), media))
         return prompts
 
     def _crossing(
@@ -330,6 +331,11 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
                 raise _unequal("image", token, int(shown.sum()), num_states)
             prompts.append(MediaPrompt(kept.tolist(), layout.media(shown, count, states, tiles, row)))
         return prompts
+
+    def _marked(self, ids: np.ndarray, batch: Mapping[str, Any]) -> np.ndarray:
+        """``ids [B, S]`` with ``NO_TOKEN`` where another argument says that a token is a placeholder."""
+        places = batch.get(self.record.layout.mask)
+        return ids if places is None else np.where(np.atleast_2d(np.asarray(places)) == 1, NO_TOKEN, ids)
 
     def _media(
         self,

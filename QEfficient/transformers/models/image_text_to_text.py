@@ -331,6 +331,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             token_types=tokens.token_types,
             num_positions=tokens.num_positions,
             block_types=blocks,
+            mask=tokens.mask,
         )
         records = self._encoder_records(encoders, target)
         decoder, crossing = super()._session(plan, options, target), self._cross_layout(plan)

@@ -19,6 +19,7 @@ from QEfficient.transformers.lowering.recompute import Recomputed
 _APPENDS = "it predicts at a token appended after the newest, so that no step continues the one before"
 _COUNTS = "it counts query and key positions from the length of its cache, the same for all rows"
 _DATA_DEPENDENT = "it picks experts in a loop over data, and takes no experts implementation from outside"
+_OFFSET = "it numbers positions from an offset, but not those that it is passed"
 _OWN_STATE = "it keeps its state outside transformers' cache, and loops over tokens"
 _PADS_BLOCKS = "it asks whether a block needs padding, which depends on the length"
 _INTEGER_MASK = "it subtracts a mask of integers from a float, which torch.onnx 2.13 cannot export"
@@ -42,6 +43,8 @@ REASONS = {
     "inkling_text": _COUNTS,
     "inkling2_text": f"{_COUNTS}; and it cuts the windows of its convolutions right for steps of several tokens only",
     "jetmoe": _DATA_DEPENDENT,
+    "kosmos_2_5_text_model": _OFFSET,
+    "kosmos_2_text_model": f"{_OFFSET}; and it takes no features beside past tokens, and no masks from outside",
     "led": "it looks for global tokens in the values of its mask, where text has none; and it removes padding by a "
     "slice from the end, which is empty where there was none to add",
     "longcat_flash": _DATA_DEPENDENT,

@@ -1,0 +1,22 @@
+"""Kosmos-2.5: positions from an offset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from QEfficient.transformers.lowering.step import current_step
+from QEfficient.transformers.quirks import Quirk
+
+
+def positions_of_step(self: Any, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    """Embeddings ``[B, S, D]`` of the step's positions; zeros for tokens that pad."""
+    step = current_step()
+    if step is None:
+        return type(self).forward(self, input_ids, **inputs)
+    places = step.position_ids.clamp(min=0) + self.padding_idx + 1
+    return self.weights[torch.where(input_ids == self.padding_idx, self.padding_idx, places)]
+
+
+QUIRK = Quirk(methods={"Kosmos2_5TextSinusoidalPositionalEmbedding.forward": positions_of_step})
