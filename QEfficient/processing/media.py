@@ -118,11 +118,11 @@ class CrossEncoder:
 def encoder_method(model: PreTrainedModel, modality: str) -> Callable[..., Any] | None:
     """The method that gives a modality's features; None for a model without the modality."""
     name = f"get_{modality}_features"
-    method: Callable[..., Any] | None = getattr(model.base_model, name, None) or getattr(model, name, None)
-    if method is not None or modality != "image":
-        return method
-    arguments = cross_arguments(model.base_model)
-    return features_of_forward(model) if arguments is None else CrossEncoder(model.base_model, arguments)
+    method: Callable[..., Any] | None = getattr(model.base_model, name, None)
+    if method is None and modality == "image":
+        arguments = cross_arguments(model.base_model)
+        method = features_of_forward(model) if arguments is None else CrossEncoder(model.base_model, arguments)
+    return method or getattr(model, name, None)
 
 
 def features_of_forward(model: Any) -> Callable[..., Any] | None:

@@ -174,7 +174,8 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             encoder = media_encoder(self._loaded(), modality, samples)
             if encoder is None:
                 return None
-            placeholder(self._loaded(), modality)
+            if not is_alone:
+                placeholder(self._loaded(), modality)
         except (OptionError, LifecycleError, *FAILURES) as error:
             if is_alone:
                 raise
