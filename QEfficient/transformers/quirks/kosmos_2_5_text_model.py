@@ -11,7 +11,7 @@ from QEfficient.transformers.lowering.step import current_step
 from QEfficient.transformers.quirks import Quirk
 
 
-def positions_of_step(self: Any, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
+def positions_of_step(self: Any, input_ids: torch.Tensor, **inputs: object) -> torch.Tensor:
     """Embeddings ``[B, S, D]`` of the step's positions; zeros for tokens that pad."""
     step = current_step()
     if step is None:
@@ -20,7 +20,7 @@ def positions_of_step(self: Any, input_ids: torch.Tensor, **inputs: Any) -> torc
     return self.weights[torch.where(input_ids == self.padding_idx, self.padding_idx, places)]
 
 
-def patches_mask(self: Any, attention_mask: torch.Tensor, *others: Any) -> torch.Tensor:
+def patches_mask(self: Any, attention_mask: torch.Tensor, *others: object) -> torch.Tensor:
     """The mask ``[B, 1, 1, L]`` that hides the patches where ``attention_mask [B, L]`` is 0."""
     return torch.where(attention_mask > 0, 0.0, MASKED)[:, None, None]
 
