@@ -125,10 +125,10 @@ def encoder_method(model: PreTrainedModel, modality: str) -> Callable[..., Any] 
     return method or getattr(model, name, None)
 
 
-def features_of_forward(model: Any) -> Callable[..., Any] | None:
+def features_of_forward(model: nn.Module) -> Callable[..., Any] | None:
     """A method of images' features where only the forward computes them; None for a model that does not pass them on as
     :data:`EMBEDS`."""
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    decoder = getattr(model, "get_decoder", lambda: model)()
     taken = inspect.signature(decoder.forward).parameters
     names = [name for name in inspect.signature(model.forward).parameters if name in MAIN_INPUTS - taken.keys()]
     return _FeaturesOfForward(model, decoder, names) if EMBEDS in taken and decoder is not model and names else None

@@ -352,11 +352,10 @@ RECIPES: dict[str, Recipe] = {
         config={
             "latent_query_num": 4,
             "text_config": {"layers": 2},
-            "vision_config": {"patch_embed_hidden_size": 48, "max_num_patches": 17, "head_dim": 16},
+            "vision_config": {"patch_embed_hidden_size": 48, "max_num_patches": 4097, "head_dim": 16},
         },
         images={"patch_size": {"height": 4, "width": 4}},
         processor={"num_image_tokens": 4},
-        call={"max_patches": 16},
         processor_class="Kosmos2_5Processor",
         chats=False,
         max_images=1,

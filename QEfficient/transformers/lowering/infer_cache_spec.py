@@ -272,10 +272,10 @@ def media_arguments(module: nn.Module) -> list[str]:
     return [each.name for each in named if each.default is inspect.Parameter.empty and each.name != "input_ids"]
 
 
-def text_reader(module: Any) -> Any:
+def text_reader(module: nn.Module) -> Any:
     """What runs on text alone: ``module``, or its decoder where its forward also needs media."""
     sees_always = media_arguments(module) or features_of_forward(module) is not None
-    return module.get_decoder() if sees_always and hasattr(module, "get_decoder") else module
+    return getattr(module, "get_decoder", lambda: module)() if sees_always else module
 
 
 def accepted(module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -200,7 +200,7 @@ class StepMedia:
         mask = mask if mask.ndim == 3 else mask[..., None]
         return torch.where(mask & self.is_shown, source.reshape(embeddings.shape).to(embeddings.dtype), embeddings)
 
-    def assign(self, tensor: torch.Tensor, key: Any, value: Any) -> None:
+    def assign(self, tensor: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
         """``tensor[key] = value``; where ``key`` is a mask of tokens, ``value`` has a row for each of them all."""
         if self._is_of_tokens(key, tensor):
             tensor.copy_(self.scatter(tensor, key, value))
@@ -212,11 +212,11 @@ class StepMedia:
         mask = mask if mask.ndim == 3 else mask[..., None]
         return hidden + torch.where(mask & self.is_shown, source.reshape(hidden.shape).to(hidden.dtype), 0.0)
 
-    def select(self, tensor: torch.Tensor, key: Any) -> torch.Tensor:
+    def select(self, tensor: torch.Tensor, key: torch.Tensor | int) -> torch.Tensor:
         """``tensor[key]``; where ``key`` is a mask of tokens, what it selects of all of them."""
         return tensor.reshape(-1, *tensor.shape[key.ndim :]) if self._is_of_tokens(key, tensor) else tensor[key]
 
-    def _is_of_tokens(self, key: Any, tensor: torch.Tensor) -> bool:
+    def _is_of_tokens(self, key: object, tensor: torch.Tensor) -> TypeGuard[torch.Tensor]:
         if not (isinstance(key, torch.Tensor) and key.dtype == torch.bool and 2 <= key.ndim <= tensor.ndim):
             return False
         are_tokens = all(any(_are_equal(each.shape[:2], sizes) for sizes in self._sizes) for each in (key, tensor))

@@ -43,7 +43,7 @@ REASONS = {
     "inkling_text": _COUNTS,
     "inkling2_text": f"{_COUNTS}; and it cuts the windows of its convolutions right for steps of several tokens only",
     "jetmoe": _DATA_DEPENDENT,
-    "kosmos_2_5_text_model": _OFFSET,
+    "kosmos_2_5_text_model": f"{_OFFSET}; and its encoder looks for padding in the values of its mask",
     "kosmos_2_text_model": f"{_OFFSET}; and it takes no features beside past tokens, and no masks from outside",
     "led": "it looks for global tokens in the values of its mask, where text has none; and it removes padding by a "
     "slice from the end, which is empty where there was none to add",

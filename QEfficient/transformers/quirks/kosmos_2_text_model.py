@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 
 from QEfficient.transformers.lowering.step import current_step
@@ -16,12 +17,12 @@ from QEfficient.transformers.quirks.kosmos_2_5_text_model import positions_of_st
 def forward(
     self: Any,
     input_ids: torch.Tensor,
-    past_key_values: Any = None,
+    past_key_values: Cache | None = None,
     image_embeds: torch.Tensor | None = None,
     image_embeds_position_mask: torch.Tensor | None = None,
-    **inputs: Any,
+    **inputs: object,
 ) -> Any:
-    """As the module's own, which would drop the features of a step after the first."""
+    """As the module's, which would drop the features of a step after the first."""
     if current_step() is not None:
         embeddings = self.embed_tokens(input_ids)
         mask = create_causal_mask(self.config, embeddings, attention_mask=None, past_key_values=past_key_values)
