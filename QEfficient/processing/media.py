@@ -173,7 +173,9 @@ def encoder_inputs(model: PreTrainedModel, modality: str, batch: Mapping[str, An
 
 def _old_input(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The pixels of a batch that the model's forward takes under a name that its encoder no longer has."""
-    taken = MAIN_INPUTS & batch.keys() & inspect.signature(model.forward).parameters.keys()
+    methods = [method for name in MODALITIES if (method := encoder_method(model, name)) is not None]
+    known = {name for method in methods for name in inspect.signature(method).parameters}
+    taken = (MAIN_INPUTS - known) & batch.keys() & inspect.signature(model.forward).parameters.keys()
     return {name: batch[name] for name in taken} if len(taken) == 1 else {}
 
 

@@ -373,10 +373,10 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         places = np.concatenate([np.flatnonzero(ids.reshape(-1) == token) for _, token in order]).argsort(kind="stable")
         parts = [encoded[modality] for modality, _ in order]
         rows = [part[0] for part in parts if part is not None and part[0] is not None]
-        layers = [part[1] for part in parts if part is not None and part[1] is not None]
+        layers = [_layers_of(part, self.record.layout.num_deepstack) for part in parts if part is not None]
         return (
             np.concatenate(rows)[places] if rows else None,
-            np.concatenate(layers, axis=1)[:, places] if layers else None,
+            np.concatenate(layers, axis=1)[:, places] if self.record.layout.num_deepstack else None,
         )
 
     def _request(self, index: int, prompt: Any, generation_len: Any, sampling: Mapping[str, Any]) -> Request:
@@ -388,6 +388,14 @@ def _unequal(modality: str, token: int, num_placeholders: int, num_rows: int) ->
         f"The prompts have {num_placeholders} placeholder(s) for {modality}s (token {token}), and the {modality}s make "
         f"{num_rows} row(s) of features: pass all {modality}s, and the prompt as the processor made it."
     )
+
+
+def _layers_of(features: Features, num_layers: int) -> np.ndarray:
+    """Features ``[K, V, D]`` that layers get besides; zeros of a modality that has none."""
+    rows, layers = features
+    if layers is not None:
+        return layers
+    return np.zeros((num_layers, *(() if rows is None else rows.shape)), np.float32)
 
 
 def _count(features: Features | None) -> int:

@@ -58,6 +58,8 @@ class FeatureForm:
     """Of a row of features."""
     others: tuple[str, ...] = ()
     """Fields that a step does not have."""
+    same: tuple[str, ...] = ()
+    """Fields that hold the features of ``field`` too."""
 
     @classmethod
     def of(cls, output: Outputs) -> FeatureForm:
@@ -65,15 +67,17 @@ class FeatureForm:
         layers, name = getattr(output, "deepstack_features", None) or (), main_field(output)
         names = [item.name for item in fields(output)] if is_dataclass(output) else []
         others = tuple(each for each in names if each not in (name, "deepstack_features"))
+        same = tuple(each for each in others if getattr(output, each) is getattr(output, name) is not None)
         rows, by_layer = feature_rows(output)
         width = (by_layer[0] if rows is None else rows).shape[-1]
-        return cls(_nest(getattr(output, name)), tuple(_nest(layer) for layer in layers), name, width, others)
+        return cls(_nest(getattr(output, name)), tuple(_nest(layer) for layer in layers), name, width, others, same)
 
     def output(self, rows: torch.Tensor | None, deepstack: torch.Tensor | None) -> SimpleNamespace:
         """The output of an encoder with all rows ``[V, D]`` and ``deepstack [K, V, D]``."""
         layers = [] if deepstack is None else [_filled(form, deepstack[at]) for at, form in enumerate(self.deepstack)]
         pooled = None if rows is None else _filled(self.pooled, rows)
-        values = {**dict.fromkeys(self.others), self.field: pooled, "deepstack_features": layers}
+        values = {**dict.fromkeys(self.others), **dict.fromkeys((self.field, *self.same), pooled)}
+        values["deepstack_features"] = layers
         return SimpleNamespace(**values)
 
 

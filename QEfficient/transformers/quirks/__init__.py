@@ -57,6 +57,7 @@ REASONS = {
     "nllb-moe": _DATA_DEPENDENT,
     "ovis2": "its encoder gives rows of a table beside features, for other tokens than images, and looks for these",
     "prophetnet": f"{_COUNTS}; it mixes the rows of a batch up; {_INTEGER_MASK}",
+    "qwen3_omni_moe_audio_encoder": "it cuts its chunks into pieces, whose number depends on the length",
     "qwen4_exp_text": "it picks keys in a loop over rows and tokens, their number depending on data; and it hashes in "
     "64 bits, which OpenVINO and the card do not have",
     "qwen3_asr_encoder": "it picks the places that hold audio, whose number depends on the values of its mask",
