@@ -26,6 +26,8 @@ states a prompt's images have."""
 NEXT_ROW = "image_idx_output"
 TEXT_VECTORS = "text_embeds"
 """Output of a graph for texts: their vectors in the space that images are in too."""
+NO_TOKEN = -2
+"""Stands for the id of a token that stands for a row of features, where any token may; no id, and not padding."""
 COMMAND_FILE = "command.txt"
 """The file in which a dry run leaves the compiler's command."""
 PACKAGE, PROGRAM, ONNX, SIDE_FILES = "package", "program", "onnx", "side-files"

@@ -18,6 +18,7 @@ import click
 
 from benchmarks.embeddings import measure_embeddings
 from benchmarks.generation import measure_generation
+from benchmarks.images import measure_images
 from benchmarks.machine import describe
 from benchmarks.report import Part, measured_table, ratio_table, to_json
 from benchmarks.settings import Settings
@@ -29,7 +30,7 @@ from QEfficient.cloud.terminal import Output, log_to_stderr, note, run
 from QEfficient.errors import OptionError, nearest
 from QEfficient.store.files import home
 
-PARTS = ("generation", "start", "embeddings", "speech")
+PARTS = ("generation", "start", "embeddings", "speech", "images")
 _DEFAULT_SHAPES = ("qwen2.5-0.5b", "llama-3.2-1b")
 _BUSY_LOAD = 0.5
 
@@ -62,7 +63,7 @@ def _names(flag: str, default: Collection[str], text: str) -> Callable[[Any], An
 def main(
     shapes: list[str], systems: list[str], parts: list[str], quick: bool, output: Path | None, **sizes: Any
 ) -> None:
-    """Measure this library beside the others: prefill, decode, start, embeddings, speech."""
+    """Measure this library beside the others: prefill, decode, start, embeddings, speech, images."""
     settings = _settings(**sizes, quick=quick)
     os.environ["QEFF_HOME"] = str(settings.work_dir / "store")  # what the workers export stays with the rest
     for given, known in ((parts, PARTS), (shapes, SHAPES)):
@@ -99,7 +100,7 @@ def _work(parts: list[str], shapes: list[str], systems: list[System], settings: 
         if part in parts
         for name in shapes
     ]
-    of_others = {"embeddings": measure_embeddings, "speech": measure_speech}
+    of_others = {"embeddings": measure_embeddings, "speech": measure_speech, "images": measure_images}
     return [*work, *(partial(measure, settings) for part, measure in of_others.items() if part in parts)]
 
 

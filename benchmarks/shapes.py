@@ -6,6 +6,7 @@ Speed depends on sizes and not on what a model has learned, so nothing is downlo
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def make_checkpoint(shape: Shape, folder: Path) -> Path:
         return folder
     mark.unlink(missing_ok=True)
     _model(shape).save_pretrained(folder)
-    _tokenizer(shape.vocab_size).save_pretrained(folder)
+    byte_tokenizer(shape.vocab_size).save_pretrained(folder)
     mark.write_text(recipe)
     return folder
 
@@ -133,14 +134,22 @@ def _model(shape: Shape) -> Any:
     return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, shape.dtype))
 
 
-def _tokenizer(vocab_size: int) -> Any:
-    """Bytes and filler: the peers want a tokenizer that can spell every id, though prompts are given as ids."""
+def byte_tokenizer(vocab_size: int, names: Mapping[str, int] | None = None) -> Any:
+    """Bytes and filler: the peers want a tokenizer that can spell every id, though prompts are given as ids.
+
+    ``names``: special tokens in the place of filler, and their ids.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     tokens = ["<pad>", "<end>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokens += [f"filler{i}" for i in range(len(tokens), vocab_size)]
+    for name, token in (names or {}).items():
+        tokens[token] = name
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<end>", eos_token="<end>")
+    special = {"pad_token": "<pad>", "bos_token": "<end>", "eos_token": "<end>"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **special, extra_special_tokens=[*names] if names else []
+    )

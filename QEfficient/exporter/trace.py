@@ -18,6 +18,7 @@ from torch._dynamo.exc import UserError, UserErrorType
 from transformers.exporters import exporter_onnx
 from transformers.exporters.utils import _PATCHES, apply_fx_node_fixes, import_dotted_path, patch_attributes
 
+from QEfficient.contract import RETAINED
 from QEfficient.errors import ExportError, QEffError, SizeDependence
 from QEfficient.exporter.context_functions import TRANSLATIONS, add_functions
 from QEfficient.exporter.decompose import decompose
@@ -204,9 +205,11 @@ def _name(model: ir.Model, graph: TaskGraph) -> None:
 
 def name_output_axes(model: ir.Model, graph: TaskGraph) -> None:
     """Name the axes of outputs as the task defines, in place of what PyTorch or an optimizer called them."""
+    states = {f"{item.name}{RETAINED}": item.sample.shape for item in graph.inputs}
     for value in model.graph.outputs:
-        if value.shape is not None:
-            value.shape = _shape(value.shape, graph.output_axes.get(str(value.name), {}))
+        shape = value.shape if value.shape is not None else states.get(str(value.name))
+        if shape is not None:
+            value.shape = _shape(shape, graph.output_axes.get(str(value.name), {}))
 
 
 def _shape(dims: Any, axes: dict[int, str]) -> ir.Shape:

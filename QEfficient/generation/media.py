@@ -21,7 +21,7 @@ class MediaLayout:
     """What a package's language model takes of media."""
 
     placeholders: dict[str, int]
-    """Modality -> the token that stands for one row of its features."""
+    """Modality -> the token that stands for one row of its features; ``NO_TOKEN``: any, see ``mask``."""
     width: Count
     """Of a row of features."""
     has_pooled: bool
@@ -34,6 +34,8 @@ class MediaLayout:
     """Coordinates of a token, where rotary embeddings have several."""
     block_types: tuple[int, ...] = ()
     """Token types whose neighbours attend to each other in both directions, so that a step needs all of them."""
+    mask: str = ""
+    """The token type that is 1 for placeholders, where these may be any tokens."""
 
     @property
     def new_type(self) -> int:

@@ -62,12 +62,12 @@ class HostModel:
 
     def coordinates(self, batch: Mapping[str, Any]) -> np.ndarray | None:
         """Coordinates ``[P, B, S]`` of a batch's tokens; None for a model whose tokens have none."""
-        index = rope_index(self.model, batch)
+        index = rope_index(self.model, _tensors(batch))
         return None if index is None else index.numpy()
 
     def encoder_inputs(self, modality: str, batch: Mapping[str, Any]) -> dict[str, Any]:
         """What the encoder of ``modality`` takes of a processor's output."""
-        return encoder_inputs(self.model, modality, batch)
+        return encoder_inputs(self.model, modality, _tensors(batch))
 
     def encode(
         self, modality: str, inputs: Mapping[str, Any], parts: Mapping[str, tuple[Run, Any]]
@@ -97,6 +97,11 @@ class HostModel:
             return rebuilt(form, leaves)
 
         return forward
+
+
+def _tensors(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A processor's output, of NumPy or torch, as torch."""
+    return {name: torch.from_numpy(each) if isinstance(each, np.ndarray) else each for name, each in batch.items()}
 
 
 def _stand_in(model: nn.Module) -> None:

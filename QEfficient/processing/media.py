@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 MODALITIES = ("image", "video", "audio")
 MAIN_INPUTS = frozenset(
-    {"pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches", "input_features", "input_values"}
+    {"pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches", "flattened_patches"}
+    | {"input_features", "input_values"}
 )
 """What a processor makes of media, by transformers' names."""
+EMBEDS = "image_embeds"
+"""The argument of a decoder that takes features, in models that have no method for these."""
 VARLEN: dict[str, Callable[..., Any]] = {
     "is_flash_attention_requested": lambda *args, **kwargs: True,
     "get_max_seqlen": lambda *args, **kwargs: None,
@@ -115,10 +118,43 @@ class CrossEncoder:
 def encoder_method(model: PreTrainedModel, modality: str) -> Callable[..., Any] | None:
     """The method that gives a modality's features; None for a model without the modality."""
     name = f"get_{modality}_features"
-    method: Callable[..., Any] | None = getattr(model.base_model, name, None) or getattr(model, name, None)
-    if method is None and modality == "image" and (arguments := cross_arguments(model.base_model)):
-        return CrossEncoder(model.base_model, arguments)
-    return method
+    method: Callable[..., Any] | None = getattr(model.base_model, name, None)
+    if method is None and modality == "image":
+        arguments = cross_arguments(model.base_model)
+        method = features_of_forward(model) if arguments is None else CrossEncoder(model.base_model, arguments)
+    return method or getattr(model, name, None)
+
+
+def features_of_forward(model: nn.Module) -> Callable[..., Any] | None:
+    """A method of images' features where only the forward computes them; None for a model that does not pass them on as
+    :data:`EMBEDS`."""
+    decoder = getattr(model, "get_decoder", lambda: model)()
+    taken = inspect.signature(decoder.forward).parameters
+    names = [name for name in inspect.signature(model.forward).parameters if name in MAIN_INPUTS - taken.keys()]
+    return _FeaturesOfForward(model, decoder, names) if EMBEDS in taken and decoder is not model and names else None
+
+
+class _FeaturesOfForward:
+    """What the forward of ``model`` passes to its ``decoder``."""
+
+    def __init__(self, model: Any, decoder: nn.Module, names: Sequence[str]):
+        self._model = model
+        self._path = next(path for path, module in model.named_modules() if module is decoder)
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        self.__signature__ = inspect.Signature([inspect.Parameter(name, keyword) for name in names])
+
+    def __call__(self, **inputs: torch.Tensor) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithCrossAttentions
+
+        passed: list[torch.Tensor] = []
+
+        def note(*args: Any, **arguments: Any) -> CausalLMOutputWithCrossAttentions:
+            passed.append(arguments[EMBEDS])
+            return CausalLMOutputWithCrossAttentions()  # an error would leave a trace in disorder
+
+        with replaced(self._model, {self._path: note}):
+            self._model(input_ids=torch.zeros(1, 1, dtype=torch.int64), **inputs)
+        return BaseModelOutputWithPooling(pooler_output=passed[0])
 
 
 def encoder_inputs(model: PreTrainedModel, modality: str, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +173,9 @@ def encoder_inputs(model: PreTrainedModel, modality: str, batch: Mapping[str, An
 
 def _old_input(model: PreTrainedModel, batch: Mapping[str, Any]) -> dict[str, Any]:
     """The pixels of a batch that the model's forward takes under a name that its encoder no longer has."""
-    taken = MAIN_INPUTS & batch.keys() & inspect.signature(model.forward).parameters.keys()
+    methods = [method for name in MODALITIES if (method := encoder_method(model, name)) is not None]
+    known = {name for method in methods for name in inspect.signature(method).parameters}
+    taken = (MAIN_INPUTS - known) & batch.keys() & inspect.signature(model.forward).parameters.keys()
     return {name: batch[name] for name in taken} if len(taken) == 1 else {}
 
 

@@ -181,6 +181,12 @@ def sampling_rate(processor: ProcessorMixin) -> int | None:
     return next((rate for rate in rates if isinstance(rate, int)), None)
 
 
+def sounding(processor: ProcessorMixin, text: str, num_clips: int) -> str:
+    """``text`` after placeholders for clips, for a processor that takes them in texts."""
+    tokens = placeholder_tokens(processor, "audio") if _takes(processor, "audio") else []
+    return "".join(tokens) * num_clips + text
+
+
 def transcription(processor: ProcessorMixin, samples: np.ndarray, language: str | None = None) -> Batch:
     """The inputs that ask for the words of a clip, by the processor's request.
 
@@ -296,8 +302,11 @@ def _text(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]], 
         return in_front
     media = [{"type": modality} for modality, count in counts.items() for _ in range(count)]
     text = _rendered(processor, [{"role": "user", "content": [*media, {"type": "text", "text": prompt}]}])
-    if counts["audio"] and tokens["audio"] and not any(token in text for token in tokens["audio"]):
-        return _rendered(processor, [{"role": "user", "content": in_front}])  # its template knows texts alone
+    if not counts["audio"] or not tokens["audio"] or any(token in text for token in tokens["audio"]):
+        return text
+    text = _rendered(processor, [{"role": "user", "content": in_front}])  # of a template that knows texts alone
+    if not any(token in text for token in tokens["audio"]):
+        raise OptionError(f"The chat template has no place for audio: write {tokens['audio'][0]} into the prompt.")
     return text
 
 

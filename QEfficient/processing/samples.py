@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from QEfficient.errors import OptionError
-from QEfficient.processing.processor import Batch, process, sampling_rate
+from QEfficient.processing.processor import Batch, process, sampling_rate, sounding
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -53,4 +53,5 @@ def prompt_sample(processor: ProcessorMixin, modality: str, sizes: Sequence[Any]
     if modality == "image":
         return process(processor, text, [picture(*size) for size in sizes])
     rate = sampling_rate(processor) or 0
-    return process(processor, text, (), [sound(int(seconds * rate)) for seconds in sizes])
+    clips = [sound(int(seconds * rate)) for seconds in sizes]
+    return process(processor, sounding(processor, text, len(clips)), (), clips)

@@ -217,7 +217,9 @@ def tensor_method_replaced(name: str, function: Callable[..., torch.Tensor]) -> 
     transformers 5.23 places features with ``Tensor.masked_scatter`` and has no hook for it; goes when it has.
     """
     usual = vars(torch.Tensor).get(name)
-    setattr(torch.Tensor, name, lambda *args: function(*args))  # as a method, which a bound one would not become
+    setattr(
+        torch.Tensor, name, lambda *args, **kwargs: function(*args, **kwargs)
+    )  # as a method, which a bound one would not become
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ class Runner:
 
     def answer(self, prompts: list[list[int]], num_new_tokens: int) -> Answer:
         """See :mod:`benchmarks.systems`."""
-        clock = _Clock()
+        clock = Clock()
         ids = torch.tensor(prompts)
         output = self._model.generate(
             input_ids=ids,
@@ -34,7 +34,7 @@ class Runner:
         return Answer.of_steps(output[:, ids.shape[1] :].T.tolist(), clock.times)
 
 
-class _Clock(StoppingCriteria):
+class Clock(StoppingCriteria):
     """Stops nothing: it is called after every token, which is when to look at the clock."""
 
     def __init__(self) -> None:

@@ -22,6 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import audio_text_models
 import gguf_models
 import image_text_models
 import pytest
@@ -52,6 +53,7 @@ TRANSLATOR = "facebook/m2m100_418M"
 COLBERT = "lightonai/Reason-ModernColBERT"
 SEEING, CLIP = "llava-hf/llava-1.5-7b-hf", "openai/clip-vit-base-patch32"
 WAV2VEC2, WHISPER = "facebook/wav2vec2-base-960h", "openai/whisper-tiny"
+HEARING = "Qwen/Qwen3-ASR-1.7B-hf"
 
 pytestmark = pytest.mark.xdist_group("docs")  # one process exports the cards
 
@@ -75,6 +77,8 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image_text_models.make("llava", root / SEEING)
     two_tower_models.make("clip", root / CLIP)
     tiny_models.save_colbert(root / COLBERT, query_len=32)
+    audio_text_models.make("qwen3_asr", root / HEARING)
+    audio_text_models.processor("qwen3_asr").save_pretrained(root / HEARING)
     save_wav2vec2(root / WAV2VEC2)
     save_whisper(root / WHISPER)
     (root / MINILM).parent.mkdir()
@@ -93,7 +97,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with the cards in it; what examples change outside of it is put back."""
     monkeypatch.setenv("QEFF_HOME", str(store))
-    for card in ("gpt2", INSTRUCT, AWQ, GGUF, MINILM, RERANKER, TRANSLATOR, SEEING, CLIP, COLBERT, WAV2VEC2, WHISPER):
+    seeing = (SEEING, CLIP, COLBERT)
+    for card in ("gpt2", INSTRUCT, AWQ, GGUF, MINILM, RERANKER, TRANSLATOR, *seeing, HEARING, WAV2VEC2, WHISPER):
         (tmp_path / card).parent.mkdir(exist_ok=True)
         (tmp_path / card).symlink_to(cards / card)
     (tmp_path / GGUF_FILE).symlink_to(cards / GGUF / GGUF_FILE)

@@ -338,7 +338,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "kosmos-2": Recipe(
         image="",
-        config={"latent_query_num": 4, "vision_config": {"image_size": 28}},
+        config={"latent_query_num": 4, "vision_config": {"image_size": 28}, "text_config": {"layers": 2}},
         images={"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}},
         processor={"num_patch_index_tokens": 4},
         call={"num_image_tokens": 4},
@@ -351,11 +351,11 @@ RECIPES: dict[str, Recipe] = {
         names={"boi_token": "<image>", "eoi_token": "</image>", "image_token": "<|image|>"},
         config={
             "latent_query_num": 4,
-            "vision_config": {"patch_embed_hidden_size": 48, "max_num_patches": 17, "head_dim": 16},
+            "text_config": {"layers": 2},
+            "vision_config": {"patch_embed_hidden_size": 48, "max_num_patches": 4097, "head_dim": 16},
         },
         images={"patch_size": {"height": 4, "width": 4}},
         processor={"num_image_tokens": 4},
-        call={"max_patches": 16},
         processor_class="Kosmos2_5Processor",
         chats=False,
         max_images=1,

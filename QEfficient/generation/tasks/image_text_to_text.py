@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from QEfficient.contract import GraphRecord, LoweringName
+from QEfficient.contract import NO_TOKEN, GraphRecord, LoweringName
 from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.audio_inputs import AudioInputs, each_audio
 from QEfficient.generation.cross_media import CrossLayout, CrossPacker
@@ -288,11 +288,12 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         mask = np.asarray(batch["attention_mask"]).astype(bool) if batch.get("attention_mask") is not None else ids >= 0
         if self.record.crossing is not None:
             return self._crossing(batch, ids, mask, self.record.crossing)
-        features, deepstack = self._features(batch, np.where(mask, ids, -1))
+        marked = self._marked(ids, batch)
+        features, deepstack = self._features(batch, np.where(mask, marked, -1))
         coordinates = self._host.coordinates(batch) if self.record.layout.num_positions else None
         prompts, begin = [], 0
         for row, keep in enumerate(mask):
-            kept = ids[row][keep]
+            kept = marked[row][keep]
             count = int(self._is_placeholder(kept).sum())
             rows = slice(begin, begin + count)
             begin += count
@@ -306,7 +307,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
                 types,
                 None if coordinates is None else coordinates[:, row, keep],
             )
-            prompts.append(MediaPrompt(kept.tolist(), media))
+            prompts.append(MediaPrompt(ids[row][keep].tolist(), media))
         return prompts
 
     def _crossing(
@@ -330,6 +331,11 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
                 raise _unequal("image", token, int(shown.sum()), num_states)
             prompts.append(MediaPrompt(kept.tolist(), layout.media(shown, count, states, tiles, row)))
         return prompts
+
+    def _marked(self, ids: np.ndarray, batch: Mapping[str, Any]) -> np.ndarray:
+        """``ids [B, S]`` with ``NO_TOKEN`` where another argument says that a token is a placeholder."""
+        places = batch.get(self.record.layout.mask)
+        return ids if places is None else np.where(np.atleast_2d(np.asarray(places)) == 1, NO_TOKEN, ids)
 
     def _media(
         self,
@@ -367,10 +373,10 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         places = np.concatenate([np.flatnonzero(ids.reshape(-1) == token) for _, token in order]).argsort(kind="stable")
         parts = [encoded[modality] for modality, _ in order]
         rows = [part[0] for part in parts if part is not None and part[0] is not None]
-        layers = [part[1] for part in parts if part is not None and part[1] is not None]
+        layers = [_layers_of(part, self.record.layout.num_deepstack) for part in parts if part is not None]
         return (
             np.concatenate(rows)[places] if rows else None,
-            np.concatenate(layers, axis=1)[:, places] if layers else None,
+            np.concatenate(layers, axis=1)[:, places] if self.record.layout.num_deepstack else None,
         )
 
     def _request(self, index: int, prompt: Any, generation_len: Any, sampling: Mapping[str, Any]) -> Request:
@@ -382,6 +388,14 @@ def _unequal(modality: str, token: int, num_placeholders: int, num_rows: int) ->
         f"The prompts have {num_placeholders} placeholder(s) for {modality}s (token {token}), and the {modality}s make "
         f"{num_rows} row(s) of features: pass all {modality}s, and the prompt as the processor made it."
     )
+
+
+def _layers_of(features: Features, num_layers: int) -> np.ndarray:
+    """Features ``[K, V, D]`` that layers get besides; zeros of a modality that has none."""
+    rows, layers = features
+    if layers is not None:
+        return layers
+    return np.zeros((num_layers, *(() if rows is None else rows.shape)), np.float32)
 
 
 def _count(features: Features | None) -> int:

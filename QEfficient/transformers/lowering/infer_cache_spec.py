@@ -21,6 +21,7 @@ from transformers.cache_utils import (
 )
 
 from QEfficient.errors import CorruptCheckpoint, QEffError, UnsupportedModel
+from QEfficient.processing.media import features_of_forward
 from QEfficient.transformers.lowering.apply import LoweredModel, run_eagerly
 from QEfficient.transformers.lowering.cache_spec import (
     CTX_LEN,
@@ -271,9 +272,10 @@ def media_arguments(module: nn.Module) -> list[str]:
     return [each.name for each in named if each.default is inspect.Parameter.empty and each.name != "input_ids"]
 
 
-def text_reader(module: Any) -> Any:
+def text_reader(module: nn.Module) -> Any:
     """What runs on text alone: ``module``, or its decoder where its forward also needs media."""
-    return module.get_decoder() if media_arguments(module) and hasattr(module, "get_decoder") else module
+    sees_always = media_arguments(module) or features_of_forward(module) is not None
+    return getattr(module, "get_decoder", lambda: module)() if sees_always else module
 
 
 def accepted(module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:

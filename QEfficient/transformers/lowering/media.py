@@ -11,18 +11,18 @@ K layers that get features besides (DeepStack).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.overrides import TorchFunctionMode
 
-from QEfficient.processing.media import Outputs, feature_rows, main_field
+from QEfficient.processing.media import EMBEDS, Outputs, feature_rows, main_field
 from QEfficient.transformers.patches import functions_replaced, tensor_method_replaced
 
 Nest = Any
@@ -58,6 +58,8 @@ class FeatureForm:
     """Of a row of features."""
     others: tuple[str, ...] = ()
     """Fields that a step does not have."""
+    same: tuple[str, ...] = ()
+    """Fields that hold the features of ``field`` too."""
 
     @classmethod
     def of(cls, output: Outputs) -> FeatureForm:
@@ -65,15 +67,17 @@ class FeatureForm:
         layers, name = getattr(output, "deepstack_features", None) or (), main_field(output)
         names = [item.name for item in fields(output)] if is_dataclass(output) else []
         others = tuple(each for each in names if each not in (name, "deepstack_features"))
+        same = tuple(each for each in others if getattr(output, each) is getattr(output, name) is not None)
         rows, by_layer = feature_rows(output)
         width = (by_layer[0] if rows is None else rows).shape[-1]
-        return cls(_nest(getattr(output, name)), tuple(_nest(layer) for layer in layers), name, width, others)
+        return cls(_nest(getattr(output, name)), tuple(_nest(layer) for layer in layers), name, width, others, same)
 
     def output(self, rows: torch.Tensor | None, deepstack: torch.Tensor | None) -> SimpleNamespace:
         """The output of an encoder with all rows ``[V, D]`` and ``deepstack [K, V, D]``."""
         layers = [] if deepstack is None else [_filled(form, deepstack[at]) for at, form in enumerate(self.deepstack)]
         pooled = None if rows is None else _filled(self.pooled, rows)
-        values = {**dict.fromkeys(self.others), self.field: pooled, "deepstack_features": layers}
+        values = {**dict.fromkeys(self.others), **dict.fromkeys((self.field, *self.same), pooled)}
+        values["deepstack_features"] = layers
         return SimpleNamespace(**values)
 
 
@@ -107,6 +111,8 @@ class MediaTokens:
     asked: tuple[tuple[str, str], ...] = ()
     """Modalities whose features the model's forward asks ``get_*_features`` for, each with the argument that it does so
     for; it takes the others' as ``mm_encoder_outputs``."""
+    mask: str = ""
+    """The token type that is 1 for placeholders, where these may be any tokens."""
 
     @property
     def num_deepstack(self) -> int:
@@ -123,8 +129,10 @@ class MediaTokens:
         """Whether the language model's embeddings get features."""
         return any(form.pooled is not None for _, form in self.forms)
 
-    def is_placeholder(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def is_placeholder(self, input_ids: torch.Tensor, token_types: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """``[B, S]``, whether each token stands for a row of features."""
+        if self.mask:
+            return token_types[self.mask] == 1
         is_any = torch.zeros_like(input_ids, dtype=torch.bool)
         for _, token in self.placeholders:
             is_any = is_any | (input_ids == token)
@@ -156,11 +164,13 @@ class StepMedia:
         deepstack: torch.Tensor | None = None,
         token_types: Mapping[str, torch.Tensor] | None = None,
     ):
-        self.tokens, self.token_types, self._sizes = tokens, dict(token_types or {}), tuple(input_ids.shape)
+        self.tokens, self.token_types = tokens, dict(token_types or {})
+        # Equal, but a trace does not know that of inputs.
+        self._sizes = [tuple(each.shape) for each in (input_ids, *self.token_types.values())]
         self.next_row: torch.Tensor | None = None
         (num_sets, set_len) = rows.shape[:2] if rows is not None else deepstack.shape[1:3]  # type: ignore[union-attr]
         if index is None:
-            is_token = tokens.is_placeholder(input_ids)
+            is_token = tokens.is_placeholder(input_ids, self.token_types)
             places = is_token.to(torch.int64).cumsum(1) - 1
             places = places if first_row is None else places + first_row
             self.next_row = places.max().reshape(1, 1) + 1
@@ -182,6 +192,8 @@ class StepMedia:
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of the model's forward: features and token types."""
+        if self.tokens.mask:
+            return {EMBEDS: self.rows, **self.token_types}
         asked = dict(self.tokens.asked)
         others = {modality: output for modality, output in self.outputs().items() if modality not in asked}
         stand_ins = {name: torch.zeros(1, 1, 1) for name in asked.values()}
@@ -192,30 +204,42 @@ class StepMedia:
         mask = mask if mask.ndim == 3 else mask[..., None]
         return torch.where(mask & self.is_shown, source.reshape(embeddings.shape).to(embeddings.dtype), embeddings)
 
+    def assign(self, tensor: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+        """``tensor[key] = value``; where ``key`` is a mask of tokens, ``value`` has a row for each of them all."""
+        if self._is_of_tokens(key, tensor):
+            tensor.copy_(self.scatter(tensor, key, value))
+        else:
+            tensor[key] = value
+
     def add(self, hidden: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """``hidden [B, S, D]`` plus each masked token's row of ``source``."""
         mask = mask if mask.ndim == 3 else mask[..., None]
         return hidden + torch.where(mask & self.is_shown, source.reshape(hidden.shape).to(hidden.dtype), 0.0)
 
-    def select(self, tensor: torch.Tensor, key: Any) -> torch.Tensor:
+    def select(self, tensor: torch.Tensor, key: torch.Tensor | int) -> torch.Tensor:
         """``tensor[key]``; where ``key`` is a mask of tokens, what it selects of all of them."""
+        return tensor.reshape(-1, *tensor.shape[key.ndim :]) if self._is_of_tokens(key, tensor) else tensor[key]
+
+    def _is_of_tokens(self, key: object, tensor: torch.Tensor) -> TypeGuard[torch.Tensor]:
         if not (isinstance(key, torch.Tensor) and key.dtype == torch.bool and 2 <= key.ndim <= tensor.ndim):
-            return tensor[key]
-        sizes = zip((*self._sizes, *tensor.shape[: key.ndim]), (*key.shape[:2], *key.shape), strict=True)
-        if not all(statically_known_true(ours == theirs) for ours, theirs in sizes):
-            return tensor[key]
-        return tensor.reshape(-1, *tensor.shape[key.ndim :])
+            return False
+        are_tokens = all(any(_are_equal(each.shape[:2], sizes) for sizes in self._sizes) for each in (key, tensor))
+        return are_tokens and _are_equal(key.shape[2:], tensor.shape[2 : key.ndim])
+
+
+def _are_equal(sizes: Sequence[Any], others: Sequence[Any]) -> bool:
+    return all(statically_known_true(ours == theirs) for ours, theirs in zip(sizes, others, strict=True))
 
 
 class _Selecting(TorchFunctionMode):
-    """Calls :meth:`StepMedia.select` where a tensor is indexed."""
+    """Calls :meth:`StepMedia.select` where a tensor is indexed, and :meth:`StepMedia.assign` where a part is set."""
 
     def __init__(self, media: StepMedia):
         super().__init__()
-        self._media = media
+        self._functions = {torch.Tensor.__getitem__: media.select, torch.Tensor.__setitem__: media.assign}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (self._media.select if func is torch.Tensor.__getitem__ else func)(*args, **(kwargs or {}))
+        return self._functions.get(func, func)(*args, **(kwargs or {}))
 
 
 def _unchecked(*args: object, **kwargs: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from QEfficient.transformers.tasks.media_parts import MediaEncoder
     from QEfficient.verify.parity import ParityReport
 
+logger = logging.getLogger(__name__)
 Inputs = Any
 """A processor's output; or a text, a list of them, or chats."""
 _ENCODER_SHARE = 4
@@ -136,32 +138,51 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     @property
     def hears(self) -> bool:
         """Whether prompts may have audio."""
-        return self.processor is not None and "audio" in self._modalities()
+        return self.processor is not None and "audio" in self._seen()[0]
 
     # What the graphs are.
 
     def _seen(self) -> tuple[dict[str, MediaEncoder], MediaTokens, tuple[int, ...]]:
         """The encoders, what stands for their features, and the token types that are blocks."""
-        from QEfficient.processing.samples import prompt_samples
-        from QEfficient.transformers.tasks.media_parts import media_encoder
         from QEfficient.transformers.tasks.media_tokens import block_types, crossing_media, media_tokens
 
         if self._media is None:
-            model = self._loaded()
-            modalities = self._modalities()
-            assert self.processor is not None
-            samples = {name: prompt_samples(self.processor, name) for name in modalities}
-            made = {name: media_encoder(model, name, each) for name, each in samples.items()}
-            encoders = {name: encoder for name, encoder in made.items() if encoder is not None}
+            model, modalities = self._loaded(), self._modalities()
+            measured = {name: self._encoder_of(name, is_alone=len(modalities) == 1) for name in modalities}
+            encoders = {name: each[0] for name, each in measured.items() if each is not None}
+            samples = [each[1] for each in measured.values() if each is not None]
             if not encoders:
                 raise UnsupportedModel(
                     f"{self.model_name} has no get_image_features() or get_audio_features() that takes what its "
                     "processor makes."
                 )
-            sample = samples[next(iter(encoders))][-1]
-            tokens = crossing_media(model, media_tokens(model, encoders, sample), sample)
+            tokens = crossing_media(model, media_tokens(model, encoders, samples[0]), samples[0])
             self._media = encoders, tokens, block_types(model, tokens)
         return self._media
+
+    def _encoder_of(self, modality: str, *, is_alone: bool) -> tuple[MediaEncoder, dict[str, Any]] | None:
+        """The encoder of ``modality``, and a processor's output for it; None where the model has none. One of several
+        that cannot run leaves the others, with a warning."""
+        from QEfficient.processing.samples import prompt_samples
+        from QEfficient.transformers.lowering.representative_layers import FAILURES
+        from QEfficient.transformers.tasks.media_parts import media_encoder
+        from QEfficient.transformers.tasks.media_tokens import placeholder
+
+        try:
+            assert self.processor is not None
+            samples = prompt_samples(self.processor, modality)
+            encoder = media_encoder(self._loaded(), modality, samples)
+            if encoder is None:
+                return None
+            if not is_alone:
+                placeholder(self._loaded(), modality)
+        except (OptionError, LifecycleError, *FAILURES) as error:
+            if is_alone:
+                raise
+            said = " ".join(str(error).split())[:200]
+            logger.warning("%s is run without its encoder of '%s': %s", self.model_name, modality, said)
+            return None
+        return encoder, samples[-1]
 
     def _modalities(self) -> list[str]:
         """Those that the model and its processor have.
@@ -311,6 +332,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             token_types=tokens.token_types,
             num_positions=tokens.num_positions,
             block_types=blocks,
+            mask=tokens.mask,
         )
         records = self._encoder_records(encoders, target)
         decoder, crossing = super()._session(plan, options, target), self._cross_layout(plan)

@@ -19,6 +19,7 @@ from QEfficient.transformers.lowering.recompute import Recomputed
 _APPENDS = "it predicts at a token appended after the newest, so that no step continues the one before"
 _COUNTS = "it counts query and key positions from the length of its cache, the same for all rows"
 _DATA_DEPENDENT = "it picks experts in a loop over data, and takes no experts implementation from outside"
+_OFFSET = "it numbers positions from an offset, but not those that it is passed"
 _OWN_STATE = "it keeps its state outside transformers' cache, and loops over tokens"
 _PADS_BLOCKS = "it asks whether a block needs padding, which depends on the length"
 _INTEGER_MASK = "it subtracts a mask of integers from a float, which torch.onnx 2.13 cannot export"
@@ -42,6 +43,8 @@ REASONS = {
     "inkling_text": _COUNTS,
     "inkling2_text": f"{_COUNTS}; and it cuts the windows of its convolutions right for steps of several tokens only",
     "jetmoe": _DATA_DEPENDENT,
+    "kosmos_2_5_text_model": f"{_OFFSET}; and its encoder looks for padding in the values of its mask",
+    "kosmos_2_text_model": f"{_OFFSET}; and it takes no features beside past tokens, and no masks from outside",
     "led": "it looks for global tokens in the values of its mask, where text has none; and it removes padding by a "
     "slice from the end, which is empty where there was none to add",
     "longcat_flash": _DATA_DEPENDENT,
@@ -54,6 +57,7 @@ REASONS = {
     "nllb-moe": _DATA_DEPENDENT,
     "ovis2": "its encoder gives rows of a table beside features, for other tokens than images, and looks for these",
     "prophetnet": f"{_COUNTS}; it mixes the rows of a batch up; {_INTEGER_MASK}",
+    "qwen3_omni_moe_audio_encoder": "it cuts its chunks into pieces, whose number depends on the length",
     "qwen4_exp_text": "it picks keys in a loop over rows and tokens, their number depending on data; and it hashes in "
     "64 bits, which OpenVINO and the card do not have",
     "qwen3_asr_encoder": "it picks the places that hold audio, whose number depends on the values of its mask",

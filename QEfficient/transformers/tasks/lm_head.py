@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -12,12 +11,11 @@ from torch import nn
 from QEfficient.errors import UnsupportedModel
 
 
-def output_embeddings(model: Any) -> nn.Module | None:
+def output_embeddings(model: nn.Module) -> nn.Module | None:
     """The LM head of ``model``, or of its decoder where it does not say that this has it; None: there is none."""
-    head: nn.Module | None = model.get_output_embeddings()
-    if head is not None or (decoder := model.get_decoder()) is model:
-        return head
-    return getattr(decoder, "get_output_embeddings", lambda: None)()
+    decoder = getattr(model, "get_decoder", lambda: model)()
+    heads = (getattr(part, "get_output_embeddings", lambda: None)() for part in (model, decoder))
+    return next((head for head in heads if head is not None), None)
 
 
 @contextmanager

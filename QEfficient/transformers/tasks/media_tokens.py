@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from QEfficient.contract import NO_TOKEN
 from QEfficient.errors import UnsupportedModel
 from QEfficient.processing.media import (
+    EMBEDS,
     MAIN_INPUTS,
     MODALITIES,
     CrossEncoder,
@@ -18,6 +20,7 @@ from QEfficient.processing.media import (
     encode,
     encoder_inputs,
     encoder_method,
+    features_of_forward,
 )
 from QEfficient.processing.rope import rope_index
 from QEfficient.transformers.lowering.apply import lower, run_eagerly
@@ -53,7 +56,8 @@ def media_tokens(
     Raises:
         UnsupportedModel: the config names no placeholder.
     """
-    placeholders = _placeholders(model, encoders)
+    mask = _placeholder_mask(model, sample)
+    placeholders = dict.fromkeys(encoders, NO_TOKEN) if mask else _placeholders(model, encoders)
     num_positions = count_coordinates(model, sample)
     return MediaTokens(
         placeholders=tuple(placeholders.items()),
@@ -61,6 +65,7 @@ def media_tokens(
         token_types=tuple(_token_types(model, sample, num_positions)),
         num_positions=num_positions,
         asked=tuple((name, main_input(model, name)) for name in encoders if name not in _TAKEN),
+        mask=mask,
     )
 
 
@@ -90,6 +95,12 @@ def _placeholders(model: PreTrainedModel, modalities: Iterable[str]) -> dict[str
         if cross_arguments(model.base_model) is None:
             raise
         return {}
+
+
+def _placeholder_mask(model: PreTrainedModel, sample: Mapping[str, Any]) -> str:
+    """The argument that says where the features of :data:`EMBEDS` go; "" for a model that goes by tokens."""
+    names = [name for name in sample if name.startswith(EMBEDS)]
+    return names[0] if names and features_of_forward(model) is not None else ""
 
 
 def placeholder(model: PreTrainedModel, modality: str) -> int:

@@ -44,7 +44,7 @@ class SeeingModel(SequenceModel):
         positions = {name: named[name] for name in (_POSITIONS,) if name in named}
         media = token_media(self.tokens, ids, named)
         if is_head(self.model):
-            with _embedded(self.model, media, self.tokens.is_placeholder(ids)):
+            with _embedded(self.model, media, self.tokens.is_placeholder(ids, media.token_types)):
                 return self.run_named(ids, mask, {**positions, **media.token_types})
         with placed(self.model, media) as further:
             return self.run_named(ids, mask, {**positions, **further})

@@ -18,7 +18,7 @@ def step() -> StepMedia:
 
 
 def test_each_token_gets_its_row() -> None:
-    (rows,) = step().outputs()["image"].pooler_output
+    (rows,) = step().arguments()["mm_encoder_outputs"]["image"].pooler_output
     mask = IDS == 5
     placed = step().scatter(torch.zeros(1, 5, 3), mask, rows)
     torch.testing.assert_close(placed[mask], FEATURES[0, 1:])
@@ -28,7 +28,7 @@ def test_each_token_gets_its_row() -> None:
 
 def test_what_a_mask_of_tokens_selects_is_all_tokens() -> None:
     hidden, mask = torch.randn(1, 5, 3), IDS == 5
-    (rows,) = step().outputs()["image"].pooler_output
+    (rows,) = step().arguments()["mm_encoder_outputs"]["image"].pooler_output
     selected = step().select(hidden, mask)
     assert selected.shape == (5, 3)
     placed = step().scatter(hidden, mask, selected + rows[0])

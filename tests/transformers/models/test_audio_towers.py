@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import audio_text_models as kit
+import image_text_models
 import numpy as np
 import pytest
-from architectures.sounds import write_wave
+from architectures.sounds import tone, write_wave
+from image_text.pictures import images
 
 from QEfficient import QEFFAutoModelForImageTextToText, QEFFAutoModelForSpeechSeq2Seq, from_package
 from QEfficient.errors import CapacityError, LifecycleError, OptionError
@@ -123,7 +125,7 @@ def test_what_cannot_be_heard_is_an_error(granite: Case, tmp_path: Path) -> None
 
 def test_features_are_compared_by_verify(granite: Case) -> None:
     report = granite.ours.verify(granite.asked(0.6), generation_len=4)
-    assert report.ok
+    assert report.agrees
     assert report.prompts[0].feature_errors["audio"] < 1e-4
 
 
@@ -131,3 +133,23 @@ def test_audio_needs_a_processor(granite: Case) -> None:
     assert isinstance(granite.ours, QEFFAutoModelForImageTextToText)
     with pytest.raises(LifecycleError, match="has no processor"):
         QEFFAutoModelForImageTextToText(granite.theirs).compile(**CPU)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"])
+def test_a_prompt_may_have_images_and_audio(model_type: str, tmp_path: Path) -> None:
+    from transformers import WhisperFeatureExtractor
+
+    folder = image_text_models.make(model_type, tmp_path)
+    processor = image_text_models.load_processor(folder)
+    processor.feature_extractor = WhisperFeatureExtractor(feature_size=16)
+    ours = QEFFAutoModelForImageTextToText.from_pretrained(folder, processor=processor)
+    ours.compile(**CPU)
+    image = image_text_models.RECIPES[model_type].image
+    media = {"audio": [tone(20000)], "return_tensors": "pt"}
+    asked = [
+        processor(text=[f"{processor.audio_token}what is it"], **media),
+        processor(text=[f"{processor.audio_token}{image}what is it"], images=images((56, 56)), **media),
+    ]
+    for inputs in asked:
+        answer = ours.generate(dict(inputs), generation_len=4).generated_ids[0]
+        assert answer.tolist() == image_text_models.reference(folder, inputs, 4)

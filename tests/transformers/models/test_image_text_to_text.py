@@ -31,8 +31,9 @@ TYPES = ("llava", "qwen3_vl", "gemma3", "llava_next", "mistral3")
 """A graph that is the whole encoder; coordinates, DeepStack and arguments worked out on the host; blocks of tokens that
 attend to each other; tiles that the host packs; an encoder whose code depends on an image's size."""
 
-OF_ONE_IMAGE = ("instructblip",)
-"""An encoder that reads the prompt too, before a model whose forward needs pixels."""
+OF_ONE_IMAGE = ("instructblip", "fuyu", "kosmos-2")
+"""An encoder that reads the prompt too, before a model whose forward needs pixels; pixels under an old name; features
+that only the forward computes, at places that a mask says."""
 
 
 @pytest.fixture(scope="module")
@@ -279,3 +280,10 @@ def test_the_paths_of_a_card_answer_to_upstreams_keys(tmp_path: Path) -> None:
     assert path.get("lang_prefill_qpc_path") is None
     with pytest.raises(KeyError, match="lang_qpc_path, vision_qpc_path"):
         path["audio_qpc_path"]
+
+
+@pytest.mark.parametrize("model_type", ["llava", "qwen3_vl"])
+def test_a_processors_output_may_be_of_numpy(model_type: str, folders: Any, compiled: Any) -> None:
+    inputs, expected = case(folders(model_type), "another size")
+    arrays = {name: value.numpy() for name, value in inputs.items()}
+    assert compiled(model_type).generate(arrays, generation_len=NUM_NEW_TOKENS).generated_ids[0].tolist() == expected
