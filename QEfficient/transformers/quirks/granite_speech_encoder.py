@@ -45,11 +45,7 @@ def blocks_of_queries(self: Any, hidden_states: Tensor) -> Tensor:
 
 QUIRK = Quirk(
     methods={
-        f"{family}{name}.forward": function
-        for family in ("GraniteSpeech", "GraniteSpeechPlus")
-        for name, function in (
-            ("ConformerAttention", attention_in_blocks),
-            ("EncoderProjector", blocks_of_queries),
-        )
+        "GraniteSpeechConformerAttention.forward": attention_in_blocks,
+        "GraniteSpeechEncoderProjector.forward": blocks_of_queries,
     }
 )
