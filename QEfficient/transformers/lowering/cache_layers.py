@@ -40,10 +40,9 @@ class RetainedLayer(CacheLayerMixin):
     def __init__(self, spec: StateSpec, state: Sequence[torch.Tensor], step: RetainedStep):
         super().__init__()
         self.spec, self.step = spec, step
-        tensors = {part.name: tensor for part, tensor in zip(spec.tensors, state, strict=False)}
-        self.keys = tensors["past_key"]
-        self.has_values = "past_value" in tensors
-        self.values = tensors["past_value"] if self.has_values else self.keys[..., :0]
+        self.keys, *others = state
+        self.has_values = len(spec.tensors) > 1 and spec.tensors[1].name.startswith("past_value")
+        self.values = others[0] if self.has_values else self.keys[..., :0]
         self.is_initialized = True
 
     def state(self) -> list[torch.Tensor]:
