@@ -219,7 +219,7 @@ class CompileOptions(Options):
     """'int8' or 'int4' weights on cpu; None keeps the checkpoint's dtype."""
     precision: Precision | None = everywhere(None)
     """Number format of the computation: 'fp32' for exact results. None: on a card fp16; on cpu bf16 where the processor
-    has it natively, else fp32."""
+    has it natively, else fp32, with the KV cache and the inputs of quantized products in 8 bits."""
     num_threads: int | None = option(None, qaic=IGNORED, qnn=IGNORED, openvino=HONOURED)
     """Threads on cpu; None: one per physical core."""
     compiler_options: Mapping[str, Any] = option(factory=dict, qaic=HONOURED, qnn=_FOR_QAIC, openvino=HONOURED)

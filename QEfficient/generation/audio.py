@@ -26,6 +26,10 @@ _HEADER_BYTES = 4096
 _HEADERS = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "OGG", b"ID3": "MP3", b"\xff\xfb": "MP3", b"\xff\xf3": "MP3"}
 
 
+_MAX_SAMPLE = 32.0
+"""Samples beyond 1 are clipped at worst; beyond this they are whole numbers that were not scaled."""
+
+
 def load_audio(source: AudioInput, sampling_rate: int, max_len: int, name: str) -> np.ndarray:
     """Samples ``[T]``, float32; the channels of a file are averaged.
 
@@ -61,6 +65,10 @@ def as_samples(values: object, name: str) -> np.ndarray:
     if samples.ndim != 1:
         raise OptionError(
             f"{name} has the shape {list(samples.shape)}, expected samples of one channel [T]. Average the channels."
+        )
+    if len(samples) and (largest := float(np.abs(samples).max())) > _MAX_SAMPLE:
+        raise OptionError(
+            f"{name} has samples up to {largest:.6g}, expected floats from -1 to 1. Divide those of 16 bits by 32768."
         )
     return samples
 

@@ -69,6 +69,10 @@ def read_signals(
     return [row.T if takes.is_time_last else row for row in rows]
 
 
+_MAX_CHANNELS = 16
+"""Of an array that has a column for each; one of several clips has more samples than these."""
+
+
 def each_audio(inputs: AudioInputs) -> list[AudioInput]:
     """The audio of one or several.
 
@@ -83,6 +87,11 @@ def each_audio(inputs: AudioInputs) -> list[AudioInput]:
         array = as_array(inputs, "Audio")
         if array.ndim not in (1, 2):
             raise OptionError(f"Audio has the shape {list(array.shape)}, expected samples [T], or [n, T] of several.")
+        if array.ndim == 2 and array.shape[1] <= _MAX_CHANNELS < array.shape[0]:
+            raise OptionError(
+                f"Audio has the shape {list(array.shape)}, samples of {array.shape[1]} channels, expected samples [T], "
+                "or [n, T] of several. Average the channels: audio.mean(axis=1)."
+            )
         return [array] if array.ndim == 1 else list(array)
     if not isinstance(inputs, list | tuple):
         raise OptionError(

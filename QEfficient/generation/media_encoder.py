@@ -215,6 +215,10 @@ class MediaEncoder:
     def _run(self, part: MediaPartRecord, inputs: Mapping[str, np.ndarray]) -> Sequence[np.ndarray]:
         passed = {}
         for name in part.inputs:
+            if name not in inputs:
+                raise OptionError(
+                    f"The processor's output lacks {name}, which the {self.record.modality} encoder needs."
+                )
             array = np.asarray(inputs[name])
             passed[name] = np.ascontiguousarray(array, np.float32 if array.dtype.kind == "f" else array.dtype)
         program = self._programs[part.graph]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from QEfficient.errors import OptionError
+from QEfficient.errors import OptionError, nearest
 from QEfficient.generation.audio import AudioInput, load_audio
 from QEfficient.generation.prompts import Prompts
 
@@ -44,6 +44,8 @@ def with_media(
         OptionError: they and the prompts do not fit together.
     """
     texts = [prompts] if _is_one(prompts) else prompts
+    if isinstance(texts, list | tuple):
+        texts = [_with_known_parts(text) for text in texts]
     has_chats = isinstance(texts, list | tuple) and any(_named(text, each) for text in texts for each in _NAMES)
     if images is None and audio is None and processor is None and not has_chats:
         return prompts
@@ -52,14 +54,45 @@ def with_media(
     return Pictured(texts, _of_each("image", texts, images), processor, _of_each("audio", texts, audio))
 
 
-_NAMES = {"image": ("image", "path", "url"), "audio": ("audio", "path", "url")}
+_NAMES = {"image": ("image", "path", "url", "base64"), "audio": ("audio", "path", "url")}
 """What the messages of a chat call an image or a clip, by modality."""
+_PARTS = ("text", *_NAMES)
+
+
+def _with_known_parts(prompt: Any) -> Any:
+    """A chat whose parts are of types that are read; OpenAI's ``image_url`` becomes an image.
+
+    Raises:
+        OptionError: a part is of another type.
+    """
+    if not isinstance(prompt, list):
+        return prompt
+    return [
+        {**message, "content": [_known_part(part) for part in message["content"]]}
+        if isinstance(message, Mapping) and isinstance(message.get("content"), list)
+        else message
+        for message in prompt
+    ]
+
+
+def _known_part(part: Any) -> Any:
+    if not isinstance(part, Mapping) or part.get("type") in _PARTS:
+        return part
+    if part.get("type") == "image_url":
+        address = part.get("image_url")
+        return {"type": "image", "url": address.get("url") if isinstance(address, Mapping) else address}
+    raise OptionError(
+        f"A message has a part of type {part.get('type')!r}.{nearest(str(part.get('type')), _PARTS)} "
+        f"Known: {', '.join(_PARTS)}, image_url."
+    )
 
 
 def _of_each(modality: str, texts: Sequence[Any], media: Any) -> list[list[Any]]:
     """The media of each prompt; those that its chat names, where none are passed."""
     if media is None:
         return [_named(text, modality) for text in texts]
+    if named := next((each for text in texts for each in _named(text, modality)), None):
+        raise OptionError(f"A chat names its {modality} ({named!r:.100}), and others are passed beside it: choose one.")
     passed = media if isinstance(media, list | tuple) and not _is_samples(media) else [media]  # else a single one
     if len(texts) == 1:
         is_listed = len(passed) == 1 and isinstance(passed[0], list | tuple) and not _is_samples(passed[0])

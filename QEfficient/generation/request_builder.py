@@ -71,9 +71,7 @@ class RequestBuilder:
         if generation_len is None:
             room = self.ctx_len - len(prompt_ids)
             return min(room, self.generation_config.get("max_new_tokens") or room)
-        if isinstance(generation_len, bool) or not isinstance(generation_len, Integral) or generation_len < 1:
-            raise OptionError(f"generation_len must be a whole number of at least 1, got {generation_len!r}.")
-        return int(generation_len)
+        return checked_generation_len(generation_len)
 
     def _sampling(self, options: Mapping[str, Any]) -> SamplingOptions:
         """The caller's options, with the checkpoint's as defaults. The checkpoint does not decide whether to sample."""
@@ -104,3 +102,13 @@ def options_of_each(options: Mapping[str, Any], count: int) -> Sequence[dict[str
     """:func:`for_each` of several options: one dict for each prompt."""
     lists = {name: for_each(name, value, count) for name, value in options.items()}
     return [{name: values[index] for name, values in lists.items()} for index in range(count)]
+
+
+def checked_generation_len(generation_len: object) -> int:
+    """
+    Raises:
+        OptionError: it is no number of tokens.
+    """
+    if isinstance(generation_len, bool) or not isinstance(generation_len, Integral) or generation_len < 1:
+        raise OptionError(f"generation_len must be a whole number of at least 1, got {generation_len!r}.")
+    return int(generation_len)

@@ -14,6 +14,7 @@ import numpy as np
 
 from QEfficient.errors import CorruptArtifact, OptionError, nearest
 from QEfficient.generation.sampling import ScoreRule
+from QEfficient.options import require_bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,10 @@ class SpeechOptions:
     """"transcribe", or "translate" into English; None: the checkpoint's."""
     return_timestamps: bool | None = None
     """Whether the answer has tokens of times; None: the checkpoint's."""
+
+    def __post_init__(self) -> None:
+        if self.return_timestamps is not None:
+            require_bool("return_timestamps", self.return_timestamps)
 
 
 @dataclass(frozen=True, kw_only=True)

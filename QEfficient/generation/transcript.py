@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from QEfficient.errors import OptionError, nearest
+
 Format = Literal["txt", "srt", "vtt", "json"]
 
 
@@ -63,7 +65,13 @@ class Transcript:
         return {"text": self.text, "segments": segments, "language": self.language}
 
     def write(self, form: Format) -> str:
-        """The transcript as plain text, SubRip subtitles, WebVTT subtitles, or JSON."""
+        """The transcript as plain text, SubRip subtitles, WebVTT subtitles, or JSON.
+
+        Raises:
+            OptionError: there is no such form.
+        """
+        if form not in _WRITERS:
+            raise OptionError(f"There is no form {form!r}.{nearest(str(form), _WRITERS)} Known: {', '.join(_WRITERS)}.")
         return _WRITERS[form](self)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from QEfficient.errors import CorruptArtifact
+from QEfficient.errors import CorruptArtifact, OptionError, QEffError
 from QEfficient.processing.media import (
     VARLEN,
     called_with,
@@ -62,7 +63,8 @@ class HostModel:
 
     def coordinates(self, batch: Mapping[str, Any]) -> np.ndarray | None:
         """Coordinates ``[P, B, S]`` of a batch's tokens; None for a model whose tokens have none."""
-        index = rope_index(self.model, _tensors(batch))
+        with _refusals(self.model):
+            index = rope_index(self.model, _tensors(batch))
         return None if index is None else index.numpy()
 
     def encoder_inputs(self, modality: str, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +83,7 @@ class HostModel:
         """
         base = self.model.base_model
         functions = {path: self._call(base.get_submodule(path), run, form) for path, (run, form) in parts.items()}
-        with replaced(base, functions), functions_replaced(self.model, VARLEN):
+        with _refusals(self.model), replaced(base, functions), functions_replaced(self.model, VARLEN):
             rows, layers = feature_rows(encode(self.model, modality, inputs))
         deepstack = torch.stack(layers).float().numpy() if layers else None
         return None if rows is None else rows.float().numpy(), deepstack
@@ -97,6 +99,21 @@ class HostModel:
             return rebuilt(form, leaves)
 
         return forward
+
+
+@contextmanager
+def _refusals(model: nn.Module) -> Iterator[None]:
+    """What transformers' code raises over a processor's output, as one error."""
+    try:
+        yield
+    except QEffError:
+        raise
+    except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise OptionError(
+            f"The processor's output is not what {type(model).__name__} takes: {type(error).__name__}: {said}. Pass it "
+            "as the model's processor made it."
+        ) from error
 
 
 def _tensors(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import warnings
@@ -33,7 +34,10 @@ def open_images(pictures: Sequence[Picture]) -> list[Image]:
         CapacityError: one is too large, or too small to be seen.
         LifecycleError: Pillow is not installed.
     """
-    return [_checked(open_image(picture, index), index) for index, picture in enumerate(pictures)]
+    opened = [open_image(picture, index) for index, picture in enumerate(pictures)]
+    for index, image in enumerate(opened):
+        _checked(image.size, index)
+    return opened
 
 
 def open_image(picture: Picture, index: int = 0) -> Image:
@@ -50,15 +54,27 @@ def open_image(picture: Picture, index: int = 0) -> Image:
                 f"Image {index} is an array of {picture.dtype} {list(picture.shape)}, expected uint8 "
                 "[height, width, 3]."
             )
+        _checked(picture.shape[1::-1], index)
         return Image.fromarray(picture)
     if isinstance(picture, bytes | bytearray):
         return _decoded(bytes(picture), f"Image {index}", index)
     if isinstance(picture, str | os.PathLike):
-        return _decoded(_read(os.fspath(picture)), f"Image {index} ({picture})", index)
+        return _from_text(os.fspath(picture), index)
     raise OptionError(
         f"Image {index} is a {type(picture).__name__}: give a path, the bytes of a file, an array [height, width, 3] "
         "of uint8, or an image of Pillow."
     )
+
+
+def _from_text(text: str, index: int) -> Image:
+    """The image of a path, or of ``data:image/png;base64,…``."""
+    if not text.startswith("data:"):
+        return _decoded(_read(text), f"Image {index} ({text})", index)
+    try:
+        content = base64.b64decode(text.partition(",")[2], validate=True)
+    except ValueError as error:
+        raise OptionError(f"Image {index} is a data: address whose base64 is damaged: {error}.") from error
+    return _decoded(content, f"Image {index} (data:)", index)
 
 
 def _read(path: str) -> bytes:
@@ -72,14 +88,14 @@ def _read(path: str) -> bytes:
 
 def _decoded(content: bytes, name: str, index: int) -> Image:
     """The image in the bytes of a file. Its size is checked before any pixel is decoded."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             opened = Image.open(io.BytesIO(content), formats=FORMATS)
-            _checked(opened, index)
-            return opened.convert("RGB")
+            _checked(opened.size, index)
+            return ImageOps.exif_transpose(opened).convert("RGB")
     except QEffError:
         raise
     except UnidentifiedImageError as error:
@@ -90,17 +106,16 @@ def _decoded(content: bytes, name: str, index: int) -> Image:
         raise OptionError(f"{name} is damaged: {error}.") from error
 
 
-def _checked(image: Image, index: int) -> Image:
+def _checked(size: tuple[int, ...], index: int) -> None:
     """
     Raises:
-        CapacityError: it is too large or too small.
+        CapacityError: an image of this width and height is too large or too small.
     """
-    width, height = image.size
-    size = f"Image {index} has {width} x {height} pixels"
+    width, height = size
+    said = f"Image {index} has {width} x {height} pixels"
     if width * height > MAX_PIXELS:
-        raise CapacityError(f"{size}, more than {MAX_PIXELS}: scale it down.")
+        raise CapacityError(f"{said}, more than {MAX_PIXELS}: scale it down.")
     if min(width, height) < MIN_SIDE:
-        raise CapacityError(f"{size}: at least {MIN_SIDE} on each side are needed to see something.")
+        raise CapacityError(f"{said}: at least {MIN_SIDE} on each side are needed to see something.")
     if max(width, height) > _MAX_RATIO * min(width, height):
-        raise CapacityError(f"{size}: one side is more than {_MAX_RATIO} times the other. Crop it.")
-    return image
+        raise CapacityError(f"{said}: one side is more than {_MAX_RATIO} times the other. Crop it.")

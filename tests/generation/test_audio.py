@@ -130,3 +130,15 @@ def test_a_processors_rows_lose_their_padding() -> None:
         processed({"input_values": values, "attention_mask": np.array([[0, 0, 1, 1], [1, 1, 1, 1]])}, TAKES)
     with pytest.raises(OptionError, match="takes input_values"):
         processed({"input_features": values}, TAKES)
+
+
+def test_columns_of_channels_are_no_clips() -> None:
+    with pytest.raises(OptionError, match=r"2 channels.*Average"):
+        each_audio(np.zeros((200, 2), np.float32))
+    assert len(each_audio(np.zeros((2, 200), np.float32))) == 2
+
+
+def test_samples_of_whole_numbers_in_floats_are_not_scaled() -> None:
+    with pytest.raises(OptionError, match=r"up to 12000.*32768"):
+        load_audio(np.array([0.0, -12000.0], np.float32), 16000, 100, "Audio 0")
+    assert load_audio(np.array([0.0, 1.02], np.float32), 16000, 100, "Audio 0").max() > 1

@@ -162,3 +162,8 @@ def test_segments_are_those_of_transformers(seed: int) -> None:
 def test_the_rule_of_times_stays_silent_where_nothing_is_possible() -> None:
     scores = np.full(130, -np.inf)
     assert np.isneginf(Timestamps(FIRST, 89)(scores, [5])).all()
+
+
+def test_a_form_that_is_none_names_those_there_are() -> None:
+    with pytest.raises(OptionError, match="There is no form 'SRT'. Known: txt, srt"):
+        Transcript(text="a").write("SRT")  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -77,3 +78,25 @@ def test_what_is_no_image_is_refused(content: bytes, error: type[Exception], mes
 def test_what_is_no_picture_is_refused(picture: object, message: str) -> None:
     with pytest.raises(OptionError, match=message):
         open_images([picture])
+
+
+def test_a_photo_is_turned_as_its_file_says(tmp_path: Path) -> None:
+    """As transformers' load_image does; an image of Pillow stays as it is."""
+    picture, path = Image.new("RGB", (8, 6)), tmp_path / "photo.jpg"
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    picture.save(path, exif=tags)
+    assert [image.size for image in open_images([path, path.read_bytes(), picture])] == [(6, 8), (6, 8), (8, 6)]
+
+
+def test_an_image_may_be_a_data_address() -> None:
+    address = "data:image/png;base64," + base64.b64encode(encoded("PNG")).decode()
+    (image,) = open_images([address])
+    assert image.size == (8, 6)
+    with pytest.raises(OptionError, match="base64 is damaged"):
+        open_images(["data:image/png;base64,***"])
+
+
+def test_an_array_that_is_too_large_is_not_copied() -> None:
+    with pytest.raises(CapacityError, match="30000 x 30000"):
+        open_images([np.broadcast_to(np.uint8(0), (30000, 30000, 3))])

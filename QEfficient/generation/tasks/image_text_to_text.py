@@ -284,7 +284,13 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
 
     def _prompts(self, batch: Mapping[str, Any]) -> list[MediaPrompt]:
         """The prompts of a processor's output, their padding dropped."""
+        if batch.get("input_ids") is None:
+            raise OptionError(f"The processor's output has no input_ids; it has {', '.join(map(str, batch))}.")
         ids = np.atleast_2d(np.asarray(batch["input_ids"]))
+        for name in ("attention_mask", *self.record.layout.token_types):
+            shape = np.shape(ids if batch.get(name) is None else batch[name])
+            if np.atleast_2d(np.empty(shape)).shape != ids.shape:
+                raise OptionError(f"{name} has the shape {list(shape)}, and input_ids {list(ids.shape)}.")
         mask = np.asarray(batch["attention_mask"]).astype(bool) if batch.get("attention_mask") is not None else ids >= 0
         if self.record.crossing is not None:
             return self._crossing(batch, ids, mask, self.record.crossing)

@@ -15,7 +15,7 @@ from QEfficient.generation.audio_inputs import AudioInputs, each_audio, read_sig
 from QEfficient.generation.feature_extractor import FOLDER, FeatureExtractor, HFFeatureExtractor, open_feature_extractor
 from QEfficient.generation.long_audio import MAX_SECONDS, Windows, segments_of
 from QEfficient.generation.request import Request
-from QEfficient.generation.request_builder import for_each, options_of_each
+from QEfficient.generation.request_builder import checked_generation_len, for_each, options_of_each
 from QEfficient.generation.sessions.readers import SignalReader
 from QEfficient.generation.sessions.seq2seq import HIDDEN, Seq2SeqSession
 from QEfficient.generation.sessions.signals import SignalRecord
@@ -118,7 +118,7 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
     ) -> Request:
         self.session.check(signal, index)
         if generation_len is not None:
-            generation_len += prompt.num_answered
+            generation_len = checked_generation_len(generation_len) + prompt.num_answered
         inputs: dict[str, np.ndarray] = {self.record.signals.input: np.ascontiguousarray(signal)}
         request = self._builder.build(prompt.ids, generation_len, dict(sampling), inputs)
         ends = {name: self.generation_config.get(name) for name in ("forced_bos_token_id", "forced_eos_token_id")}

@@ -103,6 +103,8 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         super().__init__(model, continuous_batching, tokenizer=tokenizer)
         if kv_offload is not None:
             require_bool("kv_offload", kv_offload)
+            if not kv_offload:
+                logger.warning("kv_offload=False: no effect. The encoder and the language model are separate graphs.")
         self.processor = processor
         self._media: tuple[dict[str, MediaEncoder], MediaTokens, tuple[int, ...]] | None = None
 

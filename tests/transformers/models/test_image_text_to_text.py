@@ -287,3 +287,49 @@ def test_a_processors_output_may_be_of_numpy(model_type: str, folders: Any, comp
     inputs, expected = case(folders(model_type), "another size")
     arrays = {name: value.numpy() for name, value in inputs.items()}
     assert compiled(model_type).generate(arrays, generation_len=NUM_NEW_TOKENS).generated_ids[0].tolist() == expected
+
+
+def chat(*parts: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": "what is it"}]}]
+
+
+def test_a_chat_may_have_the_image_of_another_api(compiled: Any, tmp_path: Path) -> None:
+    path = str(tmp_path / "a.png")
+    images(WIDE)[0].save(path)
+    usual, other = (
+        compiled("llava").generate(chat(part), generation_len=4).generated_ids[0].tolist()
+        for part in ({"type": "image", "path": path}, {"type": "image_url", "image_url": {"url": path}})
+    )
+    assert usual == other
+
+
+@pytest.mark.parametrize(
+    ("part", "images_too", "says"),
+    [
+        ({"type": "imgae", "path": "a.png"}, False, "'imgae'.*image"),
+        ({"type": "video", "path": "a.mp4"}, False, "'video'"),
+        ({"type": "image", "path": "a.png"}, True, "choose one"),
+    ],
+)
+def test_a_part_that_would_not_be_seen_is_refused(
+    part: dict[str, Any], images_too: bool, says: str, compiled: Any
+) -> None:
+    with pytest.raises(OptionError, match=says):
+        compiled("llava").generate(chat(part), images=images(SMALL) if images_too else None)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"input_ids": None}, "no input_ids"),
+        ({"attention_mask": np.ones((1, 3), np.int64)}, r"attention_mask has the shape \[1, 3\]"),
+        ({"image_grid_thw": None}, "Qwen3VL|grid_thw"),
+        ({"image_grid_thw": torch.tensor([[1, -4, 4]])}, "Qwen3VL"),
+    ],
+)
+def test_a_processors_output_that_does_not_fit_is_an_option_error(
+    change: dict[str, Any], says: str, folders: Any, compiled: Any
+) -> None:
+    inputs, _ = case(folders("qwen3_vl"), "one image")
+    with pytest.raises(OptionError, match=says):
+        compiled("qwen3_vl").generate({**inputs, **change})
