@@ -166,6 +166,7 @@ class QEFFAutoModel(QEFFSequenceModel):
     def _parse(self, passed: Mapping[str, Any]) -> tuple[EncoderCompileOptions, Target]:
         """The length of texts whose vectors are made at one is compiled too, and that of queries."""
         options, target = super()._parse(passed)
+        self._check_lens(options)  # before anything is measured at these lengths
         frame, late = self._frame(options), self._late
         lengths = {each for each in (frame and frame.length, late and late.query_len) if each}
         if lengths - {*options.seq_lens}:

@@ -452,6 +452,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         processor: ProcessorMixin | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         generation_len: int | None = None,
+        **options: object,
     ) -> list[Transcript]:
         """The text of each audio, as long as it fits into ``ctx_len``, by a model that hears.
 
@@ -463,12 +464,15 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             processor: default: the model's.
             tokenizer: default: the model's.
             generation_len: maximum number of new tokens of an audio.
+            options: none: what an encoder with a decoder is asked for, such as times, has no place in a prompt.
 
         Raises:
             LifecycleError: nothing was compiled yet, or there is no processor.
             CapacityError: audio is empty, or too long for ``ctx_len``.
-            OptionError: it is no audio, or the processor has no request for a transcription.
+            OptionError: it is no audio, the processor has no request for a transcription, or it takes no such option.
         """
+        if options:
+            raise OptionError(f"{self.model_name} has no such options of transcribe(): {', '.join(options)}.")
         transcripts: list[Transcript] = self._open(device_ids).transcribe(
             inputs,
             prompt=prompt,
