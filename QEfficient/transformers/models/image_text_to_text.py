@@ -13,7 +13,7 @@ from QEfficient.base.modeling_qeff import OptionsT, PathLike
 from QEfficient.base.open_package import check_runtime
 from QEfficient.base.qpc_paths import PackagePath
 from QEfficient.contract import Json, Specialization
-from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
+from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.cross_media import CrossLayout
 from QEfficient.generation.media import MediaLayout
 from QEfficient.generation.media_encoder import MediaEncoderRecord
@@ -29,6 +29,7 @@ from QEfficient.transformers.models.generative_model import Stream
 from QEfficient.transformers.models.media_encoders import (
     described,
     encoder_record,
+    measure_media,
     part_graphs,
     part_shapes,
     parts_of,
@@ -146,65 +147,9 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     def _seen(self) -> tuple[dict[str, MediaEncoder], MediaTokens, tuple[int, ...]]:
         """The encoders, what stands for their features, and the token types that are blocks."""
-        from QEfficient.transformers.tasks.media_tokens import block_types, crossing_media, media_tokens
-
         if self._media is None:
-            model, modalities = self._loaded(), self._modalities()
-            measured = {name: self._encoder_of(name, is_alone=len(modalities) == 1) for name in modalities}
-            encoders = {name: each[0] for name, each in measured.items() if each is not None}
-            samples = [each[1] for each in measured.values() if each is not None]
-            if not encoders:
-                raise UnsupportedModel(
-                    f"{self.model_name} has no get_image_features() or get_audio_features() that takes what its "
-                    "processor makes."
-                )
-            tokens = crossing_media(model, media_tokens(model, encoders, samples[0]), samples[0])
-            self._media = encoders, tokens, block_types(model, tokens)
+            self._media = measure_media(self._loaded(), self.processor)
         return self._media
-
-    def _encoder_of(self, modality: str, *, is_alone: bool) -> tuple[MediaEncoder, dict[str, Any]] | None:
-        """The encoder of ``modality``, and a processor's output for it; None where the model has none. One of several
-        that cannot run leaves the others, with a warning."""
-        from QEfficient.processing.samples import prompt_samples
-        from QEfficient.transformers.lowering.representative_layers import FAILURES
-        from QEfficient.transformers.tasks.media_parts import media_encoder
-        from QEfficient.transformers.tasks.media_tokens import placeholder
-
-        try:
-            assert self.processor is not None
-            samples = prompt_samples(self.processor, modality)
-            encoder = media_encoder(self._loaded(), modality, samples)
-            if encoder is None:
-                return None
-            if not is_alone:
-                placeholder(self._loaded(), modality)
-        except (OptionError, LifecycleError, *FAILURES) as error:
-            if is_alone:
-                raise
-            said = " ".join(str(error).split())[:200]
-            logger.warning("%s is run without its encoder of '%s': %s", self.model_name, modality, said)
-            return None
-        return encoder, samples[-1]
-
-    def _modalities(self) -> list[str]:
-        """Those that the model and its processor have.
-
-        Raises:
-            LifecycleError: there is no processor.
-        """
-        from QEfficient.processing.media import encoder_method
-        from QEfficient.processing.processor import sampling_rate
-
-        if self.processor is None:
-            raise LifecycleError(
-                f"{self.model_name} has no processor, which shows what images or audio become: pass processor=..., or "
-                "load a checkpoint that has one with from_pretrained()."
-            )
-        reads = {
-            "image": getattr(self.processor, "image_processor", None) is not None,
-            "audio": sampling_rate(self.processor) is not None,
-        }
-        return [name for name, is_read in reads.items() if is_read and encoder_method(self._loaded(), name) is not None]
 
     def _sample(self, modality: str, size: Any) -> dict[str, Any]:
         """What the processor makes of a prompt with an image or a clip of this size."""

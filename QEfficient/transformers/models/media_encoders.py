@@ -5,19 +5,92 @@ It knows no task: what the features are for is the business of the classes that 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from QEfficient.contract import Specialization
+from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
 from QEfficient.generation.media_encoder import FollowerRecord, MediaEncoderRecord, MediaPartRecord
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, ProcessorMixin
 
     from QEfficient.transformers.checkpoint.source import WeightSource
+    from QEfficient.transformers.lowering.media import MediaTokens
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.transformers.tasks.media_parts import MediaEncoder, MediaPart
+
+logger = logging.getLogger(__name__)
+
+
+def measure_media(
+    model: PreTrainedModel, processor: ProcessorMixin | None
+) -> tuple[dict[str, MediaEncoder], MediaTokens, tuple[int, ...]]:
+    """The encoders by modality, what stands for their features in prompts, and the token types that are blocks.
+
+    Raises:
+        LifecycleError: there is no processor.
+        UnsupportedModel: the model has no encoder that takes what the processor makes, or it cannot run.
+    """
+    from QEfficient.transformers.tasks.media_tokens import block_types, crossing_media, media_tokens
+
+    name = type(model).__name__
+    if processor is None:
+        raise LifecycleError(
+            f"{name} has no processor, which shows what images or audio become: pass processor=..., or load a "
+            "checkpoint that has one with from_pretrained()."
+        )
+    modalities = _modalities(model, processor)
+    measured = {each: _measured(model, processor, each, is_alone=len(modalities) == 1) for each in modalities}
+    encoders = {modality: each[0] for modality, each in measured.items() if each is not None}
+    samples = [each[1] for each in measured.values() if each is not None]
+    if not encoders:
+        raise UnsupportedModel(
+            f"{name} has no get_image_features() or get_audio_features() that takes what {type(processor).__name__} "
+            "makes."
+        )
+    tokens = crossing_media(model, media_tokens(model, encoders, samples[0]), samples[0])
+    return encoders, tokens, block_types(model, tokens)
+
+
+def _modalities(model: PreTrainedModel, processor: ProcessorMixin) -> list[str]:
+    """Those that a model and its processor have."""
+    from QEfficient.processing.media import encoder_method
+    from QEfficient.processing.processor import sampling_rate
+
+    reads = {
+        "image": getattr(processor, "image_processor", None) is not None,
+        "audio": sampling_rate(processor) is not None,
+    }
+    return [name for name, is_read in reads.items() if is_read and encoder_method(model, name) is not None]
+
+
+def _measured(
+    model: PreTrainedModel, processor: ProcessorMixin, modality: str, *, is_alone: bool
+) -> tuple[MediaEncoder, Mapping[str, Any]] | None:
+    """The encoder of ``modality``, and a processor's output for it; None where the model has none. One of several
+    that cannot run leaves the others, with a warning."""
+    from QEfficient.processing.samples import prompt_samples
+    from QEfficient.transformers.lowering.representative_layers import FAILURES
+    from QEfficient.transformers.tasks.media_parts import media_encoder
+    from QEfficient.transformers.tasks.media_tokens import placeholder
+
+    try:
+        samples = prompt_samples(processor, modality)
+        encoder = media_encoder(model, modality, samples)
+        if encoder is None:
+            return None
+        if not is_alone:
+            placeholder(model, modality)
+    except (OptionError, LifecycleError, *FAILURES) as error:
+        if is_alone:
+            raise
+        said = " ".join(str(error).split())[:200]
+        logger.warning("%s is run without its encoder of '%s': %s", type(model).__name__, modality, said)
+        return None
+    return encoder, samples[-1]
 
 
 def parts_of(encoders: Iterable[MediaEncoder]) -> list[MediaPart]:
