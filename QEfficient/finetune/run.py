@@ -1,0 +1,324 @@
+"""A fine-tuning run: settings, data and a checkpoint into TRL's trainer, and its result into a folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from QEfficient.errors import CheckpointError, LifecycleError, OptionError, UnsupportedModel
+from QEfficient.finetune.callbacks import SealCheckpoints, StopOnSignal
+from QEfficient.finetune.checkpoints import check_same_run, list_checkpoints, newest_complete
+from QEfficient.finetune.devices import choose_device, choose_precision
+from QEfficient.finetune.examples import Example, examples
+from QEfficient.finetune.live import LiveTable
+from QEfficient.finetune.report import FinetuneReport
+from QEfficient.finetune.rows import read_rows
+from QEfficient.finetune.settings import FinetuneOptions
+from QEfficient.finetune.watching import LOSS_CURVE, METRICS, MetricsLog, draw_loss, perplexity, read_metrics
+from QEfficient.progress import stage
+from QEfficient.store.digests import digest, file_digest
+from QEfficient.store.files import remove, storage_errors, user_path
+from QEfficient.store.publish import publish_files
+from QEfficient.transformers.checkpoint import load as loading
+from QEfficient.transformers.quantizers.auto import read_scheme
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import SFTConfig, SFTTrainer
+
+logger = logging.getLogger(__name__)
+
+MODEL = "model"
+"""The folder of the result, in ``output_dir``."""
+_NEEDED = ("trl", "peft", "accelerate", "datasets")
+_HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
+
+
+def finetune(
+    pretrained_model_name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False, **options: Any
+) -> FinetuneReport:
+    """Train a causal language model, or a LoRA adapter for it, on examples.
+
+    Args:
+        pretrained_model_name_or_path: a model on the Hub or a local folder, not quantised.
+        trust_remote_code: allow the checkpoint's Python files to run.
+        options: those of :class:`~QEfficient.finetune.settings.FinetuneOptions`; and ``revision``, ``cache_dir``,
+            ``token``, ``local_files_only`` as in ``from_pretrained``.
+
+    Raises:
+        OptionError: an unknown or contradictory option, or the checkpoint to resume from is of another run.
+        LifecycleError: a package that training needs is not installed.
+        TargetUnavailable: the device is not on this machine.
+        DatasetError: the data cannot be used; names file and line.
+        CheckpointError: the model cannot be used; see ``from_pretrained``.
+        NumericError: the loss is no number; the newest checkpoint is from before.
+        CorruptArtifact: with ``strict_resume``, the newest checkpoint is damaged.
+    """
+    hub = {name: options.pop(name) for name in _HUB_OPTIONS if name in options}
+    chosen = FinetuneOptions.parse(options, beside=_HUB_OPTIONS)
+    loading.check_options({**hub, "trust_remote_code": trust_remote_code})
+    if chosen.dataset is None:
+        raise OptionError("dataset is missing: give a file, a folder of files, or a data set on the Hub.")
+    check_installed()
+    output_dir = Path(os.path.realpath(user_path(chosen.output_dir, "output_dir")))
+    _check_output(output_dir, chosen)
+    choose_precision(chosen, choose_device(chosen))
+    with stage("Loading", str(pretrained_model_name_or_path)):
+        base = _Base.load(pretrained_model_name_or_path, chosen, hub, trust_remote_code)
+    with stage("Reading", str(chosen.dataset)):
+        data = _Data.read(chosen, base.tokenizer)
+    return _Run(chosen, base, data, output_dir).go()
+
+
+def check_installed() -> None:
+    """
+    Raises:
+        LifecycleError: what the extra ``train`` installs is not there.
+    """
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise LifecycleError(f"Fine-tuning needs {', '.join(missing)}: pip install 'qefficient[train]'.")
+
+
+def _check_output(output_dir: Path, options: FinetuneOptions) -> None:
+    existing = list_checkpoints(output_dir)
+    if existing and not options.resume:
+        raise OptionError(
+            f"{output_dir} has checkpoints of a run, the newest {existing[0].name}. Continue it with resume=True "
+            "(--resume), or give another output_dir."
+        )
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The model to train, with its tokenizer."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    digest: str
+
+    @classmethod
+    def load(
+        cls, name: str | os.PathLike[str], options: FinetuneOptions, hub: dict[str, Any], trust_remote_code: bool
+    ) -> _Base:
+        from transformers import AutoModelForCausalLM
+
+        folder = loading.resolve(name, **hub)
+        if read_scheme(folder) is not None:
+            raise UnsupportedModel(f"'{name}' is quantized: train the checkpoint that it was made of.")
+        files = loading.check_safe(folder, trust_remote_code)
+        tokenizer = loading.load_tokenizer(folder, trust_remote_code)
+        if tokenizer is None:
+            raise CheckpointError(f"'{name}' brings no tokenizer. Save one into its folder.")
+        precision = choose_precision(options, choose_device(options))
+        # A frozen base may be in the numbers of the computation; weights that are trained need more digits.
+        dtype = torch.bfloat16 if options.use_peft and precision == "bf16" else torch.float32
+        model = loading.load_model(AutoModelForCausalLM, folder, trust_remote_code, dtype=dtype)
+        weights = digest([file_digest(path) for path in sorted(files.paths)])
+        return cls(str(name), model, tokenizer, weights)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Examples to train on and, if there are any, to validate with."""
+
+    train: list[Example]
+    validation: list[Example]
+
+    @classmethod
+    def read(cls, options: FinetuneOptions, tokenizer: PreTrainedTokenizerBase) -> _Data:
+        rows = read_rows(str(options.dataset))
+        held_out = read_rows(options.eval_dataset, "validation") if options.eval_dataset is not None else []
+        if options.validation_split:
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(options.seed)).tolist()
+            count = max(1, round(len(rows) * options.validation_split))
+            if count >= len(rows):
+                raise OptionError(f"validation_split={options.validation_split} leaves none of {len(rows)} rows.")
+            held_out = [rows[index] for index in sorted(order[:count])]
+            rows = [rows[index] for index in sorted(order[count:])]
+        validation = examples(held_out, options, tokenizer) if held_out else []
+        if options.max_eval_step:
+            validation = validation[: options.max_eval_step * options.val_batch_size]
+        return cls(examples(rows, options, tokenizer), validation)
+
+
+class _Run:
+    """One call of :func:`finetune`, everything read."""
+
+    def __init__(self, options: FinetuneOptions, base: _Base, data: _Data, output_dir: Path):
+        self.options = options
+        self.base = base
+        self.data = data
+        self.output_dir = output_dir
+        self.stop = StopOnSignal()
+        self.live = LiveTable()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be continued."""
+        device = choose_device(self.options)
+        return {
+            **self.options.fixed(),
+            "device": device,
+            "precision": choose_precision(self.options, device),
+            "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+            "base_model_sha256": self.base.digest,
+            "training_data_sha256": digest([[example.input_ids, example.labels] for example in self.data.train]),
+        }
+
+    def go(self) -> FinetuneReport:
+        """Train from the start, or from the newest complete checkpoint."""
+        identity = self.identity
+        checkpoint = None
+        if self.options.resume:
+            checkpoint = newest_complete(self.output_dir, is_strict=self.options.strict_resume)
+            if checkpoint is None:
+                logger.warning("%s has no complete checkpoint: training starts from the first step.", self.output_dir)
+            else:
+                check_same_run(checkpoint, identity)
+        with storage_errors(self.output_dir):
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+        trainer = self._trainer(identity)
+        with storage_errors(self.output_dir, only_under=self.output_dir), self.stop.listening(), self.live.shown():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
+        return self._finish(trainer)
+
+    def _trainer(self, identity: dict[str, Any]) -> SFTTrainer:
+        from transformers import PrinterCallback
+        from trl import SFTTrainer
+
+        trainer = SFTTrainer(
+            model=self.base.model,
+            args=_arguments(self.options, self.output_dir, has_validation=bool(self.data.validation)),
+            train_dataset=_as_dataset(self.data.train),
+            eval_dataset=_as_dataset(self.data.validation) if self.data.validation else None,
+            processing_class=self.base.tokenizer,
+            peft_config=_lora(self.options, self.base.name) if self.options.use_peft else None,
+            callbacks=[
+                self.stop,
+                MetricsLog(self.output_dir / METRICS, self.live.show),
+                SealCheckpoints(identity, self.options.keep_checkpoints),
+            ],
+        )
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    def _finish(self, trainer: SFTTrainer) -> FinetuneReport:
+        is_done = self.stop.name is None
+        eval_loss = None
+        if is_done and self.data.validation:
+            eval_loss = _final_eval_loss(trainer)
+        model = self.output_dir / MODEL if is_done else None
+        if model is not None and trainer.is_world_process_zero():
+            remove(model)
+            publish_files(model, partial(self._write, trainer))
+        lines = read_metrics(self.output_dir / METRICS)
+        _draw(lines, self.output_dir / LOSS_CURVE)
+        parameters = list(trainer.model.parameters())
+        newest = list_checkpoints(self.output_dir)
+        return FinetuneReport(
+            output_dir=self.output_dir,
+            model=model,
+            num_steps=trainer.state.global_step,
+            num_examples=len(self.data.train),
+            num_trained=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            num_parameters=sum(parameter.numel() for parameter in parameters),
+            loss=next((line["loss"] for line in reversed(lines) if "loss" in line), None),
+            eval_loss=eval_loss,
+            perplexity=None if eval_loss is None else perplexity(eval_loss),
+            stopped_by=self.stop.name,
+            checkpoint=newest[0] if newest else None,
+        )
+
+    def _write(self, trainer: SFTTrainer, folder: Path) -> None:
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        model.save_pretrained(folder)
+        self.base.tokenizer.save_pretrained(folder)
+
+
+def _final_eval_loss(trainer: SFTTrainer) -> float:
+    """Of the weights after the last step; an epoch that ended with it has been evaluated."""
+    losses = {line["step"]: line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line}
+    step = trainer.state.global_step
+    return float(losses[step] if step in losses else trainer.evaluate()["eval_loss"])
+
+
+def _arguments(options: FinetuneOptions, output_dir: Path, *, has_validation: bool) -> SFTConfig:
+    from trl import SFTConfig
+
+    device = choose_device(options)
+    precision = choose_precision(options, device)
+    return SFTConfig(
+        output_dir=str(output_dir),
+        num_train_epochs=options.num_epochs,
+        max_steps=options.max_train_step or -1,
+        per_device_train_batch_size=options.train_batch_size,
+        per_device_eval_batch_size=options.val_batch_size,
+        gradient_accumulation_steps=options.gradient_accumulation_steps,
+        gradient_checkpointing=options.gradient_checkpointing,
+        learning_rate=options.lr,
+        lr_scheduler_type=options.lr_scheduler,
+        warmup_steps=options.warmup_steps,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.max_grad_norm,
+        seed=options.seed,
+        data_seed=options.seed,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=device == "cpu",
+        dataloader_num_workers=options.num_workers_dataloader,
+        dataloader_pin_memory=device != "cpu",
+        max_length=options.context_length,
+        packing=options.batching_strategy == "packing",
+        dataset_kwargs={"skip_prepare_dataset": options.batching_strategy == "padding"},
+        save_strategy="steps",
+        save_steps=options.intermediate_step_save or 2**31,
+        logging_steps=options.logging_steps,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        eval_strategy="epoch" if has_validation else "no",
+        report_to=["tensorboard"] if find_spec("tensorboard") is not None else [],
+        disable_tqdm=True,
+    )
+
+
+def _as_dataset(made: Sequence[Example]) -> Dataset:
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {"input_ids": [example.input_ids for example in made], "labels": [example.labels for example in made]}
+    )
+
+
+def _lora(options: FinetuneOptions, base: str) -> LoraConfig:
+    from peft import LoraConfig
+
+    names = options.target_modules
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+        r=options.lora_r,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=options.lora_dropout,
+        target_modules=names if names == "all-linear" else [name.strip() for name in names.split(",")],
+        use_rslora=options.use_rslora,
+        use_dora=options.use_dora,
+    )
+
+
+def _draw(lines: list[dict[str, Any]], path: Path) -> None:
+    try:
+        draw_loss(lines, path)
+    except ImportError:
+        logger.info("There is no %s without matplotlib: pip install 'qefficient[train]'.", path.name)
