@@ -22,6 +22,7 @@ from QEfficient.finetune.live import LiveTable
 from QEfficient.finetune.report import FinetuneReport
 from QEfficient.finetune.rows import read_rows
 from QEfficient.finetune.settings import FinetuneOptions
+from QEfficient.finetune.trainer_errors import trainer_errors
 from QEfficient.finetune.watching import LOSS_CURVE, METRICS, MetricsLog, draw_loss, perplexity, read_metrics
 from QEfficient.progress import stage
 from QEfficient.store.digests import digest, file_digest
@@ -56,11 +57,14 @@ def finetune(
             ``token``, ``local_files_only`` as in ``from_pretrained``.
 
     Raises:
-        OptionError: an unknown or contradictory option, or the checkpoint to resume from is of another run.
+        OptionError: an unknown or contradictory option, a layer that the model does not have, or a checkpoint to resume
+            from that is of another run.
         LifecycleError: a package that training needs is not installed.
         TargetUnavailable: the device is not on this machine.
         DatasetError: the data cannot be used; names file and line.
         CheckpointError: the model cannot be used; see ``from_pretrained``.
+        CapacityError: the device's memory does not hold the run.
+        UnsafeCheckpoint: a file of the checkpoint to resume from would run code.
         NumericError: the loss is no number; the newest checkpoint is from before.
         CorruptArtifact: with ``strict_resume``, the newest checkpoint is damaged.
     """
@@ -103,7 +107,6 @@ def _check_output(output_dir: Path, options: FinetuneOptions) -> None:
 class _Base:
     """The model to train, with its tokenizer."""
 
-    name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     digest: str
@@ -121,12 +124,16 @@ class _Base:
         tokenizer = loading.load_tokenizer(folder, trust_remote_code)
         if tokenizer is None:
             raise CheckpointError(f"'{name}' brings no tokenizer. Save one into its folder.")
+        if tokenizer.pad_token is None and tokenizer.eos_token is None:
+            raise CheckpointError(f"The tokenizer of '{name}' has neither a pad token nor an end token. Set one.")
         precision = choose_precision(options, choose_device(options))
         # A frozen base may be in the numbers of the computation; weights that are trained need more digits.
         dtype = torch.bfloat16 if options.use_peft and precision == "bf16" else torch.float32
         model = loading.load_model(AutoModelForCausalLM, folder, trust_remote_code, dtype=dtype)
+        if not Path(name).is_dir():  # PEFT writes it into the adapter: a name of the Hub, not a folder of its cache
+            model.name_or_path = str(name)
         weights = digest([file_digest(path) for path in sorted(files.paths)])
-        return cls(str(name), model, tokenizer, weights)
+        return cls(model, tokenizer, weights)
 
 
 @dataclass(frozen=True)
@@ -190,8 +197,14 @@ class _Run:
         with storage_errors(self.output_dir):
             self.output_dir.mkdir(parents=True, exist_ok=True)
         trainer = self._trainer(identity)
-        with storage_errors(self.output_dir, only_under=self.output_dir), self.stop.listening(), self.live.shown():
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.path))
+        start = None if checkpoint is None else str(checkpoint.path)
+        with (
+            storage_errors(self.output_dir, only_under=self.output_dir),
+            trainer_errors(self.options, start),
+            self.stop.listening(),
+            self.live.shown(),
+        ):
+            trainer.train(resume_from_checkpoint=start)
         return self._finish(trainer)
 
     def _trainer(self, identity: dict[str, Any]) -> SFTTrainer:
@@ -204,7 +217,7 @@ class _Run:
             train_dataset=_as_dataset(self.data.train),
             eval_dataset=_as_dataset(self.data.validation) if self.data.validation else None,
             processing_class=self.base.tokenizer,
-            peft_config=_lora(self.options, self.base.name) if self.options.use_peft else None,
+            peft_config=_lora(self.options, self.base.model) if self.options.use_peft else None,
             callbacks=[
                 self.stop,
                 MetricsLog(self.output_dir / METRICS, self.live.show),
@@ -301,20 +314,40 @@ def _as_dataset(made: Sequence[Example]) -> Dataset:
     )
 
 
-def _lora(options: FinetuneOptions, base: str) -> LoraConfig:
+def _lora(options: FinetuneOptions, model: PreTrainedModel) -> LoraConfig:
     from peft import LoraConfig
 
-    names = options.target_modules
+    names: str | list[str] = options.target_modules
+    if isinstance(names, str) and names != "all-linear":
+        names = [name.strip() for name in names.split(",")]
+        _check_targets(names, model)
     return LoraConfig(
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
         r=options.lora_r,
         lora_alpha=options.lora_alpha,
         lora_dropout=options.lora_dropout,
-        target_modules=names if names == "all-linear" else [name.strip() for name in names.split(",")],
+        target_modules=names,
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
     )
+
+
+def _check_targets(names: Sequence[str], model: PreTrainedModel) -> None:
+    """PEFT passes over a name that no module has, unless no name fits."""
+    modules = [f".{name}" for name, _ in model.named_modules()]
+    for wanted in names:
+        if not any(name.endswith(f".{wanted}") for name in modules):
+            layers = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module)})
+            raise OptionError(
+                f"target_modules: the model has no layer '{wanted}'. Its linear layers are {', '.join(layers)}; "
+                "all-linear takes all but the output head."
+            )
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, torch.nn.Linear | Conv1D)
 
 
 def _draw(lines: list[dict[str, Any]], path: Path) -> None:

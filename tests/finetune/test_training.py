@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 from typing import Any
 
 import pytest
@@ -14,11 +14,21 @@ import torch
 from finetune.files import Write
 from safetensors.torch import load_file
 
-from QEfficient.errors import CorruptArtifact, NumericError, OptionError, TargetUnavailable
-from QEfficient.finetune.callbacks import StopOnSignal
-from QEfficient.finetune.checkpoints import newest_complete
+from QEfficient.errors import (
+    CapacityError,
+    CorruptArtifact,
+    NumericError,
+    OptionError,
+    TargetUnavailable,
+    UnsafeCheckpoint,
+)
+from QEfficient.finetune.callbacks import SealCheckpoints, StopOnSignal
+from QEfficient.finetune.checkpoints import list_checkpoints, newest_complete, seal_checkpoint
 from QEfficient.finetune.run import finetune
+from QEfficient.finetune.settings import FinetuneOptions
+from QEfficient.finetune.trainer_errors import trainer_errors
 from QEfficient.finetune.watching import read_metrics
+from QEfficient.store.manifest import open_artifact
 
 for package in ("trl", "peft", "datasets"):
     pytest.importorskip(package)
@@ -170,6 +180,80 @@ def test_resuming_from_the_one_before_ends_in_the_same(checkpoints: dict[str, An
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder).items())
 
 
+@pytest.mark.parametrize("stage", ["save_model", "_save_optimizer_and_scheduler", "_save_rng_state", "seal"])
+def test_killed_while_it_saves(
+    base: Path, finished: Path, checkpoints: dict[str, Any], stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on the disk after a kill at the end of a stage of saving, at step 4, is enough to go on exactly."""
+    from trl import SFTTrainer
+
+    out = Path(checkpoints["output_dir"])
+    rmtree(out)
+    owner, name = (SealCheckpoints, "on_save") if stage == "seal" else (SFTTrainer, stage)
+    work = getattr(owner, name)
+
+    def killed(self: Any, *args: Any, **more: Any) -> None:
+        if stage == "seal" and args[1].global_step == 4:
+            raise KeyboardInterrupt
+        work(self, *args, **more)
+        if stage != "seal" and self.state.global_step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, name, killed)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(base, **checkpoints)
+    monkeypatch.undo()
+    assert [path.name for path in list_checkpoints(out)] == ["checkpoint-4", "checkpoint-2"]
+    newest = newest_complete(out)
+    assert newest is not None
+    assert newest.path.name == "checkpoint-2"
+    finetune(base, resume=True, **checkpoints)
+    assert losses(out) == losses(finished / "out")
+    assert_same_weights(out, finished / "out")
+
+
+class _Canary:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_pickle_in_a_checkpoint_is_not_run(
+    base: Path, checkpoints: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    folder = Path(checkpoints["output_dir"]) / "checkpoint-4"
+    rmtree(folder.with_name("checkpoint-5"))
+    run = open_artifact(folder).manifest.ingredients
+    torch.save({"state": _Canary(tmp_path / "canary")}, folder / name)
+    seal_checkpoint(folder, run)
+    with pytest.raises(UnsafeCheckpoint, match="checkpoint-4: the state of"):
+        finetune(base, resume=True, **checkpoints)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_memory_that_runs_out_says_what_to_lower(error: RuntimeError) -> None:
+    options = FinetuneOptions(train_batch_size=8)
+    with (
+        pytest.raises(CapacityError, match=r"train_batch_size=8.*Turn on gradient_checkpointing and use_peft"),
+        trainer_errors(options, None),
+    ):
+        raise error
+    with pytest.raises(RuntimeError, match="another"), trainer_errors(options, None):
+        raise RuntimeError("another")
+
+
+def test_layers_that_the_model_does_not_have(base: Path, data: str, tmp_path: Path) -> None:
+    options = {"use_peft": True, "target_modules": "q_proj,c_attn", "output_dir": tmp_path, "dataset": data}
+    with pytest.raises(OptionError, match=r"no layer 'c_attn'.*down_proj, gate_proj.*q_proj"):
+        finetune(base, **options, **SHORT)
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
@@ -214,6 +298,26 @@ def test_packed_rows_do_not_see_each_other(base: Path, data: str, tmp_path: Path
         gradient_accumulation_steps=1, max_train_step=1,
     )  # fmt: skip
     assert packed.loss == pytest.approx(alone.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"num_workers_dataloader": 1}])
+def test_settings_that_change_no_loss(
+    base: Path, finished: Path, checkpoints: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    finetune(base, **{**checkpoints, "output_dir": tmp_path / "other"}, **changes)
+    expected = [loss for _, loss in losses(finished / "out")]
+    assert [loss for _, loss in losses(tmp_path / "other")] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"use_rslora": True}, {"use_dora": True}, {"precision": "bf16"}])
+def test_forms_of_training(base: Path, checkpoints: dict[str, Any], tmp_path: Path, changes: dict[str, Any]) -> None:
+    report = finetune(base, **{**checkpoints, "output_dir": tmp_path / "other", "max_train_step": 1}, **changes)
+    settings = json.loads((tmp_path / "other" / "model" / "adapter_config.json").read_text())
+    assert report.num_steps == 1
+    assert {name: settings[name] for name in changes.keys() & settings.keys()} == {
+        name: value for name, value in changes.items() if name != "precision"
+    }
+    assert {tensor.dtype for tensor in weights(tmp_path / "other").values()} == {torch.float32}
 
 
 def test_what_a_run_leaves(base: Path, data: str, tmp_path: Path) -> None:
