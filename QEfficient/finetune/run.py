@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ from QEfficient.finetune.live import LiveTable
 from QEfficient.finetune.report import FinetuneReport
 from QEfficient.finetune.rows import read_rows
 from QEfficient.finetune.settings import FinetuneOptions
+from QEfficient.finetune.trainer import arguments, as_dataset, final_eval_loss, lora
 from QEfficient.finetune.trainer_errors import trainer_errors
 from QEfficient.finetune.watching import LOSS_CURVE, METRICS, MetricsLog, draw_loss, perplexity, read_metrics
 from QEfficient.progress import stage
@@ -32,10 +32,8 @@ from QEfficient.transformers.checkpoint import load as loading
 from QEfficient.transformers.quantizers.auto import read_scheme
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-    from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -146,15 +144,15 @@ class _Data:
     @classmethod
     def read(cls, options: FinetuneOptions, tokenizer: PreTrainedTokenizerBase) -> _Data:
         rows = read_rows(str(options.dataset))
-        held_out = read_rows(options.eval_dataset, "validation") if options.eval_dataset is not None else []
+        set_aside = read_rows(options.eval_dataset, "validation") if options.eval_dataset is not None else []
         if options.validation_split:
             order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(options.seed)).tolist()
             count = max(1, round(len(rows) * options.validation_split))
             if count >= len(rows):
                 raise OptionError(f"validation_split={options.validation_split} leaves none of {len(rows)} rows.")
-            held_out = [rows[index] for index in sorted(order[:count])]
+            set_aside = [rows[index] for index in sorted(order[:count])]
             rows = [rows[index] for index in sorted(order[count:])]
-        validation = examples(held_out, options, tokenizer) if held_out else []
+        validation = examples(set_aside, options, tokenizer) if set_aside else []
         if options.max_eval_step:
             validation = validation[: options.max_eval_step * options.val_batch_size]
         return cls(examples(rows, options, tokenizer), validation)
@@ -213,11 +211,11 @@ class _Run:
 
         trainer = SFTTrainer(
             model=self.base.model,
-            args=_arguments(self.options, self.output_dir, has_validation=bool(self.data.validation)),
-            train_dataset=_as_dataset(self.data.train),
-            eval_dataset=_as_dataset(self.data.validation) if self.data.validation else None,
+            args=arguments(self.options, self.output_dir, has_validation=bool(self.data.validation)),
+            train_dataset=as_dataset(self.data.train),
+            eval_dataset=as_dataset(self.data.validation) if self.data.validation else None,
             processing_class=self.base.tokenizer,
-            peft_config=_lora(self.options, self.base.model) if self.options.use_peft else None,
+            peft_config=lora(self.options, self.base.model) if self.options.use_peft else None,
             callbacks=[
                 self.stop,
                 MetricsLog(self.output_dir / METRICS, self.live.show),
@@ -231,7 +229,7 @@ class _Run:
         is_done = self.stop.name is None
         eval_loss = None
         if is_done and self.data.validation:
-            eval_loss = _final_eval_loss(trainer)
+            eval_loss = final_eval_loss(trainer)
         model = self.output_dir / MODEL if is_done else None
         if model is not None and trainer.is_world_process_zero():
             remove(model)
@@ -258,96 +256,6 @@ class _Run:
         model = trainer.accelerator.unwrap_model(trainer.model)
         model.save_pretrained(folder)
         self.base.tokenizer.save_pretrained(folder)
-
-
-def _final_eval_loss(trainer: SFTTrainer) -> float:
-    """Of the weights after the last step; an epoch that ended with it has been evaluated."""
-    losses = {line["step"]: line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line}
-    step = trainer.state.global_step
-    return float(losses[step] if step in losses else trainer.evaluate()["eval_loss"])
-
-
-def _arguments(options: FinetuneOptions, output_dir: Path, *, has_validation: bool) -> SFTConfig:
-    from trl import SFTConfig
-
-    device = choose_device(options)
-    precision = choose_precision(options, device)
-    return SFTConfig(
-        output_dir=str(output_dir),
-        num_train_epochs=options.num_epochs,
-        max_steps=options.max_train_step or -1,
-        per_device_train_batch_size=options.train_batch_size,
-        per_device_eval_batch_size=options.val_batch_size,
-        gradient_accumulation_steps=options.gradient_accumulation_steps,
-        gradient_checkpointing=options.gradient_checkpointing,
-        learning_rate=options.lr,
-        lr_scheduler_type=options.lr_scheduler,
-        warmup_steps=options.warmup_steps,
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.max_grad_norm,
-        seed=options.seed,
-        data_seed=options.seed,
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
-        use_cpu=device == "cpu",
-        dataloader_num_workers=options.num_workers_dataloader,
-        dataloader_pin_memory=device != "cpu",
-        max_length=options.context_length,
-        packing=options.batching_strategy == "packing",
-        dataset_kwargs={"skip_prepare_dataset": options.batching_strategy == "padding"},
-        save_strategy="steps",
-        save_steps=options.intermediate_step_save or 2**31,
-        logging_steps=options.logging_steps,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        eval_strategy="epoch" if has_validation else "no",
-        report_to=["tensorboard"] if find_spec("tensorboard") is not None else [],
-        disable_tqdm=True,
-    )
-
-
-def _as_dataset(made: Sequence[Example]) -> Dataset:
-    from datasets import Dataset
-
-    return Dataset.from_dict(
-        {"input_ids": [example.input_ids for example in made], "labels": [example.labels for example in made]}
-    )
-
-
-def _lora(options: FinetuneOptions, model: PreTrainedModel) -> LoraConfig:
-    from peft import LoraConfig
-
-    names: str | list[str] = options.target_modules
-    if isinstance(names, str) and names != "all-linear":
-        names = [name.strip() for name in names.split(",")]
-        _check_targets(names, model)
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=options.lora_r,
-        lora_alpha=options.lora_alpha,
-        lora_dropout=options.lora_dropout,
-        target_modules=names,
-        use_rslora=options.use_rslora,
-        use_dora=options.use_dora,
-    )
-
-
-def _check_targets(names: Sequence[str], model: PreTrainedModel) -> None:
-    """PEFT passes over a name that no module has, unless no name fits."""
-    modules = [f".{name}" for name, _ in model.named_modules()]
-    for wanted in names:
-        if not any(name.endswith(f".{wanted}") for name in modules):
-            layers = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module)})
-            raise OptionError(
-                f"target_modules: the model has no layer '{wanted}'. Its linear layers are {', '.join(layers)}; "
-                "all-linear takes all but the output head."
-            )
-
-
-def _is_linear(module: torch.nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, torch.nn.Linear | Conv1D)
 
 
 def _draw(lines: list[dict[str, Any]], path: Path) -> None:
