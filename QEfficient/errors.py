@@ -14,6 +14,7 @@
     ├── TargetUnavailable      the target's SDK or runtime is not on this machine
     ├── NumericError           the model computed NaN or infinity where its answer should be  (also ArithmeticError)
     ├── DeviceError            a card failed, or did not answer in time                       (also RuntimeError)
+    ├── DatasetError           data to train on cannot be used; names file and line           (also ValueError)
     ├── CapacityError          a request does not fit: context, slots, memory                 (also ValueError)
     ├── ArtifactError          a stored artifact cannot be used
     │   ├── ArtifactNotFound       no package at this path                                    (also FileNotFoundError)
@@ -99,6 +100,10 @@ class NumericError(QEffError, ArithmeticError):
     def __init__(self, message: str, token_ids: Iterable[int] = ()):
         super().__init__(message)
         self.token_ids = list(token_ids)
+
+
+class DatasetError(QEffError, ValueError):
+    """Data to train on cannot be read, do not fit their layout, or leave nothing to learn."""
 
 
 class CapacityError(QEffError, ValueError):

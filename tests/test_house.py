@@ -38,7 +38,7 @@ LEVELS = (
     ("compile",),
     ("generation",),
     ("verify",),
-    ("quantization",),
+    ("quantization", "finetune"),
     ("base",),
     ("transformers.models", "transformers.transform"),
     ("compat",),
@@ -210,10 +210,10 @@ def test_experimental_exporters_are_imported_in_two_modules() -> None:
 
 def test_architectures_are_not_told_apart_by_name() -> None:
     """Outside one table of quirks the code does not so much as read it, but to ask whether transformers has it, and to
-    make the config that a GGUF file stands for."""
+    make the config that a GGUF file stands for. Upstream's YAML for fine-tuning has a key of this name."""
     readers = [module for module, path in MODULES.items() if "model_type" in path.read_text(encoding="utf-8")]
     rooms = ("quirks", "checkpoint.files", "checkpoint.gguf_config")
-    allowed = [f"QEfficient.transformers.{room}" for room in rooms]
+    allowed = [*(f"QEfficient.transformers.{room}" for room in rooms), "QEfficient.finetune.config_file"]
     assert [module for module in readers if module not in allowed] == []
 
 
@@ -254,7 +254,8 @@ def test_what_is_imported_is_declared(project: dict[str, Any]) -> None:
     imported = {name.partition(".")[0] for path in MODULES.values() for name in imports(path)}
     foreign = {distribution(name) for name in imported - set(sys.stdlib_module_names) - {"QEfficient"}}
     extras = project["optional-dependencies"]
-    declared = {distribution(line) for line in [*project["dependencies"], *extras["vision"], *extras["audio"]]}
+    optional = [line for extra in ("vision", "audio", "train") for line in extras[extra]]
+    declared = {distribution(line) for line in [*project["dependencies"], *optional]}
     assert foreign - declared == set()
 
 

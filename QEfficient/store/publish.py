@@ -145,6 +145,21 @@ def publish_files(folder: Path, build: Callable[[Path], None]) -> None:
             raise
 
 
+def seal(folder: Path, recipe: Recipe, body: Mapping[str, Any] | None = None) -> Artifact:
+    """Write the manifest of a folder that something else has filled in place. Until then, it is no artifact.
+
+    Raises:
+        ArtifactError: There is nothing in it, an empty file, a link or a name that is not portable.
+        StorageError: The disk is full or not writable.
+    """
+    with storage_errors(folder):
+        remove(folder / MANIFEST_NAME)
+        manifest, seen = _finish(folder, recipe, Built(body or {}))
+    for name, record in manifest.files.items():
+        remember(folder / name, record.sha256, seen[name])
+    return Artifact(folder, manifest)
+
+
 def check_empty(folder: Path) -> None:
     """
     Raises:

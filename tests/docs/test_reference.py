@@ -16,6 +16,7 @@ from docs.blocks import ALL_TEXTS, ROOT, SOURCE, blocks, commands, prose, sectio
 
 import QEfficient
 from QEfficient import errors
+from QEfficient.finetune.settings import FinetuneOptions
 from QEfficient.options import (
     CausalLMCompileOptions,
     CompileOptions,
@@ -49,6 +50,7 @@ COMMAND_LINE = (SOURCE / "command_line.md").read_text(encoding="utf-8")
         (Vision2SeqCompileOptions, CompileOptions),
         (SamplingOptions, None),
         (QuantizeOptions, None),
+        (FinetuneOptions, None),
     ],
 )
 def test_option_tables_are_those_of_the_code(cls: type[Options], base: type[Options] | None) -> None:
@@ -90,11 +92,12 @@ def _methods(cls: type) -> Iterator[str]:
 
 
 def test_results_are_documented() -> None:
+    from QEfficient.finetune.report import FinetuneReport
     from QEfficient.quantization.report import LayerError, QuantizationReport
     from QEfficient.verify.parity import ParityReport, PromptParity
     from QEfficient.verify.perplexity import PerplexityReport
 
-    reports = (ParityReport, PromptParity, PerplexityReport, QuantizationReport, LayerError)
+    reports = (ParityReport, PromptParity, PerplexityReport, QuantizationReport, LayerError, FinetuneReport)
     for cls in (QEfficient.CloudAI100ExecInfo, QEfficient.PerfMetrics, *reports):
         assert not [field.name for field in fields(cls) if f"`{field.name}`" not in PYTHON_API], cls.__name__
 
@@ -153,7 +156,7 @@ def test_flags_of_commands_are_documented() -> None:
     from QEfficient.cloud.click_options import as_flag
 
     classes: tuple[type[Options], ...] = (CausalLMCompileOptions, EncoderCompileOptions, Seq2SeqLMCompileOptions)
-    classes += (ImageTextToTextCompileOptions, SamplingOptions, QuantizeOptions)
+    classes += (ImageTextToTextCompileOptions, SamplingOptions, QuantizeOptions, FinetuneOptions)
     options = {as_flag(field.name) for cls in classes for field in fields(cls)}
     for words, command in _commands().items():
         own = [flags for flags in _flags(command) if not options & set(flags)]

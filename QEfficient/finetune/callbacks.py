@@ -1,0 +1,64 @@
+"""What happens between the Trainer's steps: checkpoints are sealed, and a request to stop is followed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from QEfficient.finetune.checkpoints import prune, seal_checkpoint
+
+
+class SealCheckpoints(TrainerCallback):
+    """Declares each checkpoint complete once the Trainer has written it, and only then removes the oldest."""
+
+    def __init__(self, run: Mapping[str, Any], keep: int):
+        self.run = run
+        self.keep = keep
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object) -> None:
+        """The Trainer has written the checkpoint of this step."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir)
+            seal_checkpoint(folder / f"checkpoint-{state.global_step}", self.run)
+            prune(folder, self.keep)
+
+
+class StopOnSignal(TrainerCallback):
+    """Saves a checkpoint and ends at the first step after a signal.
+
+    Attributes:
+        name: Of the signal; None before one comes.
+    """
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM and SIGUSR1 while the block runs. Handlers belong to the main thread: elsewhere, nothing is."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """Stop here if a signal has come."""
+        if self.name is not None:
+            control.should_save = control.should_training_stop = True

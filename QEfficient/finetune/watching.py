@@ -1,0 +1,148 @@
+"""What is seen of a run while it goes on, and what is left to look at afterwards."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import resource
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from QEfficient.errors import NumericError
+from QEfficient.store.files import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+logger = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+LOSS_CURVE = "loss.png"
+_REPORTED = ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "eval_loss", "eval_mean_token_accuracy")
+
+
+class MetricsLog(TrainerCallback):
+    """Writes a line of JSON for each report of the Trainer, and stops at the first loss that is no number."""
+
+    def __init__(self, path: Path, show: Callable[[Mapping[str, float], int], None]):
+        """
+        Args:
+            path: of the file.
+            show: also gets each line, and the number of steps of the whole run.
+        """
+        self.path = path
+        self.show = show
+        self._seen = (time.perf_counter(), 0)
+        """When the last line was written, and how many tokens had been read."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """Forget the lines of steps that come again."""
+        kept = [line for line in read_metrics(self.path) if line["step"] <= state.global_step]
+        _write_lines(self.path, kept if state.global_step else [])
+        self._seen = (time.perf_counter(), 0)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """Report before each checkpoint, so that none is written after a loss that is no number."""
+        control.should_log = control.should_log or control.should_save
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **more: object,
+    ) -> None:
+        """Write the line.
+
+        Raises:
+            NumericError: the loss, or the norm of the gradients, is NaN or infinite.
+        """
+        line: dict[str, float] = {"step": state.global_step, "epoch": state.epoch or 0.0}
+        line |= {name: value for name, value in (logs or {}).items() if name in _REPORTED}
+        _check_finite(line, state.global_step, is_scaled=args.fp16)
+        if len(line) == 2 or not state.is_world_process_zero:
+            return
+        if "loss" in line:
+            line |= {"tokens_per_s": self._speed(int((logs or {})["num_tokens"])), "memory_bytes": _memory_bytes()}
+        else:
+            line["perplexity"] = perplexity(line["eval_loss"])
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.show(line, state.max_steps)
+
+    def _speed(self, tokens: int) -> float:
+        now = time.perf_counter()
+        began, before = self._seen
+        self._seen = now, tokens
+        return round((tokens - before) / max(now - began, 1e-9), 1)
+
+
+def _check_finite(line: dict[str, float], step: int, *, is_scaled: bool) -> None:
+    # fp16's loss scaling overflows at times, and then skips the step.
+    names = ("loss", "eval_loss") if is_scaled else ("loss", "eval_loss", "grad_norm")
+    for name in names:
+        if not math.isfinite(line.get(name, 0.0)):
+            raise NumericError(
+                f"{name} is {line[name]} at step {step}. Training has stopped; the newest checkpoint is from before. "
+                "Lower lr, raise warmup_steps, or use precision='fp32'."
+            )
+
+
+def _memory_bytes() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def perplexity(loss: float) -> float:
+    """exp of a mean loss per token, infinity where it has no number."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Lines of a metrics file; the last may be torn, where the writer was killed."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            logger.warning("%s: a torn line is left out.", path)
+    return lines
+
+
+def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    write_atomic(path, text, temporary=path.with_suffix(".tmp"))
+
+
+def draw_loss(lines: list[dict[str, Any]], path: Path) -> None:
+    """Draw the loss of each step, and that of the validations, into a PNG file.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from importlib import import_module
+
+    figure: Any = import_module("matplotlib.figure").Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, style in {"loss": "-", "eval_loss": "o--"}.items():
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=name.replace("_", " "))
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss per token")
+    axes.legend()
+    figure.savefig(path, dpi=120)
