@@ -91,8 +91,9 @@ def _of_each(modality: str, texts: Sequence[Any], media: Any) -> list[list[Any]]
     """The media of each prompt; those that its chat names, where none are passed."""
     if media is None:
         return [_named(text, modality) for text in texts]
-    if named := next((each for text in texts for each in _named(text, modality)), None):
-        raise OptionError(f"A chat names its {modality} ({named!r:.100}), and others are passed beside it: choose one.")
+    if named := [each for text in texts for each in _named(text, modality)]:
+        said = f"{named[0]!r:.100}"
+        raise OptionError(f"A chat names its {modality} ({said}), and others are passed beside it: choose one.")
     passed = media if isinstance(media, list | tuple) and not _is_samples(media) else [media]  # else a single one
     if len(texts) == 1:
         is_listed = len(passed) == 1 and isinstance(passed[0], list | tuple) and not _is_samples(passed[0])

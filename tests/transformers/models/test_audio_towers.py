@@ -70,7 +70,7 @@ def test_a_clip_in_the_second_turn(granite: Case) -> None:
         {"role": "assistant", "content": [{"type": "text", "text": "yes"}]},
         {"role": "user", "content": [{"type": "audio", "audio": clip}, {"type": "text", "text": "what is it"}]},
     ]
-    ours = granite.ours.generate(prompts=[chat], audio=[[clip]], generation_len=NUM_TOKENS).generated_ids[0]
+    ours = granite.ours.generate(prompts=[chat], generation_len=NUM_TOKENS).generated_ids[0]
     text = granite.processor.tokenizer.apply_chat_template(
         chat, chat_template=granite.processor.chat_template, add_generation_prompt=True, tokenize=False
     )
