@@ -46,12 +46,17 @@ def with_media(
     texts = [prompts] if _is_one(prompts) else prompts
     if isinstance(texts, list | tuple):
         texts = [_with_known_parts(text) for text in texts]
-    has_chats = isinstance(texts, list | tuple) and any(_named(text, each) for text in texts for each in _NAMES)
-    if images is None and audio is None and processor is None and not has_chats:
+    if images is None and audio is None and processor is None and not names_media(prompts):
         return prompts
     if isinstance(prompts, Mapping) or not isinstance(texts, list | tuple):
         raise OptionError("images and audio go with texts or chats; a processor's output has them already.")
     return Pictured(texts, _of_each("image", texts, images), processor, _of_each("audio", texts, audio))
+
+
+def names_media(prompts: Prompts | Pictured | None) -> bool:
+    """Whether messages of chats name images or audio."""
+    texts = [prompts] if _is_one(prompts) else prompts
+    return isinstance(texts, list | tuple) and any(bool(_named(text, each)) for text in texts for each in _NAMES)
 
 
 _NAMES = {"image": ("image", "path", "url", "base64"), "audio": ("audio", "path", "url")}

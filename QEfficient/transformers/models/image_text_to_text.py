@@ -17,7 +17,7 @@ from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.cross_media import CrossLayout
 from QEfficient.generation.media import MediaLayout
 from QEfficient.generation.media_encoder import MediaEncoderRecord
-from QEfficient.generation.media_prompts import Clips, open_audio, with_media
+from QEfficient.generation.media_prompts import Clips, names_media, open_audio, with_media
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
@@ -375,11 +375,12 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         if (inputs is None) == (prompts is None):
             raise OptionError("Give either a processor's output (inputs) or prompts.")
         compiled = self._open(device_ids)
+        asked = prompts if inputs is None else inputs
         answers: CloudAI100ExecInfo = compiled.generate(
-            prompts if inputs is None else inputs,
+            asked,
             images=images,
             audio=audio,
-            processor=self._reader(processor, images, audio),
+            processor=self._reader(processor, images, audio, names_media(asked) or None),
             tokenizer=self._text_tokenizer(tokenizer),
             generation_len=generation_len,
             stream=stream,
