@@ -38,7 +38,7 @@ def test_first_layers_stand_for_all(name: str, num_kept: int) -> None:
     assert max(first.stands_for) < num_kept
     assert first.module.config.num_hidden_layers == num_kept
     assert model.config.num_hidden_layers == len(first.stands_for) == config.num_hidden_layers
-    assert state_discovery.state_specs(model) == state_discovery._specs_by_running(model)
+    assert state_discovery.state_specs(model) == state_discovery.specs_by_running(model)[0]
     for lowering in ("paged", "retained"):
         assert why_not(model, lowering) == why_not_run(model, lowering)
 
@@ -50,7 +50,7 @@ def test_a_decoders_first_layers() -> None:
     first = first_layers(model)
     assert first is not None
     assert first.stands_for == (0,) * 6
-    assert state_discovery.encoder_decoder_specs(model) == state_discovery._found_on_both_sides(model)
+    assert state_discovery.encoder_decoder_specs(model) == state_discovery._found_on_both_sides(model, None)
 
 
 def test_layers_that_share_keys_are_all_run() -> None:
