@@ -34,6 +34,7 @@ from QEfficient.transformers.models.media_encoders import (
     part_shapes,
     parts_of,
     save_host_parameters,
+    without_processor,
 )
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         """What the processor makes of a prompt with an image or a clip of this size."""
         from QEfficient.processing.samples import prompt_sample
 
-        assert self.processor is not None
+        if self.processor is None:
+            raise without_processor(self.model_name)
         return prompt_sample(self.processor, modality, [size])
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]

@@ -38,10 +38,7 @@ def measure_media(
 
     name = type(model).__name__
     if processor is None:
-        raise LifecycleError(
-            f"{name} has no processor, which shows what images or audio become: pass processor=..., or load a "
-            "checkpoint that has one with from_pretrained()."
-        )
+        raise without_processor(name)
     modalities = _modalities(model, processor)
     measured = {each: _measured(model, processor, each, is_alone=len(modalities) == 1) for each in modalities}
     encoders = {modality: each[0] for modality, each in measured.items() if each is not None}
@@ -53,6 +50,14 @@ def measure_media(
         )
     tokens = crossing_media(model, media_tokens(model, encoders, samples[0]), samples[0])
     return encoders, tokens, block_types(model, tokens)
+
+
+def without_processor(name: str) -> LifecycleError:
+    """The error of a model whose media cannot be measured."""
+    return LifecycleError(
+        f"{name} has no processor, which shows what images or audio become: pass processor=..., or load a checkpoint "
+        "that has one with from_pretrained()."
+    )
 
 
 def _modalities(model: PreTrainedModel, processor: ProcessorMixin) -> list[str]:
