@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,9 @@ import numpy as np
 from QEfficient.contract import DEEPSTACK, FEATURES, INDEX
 from QEfficient.errors import OptionError
 from QEfficient.generation.media import MediaLayout, MediaPacker, Part, PromptMedia
-from QEfficient.generation.media_encoder import FeatureCache, MediaEncoder, MediaEncoderRecord
+from QEfficient.generation.media_encoder import MediaEncoderRecord
 from QEfficient.generation.media_prompts import Pictured, with_media
+from QEfficient.generation.package_images import PackageImages
 from QEfficient.generation.programs.program import Program
 from QEfficient.generation.sessions.encoder import EncoderSession
 from QEfficient.generation.texts import EncodedText, Texts
@@ -23,7 +23,6 @@ from QEfficient.generation.two_towers import Pictures
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
-    from QEfficient.processing.host import HostModel
 
 Asked = Any
 """A processor's output, a text, a list of texts, or chats."""
@@ -91,27 +90,11 @@ class Seeing:
     """
 
     def __init__(self, record: SeeingRecord, programs: Mapping[str, Program], folder: Path):
-        self.record, self._programs, self._folder = record, programs, folder
-        self._encoder = MediaEncoder(record.images, programs, lambda: self._host, FeatureCache())
+        self.record, self._images = record, PackageImages(record.images, programs, folder)
 
     def close(self) -> None:
         """Release the graphs for images."""
-        for program in self._programs.values():
-            program.close()
-
-    @cached_property
-    def _host(self) -> HostModel:
-        from QEfficient.processing.host import HostModel
-        from QEfficient.processing.processor import FOLDER
-        from QEfficient.transformers.checkpoint.text_encoders import TextEncoders
-
-        return HostModel(self._folder / FOLDER, TextEncoders)
-
-    @cached_property
-    def _processor(self) -> Any:
-        from QEfficient.processing.processor import FOLDER, open_processor
-
-        return open_processor(self._folder / FOLDER)
+        self._images.close()
 
     def texts(
         self,
@@ -149,7 +132,7 @@ class Seeing:
         listed = [texts] if isinstance(texts, str) else texts
         if not isinstance(listed, list | tuple) or not listed or not all(isinstance(text, str) for text in listed):
             raise OptionError("encode_queries() of a model that sees takes a text or a list of texts.")
-        batches = (self._processor.process_queries(text=[text], return_tensors="pt") for text in listed)
+        batches = (self._images.processor.process_queries(text=[text], return_tensors="pt") for text in listed)
         return [text for batch in batches for text in self._of_batch(batch)]
 
     def documents(self, images: Pictures) -> list[EncodedText]:
@@ -162,7 +145,7 @@ class Seeing:
         from QEfficient.processing.processor import process_images
 
         listed = list(images) if isinstance(images, list | tuple) else [images]
-        batches = (process_images(self._processor, [image]) for image in listed)
+        batches = (process_images(self._images.processor, [image]) for image in listed)
         return [text for batch in batches for text in self._of_batch(batch)]
 
     @staticmethod
@@ -178,7 +161,7 @@ class Seeing:
     def _read(self, prompt: Any, pictures: Sequence[Any], processor: ProcessorMixin | None) -> list[EncodedText]:
         from QEfficient.processing.processor import process
 
-        return self._of_batch(process(self._processor if processor is None else processor, prompt, pictures))
+        return self._of_batch(process(self._images.processor if processor is None else processor, prompt, pictures))
 
     def _of_batch(self, batch: Mapping[str, Any]) -> list[EncodedText]:
         """The texts of a processor's output, their padding dropped."""
@@ -187,7 +170,8 @@ class Seeing:
         mask = np.ones_like(ids, bool)
         if batch.get("attention_mask") is not None:
             mask = np.atleast_2d(np.asarray(batch["attention_mask"])).astype(bool)
-        features, deepstack = self._encoder.encode(batch) or (None, None)
+        assert self._images.encoder is not None
+        features, deepstack = self._images.encoder.encode(batch) or (None, None)
         is_placeholder = np.isin(ids, list(layout.placeholders.values())) & mask
         rows = features if features is not None else deepstack[0] if deepstack is not None else ()
         if is_placeholder.sum() != len(rows):
@@ -195,7 +179,7 @@ class Seeing:
                 f"The prompts have {int(is_placeholder.sum())} placeholder(s) for images, and the images make "
                 f"{len(rows)} row(s) of features: pass all images, and the prompt as the processor made it."
             )
-        coordinates = self._host.coordinates(batch) if layout.num_positions else None
+        coordinates = self._images.host.coordinates(batch) if layout.num_positions else None
         ends = np.cumsum(is_placeholder.sum(1))
         texts = []
         for row, keep in enumerate(mask):

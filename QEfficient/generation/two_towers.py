@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +11,8 @@ import numpy as np
 
 from QEfficient.contract import Count, Range
 from QEfficient.errors import CapacityError, LifecycleError, OptionError
-from QEfficient.generation.media_encoder import FeatureCache, MediaEncoder, MediaEncoderRecord
+from QEfficient.generation.media_encoder import MediaEncoderRecord
+from QEfficient.generation.package_images import PackageImages
 from QEfficient.generation.programs.program import Program
 from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
 from QEfficient.generation.texts import EncodedText
@@ -20,7 +20,6 @@ from QEfficient.generation.texts import EncodedText
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
-    from QEfficient.processing.host import HostModel
     from QEfficient.processing.images import Picture
 
 Pictures = Any
@@ -99,29 +98,12 @@ class Towers:
     """
 
     def __init__(self, record: TowersRecord, texts: EncoderSession, programs: Mapping[str, Program], folder: Path):
-        self.record, self._texts, self._programs, self._folder = record, texts, programs, folder
-        self._images = None
-        if record.images is not None:
-            self._images = MediaEncoder(record.images, programs, lambda: self._host, FeatureCache())
+        self.record, self._texts = record, texts
+        self._images = PackageImages(record.images, programs, folder)
 
     def close(self) -> None:
         """Release the graphs for images."""
-        for program in self._programs.values():
-            program.close()
-
-    @cached_property
-    def _host(self) -> HostModel:
-        from QEfficient.processing.host import HostModel
-        from QEfficient.processing.processor import FOLDER
-        from QEfficient.transformers.checkpoint.text_encoders import TextEncoders
-
-        return HostModel(self._folder / FOLDER, TextEncoders)
-
-    @cached_property
-    def _processor(self) -> Any:
-        from QEfficient.processing.processor import FOLDER, open_processor
-
-        return open_processor(self._folder / FOLDER)
+        self._images.close()
 
     def text_vectors(self, texts: Sequence[EncodedText]) -> np.ndarray:
         """``[n, D]`` of texts. Raises as :meth:`EncoderSession.run`."""
@@ -139,13 +121,13 @@ class Towers:
             OptionError: something is no image.
             NumericError: a vector is no number.
         """
-        if self._images is None:
+        if self._images.encoder is None:
             raise LifecycleError(
-                f"{self._folder} was compiled for texts alone, without a processor that reads images: compile with "
-                "QEFFAutoModel(model, processor=...)."
+                f"{self._images.folder} was compiled for texts alone, without a processor that reads images: compile "
+                "with QEFFAutoModel(model, processor=...)."
             )
         batch = images if isinstance(images, Mapping) else self._read(images, processor)
-        features = self._images.encode(batch)
+        features = self._images.encoder.encode(batch)
         if features is None or features[0] is None:
             raise OptionError(f"The processor's output has no images, but {', '.join(batch) or 'nothing'}.")
         return features[0]
@@ -156,7 +138,7 @@ class Towers:
         listed = list(images) if isinstance(images, list | tuple) else [images]
         if not listed:
             raise CapacityError("No image was passed.")
-        return process_images(self._processor if processor is None else processor, listed)
+        return process_images(self._images.processor if processor is None else processor, listed)
 
     def scores(self, images: np.ndarray, texts: np.ndarray) -> np.ndarray:
         """``logits_per_image [images, texts]`` of vectors.

@@ -41,11 +41,33 @@ def _compare_one(
 ) -> PromptParity:
     prompt_len = batch["input_ids"].shape[1]
     room = compiled.engine.session.info.ctx_len - prompt_len
+    errors = _feature_errors(reference, compiled, batch) or None
+    return compare_answers(reference, compiled, batch, prompt_len, (generation_len, min(generation_len, room)), errors)
+
+
+def compare_answers(
+    reference: PreTrainedModel,
+    compiled: CompiledImageTextToText,
+    batch: Mapping[str, Any],
+    prompt_len: int,
+    lens: tuple[int, int],
+    feature_errors: dict[str, float] | None,
+) -> PromptParity:
+    """Answer one prompt greedily with both and compare.
+
+    Args:
+        reference: the Hugging Face model in float32.
+        compiled: the package.
+        batch: a processor's output for the prompt.
+        prompt_len: tokens, or states of the encoder.
+        lens: maximum number of tokens that the package and the reference generate.
+        feature_errors: relative errors of what was encoded, by name.
+    """
     try:
-        generated = compiled.generate(dict(batch), generation_len=generation_len, do_sample=False).generated_ids[0]
+        generated = compiled.generate(dict(batch), generation_len=lens[0], do_sample=False).generated_ids[0]
     except NumericError as error:
         generated = np.array(error.token_ids, np.int64)
-    expected, margins = reference_tokens(reference, batch, min(generation_len, room))
+    expected, margins = reference_tokens(reference, batch, lens[1])
     agreed = common_prefix(generated.tolist(), expected)
     return PromptParity(
         prompt_len=prompt_len,
@@ -53,7 +75,7 @@ def _compare_one(
         num_agreed=agreed,
         smallest_margin=min(margins[:agreed], default=None),
         margin_at_divergence=margins[agreed] if agreed < len(margins) else None,
-        feature_errors=_feature_errors(reference, compiled, batch) or None,
+        feature_errors=feature_errors,
     )
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from QEfficient.errors import NumericError
 from QEfficient.transformers.lowering.encoder_states import decoder_call
 from QEfficient.transformers.tasks.sequence_inputs import forward_parameters
-from QEfficient.verify.parity import ParityReport, PromptParity, common_prefix, reference_tokens, relative_error
+from QEfficient.verify.media_parity import compare_answers
+from QEfficient.verify.parity import ParityReport, PromptParity, relative_error
 from QEfficient.verify.reference import in_float32
 
 if TYPE_CHECKING:
@@ -47,20 +46,6 @@ def _compare_one(
     with torch.no_grad():
         called = decoder_call(reference, arguments)
     theirs = called.states[0][called.counts[0] > 0].float().numpy()
-    room = compiled.engine.session.info.ctx_len - 1 - len(prompt.begin)
-    try:
-        generated = compiled.generate(
-            dict(batch), generation_len=min(generation_len, room), do_sample=False
-        ).generated_ids[0]
-    except NumericError as error:
-        generated = np.array(error.token_ids, np.int64)
-    expected, margins = reference_tokens(reference, batch, min(generation_len, room))
-    agreed = common_prefix(generated.tolist(), expected)
-    return PromptParity(
-        prompt_len=len(prompt.states),
-        num_compared=len(expected),
-        num_agreed=agreed,
-        smallest_margin=min(margins[:agreed], default=None),
-        margin_at_divergence=margins[agreed] if agreed < len(margins) else None,
-        feature_errors={"prompt": relative_error(prompt.states, theirs)},
-    )
+    length = min(generation_len, compiled.engine.session.info.ctx_len - 1 - len(prompt.begin))
+    errors = {"prompt": relative_error(prompt.states, theirs)}
+    return compare_answers(reference, compiled, batch, len(prompt.states), (length, length), errors)

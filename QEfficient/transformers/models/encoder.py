@@ -21,6 +21,7 @@ from QEfficient.options import EncoderCompileOptions
 from QEfficient.targets import Target
 from QEfficient.transformers.models.image_tower import ImageTower
 from QEfficient.transformers.models.late_interaction import read_late_interaction
+from QEfficient.transformers.models.media_encoders import sharing_cores
 from QEfficient.transformers.models.sequence_model import QEFFSequenceModel
 from QEfficient.transformers.models.sequence_plan import MeasuredInputs, SequencePlan, encoder_record
 
@@ -234,10 +235,7 @@ class QEFFAutoModel(QEFFSequenceModel):
     def _graph_options(self, name: str, options: EncoderCompileOptions, target: Target) -> EncoderCompileOptions:
         """All graphs are on a card at once, so that they share its cores: half of them are for images."""
         num_parts = 0 if self._image_tower is None else len(self._image_tower.encoder.parts)
-        if not target.has_static_shapes or not 0 < num_parts < options.num_cores:
-            return options
-        for_part = max(1, options.num_cores // 2 // num_parts)
-        return replace(options, num_cores=options.num_cores - num_parts * for_part if name == MODEL_GRAPH else for_part)
+        return sharing_cores(options, target, num_parts, is_encoder=name != MODEL_GRAPH, share=2)
 
     def _session(self, plan: SequencePlan, options: EncoderCompileOptions, target: Target) -> EncoderRecord:
         record = replace(encoder_record(plan, options, self.config), late=self._late)

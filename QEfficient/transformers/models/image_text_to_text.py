@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from QEfficient.base.modeling_qeff import OptionsT, PathLike
+from QEfficient.base.modeling_qeff import PathLike
 from QEfficient.base.open_package import check_runtime
 from QEfficient.base.qpc_paths import PackagePath
 from QEfficient.contract import Json, Specialization
@@ -34,6 +34,7 @@ from QEfficient.transformers.models.media_encoders import (
     part_shapes,
     parts_of,
     save_host_parameters,
+    sharing_cores,
     without_processor,
 )
 
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Inputs = Any
 """A processor's output; or a text, a list of them, or chats."""
-_ENCODER_SHARE = 4
 _USUAL_SECONDS = 30
 
 
@@ -238,18 +238,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         self, name: str, options: ImageTextToTextCompileOptions, target: Target
     ) -> ImageTextToTextCompileOptions:
         """All graphs are on a card at once, so that they share its cores: a quarter of them is for the encoders."""
-        return self._sharing_cores(
-            options, target, len(parts_of(self._seen()[0].values())), is_encoder=name != LANGUAGE
-        )
-
-    @staticmethod
-    def _sharing_cores(options: OptionsT, target: Target, num_encoders: int, *, is_encoder: bool) -> OptionsT:
-        """Options of a graph beside others on a card."""
-        if not target.has_static_shapes or options.num_cores <= num_encoders:
-            return options
-        for_encoder = max(1, options.num_cores // _ENCODER_SHARE // num_encoders)
-        num_cores = for_encoder if is_encoder else options.num_cores - num_encoders * for_encoder
-        return replace(options, num_cores=num_cores)
+        return sharing_cores(options, target, len(parts_of(self._seen()[0].values())), is_encoder=name != LANGUAGE)
 
     def _language_specializations(
         self, plan: CausalLMPlan, options: ImageTextToTextCompileOptions, target: Target

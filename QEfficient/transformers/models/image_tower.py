@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.transformers.tasks.media_parts import MediaEncoder
 
-_SAMPLES = (((448, 448), (448, 448)), ((896, 448),), ((336, 672),), ((1400, 1200),), ((64, 48),))
-"""Width and height of images that show what an encoder takes, and what varies with them."""
-
 
 class ImageTower:
     """The encoder of images of a model.
@@ -48,9 +45,10 @@ class ImageTower:
         Raises:
             UnsupportedModel: the model takes something else than the processor makes.
         """
+        from QEfficient.processing.samples import SIZES
         from QEfficient.transformers.tasks.media_parts import media_encoder
 
-        encoder = media_encoder(self._model, "image", [self.sample(sizes) for sizes in _SAMPLES])
+        encoder = media_encoder(self._model, "image", [self.sample(sizes) for sizes in SIZES["image"]])
         if encoder is None:
             raise UnsupportedModel(
                 f"get_image_features() of {type(self._model).__name__} takes nothing of what its processor, a "
@@ -78,7 +76,9 @@ class ImageTower:
 
     def specializations(self, has_static_shapes: bool) -> dict[str, tuple[Specialization, ...]]:
         """The shapes of each graph; none where any shape runs."""
-        samples = [self.sample(sizes[:1]) for sizes in _SAMPLES] if has_static_shapes else []
+        from QEfficient.processing.samples import SIZES
+
+        samples = [self.sample(sizes[:1]) for sizes in SIZES["image"]] if has_static_shapes else []
         return part_shapes(self._model, self.encoder, samples)
 
     def record(self, has_static_shapes: bool) -> MediaEncoderRecord:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from QEfficient.base.modeling_qeff import OptionsT
 from QEfficient.contract import Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
 from QEfficient.generation.media_encoder import FollowerRecord, MediaEncoderRecord, MediaPartRecord
+from QEfficient.targets import Target
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from QEfficient.transformers.tasks.media_parts import MediaEncoder, MediaPart
 
 logger = logging.getLogger(__name__)
+_ENCODER_SHARE = 4
 
 
 def measure_media(
@@ -101,6 +105,17 @@ def _measured(
 def parts_of(encoders: Iterable[MediaEncoder]) -> list[MediaPart]:
     """The graphs of several encoders, in order."""
     return [part for encoder in encoders for part in encoder.parts]
+
+
+def sharing_cores(
+    options: OptionsT, target: Target, num_encoders: int, *, is_encoder: bool, share: int = _ENCODER_SHARE
+) -> OptionsT:
+    """Options of a graph that is on a card beside others: one core in ``share`` is for the encoders' graphs."""
+    if not target.has_static_shapes or not 0 < num_encoders < options.num_cores:
+        return options
+    for_encoder = max(1, options.num_cores // share // num_encoders)
+    num_cores = for_encoder if is_encoder else options.num_cores - num_encoders * for_encoder
+    return replace(options, num_cores=num_cores)
 
 
 def described(encoders: Iterable[MediaEncoder]) -> tuple[str, ...]:

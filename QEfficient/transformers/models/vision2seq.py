@@ -16,7 +16,7 @@ from QEfficient.options import Vision2SeqCompileOptions
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
 from QEfficient.transformers.models.image_text_to_text import Inputs, QEFFAutoModelForImageTextToText
-from QEfficient.transformers.models.media_encoders import described, part_graphs, part_shapes, parts_of
+from QEfficient.transformers.models.media_encoders import described, part_graphs, part_shapes, parts_of, sharing_cores
 from QEfficient.transformers.models.seq2seq_model import EncoderDecoderPlan, QEFFEncoderDecoderModel
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class QEFFAutoModelForVision2Seq(
         self, name: str, options: Vision2SeqCompileOptions, target: Target
     ) -> Vision2SeqCompileOptions:
         num_encoders = 1 + len(parts_of(self._read()[1].values()))
-        return self._sharing_cores(options, target, num_encoders, is_encoder=name != DECODER)
+        return sharing_cores(options, target, num_encoders, is_encoder=name != DECODER)
 
     def _decoder_specs(self) -> Any:
         return self._both_specs()[0]
