@@ -46,7 +46,7 @@ def with_media(
     texts = [prompts] if _is_one(prompts) else prompts
     if isinstance(texts, list | tuple):
         texts = [_with_known_parts(text) for text in texts]
-    if images is None and audio is None and processor is None and not names_media(prompts):
+    if images is None and audio is None and processor is None and not names_media(texts):
         return prompts
     if isinstance(prompts, Mapping) or not isinstance(texts, list | tuple):
         raise OptionError("images and audio go with texts or chats; a processor's output has them already.")

@@ -43,7 +43,10 @@ OTHER_HEADS = (
 QUIRKS_ALONE = {
     "causal_lm": ("cpmant", "dbrx", "gpt_neo", "jetmoe", "longcat_flash", "prophetnet", "roformer", "xlm", "xlnet"),
     "ctc": ("granite_speech5_ctc", "wav2vec2-bert"),
-    "speech_seq2seq": ("whisper", "moonshine"),
+    "speech_seq2seq": (
+        *("whisper", "moonshine", "moonshine_streaming"),
+        *("granite_speech", "granite_speech_plus", "qwen3_asr"),
+    ),
     "seq2seq": ("fsmt", "led", "longt5", "nllb-moe", "switch_transformers"),
     "text_encoder": ("funnel", "longformer"),
 }
@@ -54,7 +57,8 @@ SLOW = {
     *("led", "longt5", "nllb-moe", "switch_transformers", "funnel"),
     *("deepseek_v4", "inkling_text", "falcon_h1", "t5"),
     *("cpmant", "jetmoe", "roformer"),
-    *("moonshine", "granite_speech5_ctc"),
+    *("moonshine", "moonshine_streaming", "granite_speech5_ctc"),
+    *("granite_speech", "granite_speech_plus", "qwen3_asr"),
 }
 """More than ten seconds each: in the sweep."""
 SIMULATOR = "cloud-ai-100-sim"
@@ -98,10 +102,13 @@ def test_every_quirk_has_a_test() -> None:
 
     compared = (Path(__file__).parents[1] / "transformers" / "quirks" / "test_recurrent.py").read_text(encoding="utf-8")
     parts = {"granite_speech5_encoder": "granite_speech5_ctc", "ernie4_5_vl_moe_text": "ernie4_5_vl_moe"}
-    parts |= {"step3p5": "step3p7", "step3p5_vision": "step3p7"}
+    parts |= {"step3p5": "step3p7", "step3p5_vision": "step3p7", "glm5_next_text": "glm5_next"}
+    parts |= {"kosmos_2_text_model": "kosmos-2", "kosmos_2_5_text_model": "kosmos-2.5"}
+    parts |= {"qwen3_omni_moe_audio_encoder": "qwen3_omni_moe_thinker"}
+    parts |= {f"{name}_encoder": name for name in QUIRKS_ALONE["speech_seq2seq"]}
     tested = {*BY_KIND.values(), *SCANS, *chain(*OTHERS.values(), *QUIRKS_ALONE.values())}
     tested |= {variant.partition("+")[0] for variant in VARIANTS}
-    tested |= image_text_models.RECIPES.keys()  # in test_image_text_to_text.py
+    tested |= image_text_models.RECIPES.keys()  # in test_image_text_to_text.py and test_audio_towers.py
     assert [name for name in REASONS if parts.get(name, name) not in tested and f'"{name}"' not in compared] == []
 
 
@@ -115,5 +122,5 @@ def test_the_model_is_of_its_kind(kind: str) -> None:
 
 
 def test_every_kind_has_its_model() -> None:
-    """Cross-attention's are the sequence-to-sequence models."""
-    assert set(get_args(StateKind)) - {"cross"} == BY_KIND.keys()
+    """Cross-attention's are the sequence-to-sequence models, to images those of ``test_cross_media.py``."""
+    assert set(get_args(StateKind)) - {"cross", "images"} == BY_KIND.keys()
