@@ -67,6 +67,8 @@ def processor(model_type: str) -> Any:
 
     recipe = RECIPES[model_type]
     extractor = extractor_class(model_type, FEATURE_EXTRACTOR_MAPPING_NAMES[model_type])(**recipe.extractor)
+    if model_type == "voxtral_realtime":
+        return mistral.realtime_processor(mistral.streaming_tokenizer(recipe.audio, extractor), extractor)
     parts = {recipe.extractor_name: extractor, "tokenizer": _tokenizer(recipe)}
     made = getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])(**parts, **recipe.processor)
     if recipe.takes_audio:
@@ -94,6 +96,8 @@ def inputs(made: Any, recipe: Recipe, text: str, audio: Sequence[np.ndarray] = (
         content = [*mistral.contents(audio), {"type": "text", "text": text}]
         return dict(made.apply_chat_template([{"role": "user", "content": content}]))
     options: dict[str, Any] = {"audio": list(audio)} if audio else {"audio": None}
+    if not recipe.reads_text:
+        return dict(made(return_tensors="pt", **options))
     return dict(made(text=[recipe.audio * len(audio) + text], return_tensors="pt", **options))
 
 

@@ -131,12 +131,28 @@ def process(
         if clips and not _takes(processor, "audio"):
             return _as_batch(_by_chat(processor, prompt, clips))
         if not _takes(processor, "text"):
+            if prompt:
+                raise ValueError(f"{type(processor).__name__} takes no text")
             return _as_batch(processor(audio=clips, return_tensors="pt"))
         if opened and isinstance(prompt, str) and getattr(processor, "chat_template", None) is None:
             placed = _placed(processor, prompt, opened, clips)
             if placed is not None:
                 return placed
         return _read(processor, _text(processor, prompt, {"image": len(opened), "audio": len(clips)}), opened, clips)
+
+
+def process_audio(processor: ProcessorMixin, clips: Sequence[np.ndarray]) -> Batch:
+    """The inputs of clips without a text.
+
+    Args:
+        processor: of transformers.
+        clips: samples of each at :func:`sampling_rate`.
+
+    Raises:
+        OptionError: the processor refuses them.
+    """
+    with _refusals("this audio"):
+        return _as_batch(processor(audio=[*clips], return_tensors="pt"))
 
 
 def _read(processor: ProcessorMixin, text: str, images: Sequence[Any], audio: Sequence[np.ndarray] = ()) -> Batch:
@@ -182,7 +198,9 @@ def sampling_rate(processor: ProcessorMixin) -> int | None:
 
 
 def sounding(processor: ProcessorMixin, text: str, num_clips: int) -> str:
-    """``text`` after placeholders for clips, for a processor that takes them in texts."""
+    """``text`` after placeholders for clips, for a processor that takes them in texts; "" for one that takes none."""
+    if not _takes(processor, "text") and _takes(processor, "audio"):
+        return ""
     tokens = placeholder_tokens(processor, "audio") if _takes(processor, "audio") else []
     return "".join(tokens) * num_clips + text
 

@@ -31,7 +31,6 @@ UNABLE: dict[tuple[str, str], str] = {
     ("causal_lm", "gemma4_unified_assistant"): _DRAFTS,
     ("sequence_classification", "layoutlmv2"): "needs detectron2, even for text alone",
     ("text_encoder", "perceiver"): "PerceiverModel takes `inputs` already embedded, not tokens",
-    ("speech_seq2seq", "voxtral_realtime"): "adds its audio to every token, also to those that it generates",
     ("speech_seq2seq", "dia"): "reads text and speaks codes of an audio codec",
     ("speech_seq2seq", "vibevoice"): "reads text and speaks",
     ("speech_seq2seq", "kyutai_speech_to_text"): "a decoder alone, over codes of an audio codec that its model makes",

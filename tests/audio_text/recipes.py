@@ -36,6 +36,17 @@ RECIPES: dict[str, Recipe] = {
         takes_audio=False,
         seconds=(1.5, 31.0),
     ),
+    "voxtral_realtime": Recipe(
+        audio="[STREAMING_PAD]",
+        config={
+            "audio_config": {"head_dim": 16, "sliding_window": 12},
+            "text_config": {"head_dim": 32, "sliding_window": 48},
+        },
+        extractor={"feature_size": 16},
+        reads_text=False,
+        takes_text=False,
+        max_clips=1,
+    ),
     "qwen3_asr": Recipe(
         audio="<|audio_start|><|audio_pad|><|audio_end|>",
         names={

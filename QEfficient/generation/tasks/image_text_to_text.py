@@ -12,6 +12,7 @@ import numpy as np
 
 from QEfficient.contract import NO_TOKEN, GraphRecord, LoweringName
 from QEfficient.errors import LifecycleError, OptionError
+from QEfficient.generation.added_media import prompts_over_rows, within_audio
 from QEfficient.generation.audio_inputs import AudioInputs, each_audio
 from QEfficient.generation.cross_media import CrossLayout, CrossPacker
 from QEfficient.generation.media import MediaLayout, MediaPacker, PromptMedia, spans_of
@@ -229,10 +230,14 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
 
         if prompt is not None and language is not None:
             raise OptionError("language is for the request of the processor: say it in the prompt.")
+        if self.record.layout.is_added and language is not None:
+            raise OptionError("The model hears the language itself: leave language out.")
         reader, decoder = processor or self.processor, self.tokenizer(tokenizer)
         transcripts = []
         for samples in open_audio(each_audio(inputs), reader):
-            if prompt is not None:
+            if self.record.layout.is_added:
+                batch = self._heard(reader, prompt, [samples])
+            elif prompt is not None:
                 batch = process(reader, prompt, (), [samples])
             else:
                 batch = transcription(reader, samples, language)
@@ -272,10 +277,27 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         audio = pictured.audio or [[] for _ in pictured.prompts]
         read = []
         for prompt, images, clips in zip(pictured.prompts, pictured.images, audio, strict=True):
-            read += self._prompts(process(processor, prompt, images, open_audio(clips, processor)))
+            opened = open_audio(clips, processor)
+            is_heard = self.record.layout.is_added
+            batch = self._heard(processor, prompt, opened) if is_heard else process(processor, prompt, images, opened)
+            read += self._prompts(batch)
         return read
 
+    @staticmethod
+    def _heard(processor: ProcessorMixin, prompt: Any, clips: Sequence[np.ndarray]) -> dict[str, Any]:
+        """What the processor makes of the clip of a prompt, of a model that adds audio to every token."""
+        from QEfficient.processing.processor import process_audio
+
+        if prompt or len(clips) != 1:
+            raise OptionError(
+                f"The model adds its audio to every token, so that a prompt is one clip without a text; got {prompt!r} "
+                f"and {len(clips)} clip(s). Pass prompts='' and one clip for each."
+            )
+        return process_audio(processor, clips)
+
     def _plain(self, ids: list[int]) -> MediaPrompt:
+        if self.record.layout.is_added:
+            raise OptionError("The model adds audio to every token, and answers no text alone: pass audio=...")
         for modality, token in self.record.layout.placeholders.items():
             if token in ids:
                 raise _unequal(modality, token, ids.count(token), 0)
@@ -284,6 +306,9 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
 
     def _prompts(self, batch: Mapping[str, Any]) -> list[MediaPrompt]:
         """The prompts of a processor's output, their padding dropped."""
+        self._check_constants(batch)
+        if self.record.layout.is_added:
+            return self._over_rows(batch)
         if batch.get("input_ids") is None:
             raise OptionError(f"The processor's output has no input_ids; it has {', '.join(map(str, batch))}.")
         ids = np.atleast_2d(np.asarray(batch["input_ids"]))
@@ -315,6 +340,29 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             )
             prompts.append(MediaPrompt(ids[row][keep].tolist(), media))
         return prompts
+
+    def _check_constants(self, batch: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            OptionError: a number is not the one that the package was compiled for.
+        """
+        for name, number in self.record.layout.constants.items():
+            value = number if batch.get(name) is None else float(np.asarray(batch[name]))
+            if value != number:
+                raise OptionError(
+                    f"{name}={value:g}, and the package was compiled with a processor that says {number:g}: compile "
+                    "with processor=... for this one."
+                )
+
+    def _over_rows(self, batch: Mapping[str, Any]) -> list[MediaPrompt]:
+        """The prompts of a batch whose audio is added to every token."""
+        (encoder,) = self.encoders
+        features, _ = encoder.encode(batch) or (None, None)
+        if features is None:
+            raise OptionError(f"The processor's output has no audio; it has {', '.join(map(str, batch))}.")
+        num_clips = len(batch[encoder.record.parts[0].inputs[0]])
+        prompts = prompts_over_rows(batch, features, num_clips, self.generation_config.get("bos_token_id"))
+        return [MediaPrompt(ids, media) for ids, media in prompts]
 
     def _crossing(
         self, batch: Mapping[str, Any], ids: np.ndarray, mask: np.ndarray, layout: CrossLayout
@@ -386,7 +434,9 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         )
 
     def _request(self, index: int, prompt: Any, generation_len: Any, sampling: Mapping[str, Any]) -> Request:
-        return self._builder.build(prompt.ids, generation_len, sampling, media=prompt.media)
+        request = self._builder.build(prompt.ids, generation_len, sampling, media=prompt.media)
+        is_added = self.record.layout.is_added
+        return within_audio(request, generation_len, self.record.ctx_len) if is_added else request
 
 
 def _unequal(modality: str, token: int, num_placeholders: int, num_rows: int) -> OptionError:

@@ -271,6 +271,8 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             num_positions=tokens.num_positions,
             block_types=blocks,
             mask=tokens.mask,
+            is_added=tokens.is_added,
+            constants=dict(tokens.constants),
         )
         records = self._encoder_records(encoders, target)
         decoder, crossing = super()._session(plan, options, target), self._cross_layout(plan)
