@@ -36,7 +36,11 @@ def make(model_type: str, folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     made = AutoModelForMultimodalLM.from_config(config, dtype=torch.float32).eval()
     weights.draw(made, weights.SPREAD.get(model_type, {}), seed)
-    made.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=1)
+    for name, buffer in made.named_buffers():
+        if name.endswith("codebook.embed_sum"):
+            torch.nn.init.normal_(buffer)
+    first = config.bos_token_id if model_type == "kyutai_speech_to_text" else 1
+    made.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=first)
     made.save_pretrained(folder)
     return folder
 

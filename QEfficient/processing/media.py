@@ -117,12 +117,14 @@ class CrossEncoder:
 
 def encoder_method(model: PreTrainedModel, modality: str) -> Callable[..., Any] | None:
     """The method that gives a modality's features; None for a model without the modality."""
+    from QEfficient.transformers.quirks import added_features
+
     name = f"get_{modality}_features"
     method: Callable[..., Any] | None = getattr(model.base_model, name, None)
     if method is None and modality == "image":
         arguments = cross_arguments(model.base_model)
         method = features_of_forward(model) if arguments is None else CrossEncoder(model.base_model, arguments)
-    return method or getattr(model, name, None)
+    return method or getattr(model, name, None) or added_features(model, modality)
 
 
 def features_of_forward(model: nn.Module) -> Callable[..., Any] | None:

@@ -33,7 +33,6 @@ UNABLE: dict[tuple[str, str], str] = {
     ("text_encoder", "perceiver"): "PerceiverModel takes `inputs` already embedded, not tokens",
     ("speech_seq2seq", "dia"): "reads text and speaks codes of an audio codec",
     ("speech_seq2seq", "vibevoice"): "reads text and speaks",
-    ("speech_seq2seq", "kyutai_speech_to_text"): "a decoder alone, over codes of an audio codec that its model makes",
     ("speech_seq2seq", "pop2piano"): "writes notes of a piano, and embeds audio outside of its encoder",
     ("causal_lm", "musicgen"): _CODES,
     ("causal_lm", "musicgen_melody"): _CODES,

@@ -47,6 +47,29 @@ RECIPES: dict[str, Recipe] = {
         takes_text=False,
         max_clips=1,
     ),
+    "kyutai_speech_to_text": Recipe(
+        config={
+            "vocab_size": 300,
+            "bos_token_id": 310,
+            "num_codebooks": 4,
+            "codebook_vocab_size": 33,
+            "audio_bos_token_id": 32,
+            "audio_pad_token_id": 432,
+            "codec_config": {
+                "num_filters": 4,
+                "upsampling_ratios": [8, 6, 5, 4],
+                "num_quantizers": 4,
+                "codebook_size": 32,
+                "vector_quantization_hidden_dimension": 16,
+                "upsample_groups": 64,
+                "sliding_window": 8,
+            },
+        },
+        extractor={"sampling_rate": 24000},
+        reads_text=False,
+        takes_text=False,
+        max_clips=1,
+    ),
     "qwen3_asr": Recipe(
         audio="<|audio_start|><|audio_pad|><|audio_end|>",
         names={

@@ -122,7 +122,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         info = replace(
             record.decoder.session_info(is_ragged=is_ragged),
             takes_long_chunks=not self.target.has_static_shapes,
-            other_tokens=frozenset(record.layout.placeholders.values()),
+            other_tokens=frozenset([*record.layout.placeholders.values(), *self._first_tokens()]),
         )
         if is_ragged:
             return self._paged(info, MediaPacker(record.layout), extra_outputs)
@@ -133,6 +133,11 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             session = RetainedSession(program, info, record.decoder.state_rows, packer)
             opened.pop_all()  # the session closes it
         return session
+
+    def _first_tokens(self) -> list[int]:
+        """What prompts that are audio alone begin with, which may be beyond the vocabulary of answers."""
+        token = self.generation_config.get("bos_token_id")
+        return [token] if self.record.layout.is_added and isinstance(token, int) else []
 
     def _paged(self, info: SessionInfo, packer: MediaPacker, extra_outputs: Sequence[str]) -> Session:
         from QEfficient.generation.sessions.paged import PagedSession  # imports OpenVINO

@@ -268,6 +268,19 @@ def _unchecked(*args: object, **kwargs: object) -> None:
 
 
 @contextmanager
+def _embeddings_with_rows(model: Any, media: StepMedia) -> Iterator[None]:
+    """Add the rows of ``media`` to the embeddings of ``model``, where its forward asks for none."""
+    if not media.tokens.is_added or media.tokens.asked:
+        yield
+        return
+    handle = model.get_input_embeddings().register_forward_hook(lambda *call: call[-1] + media.added_rows())
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def placing(model: nn.Module, media: StepMedia) -> Iterator[None]:
     """Let ``model``, a private copy, put the features of ``media`` at their tokens."""
     outputs = media.outputs()
@@ -282,7 +295,7 @@ def placing(model: nn.Module, media: StepMedia) -> Iterator[None]:
         setattr(module, name, function)
     scatter = tensor_method_replaced("masked_scatter", media.scatter)
     try:
-        with scatter, _Selecting(media), functions_replaced(model, {"torch_compilable_check": _unchecked}):
+        with _embeddings_with_rows(model, media), scatter, _Selecting(media), functions_replaced(model, {"torch_compilable_check": _unchecked}):
             yield
     finally:
         for module, name, _ in methods:

@@ -45,6 +45,8 @@ REASONS = {
     "jetmoe": _DATA_DEPENDENT,
     "kosmos_2_5_text_model": f"{_OFFSET}; and its encoder looks for padding in the values of its mask",
     "kosmos_2_text_model": f"{_OFFSET}; and it takes no features beside past tokens, and no masks from outside",
+    "kyutai_speech_to_text": "its embeddings take the codes of an audio codec with every token, which it has no method "
+    "to make; and the codec pads by sizes that tracing cannot follow",
     "led": "it looks for global tokens in the values of its mask, where text has none; and it removes padding by a "
     "slice from the end, which is empty where there was none to add",
     "longcat_flash": _DATA_DEPENDENT,
@@ -99,6 +101,8 @@ class Quirk:
     these."""
     completes: bool = False
     """Whether the model takes some inputs only with the overrides: it is measured with them too."""
+    added: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    """Modality -> the method that gives a row of features for each token, to be added to its embedding."""
     layers: LayerStates | None = None
     recomputed: Recomputed | None = None
     """Inputs of a model that runs over all tokens at every step although it may have a cache."""
@@ -141,6 +145,13 @@ def host_arguments(module: nn.Module, arguments: Mapping[str, Any]) -> dict[str,
     quirk = load(getattr(getattr(module, "config", None), "model_type", None))
     functions = {} if quirk is None else quirk.arguments.get(type(module).__name__, {})
     return {name: function(module, arguments) for name, function in functions.items()}
+
+
+def added_features(model: nn.Module, modality: str) -> Callable[..., Any] | None:
+    """What gives the features of a modality that are added to all tokens, where ``model`` has no method for these."""
+    quirk = load(getattr(model.config, "model_type", None))
+    function = None if quirk is None else quirk.added.get(modality)
+    return None if function is None else MethodType(function, model)
 
 
 def recomputed(model: nn.Module) -> Recomputed | None:

@@ -30,6 +30,7 @@ from QEfficient.transformers.lowering.masks import NO_BLOCKS
 from QEfficient.transformers.lowering.media import MediaTokens
 from QEfficient.transformers.lowering.representative_layers import FAILURES
 from QEfficient.transformers.patches import functions_replaced, quiet_shapes
+from QEfficient.transformers.quirks import added_features
 from QEfficient.transformers.tasks.media_parts import MediaEncoder
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ def adds_features(
 ) -> bool:
     """Whether ``model`` adds a row of features to every token: no token stands for one, and it takes as many rows as
     tokens alone."""
+    if added_features(model, modality) is not None:
+        return True
     if _named_token(model, modality) is not None or cross_arguments(model.base_model) is not None:
         return False
     pixels, form = main_input(model, modality), encoder.feature_form
@@ -183,7 +186,7 @@ def rows_mask(model: PreTrainedModel, modality: str, sample: Mapping[str, Any]) 
 
 
 def _token_types(model: PreTrainedModel, sample: Mapping[str, Any], num_positions: int) -> Iterator[str]:
-    shape = sample["input_ids"].shape
+    shape = sample["input_ids"].shape if "input_ids" in sample else None
     for name, value in sample.items():
         is_per_token = isinstance(value, torch.Tensor) and value.shape == shape and not value.is_floating_point()
         if not is_per_token or name in _NO_TYPES or name not in accepted(model, {name: value}):
