@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from QEfficient.contract import Binding, GraphRecord
+from QEfficient.errors import OptionError
 from QEfficient.generation.audio import load_audio
 from QEfficient.generation.audio_inputs import AudioInputs, each_audio, read_signals
 from QEfficient.generation.feature_extractor import FOLDER, FeatureExtractor, HFFeatureExtractor, open_feature_extractor
@@ -19,6 +20,7 @@ from QEfficient.generation.request_builder import checked_generation_len, for_ea
 from QEfficient.generation.sessions.readers import SignalReader
 from QEfficient.generation.sessions.seq2seq import HIDDEN, Seq2SeqSession
 from QEfficient.generation.sessions.signals import SignalRecord
+from QEfficient.generation.signal_prefix import PrefixRecord, SignalPrefix
 from QEfficient.generation.speech_rules import SpeechOptions, SpeechPrompt, SpeechRules
 from QEfficient.generation.tasks.seq2seq_lm import ENCODER, CompiledEncoderDecoder, EncoderDecoderRecord, forced_ends
 from QEfficient.generation.transcript import Segment, Transcript
@@ -36,6 +38,8 @@ class SpeechSeq2SeqRecord(EncoderDecoderRecord):
     """The values that the session of a speech recognition model needs."""
 
     signals: SignalRecord
+    prefix: PrefixRecord | None = None
+    """What comes before the features of audio."""
 
 
 class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
@@ -116,6 +120,7 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
         generation_len: int | None,
         sampling: Mapping[str, Any],
     ) -> Request:
+        signal = self._prefixed(signal, options)
         self.session.check(signal, index)
         if generation_len is not None:
             generation_len = checked_generation_len(generation_len) + prompt.num_answered
@@ -125,6 +130,18 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
         forced = forced_ends(ends, request.max_new_tokens - 1)
         forced |= {1 + place: token for place, token in enumerate(prompt.after_language)}
         return replace(request, forced_ids=forced, rules=self.rules.rules(prompt, options))
+
+    @cached_property
+    def _prefix(self) -> SignalPrefix | None:
+        return None if self.record.prefix is None else SignalPrefix(self.record.prefix, self.path)
+
+    def _prefixed(self, signal: np.ndarray, options: SpeechOptions) -> np.ndarray:
+        """``signal`` after what the model wants before it."""
+        if self._prefix is None:
+            if options.composer is not None:
+                raise OptionError("composer is for models that write notes; this one has none: leave it out.")
+            return signal
+        return self._prefix.before(signal, options.composer)
 
     def transcribe(
         self,

@@ -129,6 +129,57 @@ def test_features_are_compared_by_verify(granite: Case) -> None:
     assert report.prompts[0].feature_errors["audio"] < 1e-4
 
 
+@pytest.fixture(scope="module")
+def realtime(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case("voxtral_realtime", tmp_path_factory.mktemp("realtime"))
+
+
+def test_audio_that_is_added_to_every_token_says_how_long_the_answer_is(realtime: Case) -> None:
+    inputs = realtime.asked(0.6)
+    expected = realtime.theirs.generate(**inputs, do_sample=False)[0, inputs["input_ids"].shape[1] :].tolist()
+    for generation_len in (None, 200):
+        ids = realtime.ours.generate(dict(inputs), generation_len=generation_len).generated_ids[0].tolist()
+        assert ids == expected
+    (transcript,) = realtime.ours.transcribe(kit.clips("voxtral_realtime", 0.6)[0])
+    assert transcript.segments[0].token_ids == expected
+
+
+def test_clips_that_are_added_run_together(realtime: Case) -> None:
+    clips = kit.clips("voxtral_realtime", 0.6, 1.3)
+    together = realtime.ours.generate(prompts=["", ""], audio=[[each] for each in clips], generation_len=NUM_TOKENS)
+    for ids, clip in zip(together.generated_ids, clips, strict=True):
+        inputs = kit.inputs(realtime.processor, realtime.recipe, "", [clip])
+        assert ids.tolist() == realtime.expected(inputs)
+
+
+def test_audio_that_is_added_stands_alone(realtime: Case) -> None:
+    (clip,) = kit.clips("voxtral_realtime", 0.6)
+    with pytest.raises(OptionError, match="one clip without a text"):
+        realtime.ours.generate(prompts="what is it", audio=clip)
+    with pytest.raises(OptionError, match="answers no text alone"):
+        realtime.ours.generate(prompts="what is it")
+    with pytest.raises(OptionError, match="leave language out"):
+        realtime.ours.transcribe(clip, language="en")
+    with pytest.raises(OptionError, match="num_delay_tokens=4, and the package was compiled .* 3"):
+        realtime.ours.generate({**realtime.asked(0.6), "num_delay_tokens": 4})
+    inputs = realtime.asked(0.6)
+    with pytest.raises(CapacityError, match="too short for an answer"):
+        realtime.ours.generate({**inputs, "input_features": inputs["input_features"][..., :48]})
+    with pytest.raises(CapacityError, match="ctx_len=.* or more"):
+        realtime.ours.transcribe(kit.clips("voxtral_realtime", 25.0)[0])
+
+
+@pytest.mark.sweep
+def test_codes_that_are_added_to_every_token(tmp_path: Path) -> None:
+    kyutai = Case("kyutai_speech_to_text", tmp_path)
+    for seconds in (0.6, 1.31):
+        inputs = kyutai.asked(seconds)
+        expected = kyutai.theirs.generate(**inputs, do_sample=False)[0, 1:].tolist()
+        assert kyutai.ours.generate(dict(inputs)).generated_ids[0].tolist() == expected
+        (transcript,) = kyutai.ours.transcribe(kit.clips("kyutai_speech_to_text", seconds)[0])
+        assert transcript.segments[0].token_ids == expected
+
+
 def test_audio_needs_a_processor(granite: Case) -> None:
     assert isinstance(granite.ours, QEFFAutoModelForImageTextToText)
     with pytest.raises(LifecycleError, match="has no processor"):
