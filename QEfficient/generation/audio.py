@@ -55,6 +55,26 @@ def load_audio(source: AudioInput, sampling_rate: int, max_len: int, name: str) 
     return samples
 
 
+MIN_SECONDS = 0.01
+"""Of audio that extractors fill up: the usual distance of two frames."""
+
+
+def load_heard_audio(source: AudioInput, sampling_rate: int, max_len: int, name: str) -> np.ndarray:
+    """:func:`load_audio` for models whose extractor fills audio up, so that they would answer any.
+
+    Raises:
+        CapacityError: it is too short to hear anything.
+    """
+    samples = load_audio(source, sampling_rate, max_len, name)
+    shortest = int(MIN_SECONDS * sampling_rate)
+    if len(samples) < shortest:
+        raise CapacityError(
+            f"{name} has {len(samples)} sample(s), too short to hear anything: expected at least {shortest} "
+            f"({1000 * MIN_SECONDS:.0f} ms)."
+        )
+    return samples
+
+
 def as_samples(values: object, name: str) -> np.ndarray:
     """An array or a list of numbers as float32 ``[T]``.
 

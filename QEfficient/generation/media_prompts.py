@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from QEfficient.errors import OptionError, nearest
-from QEfficient.generation.audio import AudioInput, load_audio
+from QEfficient.generation.audio import AudioInput, load_heard_audio
 from QEfficient.generation.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -145,4 +145,5 @@ def open_audio(clips: Sequence[AudioInput], processor: ProcessorMixin) -> list[n
     rate = sampling_rate(processor)
     if clips and rate is None:
         raise OptionError(f"{type(processor).__name__} takes no audio.")
-    return [load_audio(clip, rate or 0, MAX_SECONDS * (rate or 0), f"Audio {at}") for at, clip in enumerate(clips)]
+    longest = MAX_SECONDS * (rate or 0)
+    return [load_heard_audio(clip, rate or 0, longest, f"Audio {at}") for at, clip in enumerate(clips)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from QEfficient.contract import Json
 
@@ -191,8 +192,22 @@ def encode(model: PreTrainedModel, modality: str, inputs: Mapping[str, Any]) -> 
     if _NOISE in names:
         options[_NOISE] = False
     passed = {name if name in names else pixels: value for name, value in inputs.items()}
-    with torch.no_grad():
+    with torch.no_grad(), _Unsplit(passed):
         return method(**passed, **options)
+
+
+class _Unsplit(TorchFunctionMode):
+    """Leaves whole what is split into chunks of one size: transformers' code does so with long audio, to save memory,
+    and hands the state of convolutions from chunk to chunk, which the graph of one chunk does not have."""
+
+    def __init__(self, inputs: Mapping[str, Any]):
+        super().__init__()
+        self._inputs = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.split and any(args[0] is each for each in self._inputs) and type(args[1]) is int:
+            return (args[0],)
+        return func(*args, **(kwargs or {}))
 
 
 def _takes(method: Callable[..., Any], name: str) -> bool:

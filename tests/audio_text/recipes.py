@@ -100,7 +100,8 @@ RECIPES: dict[str, Recipe] = {
             "audio_bos_token_id": "<|object_ref_start|>",
             "audio_eos_token_id": "<|object_ref_end|>",
         },
-        config={
+        config={"acoustic_tokenizer_chunk_size": 12800}
+        | {
             name: {"num_filters": 4, "depths": [1, 1, 1], "downsampling_ratios": [40, 80], "hidden_size": 16}
             for name in ("acoustic_tokenizer_encoder_config", "semantic_tokenizer_encoder_config")
         },

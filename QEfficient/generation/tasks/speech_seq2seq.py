@@ -11,7 +11,7 @@ import numpy as np
 
 from QEfficient.contract import Binding, GraphRecord
 from QEfficient.errors import OptionError
-from QEfficient.generation.audio import load_audio
+from QEfficient.generation.audio import load_audio, load_heard_audio
 from QEfficient.generation.audio_inputs import AudioInputs, each_audio, read_signals
 from QEfficient.generation.feature_extractor import FOLDER, FeatureExtractor, HFFeatureExtractor, open_feature_extractor
 from QEfficient.generation.long_audio import MAX_SECONDS, Windows, segments_of
@@ -172,7 +172,8 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
             longest = min(longest, self.record.signals.seq_lens[-1])
         transcripts = []
         for index, each in enumerate(each_audio(inputs)):
-            samples = load_audio(each, extractor.sampling_rate, longest, f"Audio {index}")
+            load = load_heard_audio if self.record.signals.is_whole else load_audio
+            samples = load(each, extractor.sampling_rate, longest, f"Audio {index}")
             answers = self._answers(samples, extractor, asked, generation_len, options)
             transcripts.append(Transcript.of(*answers, decoder, self.rules.first_timestamp))
         return transcripts

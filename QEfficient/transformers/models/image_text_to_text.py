@@ -27,6 +27,7 @@ from QEfficient.tasks import TASKS
 from QEfficient.transformers.models.causal_lm import CausalLMPlan, QEFFAutoModelForCausalLM
 from QEfficient.transformers.models.generative_model import Stream
 from QEfficient.transformers.models.media_encoders import (
+    check_adapter,
     described,
     encoder_record,
     measure_media,
@@ -134,6 +135,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def _read_files(self, folder: Path) -> None:
         from QEfficient.processing.processor import has_processor, open_processor
 
+        check_adapter(folder, self.model_name)
         if self.processor is None and has_processor(folder):
             self.processor = open_processor(folder)
             if self.tokenizer is None:

@@ -56,6 +56,24 @@ def measure_media(
     return encoders, tokens, block_types(model, tokens)
 
 
+_ADAPTER = "adapter_config.json"
+
+
+def check_adapter(folder: Path, name: str) -> None:
+    """
+    Raises:
+        UnsupportedModel: a checkpoint has an adapter beside its weights, which transformers turns on for prompts with
+            media.
+    """
+    path = folder / _ADAPTER
+    if path.is_file():
+        raise UnsupportedModel(
+            f"{name} has a LoRA adapter ({path}), which transformers applies to prompts with audio or images alone; "
+            "adapters of such models are not run. Merge it: save what PeftModel.from_pretrained(model, folder)"
+            ".merge_and_unload() returns, with has_lora_adapter false in its config."
+        )
+
+
 def without_processor(name: str) -> LifecycleError:
     """The error of a model whose media cannot be measured."""
     return LifecycleError(

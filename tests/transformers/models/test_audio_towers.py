@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from architectures.sounds import tone, write_wave
 from image_text.pictures import images
 
 from QEfficient import QEFFAutoModelForImageTextToText, QEFFAutoModelForSpeechSeq2Seq, from_package
-from QEfficient.errors import CapacityError, LifecycleError, OptionError
+from QEfficient.errors import CapacityError, LifecycleError, OptionError, UnsupportedModel
 
 CPU = {"target": "cpu", "precision": "fp32", "num_threads": 1, "ctx_len": 256}
 NUM_TOKENS = 8
@@ -113,6 +114,8 @@ def test_what_cannot_be_heard_is_an_error(granite: Case, tmp_path: Path) -> None
     (clip,) = kit.clips("granite_speech", 0.9)
     with pytest.raises(CapacityError, match="is empty"):
         granite.ours.generate(prompts="what", audio=np.zeros(0, np.float32))
+    with pytest.raises(CapacityError, match="1 sample.*too short to hear anything: expected at least 160"):
+        granite.ours.generate(prompts="what", audio=np.zeros(1, np.float32))
     with pytest.raises(OptionError, match="2 placeholder"):
         granite.ours.generate(prompts="<|audio|><|audio|>what", audio=[clip])
     with pytest.raises(OptionError, match="cannot be read"):
@@ -178,6 +181,21 @@ def test_codes_that_are_added_to_every_token(tmp_path: Path) -> None:
         assert kyutai.ours.generate(dict(inputs)).generated_ids[0].tolist() == expected
         (transcript,) = kyutai.ours.transcribe(kit.clips("kyutai_speech_to_text", seconds)[0])
         assert transcript.segments[0].token_ids == expected
+
+
+def test_an_adapter_beside_the_weights_is_not_left_out(granite: Case, tmp_path: Path) -> None:
+    folder = shutil.copytree(granite.folder, tmp_path / "adapted")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}', encoding="utf-8")
+    with pytest.raises(UnsupportedModel, match=r"has a LoRA adapter \(.*adapter_config.json\).* Merge it"):
+        QEFFAutoModelForSpeechSeq2Seq.from_pretrained(folder, processor=granite.processor)
+
+
+def test_audio_that_transformers_encodes_in_chunks_is_encoded_whole(tmp_path: Path) -> None:
+    vibevoice = Case("vibevoice_asr", tmp_path)
+    inputs = vibevoice.asked(1.3)
+    assert vibevoice.theirs.config.acoustic_tokenizer_chunk_size < inputs["input_values"].shape[-1]
+    ids = vibevoice.ours.generate(dict(inputs), generation_len=NUM_TOKENS).generated_ids[0]
+    assert ids.tolist() == vibevoice.expected({**inputs, **vibevoice.recipe.call})
 
 
 def test_audio_needs_a_processor(granite: Case) -> None:
