@@ -55,15 +55,16 @@ def _token_ids(batch: Mapping[str, Any], num_clips: int, first_token: int | None
     return np.full((num_clips, 1), first_token, np.int64)
 
 
-def within_audio(request: Request, generation_len: int | None, ctx_len: int) -> Request:
-    """``request`` with no more new tokens than its audio has rows of features for; all of them by default.
+def within_audio(request: Request, ctx_len: int, *, is_asked: bool) -> Request:
+    """``request`` with no more new tokens than its audio has rows of features for; all of them where the caller does
+    not say how many (``is_asked``).
 
     Raises:
         CapacityError: ``ctx_len`` does not hold the default.
     """
     num_rows = len(request.media.is_placeholder)
     room = num_rows - len(request.prompt_ids)
-    if generation_len is not None:
+    if is_asked:
         return replace(request, max_new_tokens=min(request.max_new_tokens, room))
     if num_rows > ctx_len:
         raise CapacityError(

@@ -40,6 +40,8 @@ class MediaLayout:
     """Whether every token, new ones too, has a row of features, which is added to its embedding."""
     constants: Mapping[str, float] = field(default_factory=dict)
     """What of a processor's output are numbers that the graph was made with."""
+    names: tuple[str, ...] = ()
+    """What a processor's output may have; empty: it is not known."""
 
     @property
     def new_type(self) -> int:

@@ -29,6 +29,8 @@ class RequestBuilder:
 
     def __init__(self, generation_config: Mapping[str, Any], ctx_len: int):
         self.generation_config, self.ctx_len = generation_config, ctx_len
+        self.arguments: Sequence[str] = ()
+        """More arguments of a task's ``generate``, for suggestions on a misspelt name."""
 
     def build(
         self,
@@ -76,7 +78,7 @@ class RequestBuilder:
     def _sampling(self, options: Mapping[str, Any]) -> SamplingOptions:
         """The caller's options, with the checkpoint's as defaults. The checkpoint does not decide whether to sample."""
         passed = {name: value for name, value in options.items() if value is not None}
-        asked = SamplingOptions.parse(passed, beside=_ARGUMENTS)
+        asked = SamplingOptions.parse(passed, beside=(*_ARGUMENTS, *self.arguments))
         config = self.generation_config
         names = ("temperature", "top_k", "top_p", "min_p") if asked.samples else ()
         defaults = {name: config[name] for name in (*names, "repetition_penalty") if config.get(name) is not None}

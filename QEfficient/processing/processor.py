@@ -309,7 +309,10 @@ def _text(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]], 
     if not isinstance(prompt, str):
         if template is None:
             raise OptionError("This checkpoint has no chat template: give the prompt as text, not as messages.")
-        return _rendered(processor, prompt)
+        text = _rendered(processor, prompt)
+        for modality, count in counts.items():
+            _check_places(text, placeholder_tokens(processor, modality), modality, count)
+        return text
     tokens = {modality: placeholder_tokens(processor, modality) for modality in counts}
     if not any(counts.values()) or any(token in prompt for names in tokens.values() for token in names):
         for modality, count in counts.items():
@@ -342,6 +345,18 @@ def placeholder_tokens(processor: ProcessorMixin, modality: str = "image") -> li
     """What stands for an image or a clip in a text; the first is the one to write."""
     tokens = [getattr(processor, name, None) for name in _TOKENS[modality]]
     return [str(token) for token in tokens if isinstance(token, str) and token]
+
+
+def _check_places(text: str, tokens: Sequence[str], modality: str, number: int) -> None:
+    """
+    Raises:
+        OptionError: a chat has no place for the media that are passed with it.
+    """
+    if number and tokens and not any(token in text for token in tokens):
+        raise OptionError(
+            f"The chat has no place for {number} {'image' if modality == 'image' else 'clip'}(s): write "
+            f'{{"type": "{modality}"}} into the content of the message that it belongs to, a list of parts.'
+        )
 
 
 def _check_count(text: str, tokens: Sequence[str], modality: str, number: int) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import numpy as np
 
@@ -96,11 +96,14 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
 
     takes_chat = True
     output = "logits"
+    more_arguments: ClassVar[tuple[str, ...]] = ()
+    """Arguments of ``generate`` that are this task's."""
 
     def _load(self) -> None:
         self.generation_config = self._read_generation_config()
         self.engine = Engine(self._open_session())
         self._builder = RequestBuilder(self.generation_config, self.engine.session.info.ctx_len)
+        self._builder.arguments = self.more_arguments
 
     def _read_generation_config(self) -> dict[str, Any]:
         path = self.artifact.file("generation_config.json")

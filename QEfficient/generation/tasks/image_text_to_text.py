@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from QEfficient.contract import NO_TOKEN, GraphRecord, LoweringName
-from QEfficient.errors import LifecycleError, OptionError
+from QEfficient.errors import LifecycleError, OptionError, nearest
 from QEfficient.generation.added_media import prompts_over_rows, within_audio
 from QEfficient.generation.audio_inputs import AudioInputs, each_audio
 from QEfficient.generation.cross_media import CrossLayout, CrossPacker
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from QEfficient.processing.host import HostModel
     from QEfficient.processing.images import Picture
 
+_LENS = ("max_new_tokens", "max_length")
+"""Other names of how long an answer is."""
 LANGUAGE = "language"
 """Name of the language model's graph."""
 
@@ -81,6 +83,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
     record_class: ClassVar[type[ImageTextRecord]] = ImageTextRecord
     options_class: ClassVar[type[CompileOptions]] = ImageTextToTextCompileOptions
     takes_images = True
+    more_arguments = ("images", "audio", "processor", "inputs", "device_ids")
 
     def _has_known_graphs(self) -> bool:
         return LANGUAGE in self.body.graphs
@@ -311,6 +314,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
 
     def _prompts(self, batch: Mapping[str, Any]) -> list[MediaPrompt]:
         """The prompts of a processor's output, their padding dropped."""
+        self._check_names(batch)
         self._check_constants(batch)
         if self.record.layout.is_added:
             return self._over_rows(batch)
@@ -345,6 +349,19 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             )
             prompts.append(MediaPrompt(ids[row][keep].tolist(), media))
         return prompts
+
+    def _check_names(self, batch: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            OptionError: the batch has something that the model does not take.
+        """
+        known = self.record.layout.names
+        for name, value in batch.items():
+            if known and value is not None and name not in known:
+                raise OptionError(
+                    f"The processor's output has '{name}', which the model does not take.{nearest(name, known)} Pass it "
+                    "as the model's processor made it."
+                )
 
     def _check_constants(self, batch: Mapping[str, Any]) -> None:
         """
@@ -440,8 +457,10 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
 
     def _request(self, index: int, prompt: Any, generation_len: Any, sampling: Mapping[str, Any]) -> Request:
         request = self._builder.build(prompt.ids, generation_len, sampling, media=prompt.media)
-        is_added = self.record.layout.is_added
-        return within_audio(request, generation_len, self.record.ctx_len) if is_added else request
+        if not self.record.layout.is_added:
+            return request
+        is_asked = generation_len is not None or any(sampling.get(name) is not None for name in _LENS)
+        return within_audio(request, self.record.ctx_len, is_asked=is_asked)
 
 
 def _unequal(modality: str, token: int, num_placeholders: int, num_rows: int) -> OptionError:

@@ -47,6 +47,7 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
 
     task = "speech_seq2seq"
     takes_chat = False
+    more_arguments = (*_ASKED, "feature_extractor", "device_ids")
     record_class = SpeechSeq2SeqRecord
     options_class = SpeechSeq2SeqCompileOptions
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -30,6 +30,7 @@ from QEfficient.transformers.models.media_encoders import (
     check_adapter,
     described,
     encoder_record,
+    known_names,
     measure_media,
     part_graphs,
     part_shapes,
@@ -275,6 +276,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             mask=tokens.mask,
             is_added=tokens.is_added,
             constants=dict(tokens.constants),
+            names=known_names(self._loaded(), self._samples(encoders)),
         )
         records = self._encoder_records(encoders, target)
         decoder, crossing = super()._session(plan, options, target), self._cross_layout(plan)
@@ -303,11 +305,16 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         return tuple(replace(record, in_prompts=in_prompts) for record in records.values())
 
     def _rows_mask(self, modality: str) -> str:
-        from QEfficient.processing.samples import prompt_samples
         from QEfficient.transformers.tasks.media_tokens import rows_mask
 
+        return rows_mask(self._loaded(), modality, self._samples([modality])[modality])
+
+    def _samples(self, modalities: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+        """What the processor makes of a prompt with media, by modality."""
+        from QEfficient.processing.samples import prompt_samples
+
         assert self.processor is not None
-        return rows_mask(self._loaded(), modality, prompt_samples(self.processor, modality)[0])
+        return {modality: prompt_samples(self.processor, modality)[0] for modality in modalities}
 
     # What inference needs beside the compiled files.
 

@@ -126,6 +126,33 @@ def test_what_cannot_be_heard_is_an_error(granite: Case, tmp_path: Path) -> None
         granite.ours.generate(inputs)
 
 
+def test_misspelt_options_and_unknown_inputs_get_the_nearest_name(granite: Case) -> None:
+    inputs = granite.asked(0.6)
+    with pytest.raises(OptionError, match="Unknown option 'image'. Did you mean 'images'"):
+        granite.ours.generate(dict(inputs), image=[1])
+    with pytest.raises(OptionError, match="'input_featurs', which the model does not take. Did you mean"):
+        granite.ours.generate({**inputs, "input_featurs": inputs["input_features"]})
+    with pytest.raises(OptionError, match="'pixel_values_videos', which the model does not take"):
+        granite.ours.generate({**inputs, "pixel_values_videos": inputs["input_features"]})
+
+
+def test_media_and_prompts_that_do_not_fit_together_say_what_is_expected(granite: Case) -> None:
+    (clip,) = kit.clips("granite_speech", 0.6)
+    with pytest.raises(OptionError, match="audio has 2 lists for one prompt: pass one list, or a prompt for each"):
+        granite.ours.generate(prompts="what", audio=[[clip], [clip]])
+    with pytest.raises(OptionError, match="3 audio for 2 prompts, expected an entry for each prompt"):
+        granite.ours.generate(prompts=["what", "why"], audio=[[clip], [clip], []])
+    with pytest.raises(OptionError, match='no place for 1 clip.*"type": "audio"'):
+        granite.ours.generate([{"role": "user", "content": [{"type": "text", "text": "what"}]}], audio=[clip])
+
+
+def test_a_processor_of_another_model_is_blamed(granite: Case) -> None:
+    other = kit.processor("qwen3_asr")
+    ours = QEFFAutoModelForSpeechSeq2Seq.from_pretrained(granite.folder, processor=other)
+    with pytest.raises(OptionError, match="Qwen3ASRProcessor is the processor of another model: .* GraniteSpeechProc"):
+        ours.compile(**CPU)
+
+
 def test_features_are_compared_by_verify(granite: Case) -> None:
     report = granite.ours.verify(granite.asked(0.6), generation_len=4)
     assert report.agrees
