@@ -155,13 +155,13 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             self._media = measure_media(self._loaded(), self.processor)
         return self._media
 
-    def _sample(self, modality: str, size: Any) -> dict[str, Any]:
-        """What the processor makes of a prompt with an image or a clip of this size."""
-        from QEfficient.processing.samples import prompt_sample
+    def _sample(self, modality: str, size: Any, *, is_long: bool = False) -> dict[str, Any]:
+        """What the processor makes of a prompt, short or long, with an image or a clip of this size."""
+        from QEfficient.processing.samples import LONG_TEXT, TEXT, prompt_sample
 
         if self.processor is None:
             raise without_processor(self.model_name)
-        return prompt_sample(self.processor, modality, [size])
+        return prompt_sample(self.processor, modality, [size], LONG_TEXT if is_long else TEXT)
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         from QEfficient.transformers.lowering.crossing import CrossMedia
@@ -233,7 +233,9 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         }
         named = {LANGUAGE: shapes}
         for modality, encoder in encoders.items():
-            samples = [self._sample(modality, size) for size in sizes[modality] if target.has_static_shapes]
+            compiled = sizes[modality] if target.has_static_shapes else []
+            # An encoder that reads the text too gets it padded to the longest that was compiled.
+            samples = [self._sample(modality, size, is_long=encoder.reads_text) for size in compiled]
             named |= part_shapes(self._loaded(), encoder, samples)
         return named
 
