@@ -254,8 +254,7 @@ _MASK = "attention_mask"
 
 
 def _padded(inputs: Mapping[str, np.ndarray], shapes: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any] | None:
-    """``inputs`` with a text that has a mask padded to the first of ``shapes`` that takes it; None where there is none.
-    """
+    """``inputs`` with a text that has a mask padded to the least of ``shapes`` that takes it; None: there is none."""
     pairs = [(name, name.removesuffix(_MASK) + "input_ids") for name in inputs if name.endswith(_MASK)]
     texts = {name for pair in pairs if pair[1] in inputs for name in pair}
     for shape in sorted(shapes, key=lambda each: [each[name][1] for name in sorted(texts)]):

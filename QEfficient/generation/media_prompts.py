@@ -110,8 +110,8 @@ def _of_each(modality: str, texts: Sequence[Any], media: Any) -> list[list[Any]]
         lists = [[*each] if isinstance(each, list | tuple) and not _is_samples(each) else [each] for each in passed]
     if len(lists) != len(texts):
         raise OptionError(
-            f"There are {len(lists)} {name} for {len(texts)} prompts, expected an entry for each prompt; one of several "
-            f"{name}, or of none, is a list ({name}=[[first, second], []])."
+            f"There are {len(lists)} {name} for {len(texts)} prompts, expected an entry for each prompt; one of "
+            f"several {name}, or of none, is a list ({name}=[[first, second], []])."
         )
     return lists
 

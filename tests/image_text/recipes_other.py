@@ -94,7 +94,8 @@ _LFM_ROWS = tuple(f"<|img_row_{row}_col_{column}|>" for row in range(1, 5) for c
 
 RECIPES: dict[str, Recipe] = {
     "gemma4": replace(
-        _GEMMA4.but(config={"text_config": {"use_bidirectional_attention": "vision"}}), compiling={"prefill_seq_len": 64}
+        _GEMMA4.but(config={"text_config": {"use_bidirectional_attention": "vision"}}),
+        compiling={"prefill_seq_len": 64},
     ),
     "gemma4_unified": replace(
         _GEMMA4,

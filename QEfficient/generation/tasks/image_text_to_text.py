@@ -359,8 +359,8 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         for name, value in batch.items():
             if known and value is not None and name not in known:
                 raise OptionError(
-                    f"The processor's output has '{name}', which the model does not take.{nearest(name, known)} Pass it "
-                    "as the model's processor made it."
+                    f"The processor's output has '{name}', which the model does not take.{nearest(name, known)} Pass "
+                    "it as the model's processor made it."
                 )
 
     def _check_constants(self, batch: Mapping[str, Any]) -> None:

@@ -295,7 +295,12 @@ def placing(model: nn.Module, media: StepMedia) -> Iterator[None]:
         setattr(module, name, function)
     scatter = tensor_method_replaced("masked_scatter", media.scatter)
     try:
-        with _embeddings_with_rows(model, media), scatter, _Selecting(media), functions_replaced(model, {"torch_compilable_check": _unchecked}):
+        with (
+            _embeddings_with_rows(model, media),
+            scatter,
+            _Selecting(media),
+            functions_replaced(model, {"torch_compilable_check": _unchecked}),
+        ):
             yield
     finally:
         for module, name, _ in methods:

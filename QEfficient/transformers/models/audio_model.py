@@ -11,8 +11,6 @@ from QEfficient.base.modeling_qeff import OptionsT, PlanT, QEFFBaseModel
 from QEfficient.generation.feature_extractor import FOLDER, FeatureExtractor
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from QEfficient.generation.feature_extractor import HFFeatureExtractor
 
 _FILES = ("preprocessor_config.json", "processor_config.json")

@@ -45,16 +45,16 @@ REASONS = {
     "jetmoe": _DATA_DEPENDENT,
     "kosmos_2_5_text_model": f"{_OFFSET}; and its encoder looks for padding in the values of its mask",
     "kosmos_2_text_model": f"{_OFFSET}; and it takes no features beside past tokens, and no masks from outside",
-    "kyutai_speech_to_text": "its embeddings take the codes of an audio codec with every token, and no method of it makes "
-    "features of these",
+    "kyutai_speech_to_text": "its embeddings take the codes of an audio codec with every token, and no method of it "
+    "makes features of these",
     "led": "it looks for global tokens in the values of its mask, where text has none; and it removes padding by a "
     "slice from the end, which is empty where there was none to add",
     "longcat_flash": _DATA_DEPENDENT,
     "longformer": "it works in whole windows, whose number depends on the length, and looks for global tokens in the "
     "values of its mask",
     "longt5": "it asks whether a block needs padding, which depends on the length, by sizes that tracing cannot follow",
-    "mimi": "it pads by sizes in tensors, which tracing cannot follow, otherwise than in the streams that it is run over; "
-    "and its codebooks keep a table that they compute when they first run",
+    "mimi": "it pads by sizes in tensors, which tracing cannot follow, otherwise than in the streams that it is run "
+    "over; and its codebooks keep a table that they compute when they first run",
     "minimax": f"{_OWN_STATE}; and it rejects any cache class but the one in its modeling file",
     "moonshine": "it counts frames in floats, which tracing settles at those of the sample",
     "moonshine_streaming_encoder": "it takes whole frames of samples alone, and has windows only where it has a mask",

@@ -129,9 +129,7 @@ def _named_token(model: PreTrainedModel, modality: str) -> int | None:
 _SOME_TOKENS = 5
 
 
-def adds_features(
-    model: PreTrainedModel, modality: str, encoder: MediaEncoder, constants: Mapping[str, float]
-) -> bool:
+def adds_features(model: PreTrainedModel, modality: str, encoder: MediaEncoder, constants: Mapping[str, float]) -> bool:
     """Whether ``model`` adds a row of features to every token: no token stands for one, and it takes as many rows as
     tokens alone."""
     if added_features(model, modality) is not None:

@@ -115,7 +115,7 @@ def test_what_cannot_be_heard_is_an_error(granite: Case, tmp_path: Path) -> None
     (clip,) = kit.clips("granite_speech", 0.9)
     with pytest.raises(CapacityError, match="is empty"):
         granite.ours.generate(prompts="what", audio=np.zeros(0, np.float32))
-    with pytest.raises(CapacityError, match="1 sample.*too short to hear anything: expected at least 160"):
+    with pytest.raises(CapacityError, match=r"1 sample.*too short to hear anything: expected at least 160"):
         granite.ours.generate(prompts="what", audio=np.zeros(1, np.float32))
     with pytest.raises(OptionError, match="2 placeholder"):
         granite.ours.generate(prompts="<|audio|><|audio|>what", audio=[clip])
@@ -129,9 +129,9 @@ def test_what_cannot_be_heard_is_an_error(granite: Case, tmp_path: Path) -> None
 
 def test_misspelt_options_and_unknown_inputs_get_the_nearest_name(granite: Case) -> None:
     inputs = granite.asked(0.6)
-    with pytest.raises(OptionError, match="Unknown option 'image'. Did you mean 'images'"):
+    with pytest.raises(OptionError, match=r"Unknown option 'image'. Did you mean 'images'"):
         granite.ours.generate(dict(inputs), image=[1])
-    with pytest.raises(OptionError, match="'input_featurs', which the model does not take. Did you mean"):
+    with pytest.raises(OptionError, match=r"'input_featurs', which the model does not take. Did you mean"):
         granite.ours.generate({**inputs, "input_featurs": inputs["input_features"]})
     with pytest.raises(OptionError, match="'pixel_values_videos', which the model does not take"):
         granite.ours.generate({**inputs, "pixel_values_videos": inputs["input_features"]})
@@ -143,14 +143,14 @@ def test_media_and_prompts_that_do_not_fit_together_say_what_is_expected(granite
         granite.ours.generate(prompts="what", audio=[[clip], [clip]])
     with pytest.raises(OptionError, match="3 audio for 2 prompts, expected an entry for each prompt"):
         granite.ours.generate(prompts=["what", "why"], audio=[[clip], [clip], []])
-    with pytest.raises(OptionError, match='no place for 1 clip.*"type": "audio"'):
+    with pytest.raises(OptionError, match=r'no place for 1 clip.*"type": "audio"'):
         granite.ours.generate([{"role": "user", "content": [{"type": "text", "text": "what"}]}], audio=[clip])
 
 
 def test_a_processor_of_another_model_is_blamed(granite: Case) -> None:
     other = kit.processor("qwen3_asr")
     ours = QEFFAutoModelForSpeechSeq2Seq.from_pretrained(granite.folder, processor=other)
-    with pytest.raises(OptionError, match="Qwen3ASRProcessor is the processor of another model: .* GraniteSpeechProc"):
+    with pytest.raises(OptionError, match=r"Qwen3ASRProcessor is the processor of another model: .* GraniteSpeechProc"):
         ours.compile(**CPU)
 
 
@@ -191,12 +191,12 @@ def test_audio_that_is_added_stands_alone(realtime: Case) -> None:
         realtime.ours.generate(prompts="what is it")
     with pytest.raises(OptionError, match="leave language out"):
         realtime.ours.transcribe(clip, language="en")
-    with pytest.raises(OptionError, match="num_delay_tokens=4, and the package was compiled .* 3"):
+    with pytest.raises(OptionError, match=r"num_delay_tokens=4, and the package was compiled .* 3"):
         realtime.ours.generate({**realtime.asked(0.6), "num_delay_tokens": 4})
     inputs = realtime.asked(0.6)
     with pytest.raises(CapacityError, match="too short for an answer"):
         realtime.ours.generate({**inputs, "input_features": inputs["input_features"][..., :48]})
-    with pytest.raises(CapacityError, match="ctx_len=.* or more"):
+    with pytest.raises(CapacityError, match=r"ctx_len=.* or more"):
         realtime.ours.transcribe(kit.clips("voxtral_realtime", 25.0)[0])
 
 

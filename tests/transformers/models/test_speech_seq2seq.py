@@ -216,7 +216,7 @@ def test_notes_are_like_those_of_a_composer() -> None:
         asked = {} if composer == "composer1" else {"composer": composer}
         ids = model.generate(inputs, generation_len=12, **asked).generated_ids[0]
         assert ids.tolist() == expected[0, 1:].tolist()
-    with pytest.raises(OptionError, match="composer='composer33': the model has .* composer3"):
+    with pytest.raises(OptionError, match=r"composer='composer33': the model has .* composer3"):
         model.generate(inputs, composer="composer33")
     with pytest.raises(OptionError, match=r"expected \[length, 64\]"):
         model.generate({"input_features": signal[None, :, :8]})
