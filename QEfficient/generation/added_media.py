@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from QEfficient.errors import CapacityError, OptionError
 from QEfficient.generation.media import PromptMedia
 from QEfficient.generation.request import Request
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
+
+
+def heard(processor: ProcessorMixin, prompt: Any, clips: Sequence[np.ndarray]) -> dict[str, Any]:
+    """What the processor makes of the clip of a prompt.
+
+    Args:
+        processor: of transformers.
+        prompt: a text; there must be none.
+        clips: samples of each.
+
+    Raises:
+        OptionError: there is a text, or there is not one clip.
+    """
+    from QEfficient.processing.processor import process_audio
+
+    if prompt or len(clips) != 1:
+        raise OptionError(
+            f"The model adds its audio to every token, so that a prompt is one clip without a text; got {prompt!r} "
+            f"and {len(clips)} clip(s). Pass prompts='' and one clip for each."
+        )
+    return process_audio(processor, clips)
 
 
 def prompts_over_rows(

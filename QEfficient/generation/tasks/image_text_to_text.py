@@ -12,7 +12,7 @@ import numpy as np
 
 from QEfficient.contract import NO_TOKEN, GraphRecord, LoweringName
 from QEfficient.errors import LifecycleError, OptionError, nearest
-from QEfficient.generation.added_media import prompts_over_rows, within_audio
+from QEfficient.generation.added_media import heard, prompts_over_rows, within_audio
 from QEfficient.generation.audio_inputs import AudioInputs, each_audio
 from QEfficient.generation.cross_media import CrossLayout, CrossPacker
 from QEfficient.generation.media import MediaLayout, MediaPacker, PromptMedia, spans_of
@@ -244,7 +244,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         transcripts = []
         for samples in open_audio(each_audio(inputs), reader):
             if self.record.layout.is_added:
-                batch = self._heard(reader, prompt, [samples])
+                batch = heard(reader, prompt, [samples])
             elif prompt is not None:
                 batch = process(reader, prompt, (), [samples])
             else:
@@ -287,21 +287,9 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         for prompt, images, clips in zip(pictured.prompts, pictured.images, audio, strict=True):
             opened = open_audio(clips, processor)
             is_heard = self.record.layout.is_added
-            batch = self._heard(processor, prompt, opened) if is_heard else process(processor, prompt, images, opened)
+            batch = heard(processor, prompt, opened) if is_heard else process(processor, prompt, images, opened)
             read += self._prompts(batch)
         return read
-
-    @staticmethod
-    def _heard(processor: ProcessorMixin, prompt: Any, clips: Sequence[np.ndarray]) -> dict[str, Any]:
-        """What the processor makes of the clip of a prompt, of a model that adds audio to every token."""
-        from QEfficient.processing.processor import process_audio
-
-        if prompt or len(clips) != 1:
-            raise OptionError(
-                f"The model adds its audio to every token, so that a prompt is one clip without a text; got {prompt!r} "
-                f"and {len(clips)} clip(s). Pass prompts='' and one clip for each."
-            )
-        return process_audio(processor, clips)
 
     def _plain(self, ids: list[int]) -> MediaPrompt:
         if self.record.layout.is_added:

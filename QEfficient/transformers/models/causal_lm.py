@@ -78,8 +78,15 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
     def __init__(self, model: Any, continuous_batching: bool = False, *, tokenizer: Any | None = None) -> None:
         super().__init__(model, tokenizer=tokenizer)
         require_bool("continuous_batching", continuous_batching)
-        _check_causal(self._loaded())
+        self._check_direction()
         self.continuous_batching = continuous_batching
+
+    def _check_direction(self) -> None:
+        """
+        Raises:
+            UnsupportedModel: tokens of the model attend to later ones.
+        """
+        _check_causal(self._loaded())
 
     @classmethod
     def hf_auto_class(cls) -> Any:

@@ -14,6 +14,7 @@ from QEfficient.base.open_package import check_runtime
 from QEfficient.base.qpc_paths import PackagePath
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import LifecycleError, OptionError
+from QEfficient.generation.added_media import heard
 from QEfficient.generation.cross_media import CrossLayout
 from QEfficient.generation.media import MediaLayout
 from QEfficient.generation.media_encoder import MediaEncoderRecord
@@ -488,5 +489,12 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             raise LifecycleError("Give a processor's output, or prompts where the model has a processor.")
         texts = [asked] if isinstance(asked, str) else list(asked)
         read = with_media(texts, images, audio, self.processor)
-        each = zip(read.prompts, read.images, read.audio, strict=True)
-        return [process(self.processor, text, seen, open_audio(heard, self.processor)) for text, seen, heard in each]
+        clips = [open_audio(each, self.processor) for each in read.audio]
+        if self._adds_media():
+            return [heard(self.processor, text, each) for text, each in zip(read.prompts, clips, strict=True)]
+        each_prompt = zip(read.prompts, read.images, clips, strict=True)
+        return [process(self.processor, *each) for each in each_prompt]
+
+    def _adds_media(self) -> bool:
+        """Whether prompts are clips without a text, whose features are added to every token."""
+        return self._seen()[1].is_added

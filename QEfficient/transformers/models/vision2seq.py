@@ -72,6 +72,12 @@ class QEFFAutoModelForVision2Seq(
 
         return bool(getattr(config, "is_encoder_decoder", False)) and any(head in NAMES.values() for head in heads)
 
+    def _check_direction(self) -> None:
+        """The encoder attends in both directions, whatever the config says of the decoder."""
+
+    def _adds_media(self) -> bool:
+        return False
+
     # What the graphs are.
 
     def _read(self) -> tuple[SeeingEncoder, dict[str, MediaEncoder]]:

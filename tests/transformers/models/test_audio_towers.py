@@ -187,6 +187,7 @@ def test_audio_that_is_added_stands_alone(realtime: Case) -> None:
     (clip,) = kit.clips("voxtral_realtime", 0.6)
     with pytest.raises(OptionError, match="one clip without a text"):
         realtime.ours.generate(prompts="what is it", audio=clip)
+    assert realtime.ours.verify(prompts="", audio=clip, generation_len=4).agrees
     with pytest.raises(OptionError, match="answers no text alone"):
         realtime.ours.generate(prompts="what is it")
     with pytest.raises(OptionError, match="leave language out"):
@@ -209,6 +210,7 @@ def test_codes_that_are_added_to_every_token(tmp_path: Path) -> None:
         assert kyutai.ours.generate(dict(inputs)).generated_ids[0].tolist() == expected
         (transcript,) = kyutai.ours.transcribe(kit.clips("kyutai_speech_to_text", seconds)[0])
         assert transcript.segments[0].token_ids == expected
+        assert kyutai.ours.verify(inputs, generation_len=4).agrees
 
 
 def test_an_adapter_beside_the_weights_is_not_left_out(granite: Case, tmp_path: Path) -> None:
