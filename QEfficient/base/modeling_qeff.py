@@ -20,7 +20,7 @@ from QEfficient.base.plan_resolution import first_exportable
 from QEfficient.contract import ONNX, PACKAGE, CompileJob, PackageBody, Plan, Specialization
 from QEfficient.errors import CapacityError, ExportError, LifecycleError, OptionError, nearest
 from QEfficient.options import CompileOptions
-from QEfficient.progress import stage
+from QEfficient.progress import long_stage, stage
 from QEfficient.store.artifacts import Artifact, ArtifactStore, Build, Built, write_artifact
 from QEfficient.store.digests import hash_file, json_safe
 from QEfficient.store.files import check_free_space, list_files
@@ -430,7 +430,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         def build(folder: Path) -> Built:
             weights_bytes = sum(each.numel() * each.element_size() for each in self._loaded().parameters())
             check_free_space(folder, weights_bytes, "the exported weights")
-            with stage("Exporting", self.model_name):
+            with long_stage("Exporting", self.model_name):
                 exported = export_onnx(self._graphs(plan), self._weights(), folder, transforms=plan.transforms)
             return Built({"graphs": exported.graphs}, exported.files)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.click_options import JSON, VERBOSE, flags
+from QEfficient.cloud.click_options import JSON, LOGGING, flags
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.compile import qaic_sdk, qnn_compiler
 from QEfficient.compile.qaic_sdk import QaicSDK
@@ -28,7 +28,7 @@ _PLATFORM = "install the Cloud AI 100 Platform SDK from Qualcomm"
 
 
 @click.command("doctor", cls=Command)
-@flags(JSON, VERBOSE)
+@flags(JSON, *LOGGING)
 @click.pass_obj
 def command(out: Output, /, *, as_json: bool) -> int:
     """Say what works on this machine and what is missing.
