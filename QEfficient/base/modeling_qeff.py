@@ -76,6 +76,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
     def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
         super().__init__()
+        _check_is_model(type(self).__name__, model)
         self._model = model
         self.tokenizer = tokenizer
         self.onnx_path: Path | None = None
@@ -476,3 +477,16 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
         if self.tokenizer is not None:
             save_tokenizer(self.tokenizer, folder / FOLDER, self.config.name_or_path or self.model_name)
+
+
+def _check_is_model(class_name: str, model: Any) -> None:
+    """
+    Raises:
+        OptionError: it is none, but the name of one or something else.
+    """
+    if model is None or hasattr(model, "config"):
+        return
+    shown = f"{model!r:.80}"
+    is_named = isinstance(model, str | os.PathLike)
+    cure = f"load it with {class_name}.from_pretrained({shown})" if is_named else "pass a PreTrainedModel"
+    raise OptionError(f"{class_name} takes a Hugging Face model, got a {type(model).__name__} ({shown}): {cure}.")

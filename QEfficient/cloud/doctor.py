@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import tempfile
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -111,9 +112,18 @@ def _home() -> dict[str, Any]:
     return {
         "path": str(folder),
         "is_set": "QEFF_HOME" in os.environ,
-        "is_writable": existing.is_dir() and os.access(existing, os.W_OK),
+        "is_writable": existing.is_dir() and _takes_files(existing),
         "free_bytes": shutil.disk_usage(_nearest_folder(existing)).free,
     }
+
+
+def _takes_files(folder: Path) -> bool:
+    """By trying: permissions say nothing of a file system that is full, read-only or not a disk's."""
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".qefficient-doctor-"):
+            return True
+    except OSError:
+        return False
 
 
 def _nearest_folder(path: Path) -> Path:

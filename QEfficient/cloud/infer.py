@@ -32,6 +32,7 @@ def _package(source: ModelSource, question: Question, compile_options: dict[str,
     model = source.load()  # its memory is freed before the package is opened
     check_options(model, compile_options)
     question.check_task(model.task)
+    question.check_tokenizer(model)
     return model.compile(**compile_options)
 
 
