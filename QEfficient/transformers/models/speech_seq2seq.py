@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from QEfficient.base.modeling_qeff import PathLike
 from QEfficient.base.open_package import check_runtime
@@ -15,6 +15,7 @@ from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.sessions.signals import SignalRecord
 from QEfficient.generation.signal_prefix import FILE, TENSOR, PrefixRecord
 from QEfficient.generation.tasks.speech_seq2seq import SpeechSeq2SeqRecord
+from QEfficient.option_types import SpeechSeq2SeqCompileArgs
 from QEfficient.options import SpeechSeq2SeqCompileOptions
 from QEfficient.targets import Target
 from QEfficient.transformers.models.audio_model import QEFFAudioModel, places_of_seconds
@@ -228,6 +229,11 @@ class QEFFAutoModelForSpeechSeq2Seq(
         if table is not None:
             rows = weight_value(self._weights(), self._loaded().get_parameter(table.weight))
             save_file({TENSOR: rows.float().contiguous()}, folder / FILE)
+
+    def compile(  # type: ignore[override]  # of the base, any
+        self, compile_dir: PathLike | None = None, **options: Unpack[SpeechSeq2SeqCompileArgs]
+    ) -> Path:
+        return super().compile(compile_dir, **options)
 
     def generate(
         self,
