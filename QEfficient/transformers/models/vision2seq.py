@@ -83,7 +83,7 @@ class QEFFAutoModelForVision2Seq(
     def _check_direction(self) -> None:
         """The encoder attends in both directions, whatever the config says of the decoder."""
 
-    def _with_defaults(
+    def _with_defaults(  # type: ignore[override]
         self, options: Vision2SeqCompileOptions, target: Target, passed: Collection[str]
     ) -> Vision2SeqCompileOptions:
         return options  # an answer's length is no question of how much context fits into memory
