@@ -48,7 +48,6 @@ class QEFFAutoModelForSeq2SeqLM(QEFFEncoderDecoderModel[Seq2SeqPlan, Seq2SeqLMCo
     """
 
     task = "seq2seq_lm"
-    followed_entries = ("forced_bos_token_id", "forced_eos_token_id")
     options_class: ClassVar[type[Seq2SeqLMCompileOptions]] = Seq2SeqLMCompileOptions
 
     def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:

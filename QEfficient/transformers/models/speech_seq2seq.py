@@ -60,7 +60,6 @@ class QEFFAutoModelForSpeechSeq2Seq(
     """
 
     task = "speech_seq2seq"
-    followed_entries = ("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
     options_class: ClassVar[type[SpeechSeq2SeqCompileOptions]] = SpeechSeq2SeqCompileOptions
 
     def __init__(
