@@ -170,7 +170,7 @@ def refuse_unfollowed(options: dict[str, Any]) -> None:
         if value not in (None, _UNFOLLOWED[name]):
             raise OptionError(
                 f"{name}={value!r}: generate() does not follow it. It decodes greedily or samples, one token at a "
-                "time, from the model's own logits. Leave the option out."
+                "time, from the logits of one model. Leave the option out."
             )
 
 

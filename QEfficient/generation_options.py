@@ -106,8 +106,10 @@ LIST_DEPTHS: dict[str, int] = {
 
 
 def is_for_each(name: str, value: object) -> bool:
-    """Whether an option's value is a list with one for each prompt: it is a list, and deeper than one value is."""
+    """Whether an option's value is a list with one for each prompt: it is deeper than one value is, or has None."""
     depth = _depth(value)
+    if depth and None in value:  # type: ignore[operator]
+        return True
     if name == "sequence_bias" and depth == 1:  # of dicts
         return True
     return depth > LIST_DEPTHS.get(name, 0)

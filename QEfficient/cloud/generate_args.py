@@ -13,7 +13,7 @@ import click
 from QEfficient.cloud.click_options import JSON, Flag, Function, flags, option_flags
 from QEfficient.errors import OptionError
 from QEfficient.generation.prompts import read_prompts
-from QEfficient.options import SamplingOptions
+from QEfficient.generation_options import GenerationOptions
 from QEfficient.tasks import TASKS
 
 _SECTION = "Prompts and answers"
@@ -43,7 +43,9 @@ class Question:
             raise OptionError("--image-path is for prompts, not for a chat.")
         if self.generation_len is not None and self.generation_len < 1:
             raise OptionError(f"--generation-len must be at least 1, got {self.generation_len}.")
-        SamplingOptions.parse(self.sampling)
+        options = GenerationOptions.parse(self.sampling)
+        if self.chat and (options.num_return_sequences or 1) > 1:
+            raise OptionError("--num-return-sequences is for prompts: a chat goes on from one answer.")
 
     def check_task(self, task: str) -> None:
         """
@@ -55,6 +57,11 @@ class Question:
             raise OptionError(f"This model is {TASKS[task].kind}: it has no chat, no --generation-len and no sampling.")
         if self.images and task in TASKS and not TASKS[task].load_compiled().takes_images:
             raise OptionError(f"This model is {TASKS[task].kind}, which sees no images: leave --image-path out.")
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """Of an answer, by either flag."""
+        return self.generation_len or self.sampling.get("max_new_tokens")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -78,7 +85,7 @@ def question_flags(function: Function) -> Callable[..., Any]:
         prompts = _prompts(prompt, prompts_txt_file_path, answers["chat"])
         return function(*args, question=Question(prompts=prompts, images=[*image_path], **answers), **params)
 
-    return flags(*_FLAGS)(option_flags("sampling", "Sampling", SamplingOptions)(command))
+    return flags(*_FLAGS)(option_flags("sampling", "Sampling", GenerationOptions)(command))
 
 
 def _prompts(texts: tuple[str, ...], file: str | None, chat: bool) -> list[str]:

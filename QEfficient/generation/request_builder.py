@@ -41,7 +41,7 @@ class RequestBuilder:
         generation_config: as in ``generation_config.json``.
         ctx_len: tokens that a slot holds.
         vocab_size: of the model; None: token ids are not checked.
-        left_out: entries of the config that a task follows in its own way.
+        left_out: entries of the config that the task follows by itself.
     """
 
     def __init__(

@@ -99,7 +99,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
     takes_chat = True
     output = "logits"
     entries_of_task: ClassVar[tuple[str, ...]] = ()
-    """Entries of the generation config that the task follows in its own way."""
+    """Entries of the generation config that the task follows by itself."""
 
     def _load(self) -> None:
         self.generation_config = self._read_generation_config()

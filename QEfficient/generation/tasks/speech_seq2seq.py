@@ -138,7 +138,7 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
         return replace(request, rules=(*rules, forced) if forced.places else (*rules,))
 
     def _rules(self, sampling: Mapping[str, Any]) -> SpeechRules:
-        """The checkpoint's rules, with the tokens that the caller suppresses instead of its own."""
+        """The checkpoint's rules; tokens that the caller suppresses replace those of the checkpoint."""
         changed = {name: sampling[name] for name in _SUPPRESSED if sampling.get(name) is not None}
         if not changed:
             return self.rules
