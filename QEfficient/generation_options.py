@@ -34,7 +34,7 @@ class GenerationOptions(SamplingOptions):
     min_new_tokens: int | None = None
     """No end token before as many new tokens."""
     min_length: int | None = None
-    """No end token before as many tokens of prompt and answer together."""
+    """No end token before as many tokens of prompt and answer together; min_new_tokens goes before it."""
     eos_token_id: tuple[int, ...] | None = _lists(1, "ids")
     """Tokens that end the answer, one or several."""
     stop_strings: tuple[str, ...] | None = _lists(1, "texts")

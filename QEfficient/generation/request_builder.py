@@ -117,8 +117,6 @@ class RequestBuilder:
         names = (*self._names, *(TRUNCATION if asked.samples else ()))
         config = self.generation_config
         defaults = {name: config[name] for name in names if config.get(name) is not None}
-        if passed.get("min_new_tokens") is not None:
-            defaults.pop("min_length", None)
         return GenerationOptions.parse({**defaults, **passed, "do_sample": asked.samples})
 
     def _check_tokens(self, options: GenerationOptions) -> None:

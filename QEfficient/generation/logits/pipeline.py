@@ -153,7 +153,9 @@ def _repetition(options: GenerationOptions) -> list[Processor]:
 def _ends(options: GenerationOptions, shape: AnswerShape) -> list[Processor]:
     """What decides how an answer begins and where it ends."""
     ends, processors = tuple(sorted(shape.eos_token_ids)), list[Processor]()
-    least = max(options.min_new_tokens or 0, (options.min_length or 0) - shape.prompt_len)
+    least = options.min_new_tokens
+    if least is None:
+        least = (options.min_length or 0) - shape.prompt_len
     if ends and least > 0:
         processors.append(not_before(least, ends))
     forced: dict[int, tuple[int, ...]] = {}

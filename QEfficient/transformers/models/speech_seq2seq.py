@@ -215,8 +215,8 @@ class QEFFAutoModelForSpeechSeq2Seq(
             feature_extractor: default: the model's.
             tokenizer: default: the model's.
             stream: True prints the text as it comes; a function is called with each piece.
-            options: ``language``, ``task`` and ``return_timestamps`` as in transformers; and those of sampling. One
-                value or one for each audio.
+            options: ``language``, ``task`` and ``return_timestamps`` as in transformers, one value or one for each
+                audio; and the others, as of :meth:`QEFFAutoModelForCausalLM.generate`.
 
         Returns:
             Texts and ids in the order of the audio, and how fast it was. Where the model was asked for the language,
