@@ -239,6 +239,24 @@ def test_no_token_is_left(more: dict[str, Any]) -> None:
     assert choose_tokens(np.zeros((1, VOCAB), np.float32), [Sampler(chosen, histories()[0], 0)]) == [NO_TOKEN]
 
 
+def test_rows_with_and_without_a_token_are_drawn_at_once() -> None:
+    """Where few tokens are left, only those stay in the arrays; what is drawn is one of them."""
+    logits = np.random.default_rng(0).normal(0, 2, (4, VOCAB)).astype(np.float32)
+    logits[:, 20:] = -np.inf
+    logits[2] = -np.inf
+    samplers = [Sampler(pipeline({"top_k": 2, "top_p": 0.9}), history, 0) for history in histories()[:4]]
+    for _ in range(20):
+        chosen = choose_tokens(logits, samplers)
+        assert chosen[2] == NO_TOKEN
+        assert all(token in logits[row].argsort()[-2:] for row, token in enumerate(chosen) if row != 2)
+    rows = [0, 1, 3]
+    expected = logits[rows]
+    for warper in (hf.TopKLogitsWarper(2), hf.TopPLogitsWarper(0.9)):
+        expected = theirs(warper, [ROWS[row] for row in rows], expected)
+    ours = samplers[0].pipeline.probabilities(logits[rows], [samplers[row].history for row in rows])
+    np.testing.assert_allclose(ours, torch.softmax(torch.tensor(expected).double(), -1), rtol=1e-6)
+
+
 @pytest.mark.parametrize("count", [0, 1, 4, VOCAB, VOCAB + 9])
 def test_logprobs_are_those_of_a_log_softmax(count: int) -> None:
     logits = np.random.default_rng(1).normal(0, 3, VOCAB).astype(np.float32)

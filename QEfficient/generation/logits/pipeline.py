@@ -21,6 +21,8 @@ from QEfficient.options import SamplingOptions
 
 NO_TOKEN = -1
 """What is chosen where no token is left."""
+_FEW = 4
+"""One in as many tokens: if fewer are left, the others are dropped from the arrays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +63,21 @@ class Pipeline:
         return scores
 
     def probabilities(self, logits: np.ndarray, rows: Sequence[History]) -> np.ndarray:
-        """Each token's probability ``[rows, vocab]`` of being drawn, in float64; NaN in a row without a token."""
-        return self._truncated(self.scores(logits, rows), rows)
+        """Each token's probability ``[rows, vocab]`` of being drawn, in float64."""
+        probabilities = np.zeros(logits.shape)
+        some, tokens = self._truncated(self.scores(logits, rows), rows)
+        probabilities[:, tokens] = some
+        return probabilities
 
-    def _truncated(self, scores: np.ndarray, rows: Sequence[History]) -> np.ndarray:
-        scores = scores.astype(np.float64)
-        with np.errstate(invalid="ignore"):  # where no token is left
-            for processor in self.truncation or ():
-                scores = processor(scores, rows)
-            return softmax(scores)
+    def _truncated(self, scores: np.ndarray, rows: Sequence[History]) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities ``[rows, n]`` of n tokens, and these; all others are ruled out in all rows."""
+        scores, tokens = scores.astype(np.float64), np.arange(scores.shape[1])
+        for processor in self.truncation or ():
+            scores = processor(scores, rows)
+            is_left = (scores > -np.inf).any(axis=0)
+            if _FEW * is_left.sum() < len(tokens):
+                scores, tokens = scores[:, is_left], tokens[is_left]
+        return softmax(scores), tokens
 
     def choose(self, logits: np.ndarray, samplers: Sequence[Sampler]) -> list[int]:
         """The next token of each row, or :data:`NO_TOKEN`."""
@@ -79,8 +87,12 @@ class Pipeline:
         is_none = np.isneginf(scores[np.arange(len(rows)), best])
         if self.truncation is None:
             return [NO_TOKEN if none else int(token) for token, none in zip(best, is_none, strict=True)]
-        drawn = zip(self._truncated(scores, rows), samplers, is_none, strict=True)
-        return [NO_TOKEN if none else sampler.draw(each) for each, sampler, none in drawn]
+        chosen, drawn = [NO_TOKEN] * len(rows), np.flatnonzero(~is_none)
+        if len(drawn):
+            probabilities, tokens = self._truncated(scores[drawn], [rows[index] for index in drawn])
+            for index, row in zip(drawn, probabilities, strict=True):
+                chosen[index] = int(tokens[samplers[index].draw(row)])
+        return chosen
 
 
 class Sampler:
@@ -97,7 +109,7 @@ class Sampler:
         self._random = None if pipeline.truncation is None else np.random.default_rng(seed)
 
     def draw(self, probabilities: np.ndarray) -> int:
-        """A token, by probabilities ``[vocab]``."""
+        """A place in ``probabilities [n]``, drawn by them."""
         assert self._random is not None
         return int(self._random.choice(len(probabilities), p=probabilities))
 

@@ -58,12 +58,19 @@ class TopP:
     top_p: float
 
     def __call__(self, scores: np.ndarray, rows: Sequence[History]) -> np.ndarray:
+        probabilities = softmax(scores)
+        # All tokens below this come to less than what is dropped, so only the others need an order.
+        is_sorted = (probabilities >= (1 - self.top_p) / scores.shape[1]).any(axis=0)
+        rest = probabilities[:, ~is_sorted].sum(axis=-1, keepdims=True)
         # Summed from the least likely up, as in transformers, so that rounding falls the same way; of equal tokens the
         # first stay.
-        order = np.argsort(-scores, kind="stable", axis=-1)[:, ::-1]
-        is_dropped = np.cumsum(np.take_along_axis(softmax(scores), order, -1), axis=-1) <= 1 - self.top_p
+        order = np.argsort(-scores[:, is_sorted], kind="stable", axis=-1)[:, ::-1]
+        sums = np.cumsum(np.take_along_axis(probabilities[:, is_sorted], order, -1), axis=-1)
+        is_dropped = rest + sums <= 1 - self.top_p
         is_dropped[:, -1] = False
-        return _without(scores, order, is_dropped)
+        kept = np.full_like(scores, -np.inf)
+        kept[:, is_sorted] = _without(scores[:, is_sorted], order, is_dropped)
+        return kept
 
 
 @dataclass(frozen=True)

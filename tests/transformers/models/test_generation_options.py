@@ -144,7 +144,7 @@ CASES: dict[str, Callable[[list[int]], dict[str, Any]]] = {
     "min_p": drawn(min_p=1.0),
     "typical_p": drawn(typical_p=1e-6, top_k=3),
     "epsilon_cutoff": drawn(epsilon_cutoff=0.999),
-    "eta_cutoff": drawn(eta_cutoff=0.999, temperature=0.01),
+    "eta_cutoff": drawn(eta_cutoff=0.999, temperature=1e-4),
     "temperature": drawn(temperature=1e-5, top_k=50),
     "drawn, with penalties": drawn(top_k=1, repetition_penalty=1.4, no_repeat_ngram_size=2),
 }
