@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,7 +58,7 @@ class CallOptions:
         """
         passed: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         functions = {name: listed(name, passed.pop(name, None)) for name in ("logits_processor", "stopping_criteria")}
-        passed = _with_config(passed.pop("generation_config", None), passed)
+        passed = _with_config(passed.pop("generation_config", None), passed, has_len=generation_len is not None)
         refuse_unfollowed(passed)
         streamer, count = passed.pop("streamer", None), passed.pop("num_return_sequences", 1)
         if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
@@ -87,7 +88,8 @@ class CallOptions:
             raise OptionError(
                 f"num_return_sequences={self.num_answers}: without sampling all answers are equal. Set do_sample=True."
             )
-        answers = [self._applied(each, token_bytes) for each in requests]
+        shared = None if token_bytes is None else cache(token_bytes)
+        answers = [self._applied(each, shared) for each in requests]
         if self.streamer is not None and len(answers) * self.num_answers != 1:
             raise OptionError(f"streamer takes one answer, and {len(answers) * self.num_answers} are asked for.")
         return [replace(request, draw=draw) for request in answers for draw in range(self.num_answers)]
@@ -124,18 +126,21 @@ class CallOptions:
         self.streamer.put(as_asked(np.array(ids, np.int64), self.streamer))
 
 
-def _with_config(config: object, passed: dict[str, Any]) -> dict[str, Any]:
+def _with_config(config: object, passed: dict[str, Any], *, has_len: bool) -> dict[str, Any]:
     """A caller's options over those of the generation config that is passed with them."""
     if config is None:
         return passed
     entries = options_of(config)
+    if has_len:
+        entries.pop("max_new_tokens", None)
     # A config says in so many words that it samples; a caller says it by what is for sampling alone.
     entries["do_sample"] = entries.get("do_sample") is True or any(name in passed for name in TRUNCATION)
     return {**entries, **passed}
 
 
-def _generation_len(generation_len: object, max_new_tokens: object) -> object:
-    if generation_len is not None and max_new_tokens is not None and generation_len != max_new_tokens:
+def _generation_len(generation_len: Any, max_new_tokens: Any) -> object:
+    are_both = generation_len is not None and max_new_tokens is not None
+    if are_both and not np.array_equal(generation_len, max_new_tokens):
         raise OptionError(
             f"generation_len={generation_len!r} and max_new_tokens={max_new_tokens!r} are the same option: give one."
         )

@@ -90,7 +90,7 @@ class Pipeline:
         chosen, drawn = [NO_TOKEN] * len(rows), np.flatnonzero(~is_none)
         if len(drawn):
             probabilities, tokens = self._truncated(scores[drawn], [rows[index] for index in drawn])
-            for index, row in zip(drawn, probabilities, strict=True):
+            for index, row in zip(drawn.tolist(), probabilities, strict=True):
                 chosen[index] = int(tokens[samplers[index].draw(row)])
         return chosen
 

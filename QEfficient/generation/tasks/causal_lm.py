@@ -23,7 +23,6 @@ from QEfficient.generation.request_builder import RequestBuilder, SamplingValue,
 from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
 from QEfficient.generation.sessions.retained import RetainedSession
 from QEfficient.generation.sessions.session import Chunk, Session, SessionInfo
-from QEfficient.generation.stopping import TokenBytes
 from QEfficient.generation.streaming import AnswerPrinter
 from QEfficient.generation.tokenizer import FOLDER, has_tokenizer, read_side_file
 from QEfficient.generation_config import check_generation_config
@@ -220,12 +219,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         if "eos_token_id" not in options and any(chats := self._chats(prompts)):
             options = {**options, "eos_token_id": self._chat_ends(chats, tokenizer)}
         requests, decoder = self._requests(prompts, tokenizer, call.generation_len, options)
-        return call.applied(requests, self._token_bytes(tokenizer)), decoder
-
-    def _token_bytes(self, tokenizer: PreTrainedTokenizerBase | None) -> Callable[[], TokenBytes] | None:
-        """What tokens add to a text, to be asked for; None where there is no tokenizer."""
-        decoder = self._decoder(tokenizer)
-        return None if decoder is None else decoder.token_bytes
+        return call.applied(requests, None if decoder is None else decoder.token_bytes), decoder
 
     def _chats(self, prompts: Any) -> list[bool]:
         """Whether each prompt is a chat; empty where none is."""

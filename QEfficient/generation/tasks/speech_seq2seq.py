@@ -25,6 +25,7 @@ from QEfficient.generation.sessions.seq2seq import HIDDEN, Seq2SeqSession
 from QEfficient.generation.sessions.signals import SignalRecord
 from QEfficient.generation.speech_rules import SpeechOptions, SpeechPrompt, SpeechRules
 from QEfficient.generation.tasks.seq2seq_lm import ENCODER, CompiledEncoderDecoder, EncoderDecoderRecord
+from QEfficient.generation.tokenizer import ForeignTokenizer, PackageTokenizer
 from QEfficient.generation.transcript import Segment, Transcript
 from QEfficient.generation_options import GenerationOptions
 from QEfficient.options import SpeechSeq2SeqCompileOptions
@@ -179,7 +180,7 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
         transcripts = []
         for index, each in enumerate(each_audio(inputs)):
             samples = load_audio(each, extractor.sampling_rate, longest, f"Audio {index}")
-            answers = self._answers(samples, extractor, asked, call)
+            answers = self._answers(samples, extractor, asked, call, decoder)
             transcripts.append(Transcript.of(*answers, decoder, self.rules.first_timestamp))
         return transcripts
 
@@ -189,6 +190,7 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
         extractor: FeatureExtractor,
         options: SpeechOptions,
         call: CallOptions,
+        decoder: PackageTokenizer | ForeignTokenizer,
     ) -> tuple[list[Segment], str | None]:
         """The segments of audio, and the language that it is in, as far as that is known."""
         window = extractor.max_len if self.record.signals.is_whole else None
@@ -199,7 +201,7 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
 
         def answer(signal: np.ndarray, prompt: SpeechPrompt) -> tuple[list[int], list[int]]:
             request = self._asked(0, signal, options, prompt, call.generation_len, call.for_prompts)
-            (request,) = call.applied([request], self._token_bytes(None))
+            (request,) = call.applied([request], decoder.token_bytes)
             return self._answer(request, prompt.num_answered)
 
         if self.rules.takes_timestamps(options) and window is not None:

@@ -247,8 +247,9 @@ def test_a_callers_generation_config(llama: Pair, form: str, tmp_path: Path) -> 
     forms = {"object": config, "dict": values, "folder": tmp_path, "file": str(tmp_path / "generation_config.json")}
     ids = llama.prompts[0]
     assert llama.answers(ids, generation_config=forms[form]) == [llama.expected(ids, generation_config=config)]
-    less = llama.answers(ids, generation_config=forms[form], max_new_tokens=4)
-    assert less == [llama.expected(ids, **{**values, "max_new_tokens": 4})]
+    for name in ("max_new_tokens", "generation_len"):
+        less = llama.answers(ids, generation_config=forms[form], **{name: 4})
+        assert less == [llama.expected(ids, **{**values, "max_new_tokens": 4})]
 
 
 def test_a_config_samples_if_it_says_so(llama: Pair) -> None:
