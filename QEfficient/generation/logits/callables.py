@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from inspect import isfunction, ismethod
 from typing import Any
 
@@ -23,8 +24,8 @@ def takes_tensors(called: object) -> bool:
 
 
 def as_asked(array: np.ndarray, called: object) -> Any:
-    """An array, or a tensor of it where ``called`` takes tensors."""
-    if not takes_tensors(called):
+    """An array, or a tensor of it where ``called`` takes tensors and torch is installed."""
+    if not takes_tensors(called) or find_spec("torch") is None:
         return array
     import torch
 
