@@ -7,8 +7,9 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
+from QEfficient.base.modeling_qeff import PathLike
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import MODEL_GRAPH, LoweringName, Plan, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
@@ -16,6 +17,7 @@ from QEfficient.generation.prompts import encode_prompts
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.generation.tokenizer import ForeignTokenizer
+from QEfficient.option_types import CausalLMCompileArgs
 from QEfficient.options import CausalLMCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
@@ -100,11 +102,13 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         return has_head and not _is_bidirectional(model)
 
     def _plan(self, options: CausalLMCompileOptions, target: Target) -> CausalLMPlan:
-        from QEfficient.transformers.lowering.apply import rope_depends_on_length
+        from QEfficient.transformers.lowering.apply import rope_depends_on_length, rope_remark
         from QEfficient.transformers.lowering.infer_cache_spec import depends_on_length
 
         if self.continuous_batching and options.full_batch_size is None:
             raise OptionError("The model was loaded with continuous_batching=True: compile() needs full_batch_size.")
+        if (remark := rope_remark(self._loaded(), options.ctx_len)) is not None:
+            logger.warning("%s: %s", self.source_name, remark)
         choice = self._choose(target, options.lowering)
         # Where any shape runs, one graph serves any number of slots.
         picks_rows = options.full_batch_size is not None or not target.has_static_shapes
@@ -226,6 +230,11 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             min_ctx_len=plan.traced_len or 1,
             max_ctx_len=fixed or self.max_lens().get("ctx_len"),
         )
+
+    def compile(  # type: ignore[override]  # of the base, any
+        self, compile_dir: PathLike | None = None, **options: Unpack[CausalLMCompileArgs]
+    ) -> Path:
+        return super().compile(compile_dir, **options)
 
     def generate(
         self,
