@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from QEfficient.errors import CorruptArtifact, OptionError, nearest
-from QEfficient.generation.sampling import ScoreRule
+from QEfficient.generation.logits.processor import ScoreRule
 from QEfficient.options import require_bool
 
 

@@ -261,6 +261,9 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         media = [options.pop(name, None) for name in ("images", "audio", "processor")]
         return super().stream(with_media(prompt, *media), tokenizer=tokenizer, **options)
 
+    def _chats(self, prompts: Any) -> list[bool]:
+        return super()._chats(prompts.prompts if isinstance(prompts, Pictured) else prompts)
+
     def encode(
         self,
         prompts: Prompts | Pictured,

@@ -269,9 +269,10 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             attention_mask: 0 where a row is padding.
             tokenizer: default: the model's.
             generation_len: most new tokens, for all prompts or one number each; default: the
-                checkpoint's ``max_new_tokens``, else what fits ``ctx_len``.
+                checkpoint's ``max_new_tokens`` or ``max_length``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
-            sampling: temperature, top_k, top_p, min_p, repetition_penalty, seed, do_sample; one value or one a prompt.
+            sampling: the other options: see :class:`GenerationOptions`; one value or one a prompt. And
+                ``generation_config``, ``streamer``, ``logits_processor`` and ``stopping_criteria``, as in transformers.
 
         Returns:
             Texts and ids in the prompts' order, and how fast it was.

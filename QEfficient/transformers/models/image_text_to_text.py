@@ -368,7 +368,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             generation_len: most new tokens, for all prompts or one number each.
             audio: of one prompt, or a list for each: files, or samples at the model's rate.
             stream: True prints the text as it comes; a function is called with each piece.
-            sampling: temperature, top_k, top_p, min_p, repetition_penalty, seed, do_sample; one value or one a prompt.
+            sampling: the other options, as of :meth:`QEFFAutoModelForCausalLM.generate`.
 
         Raises:
             LifecycleError: nothing was compiled yet, or there is no processor.

@@ -63,7 +63,6 @@ class QEFFAutoModelForSpeechSeq2Seq(
     """
 
     task = "speech_seq2seq"
-    followed_entries = ("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
     options_class: ClassVar[type[SpeechSeq2SeqCompileOptions]] = SpeechSeq2SeqCompileOptions
 
     def __init__(
@@ -258,8 +257,8 @@ class QEFFAutoModelForSpeechSeq2Seq(
             feature_extractor: default: the model's.
             tokenizer: default: the model's.
             stream: True prints the text as it comes; a function is called with each piece.
-            options: ``language``, ``task``, ``return_timestamps`` and ``composer`` as in transformers; and those of
-                sampling. One value or one for each audio.
+            options: ``language``, ``task``, ``return_timestamps`` and ``composer`` as in transformers, one value or one
+                for each audio; and the others, as of :meth:`QEFFAutoModelForCausalLM.generate`.
 
         Returns:
             Texts and ids in the order of the audio, and how fast it was. Where the model was asked for the language,

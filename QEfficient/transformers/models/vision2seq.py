@@ -64,7 +64,6 @@ class QEFFAutoModelForVision2Seq(
     """
 
     task = "vision2seq"
-    followed_entries = ("forced_bos_token_id", "forced_eos_token_id")
     options_class: ClassVar[type[Vision2SeqCompileOptions]] = Vision2SeqCompileOptions  # type: ignore[assignment]
     _measured: tuple[SeeingEncoder, dict[str, MediaEncoder]] | None = None
 

@@ -57,6 +57,8 @@ OPTIONS = [
     {},
     {"return_timestamps": True, "language": "en"},
     {"return_timestamps": True},
+    {"language": "de", "no_repeat_ngram_size": 2, "repetition_penalty": 1.3, "bad_words_ids": [[30]]},
+    {"language": "en", "suppress_tokens": [7, 30], "begin_suppress_tokens": [20]},
 ]
 
 
