@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cloud.commands import Cli
+from cloud.commands import Cli, run_python
 
 RUN = ("--device", "cpu", "--lr", "1e-3", "--gradient-accumulation-steps", "1", "--max_train_step", "2")
 
@@ -44,25 +41,30 @@ def test_a_line_or_json(cli: Cli, checkpoint: Path, data: Path, tmp_path: Path) 
     assert first["learning_rate"] == 1e-3
 
 
-@pytest.mark.usefixtures("installed")
-def test_sigterm_ends_with_its_code(
-    cli: Cli, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from QEfficient.finetune.watching import MetricsLog
+_TERMINATED = """
+import os, signal, sys
+from QEfficient.cloud.app import app, run
+from QEfficient.finetune.callbacks import StopOnSignal
 
-    log = MetricsLog.on_step_end
+step_end = StopOnSignal.on_step_end
 
-    def terminated(self: MetricsLog, args: Any, state: Any, control: Any, **more: Any) -> None:
+def terminated(self, args, state, control, **more):
+    if state.global_step == 1:
         os.kill(os.getpid(), signal.SIGTERM)
-        log(self, args, state, control, **more)
+    step_end(self, args, state, control, **more)
 
-    monkeypatch.setattr(MetricsLog, "on_step_end", terminated)
-    options = ("--dataset", data, "--output-dir", tmp_path / "out", *RUN, "--max-train-step", "4")
-    result = cli("finetune", checkpoint, *options)
+StopOnSignal.on_step_end = terminated
+run(app, sys.argv[1:], "qefficient")
+"""
+
+
+@pytest.mark.usefixtures("installed")
+def test_sigterm_ends_with_its_code(cli: Cli, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    options = ("--dataset", data, "--output-dir", tmp_path / "out", *RUN)
+    result = run_python("-c", _TERMINATED, "finetune", checkpoint, *options)
     assert result.code == 143
-    assert "Stopped by SIGTERM" in result.out
-    monkeypatch.undo()
-    assert cli("finetune", checkpoint, *options, "--resume").out.startswith("4 steps")
+    assert "Stopped by SIGTERM after 1 steps" in result.out
+    assert cli("finetune", checkpoint, *options, "--resume").out.startswith("2 steps")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.resources import files
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -126,16 +125,11 @@ def test_blocks_run(document: Path, workplace: Path) -> None:
     for block in blocks(document):
         if block.language == "python" and (title := _TITLE.match(block.remark)) is not None:
             (workplace / title[1]).write_text(block.text, encoding="utf-8")
-        elif block.language == "python" and block.is_run and _is_runnable(block):
+        elif block.language == "python" and block.is_run:
             _run_python(block, namespace)
-        elif block.language in SHELLS and block.is_run and _is_runnable(block):
+        elif block.language in SHELLS and block.is_run:
             for command in commands(block):
                 _run_command(command, block)
-
-
-def _is_runnable(block: Block) -> bool:
-    """Whether what the extra ``train`` installs is there, where an example needs it."""
-    return "finetune" not in block.text or find_spec("trl") is not None
 
 
 def _run_python(block: Block, namespace: dict[str, Any]) -> None:
