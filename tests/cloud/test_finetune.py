@@ -72,7 +72,7 @@ def test_sigterm_ends_with_its_code(cli: Cli, checkpoint: Path, data: Path, tmp_
     [
         (("--gamma", "0.85"), "--gamma is not here: give --lr-scheduler"),
         (("--use_autocast",), "give --precision"),
-        (("--task_mode", "seq_classification"), "only causal language models"),
+        (("--task_mode", "seq_classification", "--layout", "chat"), "layout is for task_mode='generation' only"),
         (("--pooling", "mean"), "--pooling is for compiling"),
         (("--lora-r", "4"), "use_peft=True only"),
         ((), "dataset is missing"),
