@@ -20,7 +20,7 @@ from QEfficient.finetune.live import LiveTable
 from QEfficient.finetune.processes import decide_in_main, is_main_process, num_processes, wait_for_all
 from QEfficient.finetune.report import FinetuneReport
 from QEfficient.finetune.settings import FinetuneOptions
-from QEfficient.finetune.trainer import arguments, final_metrics, make_trainer
+from QEfficient.finetune.trainer import arguments, check_split, final_metrics, make_trainer
 from QEfficient.finetune.trainer_errors import trainer_errors
 from QEfficient.finetune.watching import LOSS_CURVE, METRICS, MetricsLog, draw_loss, perplexity, read_metrics
 from QEfficient.progress import stage
@@ -140,6 +140,7 @@ class _Run:
             SealCheckpoints(identity, self.options.keep_checkpoints),
         ]
         trainer = make_trainer(self.options, args, model, self.base.tokenizer, self.data, callbacks)
+        check_split(self.options, trainer)
         with (
             storage_errors(self.output_dir, only_under=self.output_dir),
             trainer_errors(self.options, start),

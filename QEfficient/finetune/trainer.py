@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from QEfficient.errors import OptionError
+from QEfficient.errors import OptionError, TargetUnavailable
 from QEfficient.finetune.classification import accuracy, mean_loss, most_likely
 from QEfficient.finetune.data import Data, as_dataset
 from QEfficient.finetune.devices import check_used, choose_device, choose_precision
@@ -33,6 +33,7 @@ def arguments(options: FinetuneOptions, output_dir: Path, *, has_validation: boo
         OptionError: the precision is not one of the device's, or ``fsdp`` in one process.
         TargetUnavailable: the device is not on this machine, or the Trainer would use another.
     """
+    from accelerate import DistributedType
     from transformers import TrainingArguments
     from trl import SFTConfig
 
@@ -57,6 +58,9 @@ def arguments(options: FinetuneOptions, output_dir: Path, *, has_validation: boo
                 dataset_kwargs={"skip_prepare_dataset": is_padded},
             )
         check_used(device, made.device)
+    if options.fsdp and device == "cpu":
+        # Accelerate splits models over processes of every kind of device but processors, with code that fits them too.
+        made.distributed_state.distributed_type = DistributedType.MULTI_GPU
     made._n_gpu = min(made.n_gpu, 1)  # else all GPUs of the machine would share the batches of one process
     return made
 
@@ -94,16 +98,13 @@ def _numbers_and_devices(options: FinetuneOptions) -> dict[str, Any]:
         "fp16": precision == "fp16",
         "use_cpu": device == "cpu",
         "dataloader_pin_memory": device != "cpu",
-        "gradient_checkpointing": options.gradient_checkpointing and not options.fsdp,
+        # Of the model also with FSDP, whose own renames the weights, so that PEFT would save none of them.
+        "gradient_checkpointing": options.gradient_checkpointing,
     }
     if options.fsdp:
         settings["fsdp"] = True
         # A checkpoint in parts has a pickled index, which would run code when it is read.
-        settings["fsdp_config"] = {
-            "version": 2,
-            "state_dict_type": "FULL_STATE_DICT",
-            "activation_checkpointing": options.gradient_checkpointing,
-        }
+        settings["fsdp_config"] = {"version": 2, "state_dict_type": "FULL_STATE_DICT"}
         if device == "cuda":
             settings["ddp_backend"] = "cuda:nccl,cpu:gloo"  # whole tensors are gathered on the processor
     return settings
@@ -179,6 +180,15 @@ def _for_classification(options: FinetuneOptions, model: PreTrainedModel, **more
         preprocess_logits_for_metrics=most_likely,
         **more,
     )
+
+
+def check_split(options: FinetuneOptions, trainer: Trainer) -> None:
+    """
+    Raises:
+        TargetUnavailable: Accelerate would not split the model, as it passes over what it cannot do on a device.
+    """
+    if options.fsdp and not trainer.is_fsdp_enabled:
+        raise TargetUnavailable(f"fsdp: Accelerate does not split a model over processes on '{trainer.args.device}'.")
 
 
 def final_metrics(trainer: Trainer) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from finetune.files import Write
-from safetensors.torch import load_file
+from finetune.runs import LORA, ROWS, SHORT, assert_same_weights, losses, weights
 
 from QEfficient.errors import (
     CapacityError,
@@ -32,29 +32,10 @@ from QEfficient.store.manifest import open_artifact
 for package in ("trl", "peft", "datasets"):
     pytest.importorskip(package)
 
-ROWS = [{"prompt": f"What is {a} and {b}? ", "completion": str(a + b)} for a in range(4) for b in range(5)]
-SHORT = {"train_batch_size": 2, "gradient_accumulation_steps": 2, "lr": 1e-3, "device": "cpu", "seed": 7}
-LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
-
 
 @pytest.fixture
 def data(write: Write) -> str:
     return str(write(ROWS))
-
-
-def losses(folder: Path) -> list[tuple[int, float]]:
-    return [(line["step"], line["loss"]) for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    (file,) = (folder / "model").glob("*.safetensors")
-    return load_file(file)
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    ours, theirs = weights(one), weights(other)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
