@@ -32,6 +32,25 @@ class SealCheckpoints(TrainerCallback):
             prune(folder, self.keep)
 
 
+class AllStepsDone(Exception):
+    """The checkpoint that a run continues from is that of its last step."""
+
+
+class EndWhereDone(TrainerCallback):
+    """Leaves a run that has no step left. The Trainer would take one more, since it counts steps after each."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """The checkpoint is loaded.
+
+        Raises:
+            AllStepsDone: out of ``Trainer.train``.
+        """
+        if state.global_step >= state.max_steps:
+            raise AllStepsDone
+
+
 class StopOnSignal(TrainerCallback):
     """Saves a checkpoint and ends at the first step after a signal, which may have come to any of the processes.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.finetune.base import Base
-from QEfficient.finetune.callbacks import SealCheckpoints, StopOnSignal
+from QEfficient.finetune.callbacks import AllStepsDone, EndWhereDone, SealCheckpoints, StopOnSignal
 from QEfficient.finetune.checkpoints import check_no_pickles, check_same_run, list_checkpoints, newest_complete
 from QEfficient.finetune.data import Data
 from QEfficient.finetune.devices import choose_device, choose_precision
@@ -138,6 +138,7 @@ class _Run:
             self.stop,
             MetricsLog(self.output_dir / METRICS, self.live.show, is_language=is_language),
             SealCheckpoints(identity, self.options.keep_checkpoints),
+            EndWhereDone(),
         ]
         trainer = make_trainer(self.options, args, model, self.base.tokenizer, self.data, callbacks)
         check_split(self.options, trainer)
@@ -146,6 +147,7 @@ class _Run:
             trainer_errors(self.options, start),
             self.stop.listening(),
             self.live.shown() if is_main_process() else nullcontext(),
+            suppress(AllStepsDone),
         ):
             trainer.train(resume_from_checkpoint=start)
         return self._finish(trainer)

@@ -160,6 +160,22 @@ def test_resuming_from_the_one_before_ends_in_the_same(checkpoints: dict[str, An
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder).items())
 
 
+def test_a_run_that_ended_before_its_result_was_there_takes_no_further_step(
+    checkpoints: dict[str, Any], base: Path
+) -> None:
+    """Steps end in the middle of an epoch, where the Trainer looks at their number after another one."""
+    options = {**checkpoints, "output_dir": Path(checkpoints["output_dir"]).with_name("short"), "max_train_step": 3}
+    finetune(base, eval_dataset=options["dataset"], **options)
+    folder = options["output_dir"]
+    before, expected = losses(folder), weights(folder)
+    rmtree(folder / "model")
+    report = finetune(base, eval_dataset=options["dataset"], resume=True, **options)
+    assert report.num_steps == 3
+    assert report.eval_loss is not None
+    assert losses(folder) == before
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder).items())
+
+
 @pytest.mark.parametrize("stage", ["save_model", "_save_optimizer_and_scheduler", "_save_rng_state", "seal"])
 def test_killed_while_it_saves(
     base: Path, finished: Path, checkpoints: dict[str, Any], stage: str, monkeypatch: pytest.MonkeyPatch
