@@ -80,8 +80,11 @@ def command(
         raise OptionError(f"{as_flag(unusable.pop())} is for compiling, not for training.")
     FinetuneOptions.parse(settings)
     with stage("Importing", "PyTorch and transformers"):
+        from transformers.utils.logging import disable_progress_bar
+
         from QEfficient.finetune.processes import is_main_process
         from QEfficient.finetune.run import finetune
+    disable_progress_bar()  # it would draw over ours
     if not is_main_process():  # each process of a run says the same
         logging.getLogger("QEfficient").setLevel(logging.ERROR)
     report = finetune(chosen.name, **settings, **chosen.load_options)

@@ -36,6 +36,7 @@ def test_a_line_or_json(cli: Cli, checkpoint: Path, data: Path, tmp_path: Path) 
     assert "--resume" in again.err
     (tmp_path / "run.yaml").write_text(f"model_name: {checkpoint}\ndataset: {data}\nlr: 5e-1\n")
     from_file = cli("finetune", "--config", tmp_path / "run.yaml", "--output-dir", tmp_path / "json", "--json", *RUN)
+    assert from_file.err == ""
     assert from_file.json["num_trained"] == from_file.json["num_parameters"]
     first = json.loads((tmp_path / "json" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["learning_rate"] == 1e-3

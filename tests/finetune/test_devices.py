@@ -82,6 +82,7 @@ print(arguments(FinetuneOptions(device="qaic"), Path(sys.argv[1]), has_validatio
 """
 
 
+@pytest.mark.sweep
 @NO_GPU
 def test_the_trainer_takes_the_card(tmp_path: Path) -> None:
     """In a process of its own: torch keeps the name of a device to its end."""
