@@ -82,12 +82,13 @@ def command(
     with stage("Importing", "PyTorch and transformers"):
         from transformers.utils.logging import disable_progress_bar
 
-        from QEfficient.finetune.processes import is_main_process
+        from QEfficient.finetune.processes import is_main_process, part
         from QEfficient.finetune.run import finetune
     disable_progress_bar()  # it would draw over ours
     if not is_main_process():  # each process of a run says the same
         logging.getLogger("QEfficient").setLevel(logging.ERROR)
     report = finetune(chosen.name, **settings, **chosen.load_options)
+    part()
     if as_json and is_main_process():
         out.json(report.to_dict())
     elif is_main_process():

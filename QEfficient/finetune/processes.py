@@ -30,6 +30,12 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
+def part() -> None:
+    """Close the connections to the other processes, at the end of all work."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def agree_on_greatest(value: int, device: torch.device) -> int:
     """The greatest value of all processes."""
     if not dist.is_initialized():

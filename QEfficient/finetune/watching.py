@@ -149,11 +149,13 @@ def draw_loss(lines: list[dict[str, Any]], path: Path) -> None:
 
     figure: Any = import_module("matplotlib.figure").Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name, style in {"loss": "-", "eval_loss": "o--"}.items():
+    for name, (label, style) in {"loss": ("training", "-"), "eval_loss": ("validation", "o--")}.items():
         points = [(line["step"], line[name]) for line in lines if name in line]
         if points:
-            axes.plot(*zip(*points, strict=True), style, label=name.replace("_", " "))
+            axes.plot(*zip(*points, strict=True), style, label=label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss")
+    axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

@@ -105,6 +105,8 @@ def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / GGUF_FILE).symlink_to(cards / GGUF / GGUF_FILE)
     rows = [{"prompt": f"What is {a} and {a}? ", "completion": str(a + a)} for a in range(10)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reviews = [{"text": f"A {word} film.", "label": label} for label, word in (("good", "fine"), ("bad", "dull"))] * 5
+    (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reviews))
     (tmp_path / "text.txt").write_text("My name is John. What is the capital of France? It is Paris.\n" * 20)
     for picture, animal in zip(images((56, 56), (112, 56)), ("cat", "dog"), strict=True):
         picture.save(tmp_path / f"{animal}.png")
@@ -188,7 +190,15 @@ def _check_python(args: list[str]) -> None:
     assert (ROOT / args[0]).is_file()
 
 
-_CHECKS = {"make": _check_make, "pip": _check_pip, "python": _check_python}
+def _check_launcher(args: list[str]) -> None:
+    """The command's flags are parsed; tests/finetune runs it in several processes."""
+    module, *flags = args[args.index("-m") + 1 :]
+    import_module(module).command.make_context(module, flags)
+
+
+_CHECKS = {"make": _check_make, "pip": _check_pip, "python": _check_python} | dict.fromkeys(
+    ("torchrun", "accelerate"), _check_launcher
+)
 
 
 def test_every_block_is_run_or_says_why_not() -> None:
