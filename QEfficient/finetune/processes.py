@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 def num_processes() -> int:
-    """As torchrun or ``accelerate launch`` says, before the processes have found each other."""
+    """As torchrun or ``accelerate launch`` says, before the processes are connected."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

@@ -98,7 +98,7 @@ def _numbers_and_devices(options: FinetuneOptions) -> dict[str, Any]:
         "fp16": precision == "fp16",
         "use_cpu": device == "cpu",
         "dataloader_pin_memory": device != "cpu",
-        # Of the model also with FSDP, whose own renames the weights, so that PEFT would save none of them.
+        # The model's, also with FSDP: Accelerate's renames the weights, and PEFT would save none of them.
         "gradient_checkpointing": options.gradient_checkpointing,
     }
     if options.fsdp:

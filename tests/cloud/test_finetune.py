@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cloud.commands import Cli, run_python
+from cloud.commands import Cli
 
 RUN = ("--device", "cpu", "--lr", "1e-3", "--gradient-accumulation-steps", "1", "--max_train_step", "2")
 
@@ -42,29 +44,25 @@ def test_a_line_or_json(cli: Cli, checkpoint: Path, data: Path, tmp_path: Path) 
     assert first["learning_rate"] == 1e-3
 
 
-_TERMINATED = """
-import os, signal, sys
-from QEfficient.cloud.app import app, run
-from QEfficient.finetune.callbacks import StopOnSignal
-
-step_end = StopOnSignal.on_step_end
-
-def terminated(self, args, state, control, **more):
-    if state.global_step == 1:
-        os.kill(os.getpid(), signal.SIGTERM)
-    step_end(self, args, state, control, **more)
-
-StopOnSignal.on_step_end = terminated
-run(app, sys.argv[1:], "qefficient")
-"""
-
-
 @pytest.mark.usefixtures("installed")
-def test_sigterm_ends_with_its_code(cli: Cli, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+def test_sigterm_ends_with_its_code(
+    cli: Cli, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its handler does; tests/finetune sends the signal itself, to a process of its own."""
+    from QEfficient.finetune.callbacks import StopOnSignal
+
+    step_end = StopOnSignal.on_step_end
+
+    def terminated(self: StopOnSignal, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self.number = signal.SIGTERM
+        step_end(self, args, state, control, **more)
+
+    monkeypatch.setattr(StopOnSignal, "on_step_end", terminated)
     options = ("--dataset", data, "--output-dir", tmp_path / "out", *RUN)
-    result = run_python("-c", _TERMINATED, "finetune", checkpoint, *options)
+    result = cli("finetune", checkpoint, *options)
     assert result.code == 143
     assert "Stopped by SIGTERM after 1 steps" in result.out
+    monkeypatch.undo()
     assert cli("finetune", checkpoint, *options, "--resume").out.startswith("2 steps")
 
 

@@ -85,7 +85,9 @@ def test_a_stopped_run_goes_on_exactly(
 
     def terminated(self: StopOnSignal, args: Any, state: Any, control: Any, **more: Any) -> None:
         if state.global_step == 3:
-            self.number = signal.SIGTERM  # as its handler does; tests/cloud sends the signal, to a process of its own
+            self.number = (
+                signal.SIGTERM
+            )  # as its handler does; test_processes sends the signal, to a process of its own
         step_end(self, args, state, control, **more)
 
     monkeypatch.setattr(StopOnSignal, "on_step_end", terminated)
