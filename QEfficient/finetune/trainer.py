@@ -186,7 +186,12 @@ def check_split(options: FinetuneOptions, trainer: Trainer) -> None:
     """
     Raises:
         TargetUnavailable: Accelerate would not split the model, as it passes over what it cannot do on a device.
+        OptionError: it would, and was not asked to; its checkpoints have a pickled index then.
     """
+    if trainer.is_fsdp_enabled and not options.fsdp:
+        raise OptionError(
+            "accelerate launch asks for FSDP in its flags or its config: give fsdp=True (--fsdp) instead."
+        )
     if options.fsdp and not trainer.is_fsdp_enabled:
         raise TargetUnavailable(f"fsdp: Accelerate does not split a model over processes on '{trainer.args.device}'.")
 

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ import pytest
 from finetune.runs import LORA, ROWS, SHORT, assert_same_weights, losses, weights
 
 from QEfficient.errors import OptionError, TargetUnavailable
+from QEfficient.finetune.checkpoints import newest_complete
 from QEfficient.finetune.run import finetune
 from QEfficient.finetune.settings import FinetuneOptions
 from QEfficient.finetune.trainer import check_split
@@ -23,6 +26,7 @@ for package in ("trl", "peft", "datasets"):
     pytest.importorskip(package)
 
 HERE = Path(__file__).parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SPLIT = {**SHORT, "gradient_accumulation_steps": 1}
 """In two processes, the batches of SHORT in one."""
 LORA_WITHOUT_DROPOUT = {**LORA, "lora_dropout": 0.0}
@@ -71,7 +75,7 @@ def results(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     ended = subprocess.run(
         [sys.executable, *launch, HERE / "in_processes.py", folder / "runs.json"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False,
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-5000:]
     lines = [(folder / f"results-{rank}.jsonl").read_text().splitlines() for rank in (0, 1)]
@@ -129,12 +133,15 @@ def test_one_process_has_nothing_to_split(results: Results, base: Path, tmp_path
         finetune(options.pop("model"), **options)
 
 
-def test_what_accelerate_passes_over_is_an_error() -> None:
-    """It would train the whole model in each process without a word."""
-    trainer = SimpleNamespace(is_fsdp_enabled=False, args=SimpleNamespace(device="xpu"))
-    check_split(FinetuneOptions(), trainer)
-    with pytest.raises(TargetUnavailable, match="fsdp: Accelerate does not split a model over processes on 'xpu'"):
-        check_split(FinetuneOptions(fsdp=True), trainer)
+@pytest.mark.parametrize(
+    ("is_asked", "is_done", "error"),
+    [(True, False, TargetUnavailable), (False, True, OptionError), (True, True, None), (False, False, None)],
+)
+def test_a_model_is_split_if_that_is_asked(is_asked: bool, is_done: bool, error: type[Exception] | None) -> None:
+    """Accelerate passes over what it cannot do on a device, and reads its own config."""
+    trainer = SimpleNamespace(is_fsdp_enabled=is_done, args=SimpleNamespace(device="xpu"))
+    with pytest.raises(error, match=r"FSDP|fsdp") if error is not None else nullcontext():
+        check_split(FinetuneOptions(fsdp=is_asked), trainer)
 
 
 @pytest.mark.sweep
@@ -148,24 +155,25 @@ def test_what_accelerate_passes_over_is_an_error() -> None:
     ids=["torchrun", "accelerate"],
 )  # fmt: skip
 def test_the_command_in_two_processes(results: Results, base: Path, tmp_path: Path, launch: tuple[str, ...]) -> None:
-    """One of them prints the report, and a stopped run ends with its code."""
-    flags = ("--dataset", results.folder / "data.jsonl", "--eval-dataset", results.folder / "data.jsonl")
+    """One of them prints the report. A signal to the launcher leaves a checkpoint, from which the run goes on."""
+    data, out = results.folder / "data.jsonl", tmp_path / "out"
     settings = ("--device", "cpu", "--train-batch-size", "2", "--gradient-accumulation-steps", "1", "--seed", "7")
-    command = (
-        "-m",
-        "QEfficient.cloud.finetune",
-        base,
-        *flags,
-        *settings,
-        "--lr",
-        "1e-3",
-        "--output-dir",
-        tmp_path / "out",
-    )
-    ended = subprocess.run(
-        [sys.executable, "-m", *launch, *command, "--json"], env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    run = (base, "--dataset", data, *settings, "--lr", "1e-3", "--num-epochs", "20", "--output-dir", out, "--json")
+    command = [sys.executable, "-m", *launch, "-m", "QEfficient.cloud.finetune", *map(str, run)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=ENVIRONMENT, **pipes) as stopped:
+        while stopped.poll() is None and not (out.is_dir() and len(losses(out)) > 2):
+            time.sleep(0.1)
+        stopped.terminate()
+        stopped.communicate(timeout=60)
+    assert stopped.returncode != 0
+    newest = newest_complete(out, is_strict=True)
+    assert newest is not None
+    assert newest.path.name != "checkpoint-100"
+    ended = subprocess.run([*command, "--resume"], env=ENVIRONMENT, timeout=300, check=False, **pipes)
     assert ended.returncode == 0, ended.stderr[-5000:]
-    assert json.loads(ended.stdout)["num_steps"] == 5
-    assert losses(tmp_path / "out") == losses(results.folder / "ddp")
+    assert json.loads(ended.stdout)["num_steps"] == 100
+    whole = tmp_path / "whole"
+    assert subprocess.run([*command, "--output-dir", whole], env=ENVIRONMENT, check=False).returncode == 0
+    assert losses(out) == losses(whole)
+    assert_same_weights(out, whole)

@@ -86,6 +86,11 @@ def test_sections_of_upstream(write: Write) -> None:
     FinetuneOptions.parse(settings)
 
 
+def test_a_class_of_upstream_is_a_task(write: Write) -> None:
+    text = "model: {auto_class_name: AutoModelForSequenceClassification, peft_config: {task_type: SEQ_CLS}}"
+    assert read_config(str(write(text, "config.yaml"))) == {"task_mode": "seq_classification"}
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [

@@ -321,6 +321,7 @@ def test_forms_of_training(base: Path, checkpoints: dict[str, Any], tmp_path: Pa
 
 def test_what_a_run_leaves(base: Path, data: str, tmp_path: Path) -> None:
     from peft import PeftModel
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from transformers import AutoModelForCausalLM
 
     report = finetune(base, dataset=data, output_dir=tmp_path, validation_split=0.2, **SHORT, **LORA)
@@ -331,6 +332,11 @@ def test_what_a_run_leaves(base: Path, data: str, tmp_path: Path) -> None:
     assert [line["perplexity"] for line in last if "perplexity" in line] == [report.perplexity]
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), report.model)
     assert not list(report.model.glob("*.bin"))
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    (events,) = (tmp_path / "runs").rglob("events.out.tfevents.*")
+    logged = EventAccumulator(str(events.parent)).Reload()
+    steps = [(event.step, event.value) for event in logged.Scalars("train/loss")]
+    assert steps == [(step, pytest.approx(loss)) for step, loss in losses(tmp_path)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
