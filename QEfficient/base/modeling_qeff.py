@@ -20,7 +20,7 @@ from QEfficient.base.plan_resolution import first_exportable
 from QEfficient.contract import ONNX, PACKAGE, CompileJob, PackageBody, Plan, Specialization
 from QEfficient.errors import CapacityError, ExportError, LifecycleError, OptionError, nearest
 from QEfficient.options import CompileOptions
-from QEfficient.progress import stage
+from QEfficient.progress import long_stage, stage
 from QEfficient.store.artifacts import Artifact, ArtifactStore, Build, Built, write_artifact
 from QEfficient.store.digests import hash_file, json_safe
 from QEfficient.store.files import check_free_space, list_files
@@ -76,6 +76,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
     def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
         super().__init__()
+        _check_is_model(type(self).__name__, model)
         self._model = model
         self.tokenizer = tokenizer
         self.onnx_path: Path | None = None
@@ -430,7 +431,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         def build(folder: Path) -> Built:
             weights_bytes = sum(each.numel() * each.element_size() for each in self._loaded().parameters())
             check_free_space(folder, weights_bytes, "the exported weights")
-            with stage("Exporting", self.model_name):
+            with long_stage("Exporting", self.model_name):
                 exported = export_onnx(self._graphs(plan), self._weights(), folder, transforms=plan.transforms)
             return Built({"graphs": exported.graphs}, exported.files)
 
@@ -476,3 +477,16 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
         if self.tokenizer is not None:
             save_tokenizer(self.tokenizer, folder / FOLDER, self.config.name_or_path or self.model_name)
+
+
+def _check_is_model(class_name: str, model: Any) -> None:
+    """
+    Raises:
+        OptionError: it is none, but the name of one or something else.
+    """
+    if model is None or hasattr(model, "config"):
+        return
+    shown = f"{model!r:.80}"
+    is_named = isinstance(model, str | os.PathLike)
+    cure = f"load it with {class_name}.from_pretrained({shown})" if is_named else "pass a PreTrainedModel"
+    raise OptionError(f"{class_name} takes a Hugging Face model, got a {type(model).__name__} ({shown}): {cure}.")

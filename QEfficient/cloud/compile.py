@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.click_options import JSON, LOGGING, Flag, flags
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.contract import COMMAND_FILE
@@ -20,7 +20,7 @@ _FLAGS = (
     ),
     Flag(["--onnx-path"], hidden=True),
     JSON,
-    VERBOSE,
+    *LOGGING,
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from QEfficient.cloud.answer import answer
-from QEfficient.cloud.click_options import VERBOSE, flags
+from QEfficient.cloud.click_options import LOGGING, flags
 from QEfficient.cloud.generate_args import Question, question_flags
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
@@ -18,7 +18,7 @@ from QEfficient.cloud.terminal import Command, Output, run
 @model_flags
 @question_flags
 @compile_flags
-@flags(VERBOSE)
+@flags(*LOGGING)
 @click.pass_obj
 def command(out: Output, /, *, source: ModelSource | None, question: Question, compile_options: dict[str, Any]) -> None:
     """Load a model, compile it and answer prompts.
@@ -32,6 +32,7 @@ def _package(source: ModelSource, question: Question, compile_options: dict[str,
     model = source.load()  # its memory is freed before the package is opened
     check_options(model, compile_options)
     question.check_task(model.task)
+    question.check_tokenizer(model)
     return model.compile(**compile_options)
 
 
