@@ -10,8 +10,9 @@ import logging
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from QEfficient.base.compilation import Compilation, first_graph
@@ -73,6 +74,12 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
     """Arguments of ``__init__`` that :meth:`from_pretrained` passes on."""
     keeps_state: ClassVar[bool] = False
     """Whether a package keeps state between runs, which a lowering has to express."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Document ``compile`` with the options of the class."""
+        super().__init_subclass__(**kwargs)
+        if "compile" in cls.__dict__:
+            cls.compile.__doc__ = _documented(QEFFBaseModel.compile.__doc__, getattr(cls, "options_class", None))
 
     def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
         super().__init__()
@@ -477,6 +484,22 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
         if self.tokenizer is not None:
             save_tokenizer(self.tokenizer, folder / FOLDER, self.config.name_or_path or self.model_name)
+
+
+_OPTIONS = "options: see the class's options."
+
+
+def _documented(doc: str | None, options: type[CompileOptions] | None) -> str | None:
+    """The docstring of ``compile``, with a line for each option."""
+    if doc is None or options is None:
+        return doc
+    indent = " " * 16
+    listed = [f"{field.name}: {options.help(field.name)}" for field in fields(options)]
+    lines = [
+        fill(line, 120, initial_indent=indent, subsequent_indent=f"{indent}    ", break_on_hyphens=False)
+        for line in listed
+    ]
+    return doc.replace(_OPTIONS, "\n".join(["options:", *lines]))
 
 
 def _check_is_model(class_name: str, model: Any) -> None:
