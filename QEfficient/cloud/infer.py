@@ -9,8 +9,9 @@ import click
 
 from QEfficient.cloud.answer import answer
 from QEfficient.cloud.click_options import LOGGING, flags
-from QEfficient.cloud.generate_args import Question, question_flags
+from QEfficient.cloud.generate_args import Question, TextSupport, question_flags
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
+from QEfficient.cloud.stored_package import PackageNote
 from QEfficient.cloud.terminal import Command, Output, run
 
 
@@ -29,11 +30,18 @@ def command(out: Output, /, *, source: ModelSource | None, question: Question, c
 
 
 def _package(source: ModelSource, question: Question, compile_options: dict[str, Any]) -> Path:
+    note = PackageNote.of(source, compile_options)
+    if (stored := note.read(compile_options)) is not None:
+        question.check_task(stored.task)
+        question.check_tokenizer(stored.reads)
+        return stored.path
     model = source.load()  # its memory is freed before the package is opened
     check_options(model, compile_options)
     question.check_task(model.task)
-    question.check_tokenizer(model)
-    return model.compile(**compile_options)
+    question.check_tokenizer(TextSupport.of(model))
+    package = model.compile(**compile_options)
+    note.write(model, package)
+    return package
 
 
 if __name__ == "__main__":
