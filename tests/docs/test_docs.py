@@ -196,7 +196,11 @@ def _check_launcher(args: list[str]) -> None:
     import_module(module).command.make_context(module, flags)
 
 
-_CHECKS = {"make": _check_make, "pip": _check_pip, "python": _check_python} | dict.fromkeys(
+def _check_git(args: list[str]) -> None:
+    assert args[0] == "clone", "a reader has no other use for git"
+
+
+_CHECKS = {"make": _check_make, "pip": _check_pip, "python": _check_python, "git": _check_git} | dict.fromkeys(
     ("torchrun", "accelerate"), _check_launcher
 )
 
