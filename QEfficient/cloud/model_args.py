@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import wraps
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from QEfficient.cloud.click_options import DeviceGroup, Flag, Function, as_flag, flags, option_flags, with_device_group
 from QEfficient.cloud.terminal import note
-from QEfficient.errors import OptionError
+from QEfficient.errors import OptionError, TargetUnavailable
 from QEfficient.progress import stage
 from QEfficient.targets import choose_target
 from QEfficient.tasks import TASKS
@@ -28,6 +29,24 @@ _OPTION_CLASSES = tuple(
 """What is general first: of a flag that several have, the help is that of the first."""
 
 
+_MAKERS = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors")
+"""What loads and exports models, and is not needed where packages run."""
+
+
+def check_importable() -> None:
+    """
+    Raises:
+        TargetUnavailable: a library that makes packages is not installed.
+    """
+    missing = [name for name in _MAKERS if find_spec(name) is None]
+    if missing:
+        raise TargetUnavailable(
+            f"Loading a model needs {', '.join(missing)}, which this installation for running packages does not have: "
+            "pip install -c constraints.txt torch, then pip install -c constraints.txt . from the repository. "
+            "'qefficient execute PACKAGE' runs what was compiled elsewhere."
+        )
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """A model id on the Hugging Face Hub or a local folder, and how to load it."""
@@ -38,6 +57,7 @@ class ModelSource:
     def load(self) -> QEFFBaseModel:
         """The model, in the class that its config selects. Raises as ``from_pretrained``."""
         with stage("Importing", "PyTorch and transformers"):
+            check_importable()
             from transformers.utils import logging
 
             from QEfficient.transformers.models.common_loader import QEFFCommonLoader

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,7 @@ class PackageNote:
                 "memory": memory_bytes(),
                 "library": source_version(),
                 "modules": _modules(),
-                "versions": {name: version(name) for name in _LIBRARIES},
+                "versions": {name: _version(name) for name in _LIBRARIES},
             }
         )
 
@@ -121,6 +121,13 @@ def _folder(source: ModelSource) -> Path | None:
     try:
         return Path(snapshot_download(source.name, allow_patterns=["config.json"], **options))
     except (OSError, ValueError):  # the Hub's errors are OSErrors; loading the model says what is wrong
+        return None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
         return None
 
 
