@@ -67,7 +67,7 @@ def command(
     as_json: bool,
     **upstream: str | bool | None,
 ) -> None:
-    """Train a causal language model or a classifier of texts, or a LoRA adapter for one.
+    """Train a language model or a classifier, whole or by LoRA.
 
     Writes checkpoints, metrics.jsonl, loss.png and, in the folder 'model', the result. SIGTERM saves a checkpoint and
     ends with code 143; --resume continues. On several devices: torchrun -m QEfficient.cloud.finetune.
