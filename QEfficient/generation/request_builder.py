@@ -13,7 +13,7 @@ from QEfficient.generation.media import NOTHING, PromptMedia
 from QEfficient.generation.request import Request
 from QEfficient.options import SamplingOptions
 
-_ARGUMENTS = ("prompts", "tokenizer", "generation_len", "stream")
+_ARGUMENTS = ("prompts", "tokenizer", "generation_len", "stream", "adapter")
 """Arguments of ``generate`` that are not sampling options."""
 SamplingValue = bool | float | Sequence[bool | float | None] | np.ndarray | None
 """A sampling option of ``generate``: one value for all prompts, or one per prompt."""

@@ -53,6 +53,12 @@ class CausalLMPlan(Plan):
     """The context's length, where the graph holds for one alone."""
     counts_rows: bool = False
     """Whether the graph counts the rows of features that its steps use up (``image_idx``)."""
+    has_lora_ids: bool = False
+    """Whether each row selects its adapter (``lora_ids``)."""
+    supplied: tuple[tuple[str, int, int, int], ...] = ()
+    """Layers whose adapter's matrices are inputs: path, input features, rank, output features."""
+    keeps_supplied: bool = False
+    """Whether the device keeps these inputs as state."""
 
 
 class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompileOptions]):
