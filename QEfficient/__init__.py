@@ -60,6 +60,7 @@ def _homes() -> dict[str, str]:
 __all__ = [
     "CloudAI100ExecInfo",
     "PerfMetrics",
+    "QEFFAutoLoraModelForCausalLM",
     "QEFFAutoModel",
     "QEFFAutoModelForCTC",
     "QEFFAutoModelForCausalLM",
@@ -68,7 +69,6 @@ __all__ = [
     "QEFFAutoModelForSequenceClassification",
     "QEFFAutoModelForSpeechSeq2Seq",
     "QEFFAutoModelForVision2Seq",
-    "QEFFAutoLoraModelForCausalLM",
     "QEFFAutoPeftModelForCausalLM",
     "QEFFCommonLoader",
     "__version__",

@@ -15,8 +15,8 @@ from QEfficient.options import SamplingOptions
 
 _ARGUMENTS = ("prompts", "tokenizer", "generation_len", "stream", "adapter")
 """Arguments of ``generate`` that are not sampling options."""
-SamplingValue = bool | float | Sequence[bool | float | None] | np.ndarray | None
-"""A sampling option of ``generate``: one value for all prompts, or one per prompt."""
+SamplingValue = bool | float | str | Sequence[bool | float | str | None] | np.ndarray | None
+"""A sampling option of ``generate``, or the name of an adapter: one value for all prompts, or one per prompt."""
 
 
 class RequestBuilder:

@@ -192,7 +192,7 @@ class AdaptedCausalLM(QEFFAutoModelForCausalLM):
         if node_precision_out is not None:
             raise OptionError("node_precision_out: verify a merged model for it, with merge(adapter_name).")
         name = self._active if adapter is None else adapter
-        reference = self._base() if name in (None, BASE) else self.merge(str(name)).model
+        reference = self.model if name in (None, BASE) else self.merge(str(name)).model
         compiled, selected = self._opened_for(name)
         report = compare(reference, compiled, compiled.encode(prompts, self.tokenizer), generation_len, selected)
         compiled.artifact = update_body(compiled.artifact, {"parity": report.to_dict()})

@@ -39,6 +39,16 @@ class SessionInfo:
     adapters: tuple[str, ...] = ()
     """Names of the adapters that a chunk may select, by their numbers from 1 on."""
 
+    def adapter_name(self, number: int) -> str:
+        """The name of an adapter; that of number 0 is "base".
+
+        Raises:
+            OptionError: there is no such number.
+        """
+        if not 0 <= number <= len(self.adapters):
+            raise OptionError(f"There is no adapter {number}: the package has {len(self.adapters)}, from 1 on.")
+        return (BASE, *self.adapters)[number]
+
     def adapter_number(self, name: str | None) -> int:
         """The number of an adapter; 0 is the base model.
 

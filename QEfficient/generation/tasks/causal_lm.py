@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-AdapterNames = str | Sequence[str | None] | None
-"""The adapter of all prompts, or of each; None: the base model."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderRecord:
@@ -139,7 +136,6 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         tokenizer: PreTrainedTokenizerBase | None = None,
         generation_len: int | Sequence[int] | None = None,
         stream: bool | Callable[[str], None] = False,
-        adapter: AdapterNames = None,
         **sampling: SamplingValue,
     ) -> CloudAI100ExecInfo:
         """Generate from prompts.
@@ -151,8 +147,8 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
                 ``max_new_tokens``, else what fits in ``ctx_len``.
             stream: True prints text while it is generated; a function is called with each piece. Prompts stream in
                 order.
-            adapter: name of the adapter to answer with, for all or for each prompt; None: the base model.
-            sampling: :class:`SamplingOptions`, each one value or one for each prompt.
+            sampling: :class:`SamplingOptions`, each one value or one for each prompt; and ``adapter``, the name of the
+                adapter to answer with, None for the base model.
 
         Raises:
             CapacityError: a prompt is empty or does not fit ``ctx_len``.
@@ -160,7 +156,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         """
         if not callable(stream):
             require_bool("stream", stream)
-        requests, decoder = self._requests(prompts, tokenizer, generation_len, sampling, adapter)
+        requests, decoder = self._requests(prompts, tokenizer, generation_len, sampling)
         answers: list[list[int]] = [[] for _ in requests]
         printer = _printer(decoder, len(requests), stream) if stream else None
         times = []
@@ -199,19 +195,14 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         return []
 
     def stream(
-        self,
-        prompt: Prompts,
-        *,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        adapter: AdapterNames = None,
-        **options: SamplingValue,
+        self, prompt: Prompts, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: SamplingValue
     ) -> Iterator[str]:
         """Yield the output for one prompt as text, while it is generated. Closing the iterator cancels it.
 
         Options are those of :meth:`generate`.
         """
         generation_len = options.pop("generation_len", None)
-        requests, decoder = self._requests(prompt, tokenizer, generation_len, options, adapter)
+        requests, decoder = self._requests(prompt, tokenizer, generation_len, options)
         if len(requests) != 1:
             raise OptionError(f"stream() takes one prompt, got {len(requests)}; use generate() for several.")
         if decoder is None:
@@ -224,16 +215,15 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         tokenizer: PreTrainedTokenizerBase | None,
         generation_len: object,
         sampling: Mapping[str, Any],
-        adapter: AdapterNames,
     ) -> tuple[list[Request], Any | None]:
         """Requests, and the tokenizer that decodes their tokens, if there is one."""
         ids = self.encode(prompts, tokenizer)
         if not ids:
             raise CapacityError("No prompt was passed.")
         lengths, options = for_each("generation_len", generation_len, len(ids)), options_of_each(sampling, len(ids))
+        adapters = [each.pop("adapter", None) for each in options]
         requests = [self._request(index, prompt, lengths[index], options[index]) for index, prompt in enumerate(ids)]
-        names = for_each("adapter", adapter, len(ids))
-        requests = [replace(each, adapter=name) for each, name in zip(requests, names, strict=True)]
+        requests = [replace(each, adapter=name) for each, name in zip(requests, adapters, strict=True)]
         return requests, self._decoder(tokenizer)
 
     def _decoder(self, tokenizer: PreTrainedTokenizerBase | None) -> Any | None:

@@ -9,7 +9,7 @@ from typing import Any
 from QEfficient.errors import OptionError
 from QEfficient.generation.adapters import AdapterRecord
 from QEfficient.generation.results import CloudAI100ExecInfo
-from QEfficient.generation.tasks.causal_lm import AdapterNames, DecoderRecord
+from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.options import CausalLMCompileOptions
 from QEfficient.peft.adapted import AdaptedCausalLM
 from QEfficient.targets import Target
@@ -17,6 +17,9 @@ from QEfficient.transformers.adapters.layers import with_selected
 from QEfficient.transformers.models.causal_lm import CausalLMPlan
 from QEfficient.transformers.tasks.adapter_inputs import with_lora_ids
 from QEfficient.transformers.tasks.graph_spec import TaskGraph
+
+AdapterNames = str | Sequence[str | None] | None
+"""The adapter of all prompts, or of each; None: the active one."""
 
 
 class QEFFAutoLoraModelForCausalLM(AdaptedCausalLM):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,8 @@ class LoraAdapter:
     config: LoraConfig
     updates: Mapping[str, LoraUpdate]
     """By the path of the layer in the base model."""
+    copies: Mapping[str, Stored]
+    """Weights of the base model that PEFT put beside them, by their names in it: those of embeddings."""
     digest: str
     """Of its files' contents."""
 
@@ -98,11 +100,13 @@ def read_adapter(name: str, folder: Path) -> LoraAdapter:
     config = read_config(folder)
     path = contained(folder, WEIGHTS_FILE)
     file = open_weight_file(path)
-    updates = dict(_updates(file, config))
+    matrices = [key for key in file.header.tensors if key.endswith((_A, _B))]
+    copies = {_base_name(file, key): _stored(file, key) for key in file.header.tensors.keys() - {*matrices}}
+    updates = dict(_updates(file, config, matrices))
     if not updates:
         raise CorruptCheckpoint(f"{path} has no LoRA weights (names that end in {_A}). Download the adapter again.")
     contents = {each: hash_file(folder / each)[0] for each in (CONFIG_FILE, WEIGHTS_FILE)}
-    return LoraAdapter(name, folder, config, updates, digest(contents))
+    return LoraAdapter(name, folder, config, updates, copies, digest(contents))
 
 
 def _check_files(folder: Path) -> None:
@@ -132,26 +136,28 @@ def resolve_adapter(name: Any, **hub_options: Any) -> Path:
     return download(str(name), options, [CONFIG_FILE, WEIGHTS_FILE])
 
 
-def _updates(file: WeightFile, config: LoraConfig) -> Iterator[tuple[str, LoraUpdate]]:
+def _base_name(file: WeightFile, key: str) -> str:
+    """The name in the base model of a weight that is no LoRA matrix."""
+    if not key.startswith(PREFIX) or "lora_" in key:
+        raise UnsupportedModel(
+            f"{file.path} holds '{key}', and only the LoRA matrices of linear layers are read ({PREFIX}LAYER{_A} and "
+            f"{_B}). Merge the adapter with PEFT's merge_and_unload(), save the model and load that."
+        )
+    return key.removeprefix(PREFIX).replace(".base_layer.", ".")
+
+
+def _updates(file: WeightFile, config: LoraConfig, keys: Iterable[str]) -> Iterator[tuple[str, LoraUpdate]]:
     """The layers' updates, each of which has both of its matrices, of one rank."""
-    for key in sorted(file.header.tensors):
-        module, suffix = _module_of(file, key)
-        other = PREFIX + module + (_B if suffix == _A else _A)
-        if other not in file.header.tensors:
-            raise CorruptCheckpoint(f"{file.path} has '{key}' without '{other}'. Download the adapter again.")
-        if suffix == _A:
+    for key in sorted(keys):
+        module = key.removeprefix(PREFIX).removesuffix(_A).removesuffix(_B)
+        pair = [f"{PREFIX}{module}{_A}", f"{PREFIX}{module}{_B}"]
+        if missing := {*pair, key} - file.header.tensors.keys() or {key} - {*pair}:
+            raise CorruptCheckpoint(
+                f"{file.path} has '{key}' and no '{min(missing)}': expected {PREFIX}LAYER{_A} and {_B} of each layer. "
+                "Download the adapter again."
+            )
+        if key == pair[0]:
             yield module, _update(file, config, module)
-
-
-def _module_of(file: WeightFile, key: str) -> tuple[str, str]:
-    for suffix in (_A, _B):
-        if key.startswith(PREFIX) and key.endswith(suffix):
-            return key[len(PREFIX) : -len(suffix)], suffix
-    raise UnsupportedModel(
-        f"{file.path} holds '{key}', and of an adapter only the LoRA matrices of linear layers are read "
-        f"({PREFIX}LAYER{_A} and {_B}). Merge it with PEFT's merge_and_unload(), save the model and load that; copies "
-        "of the base model's embeddings are left out by save_pretrained(..., save_embedding_layers=False)."
-    )
 
 
 def _update(file: WeightFile, config: LoraConfig, module: str) -> LoraUpdate:

@@ -12,11 +12,12 @@ from transformers.pytorch_utils import Conv1D
 
 from QEfficient.errors import CorruptCheckpoint, UnsupportedModel
 from QEfficient.transformers.adapters.adapter import LoraAdapter, LoraUpdate, aten, cast
-from QEfficient.transformers.checkpoint.packed import Dense
+from QEfficient.transformers.checkpoint.from_checkpoint import weight_source
+from QEfficient.transformers.checkpoint.packed import Dense, Stored
+from QEfficient.transformers.checkpoint.source import WeightSource
 from QEfficient.transformers.checkpoint.unread import Made, Reader, Unread, UnreadParameter, evaluate
 from QEfficient.transformers.lowering.adapters import SelectedLora, SuppliedLora, shared_copy, with_lora
 from QEfficient.transformers.tasks.lm_head import output_embeddings
-
 
 Shapes = Mapping[str, tuple[int, int, int]]
 """By the path of each layer with an adapter: its input features, the rank, its output features."""
@@ -46,6 +47,30 @@ def check_fits(model: nn.Module, adapter: LoraAdapter) -> None:
                 f"this {type(model).__name__} goes from {expected[0]} to {expected[1]}. It was trained for "
                 f"{adapter.config.base_model or 'another model'}."
             )
+    _check_copies(model, adapter)
+
+
+def _check_copies(model: nn.Module, adapter: LoraAdapter) -> None:
+    """Refuse weights of the base model that are not the base model's own."""
+    source = weight_source(model)
+    for name, copied in adapter.copies.items():
+        stored = source.tensors.get(name)
+        if stored is None or stored.shape != copied.tensor.shape or not _is_copy(source, name, copied):
+            raise UnsupportedModel(
+                f"The adapter '{adapter.name}' ({adapter.folder}) brings '{name}' {copied.tensor.shape}, which differs "
+                f"from that of this {type(model).__name__}: only linear layers' LoRA matrices are read. Merge it with "
+                "PEFT's merge_and_unload(), save the model and load that."
+            )
+
+
+def _is_copy(source: WeightSource, name: str, copied: Stored) -> bool:
+    reader, begin = Reader(), 0
+    for piece in source.read(name):
+        end = begin + piece.numel()
+        if not torch.equal(reader.elements(copied, begin, end), piece.to(copied.tensor.dtype)):
+            return False
+        begin = end
+    return True
 
 
 def _features(layer: nn.Linear | Conv1D) -> tuple[int, int]:
@@ -89,10 +114,10 @@ def with_supplied(model: nn.Module, paths: Sequence[str]) -> Any:
     return with_lora(model, {path: SuppliedLora(path) for path in paths})
 
 
-def matrices(adapter: LoraAdapter, shapes: Shapes) -> dict[str, tuple[np.ndarray, ...]]:
+def matrices(adapter: LoraAdapter, shapes: Shapes) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """An adapter's two matrices for each layer of a graph, float32, padded with zeros up to the graph's rank."""
     reader = Reader()
-    padded = {}
+    padded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for path, (in_features, rank, out_features) in shapes.items():
         down, up = np.zeros((rank, in_features), np.float32), np.zeros((out_features, rank), np.float32)
         if (update := adapter.updates.get(path)) is not None:

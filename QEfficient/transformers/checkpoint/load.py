@@ -169,7 +169,7 @@ def download(model_name: str, options: dict[str, Any], wanted: list[str], unwant
     cache = Path(options.get("cache_dir") or HF_HUB_CACHE)
     try:
         with storage_errors(cache, only_under=cache):
-            return Path(snapshotdownload(model_name, allow_patterns=wanted, ignore_patterns=unwanted, **options))
+            return Path(snapshot_download(model_name, allow_patterns=wanted, ignore_patterns=unwanted, **options))
     except StorageError:
         raise
     except HFValidationError as error:

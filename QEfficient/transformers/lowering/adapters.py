@@ -15,7 +15,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional
+
+from QEfficient.errors import UnsupportedModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +29,7 @@ class AdapterStep:
     """Of each row ``[B, 1]`` or, in a ragged batch, of each token ``[1, T]``; 0 is the base model."""
     step_len: int | torch.SymInt = 1
     """Tokens of a row."""
+    is_ragged: bool = False
     head_ids: torch.Tensor | None = None
     """Of the tokens that the LM head sees, if it does not see all of a ragged batch."""
     matrices: Mapping[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
@@ -67,15 +71,36 @@ class SelectedLora(nn.Module):
         self.register_buffer("adapter_of_rank", adapter_of_rank)
 
     def forward(self, hidden: torch.Tensor, step: AdapterStep) -> torch.Tensor:
-        """What to add for ``hidden [B, S, ..., in]`` or ``[B * S, in]``."""
+        """What to add for ``hidden``: ``[B, ..., in]`` or ``[B * S, in]``, ``[..., T, ..., in]`` of a ragged batch.
+
+        Raises:
+            UnsupportedModel: the layer sees something else than the step's tokens.
+        """
+        ids, axis = self._ids(hidden, step)
+        shape = [1] * hidden.ndim
+        shape[axis] = -1
+        projected = functional.linear(hidden, self.down)
+        return functional.linear(torch.where(ids.reshape(shape) == self.adapter_of_rank, projected, 0.0), self.up)
+
+    def _ids(self, hidden: torch.Tensor, step: AdapterStep) -> tuple[torch.Tensor, int]:
+        """Numbers of adapters along one axis of ``hidden``, and that axis."""
         ids = step.head_ids if self.is_head and step.head_ids is not None else step.ids
         assert ids is not None
-        if hidden.ndim == 2:
-            ids = ids.expand(-1, step.step_len) if ids.shape[1] == 1 else ids
-            ids = ids.reshape(-1)
-        ids = ids.reshape(*ids.shape, *[1] * (hidden.ndim - ids.ndim))
-        projected = functional.linear(hidden, self.down)
-        return functional.linear(torch.where(ids == self.adapter_of_rank, projected, 0.0), self.up)
+        axes = range(1)
+        if step.is_ragged:
+            ids, axes = ids[0], range(hidden.ndim - 1)
+        elif hidden.ndim == 2:
+            ids = ids.expand(-1, step.step_len).reshape(-1)
+        else:
+            ids = ids[:, 0]
+        for axis in axes:
+            if statically_known_true(hidden.shape[axis] == ids.shape[0]):
+                return ids, axis
+        raise UnsupportedModel(
+            f"A layer with adapters sees {list(hidden.shape)}, which are not the step's tokens in order: which adapter "
+            "each belongs to is not known. Merge the adapter into the weights with merge(adapter_name), or let the "
+            "adapters take turns with QEffAutoPeftModelForCausalLM."
+        )
 
 
 class SuppliedLora(nn.Module):

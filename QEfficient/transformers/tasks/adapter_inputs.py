@@ -24,22 +24,43 @@ def with_lora_ids(graph: TaskGraph) -> TaskGraph:
     names = [item.name for item in graph.inputs]
     tokens = graph.inputs[names.index("input_ids")]
     is_ragged = graph.lowering == "paged"
-    sample = torch.zeros_like(tokens.sample if is_ragged else tokens.sample[:, :1])
-    axes = {1: tokens.axes[1]} if is_ragged else {0: tokens.axes[0]}
+    axis = int(is_ragged)
+    ids = GraphInput(
+        LORA_IDS, torch.zeros_like(tokens.sample if is_ragged else tokens.sample[:, :1]), {axis: tokens.axes[axis]}
+    )
+    inputs = [*graph.inputs, ids]
+    places = [
+        (number, at) for number, item in enumerate(inputs) for at, name in item.axes.items() if name == ids.axes[axis]
+    ]
     module = _Selecting(graph.module, names.index("input_ids"), names.index("logits_indices") if is_ragged else None)
-    return replace(graph, module=module.eval(), inputs=[*graph.inputs, GraphInput(LORA_IDS, sample, axes)])
+    module.same_sizes = places
+    return replace(graph, module=module.eval(), inputs=inputs)
 
 
 class _Selecting(nn.Module):
+    """``inner`` with the adapters that the last input selects.
+
+    Args:
+        inner: the graph's module.
+        tokens: which of its inputs has the tokens.
+        places: of a ragged batch, which has the places of the tokens that the LM head sees.
+    """
+
     def __init__(self, inner: nn.Module, tokens: int, places: int | None):
         super().__init__()
         self.inner = inner
         self.tokens, self.places = tokens, places
+        self.same_sizes: list[tuple[int, int]] = []
+        """Inputs, and which of their axes: all have one size, that of the selection."""
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         *others, ids = inputs
+        size, *sizes = (inputs[number].shape[axis] for number, axis in self.same_sizes)
+        for other in sizes:
+            torch._check(other == size)  # torch.export would only find out where they meet
         head_ids = None if self.places is None else ids.index_select(1, others[self.places])
-        with running_adapters(AdapterStep(ids, others[self.tokens].shape[1], head_ids)):
+        step = AdapterStep(ids, others[self.tokens].shape[1], self.places is not None, head_ids)
+        with running_adapters(step):
             return self.inner(*others)
 
 
