@@ -15,9 +15,13 @@ from QEfficient.transformers.adapters.layers import check_fits, merged
 from QEfficient.transformers.models.causal_lm import QEFFAutoModelForCausalLM
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from QEfficient.generation.prompts import Prompts
     from QEfficient.generation.tasks.causal_lm import CompiledCausalLM
     from QEfficient.verify.parity import ParityReport
 
+HubValue = str | bool | os.PathLike[str] | None
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 """Where on the Hub an adapter is looked for."""
 
@@ -25,7 +29,13 @@ HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 class AdaptedCausalLM(QEFFAutoModelForCausalLM):
     """A causal LM with LoRA adapters, whose weights stay in their files until they are needed."""
 
-    def __init__(self, model: Any, continuous_batching: bool = False, *, tokenizer: Any | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        continuous_batching: bool = False,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
         if hasattr(model, "peft_config"):
             raise OptionError(
                 f"A {type(model).__name__} of PEFT is not taken as it is in memory: save it with save_pretrained() and "
@@ -53,7 +63,7 @@ class AdaptedCausalLM(QEFFAutoModelForCausalLM):
             return names
         return tuple(self._adapters)
 
-    def load_adapter(self, adapter_model_id: PathLike, adapter_name: str, **hub_options: Any) -> int:
+    def load_adapter(self, adapter_model_id: PathLike, adapter_name: str, **hub_options: HubValue) -> int:
         """Load an adapter beside those that are there.
 
         Args:
@@ -106,7 +116,7 @@ class AdaptedCausalLM(QEFFAutoModelForCausalLM):
         return self._adapter(adapter_name).config
 
     def merge(self, adapter_name: str) -> QEFFAutoModelForCausalLM:
-        """A model of its own with an adapter folded into its weights, which are read when they are needed.
+        """A model without adapters, one of these folded into its weights, which are read when they are needed.
 
         Raises:
             OptionError: there is no adapter of this name.
@@ -170,7 +180,7 @@ class AdaptedCausalLM(QEFFAutoModelForCausalLM):
 
     def verify(
         self,
-        prompts: Any,
+        prompts: Prompts,
         *,
         generation_len: int = 32,
         node_precision_out: str | os.PathLike[str] | None = None,

@@ -15,7 +15,7 @@ from QEfficient.errors import CheckpointNotFound, LifecycleError, OptionError
 from QEfficient.generation.adapters import AdapterRecord, adapter_file, write_adapter
 from QEfficient.generation.tasks.causal_lm import CompiledCausalLM, DecoderRecord
 from QEfficient.options import CausalLMCompileOptions, require_bool
-from QEfficient.peft.adapted import HUB_OPTIONS, AdaptedCausalLM
+from QEfficient.peft.adapted import HUB_OPTIONS, AdaptedCausalLM, HubValue
 from QEfficient.peft.lora.auto import QEFFAutoLoraModelForCausalLM
 from QEfficient.targets import Target
 from QEfficient.transformers.adapters.adapter import LoraAdapter, read_adapter, resolve_adapter
@@ -83,7 +83,7 @@ class QEFFAutoPeftModelForCausalLM(AdaptedCausalLM):
         model.load_adapter(adapter.folder, name)
         return model
 
-    def load_adapter(self, adapter_model_id: PathLike, adapter_name: str, **hub_options: Any) -> int:
+    def load_adapter(self, adapter_model_id: PathLike, adapter_name: str, **hub_options: HubValue) -> int:
         number = super().load_adapter(adapter_model_id, adapter_name, **hub_options)
         if number == 1:
             self._active = adapter_name

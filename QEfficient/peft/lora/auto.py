@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from QEfficient.errors import OptionError
 from QEfficient.generation.adapters import AdapterRecord
-from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.options import CausalLMCompileOptions
 from QEfficient.peft.adapted import AdaptedCausalLM
@@ -18,15 +16,13 @@ from QEfficient.transformers.models.causal_lm import CausalLMPlan
 from QEfficient.transformers.tasks.adapter_inputs import with_lora_ids
 from QEfficient.transformers.tasks.graph_spec import TaskGraph
 
-AdapterNames = str | Sequence[str | None] | None
-"""The adapter of all prompts, or of each; None: the active one."""
-
 
 class QEFFAutoLoraModelForCausalLM(AdaptedCausalLM):
     """A causal LM with many LoRA adapters in one package, of any ranks and layers; each prompt selects one.
 
     :meth:`from_pretrained` loads the base model, :meth:`load_adapter` the adapters; what is loaded when :meth:`compile`
-    is called is in the package.
+    is called is in the package. :meth:`generate` and :meth:`stream` take ``adapter``, a name for all prompts or one for
+    each: "base" is the model without an adapter, None the active one. Upstream calls it ``prompt_to_adapter_mapping``.
 
     Args:
         model: a Hugging Face causal LM, already loaded.
@@ -52,46 +48,16 @@ class QEFFAutoLoraModelForCausalLM(AdaptedCausalLM):
         adapters = tuple(AdapterRecord(name=each.name, digest=each.digest) for each in self._adapters.values())
         return replace(super()._session(plan, options, target), adapters=adapters)
 
-    def generate(
-        self,
-        prompts: Any = None,
-        texts: Any = None,
-        device_id: Sequence[int] | None = None,
-        runtime_ai100: bool = True,
-        *,
-        adapter: AdapterNames = None,
-        prompt_to_adapter_mapping: Sequence[str | None] | None = None,
-        runtime: str = "AI_100",
-        **options: Any,
-    ) -> CloudAI100ExecInfo:
-        """Answer prompts, each with an adapter of its own. Arguments as of :meth:`QEFFAutoModelForCausalLM.generate`.
-
-        Args:
-            prompts: see there, as for those that are not listed here.
-            texts: the prompts, where the first argument is a tokenizer.
-            device_id: the cards to run on.
-            runtime_ai100: only True is accepted.
-            adapter: name of the adapter, for all prompts or for each; "base" is the model without one. None: the
-                active adapter.
-            prompt_to_adapter_mapping: the same, as upstream calls it.
-            runtime: upstream's switch; only "AI_100" is accepted.
-            options: the options of generation and sampling.
-
-        Raises:
-            OptionError: there is no such adapter in the package; or another option is impossible.
-        """
+    def _request_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """With the active adapter where a caller, in our words or upstream's, names none."""
+        options = dict(options)
+        runtime, mapping = options.pop("runtime", "AI_100"), options.pop("prompt_to_adapter_mapping", None)
         if runtime != "AI_100":
             raise OptionError(f"runtime={runtime!r}: to run without a card, compile with target='cpu'.")
-        if adapter is not None and prompt_to_adapter_mapping is not None:
+        adapter = options.pop("adapter", None)
+        if adapter is not None and mapping is not None:
             raise OptionError("Give either adapter or prompt_to_adapter_mapping.")
-        chosen = self._or_active(adapter if prompt_to_adapter_mapping is None else prompt_to_adapter_mapping)
-        return super().generate(prompts, texts, device_id, runtime_ai100, adapter=chosen, **options)
-
-    def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
-        """Yield the answer to one prompt as text, as it comes. Options are those of :meth:`generate`."""
-        return super().stream(prompt, **{**options, "adapter": self._or_active(options.get("adapter"))})
-
-    def _or_active(self, adapter: AdapterNames) -> AdapterNames:
-        if isinstance(adapter, list | tuple):
-            return [self._active if name is None else name for name in adapter]
-        return self._active if adapter is None else adapter
+        chosen = adapter if mapping is None else mapping
+        if isinstance(chosen, list | tuple):
+            return {**options, "adapter": [self._active if name is None else name for name in chosen]}
+        return {**options, "adapter": self._active if chosen is None else chosen}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from QEfficient.errors import CheckpointNotFound, CorruptCheckpoint, UnsafeCheckpoint, UnsupportedModel
 from QEfficient.store.digests import digest, hash_file
 from QEfficient.transformers.adapters.config import CONFIG_FILE, LoraConfig, read_config
-from QEfficient.transformers.checkpoint.files import contained, local_folder
+from QEfficient.transformers.checkpoint.files import checked_name, contained, local_folder
 from QEfficient.transformers.checkpoint.load import download
 from QEfficient.transformers.checkpoint.packed import Dense, Stored
 from QEfficient.transformers.checkpoint.unread import Made, Unread
@@ -123,17 +123,18 @@ def _check_files(folder: Path) -> None:
     raise CheckpointNotFound(f"{folder} has {CONFIG_FILE} but no {WEIGHTS_FILE}.")
 
 
-def resolve_adapter(name: Any, **hub_options: Any) -> Path:
+def resolve_adapter(name: str | os.PathLike[str], **hub_options: str | bool | os.PathLike[str] | None) -> Path:
     """The folder of an adapter: itself if it is one, else its snapshot from the Hub.
 
     Raises:
         CheckpointNotFound: there is no such folder or repository.
     """
-    folder = local_folder(str(name))
+    text = checked_name(name)
+    folder = local_folder(text)
     if folder.is_dir():
         return folder
     options = {key: value for key, value in hub_options.items() if value is not None}
-    return download(str(name), options, [CONFIG_FILE, WEIGHTS_FILE])
+    return download(text, options, [CONFIG_FILE, WEIGHTS_FILE])
 
 
 def _base_name(file: WeightFile, key: str) -> str:

@@ -51,7 +51,7 @@ def check_fits(model: nn.Module, adapter: LoraAdapter) -> None:
 
 
 def _check_copies(model: nn.Module, adapter: LoraAdapter) -> None:
-    """Refuse weights of the base model that are not the base model's own."""
+    """Refuse weights of the base model that differ from those that it has."""
     source = weight_source(model)
     for name, copied in adapter.copies.items():
         stored = source.tensors.get(name)

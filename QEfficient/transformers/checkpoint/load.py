@@ -150,6 +150,11 @@ def _of_file(path: Path) -> Path:
 
 def _where_else(folder: Path) -> str:
     """What to give instead of a folder without a config."""
+    if (folder / "adapter_config.json").is_file():
+        return (
+            "It is a PEFT adapter: load it with QEffAutoPeftModelForCausalLM.from_pretrained(), or its base model with "
+            "QEffAutoLoraModelForCausalLM.from_pretrained() and the adapter with load_adapter()."
+        )
     inside = sorted(path.parent for path in folder.glob("*/config.json"))
     if inside:
         return f"Its folder {inside[0].name} has one: give {inside[0]}."

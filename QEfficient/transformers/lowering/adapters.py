@@ -50,7 +50,7 @@ def running_adapters(step: AdapterStep) -> Iterator[None]:
 
 
 class SelectedLora(nn.Module):
-    """The matrices of several adapters for one layer, of which each row gets those of its own.
+    """The matrices of several adapters for one layer, of which each row selects one.
 
     The adapters' ranks are concatenated. All are computed, and what is not the row's is dropped between the two
     products: they are small, and a gather of matrices for each row or token would move more than it saves.

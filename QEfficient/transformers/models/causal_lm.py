@@ -248,6 +248,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
                 checkpoint's ``max_new_tokens``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
             sampling: temperature, top_k, top_p, min_p, repetition_penalty, seed, do_sample; one value or one a prompt.
+                Of a model with adapters also ``adapter``, the name of one.
 
         Returns:
             Texts and ids in the prompts' order, and how fast it was.
@@ -269,7 +270,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             tokenizer=self._text_tokenizer(tokenizer),
             generation_len=generation_len,
             stream=stream,
-            **sampling,
+            **self._request_options(sampling),
         )
 
     def verify(
