@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from QEfficient.cloud.answer import answer
 from QEfficient.cloud.click_options import VERBOSE, DeviceGroup, Flag, flags
-from QEfficient.cloud.generate_args import Question, answer, question_flags
+from QEfficient.cloud.generate_args import Question, question_flags
 from QEfficient.cloud.terminal import Command, Output, note, run
 from QEfficient.contract import PackageBody
 from QEfficient.errors import OptionError

@@ -1,34 +1,23 @@
-"""Prompts in, answers out: what ``infer`` and ``execute`` share. Neither torch nor transformers is imported here."""
+"""The flags of prompts and answers, which ``infer`` and ``execute`` share."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from QEfficient.cloud.click_options import JSON, Flag, Function, flags, option_flags
-from QEfficient.cloud.terminal import Output, note
-from QEfficient.errors import CapacityError, OptionError
+from QEfficient.errors import OptionError
 from QEfficient.generation.prompts import read_prompts
 from QEfficient.options import SamplingOptions
-from QEfficient.progress import stage
 from QEfficient.tasks import TASKS
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from QEfficient.generation.compiled_model import CompiledModel
-    from QEfficient.generation.results import CloudAI100ExecInfo
-    from QEfficient.generation.tasks.causal_lm import CompiledDecoder
-
 _SECTION = "Prompts and answers"
-_CHAT_HELP = "Chat with the model. /clear forgets the conversation, /exit or Ctrl-D ends it."
+_STDIN = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,11 +85,37 @@ def _prompts(texts: tuple[str, ...], file: str | None, chat: bool) -> list[str]:
     if not texts and file is None:
         if chat:
             return []
+        texts = _piped_prompt()
+    if texts.count(_STDIN) > 1:
+        raise OptionError("--prompt - reads stdin, which there is only one of: give it once.")
+    prompts = [_read_stdin() if text == _STDIN else text for text in texts]
+    # ``python -m QEfficient.cloud.infer`` is upstream's form, where one text holds several.
+    is_upstreams = len(texts) == 1 and not chat and click.get_current_context().parent is None
+    return read_prompts((prompts[0] if is_upstreams else prompts) if texts else None, file)
+
+
+def _piped_prompt() -> tuple[str, ...]:
+    """The text of a pipe, where no flag has a prompt."""
+    text = "" if sys.stdin is None or sys.stdin.isatty() else _read_stdin()
+    if not text:
         raise click.UsageError(
-            "What to answer? Give --prompt, --prompts-txt-file-path or --chat.", click.get_current_context()
+            "No prompt. Use --prompt, --prompts-txt-file-path or --chat, or pipe a text in.",
+            click.get_current_context(),
         )
-    is_one = len(texts) == 1 and not chat  # may hold several, as upstream writes them
-    return read_prompts((texts[0] if is_one else list(texts)) if texts else None, file)
+    return (text,)
+
+
+def _read_stdin() -> str:
+    """
+    Raises:
+        OptionError: stdin is no UTF-8.
+    """
+    octets = getattr(sys.stdin, "buffer", None)
+    try:
+        text = sys.stdin.read() if octets is None else octets.read().decode()
+    except UnicodeDecodeError as error:
+        raise OptionError(f"The text on stdin is not UTF-8: {error}.") from error
+    return text.rstrip("\n")
 
 
 _FLAGS = (
@@ -109,7 +124,8 @@ _FLAGS = (
         section=_SECTION,
         multiple=True,
         metavar="TEXT",
-        help="A prompt; repeat it for several. A single one is split at |, except in a chat.",
+        help="A prompt; repeat it for several. - reads stdin. python -m QEfficient.cloud.infer splits a single "
+        "one at |, as upstream does.",
     ),
     Flag(
         ["--prompts-txt-file-path"],
@@ -125,8 +141,8 @@ _FLAGS = (
         help="An image for the prompt; repeat it for several. Of several prompts, each gets one; an "
         "encoder scores each image with each prompt.",
     ),
-    Flag(["--chat"], section=_SECTION, is_flag=True, help=_CHAT_HELP),
-    Flag(["--system"], section=_SECTION, metavar="TEXT", help="What a chat tells the model before the first turn."),
+    Flag(["--chat"], section=_SECTION, is_flag=True, help="Chat with the model; /help lists what a chat understands."),
+    Flag(["--system"], section=_SECTION, metavar="TEXT", help="System prompt of the chat."),
     Flag(
         ["--generation-len"],
         section=_SECTION,
@@ -142,168 +158,3 @@ _FLAGS = (
     ),
     JSON,
 )
-
-
-def answer(out: Output, package: Path, question: Question, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-    """Open a package and answer.
-
-    Args:
-        out: where the answers go.
-        package: the package's folder.
-        question: the prompts, and how to answer them.
-        tokenizer: for a package that has none.
-    """
-    from QEfficient.generation.package import from_package
-    from QEfficient.generation.tasks.causal_lm import CompiledDecoder
-
-    with stage("Opening", str(package)):
-        compiled = from_package(package)
-    question.check_task(compiled.task)
-    with compiled:
-        if not isinstance(compiled, CompiledDecoder):
-            _describe(out, compiled, question, tokenizer)
-        elif question.chat:
-            _Chat(out, compiled, question, tokenizer).run()
-        else:
-            _complete(out, compiled, question, tokenizer)
-
-
-def _describe(
-    out: Output, compiled: CompiledModel[Any], question: Question, tokenizer: PreTrainedTokenizerBase | None
-) -> None:
-    from QEfficient.generation.tasks.encoder import CompiledEncoder
-
-    if question.images and isinstance(compiled, CompiledEncoder):
-        rows, text = compiled.describe(question.prompts, tokenizer, question.images)
-    else:
-        rows, text = compiled.describe(question.prompts, tokenizer)
-    if question.as_json:
-        return out.json({"package": str(compiled.path), "answers": rows})
-    return out.write(text)
-
-
-def _complete(
-    out: Output, compiled: CompiledDecoder[Any], question: Question, tokenizer: PreTrainedTokenizerBase | None
-) -> None:
-    prompts = question.prompts
-    if question.stream and not question.as_json and len(prompts) == 1:
-        info = compiled.generate(prompts, tokenizer=tokenizer, stream=_writer(out), **question.options)
-        out.write()
-    else:
-        with stage("Answering", f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"):
-            info = compiled.generate(prompts, tokenizer=tokenizer, **question.options)
-        if question.as_json:
-            return out.json(_described(compiled, prompts, info))
-        out.write(_texts(prompts, info))
-    return _report_speed(info)
-
-
-def _writer(out: Output) -> Callable[[str], None]:
-    return lambda piece: out.write(piece, end="")
-
-
-def _texts(prompts: list[str], info: CloudAI100ExecInfo) -> str:
-    if len(prompts) == 1:
-        return info.generated_texts[0]
-    pairs = zip(prompts, info.generated_texts, strict=True)
-    return "\n\n".join(f"> {prompt}\n{text}" for prompt, text in pairs)
-
-
-def _described(compiled: CompiledDecoder[Any], prompts: list[str], info: CloudAI100ExecInfo) -> dict[str, Any]:
-    answers = [
-        {"prompt": prompt, "text": text, "token_ids": ids.tolist()}
-        for prompt, text, ids in zip(prompts, info.generated_texts, info.generated_ids, strict=True)
-    ]
-    return {
-        "package": str(compiled.path),
-        "answers": answers,
-        "batch_size": info.batch_size,
-        "perf_metrics": asdict(info.perf_metrics),
-    }
-
-
-def _report_speed(info: CloudAI100ExecInfo) -> None:
-    note(str(info).splitlines()[-1])
-
-
-def _read_line() -> str:
-    """A line of stdin.
-
-    Decoded alone: the text layer would lose the lines that are read together with one that it cannot decode.
-
-    Raises:
-        EOFError: there is none.
-        UnicodeDecodeError: it has another encoding.
-    """
-    octets = getattr(sys.stdin, "buffer", None)
-    if octets is None:
-        return input()
-    if not (line := octets.readline()):
-        raise EOFError
-    return str(line, sys.stdin.encoding)
-
-
-class _Chat:
-    """A conversation with its history."""
-
-    def __init__(
-        self, out: Output, compiled: CompiledDecoder[Any], question: Question, tokenizer: PreTrainedTokenizerBase | None
-    ):
-        self._out = out
-        self._compiled = compiled
-        self._question = question
-        self._tokenizer = tokenizer
-        self._is_interactive = not question.prompts and sys.stdin.isatty()
-        self._clear()
-
-    def _clear(self) -> None:
-        system = self._question.system
-        self._messages = [{"role": "system", "content": system}] if system is not None else []
-
-    def run(self) -> None:
-        """Answer turns until the conversation ends."""
-        if self._is_interactive:
-            note("Ctrl-D or /exit ends the chat, /clear forgets it.")
-        for text in self._question.prompts or self._read_turns():
-            if text == "/clear":
-                self._clear()
-            else:
-                self._turn(text)
-        if self._question.as_json:
-            self._out.json({"package": str(self._compiled.path), "messages": self._messages})
-
-    def _read_turns(self) -> Iterator[str]:
-        while True:
-            try:
-                text = (self._ask() if self._is_interactive else _read_line()).strip()
-            except EOFError:
-                return
-            except UnicodeDecodeError as error:
-                note(f"error: a line of the conversation is not {error.encoding.upper()}, and is left out.")
-                continue
-            if text == "/exit":
-                return
-            if text:
-                yield text
-
-    def _ask(self) -> str:
-        import readline  # noqa: F401  (line editing and history for input())
-
-        with redirect_stdout(self._out.stream if self._out.is_terminal else sys.stderr):
-            return input("\n> ")
-
-    def _turn(self, text: str) -> None:
-        asked = [*self._messages, {"role": "user", "content": text}]
-        show = self._question.stream and not self._question.as_json
-        options: dict[str, Any] = {**self._question.options, "stream": _writer(self._out) if show else False}
-        try:
-            info = self._compiled.generate(asked, tokenizer=self._tokenizer, **options)
-        except CapacityError as error:
-            if not self._is_interactive:
-                raise
-            return note(f"error: {error} /clear forgets the conversation.")
-        self._messages = [*asked, {"role": "assistant", "content": info.generated_texts[0]}]
-        if not self._question.as_json:
-            self._out.write("" if show else info.generated_texts[0])
-            _report_speed(info)
-        return None

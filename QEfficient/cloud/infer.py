@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from QEfficient.cloud.answer import answer
 from QEfficient.cloud.click_options import VERBOSE, flags
-from QEfficient.cloud.generate_args import Question, answer, question_flags
+from QEfficient.cloud.generate_args import Question, question_flags
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
 

@@ -42,6 +42,10 @@ class Output:
         """Print text, as far as the stream's encoding has its characters unchanged, and flush it."""
         print(encodable(text, self.stream), end=end, file=self.stream, flush=True)
 
+    def write_piece(self, text: str) -> None:
+        """:meth:`write` without a newline."""
+        self.write(text, end="")
+
     def json(self, value: object) -> None:
         """Print one JSON document: on several lines on a terminal, on one line elsewhere."""
         indent = 2 if self.is_terminal else None

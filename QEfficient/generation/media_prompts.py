@@ -53,7 +53,7 @@ def with_media(
     return Pictured(texts, _of_each("image", texts, images), processor, _of_each("audio", texts, audio))
 
 
-def names_media(prompts: Prompts | Pictured | None) -> bool:
+def names_media(prompts: object) -> bool:
     """Whether messages of chats name images or audio."""
     texts = [prompts] if _is_one(prompts) else prompts
     return isinstance(texts, list | tuple) and any(bool(_named(text, each)) for text in texts for each in _NAMES)

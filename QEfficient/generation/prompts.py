@@ -135,6 +135,9 @@ def _check_chat(messages: Sequence[Any]) -> None:
             raise OptionError(
                 f"A chat is a list of messages, each a dict with the texts 'role' and 'content'; one is {message!r}."
             )
+        if "content" not in message and "tool_calls" not in message:
+            keys = ", ".join(repr(key) for key in message if key != "role") or "nothing"
+            raise OptionError(f"A message of the chat has no 'content': beside its role it has {keys}.")
         for value in message.values():
             if isinstance(value, str):
                 checked_text(value)

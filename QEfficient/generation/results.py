@@ -33,12 +33,14 @@ class CloudAI100ExecInfo:
     """One row per prompt: the new tokens, including the end token if there is one."""
     perf_metrics: PerfMetrics
 
-    def __str__(self) -> str:
+    @property
+    def speed(self) -> str:
+        """:attr:`perf_metrics` in a line."""
         metrics = self.perf_metrics
-        return "\n".join(
-            [
-                *self.generated_texts,
-                f"[prefill {metrics.prefill_time:.2f} s, decode {metrics.decode_perf:.1f} tokens/s, "
-                f"total {metrics.total_perf:.1f} tokens/s over {metrics.total_time:.2f} s]",
-            ]
+        return (
+            f"[prefill {metrics.prefill_time:.2f} s, decode {metrics.decode_perf:.1f} tokens/s, "
+            f"total {metrics.total_perf:.1f} tokens/s over {metrics.total_time:.2f} s]"
         )
+
+    def __str__(self) -> str:
+        return "\n".join([*self.generated_texts, self.speed])

@@ -48,15 +48,33 @@ def test_several_prompts(cli: Cli, package: Path, expected: str, tmp_path: Path)
     file = tmp_path / "prompts.txt"
     file.write_text(f"{PROMPT}\n\nThe capital\n")
     common = ("execute", package, *SHORT)
-    split = cli(*common, "--prompt", f"{PROMPT}|The capital")
-    assert split.out.startswith(f"> {PROMPT}\n{expected}\n\n> The capital\n")
-    assert cli(*common, "-p", PROMPT, "-p", "The capital").out == split.out
-    assert cli(*common, "--prompts-txt-file-path", file).out == split.out
+    repeated = cli(*common, "-p", PROMPT, "-p", "The capital")
+    assert repeated.out.startswith(f"> {PROMPT}\n{expected}\n\n> The capital\n")
+    assert cli(*common, "--prompts-txt-file-path", file).out == repeated.out
 
 
-def test_prompts_given_one_by_one_are_not_split(cli: Cli, package: Path) -> None:
-    found = cli("execute", package, *SHORT, "-p", "a|b", "-p", "c", "--json").json
-    assert [answer["prompt"] for answer in found["answers"]] == ["a|b", "c"]
+@pytest.mark.parametrize("prompts", [("a|b",), ("if (a || b)", "c")], ids=str)
+def test_prompts_are_not_split(prompts: tuple[str, ...], cli: Cli, package: Path) -> None:
+    flags = [flag for prompt in prompts for flag in ("-p", prompt)]
+    answers = cli("execute", package, *SHORT, *flags, "--json").json["answers"]
+    assert [answer["prompt"] for answer in answers] == [*prompts]
+
+
+@pytest.mark.parametrize("flags", [(), ("-p", "-")], ids=str)
+def test_prompt_from_a_pipe(flags: tuple[str, ...], cli: Cli, package: Path) -> None:
+    answers = cli("execute", package, *SHORT, *flags, "--json", stdin="a\nb | c\n").json["answers"]
+    assert [answer["prompt"] for answer in answers] == ["a\nb | c"]
+
+
+def test_a_pipe_is_read_once(cli: Cli, package: Path) -> None:
+    result = cli("execute", package, "-p", "-", "-p", "-", stdin="a")
+    assert (result.code, "give it once" in result.err) == (2, True)
+
+
+def test_a_pipe_of_another_encoding(package: Path) -> None:
+    command = [sys.executable, "-m", "QEfficient.cloud.execute", str(package), "-p", "-"]
+    ended = subprocess.run(command, input=b"caf\xe9", capture_output=True, timeout=300, check=False)
+    assert (ended.returncode, b"is not UTF-8" in ended.stderr) == (2, True)
 
 
 def test_sampling(cli: Cli, package: Path) -> None:

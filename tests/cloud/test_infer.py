@@ -62,7 +62,7 @@ def test_bad_usage(cli: Cli, args: tuple[str, ...], message: str) -> None:
 def test_no_prompt(cli: Cli) -> None:
     result = cli("infer", "some/card")
     assert (result.code, result.out) == (2, "")
-    assert "Give --prompt, --prompts-txt-file-path or --chat." in result.err
+    assert "Use --prompt, --prompts-txt-file-path or --chat, or pipe a text in." in result.err
 
 
 def test_no_such_card(cli: Cli) -> None:
@@ -73,7 +73,7 @@ def test_no_such_card(cli: Cli) -> None:
 
 
 def test_encoder(cli: Cli, encoder: Path) -> None:
-    common = ("infer", encoder, "--seq-len", "16,32", "--pooling", "mean", "-p", "hello|what is it")
+    common = ("infer", encoder, "--seq-len", "16,32", "--pooling", "mean", "-p", "hello", "-p", "what is it")
     found = cli(*common, "--json").json
     assert [len(answer["output"]) for answer in found["answers"]] == [32, 32]
     lines = cli(*common).out.splitlines()
@@ -82,7 +82,7 @@ def test_encoder(cli: Cli, encoder: Path) -> None:
 
 
 def test_classifier(cli: Cli, classifier: Path) -> None:
-    common = ("infer", classifier, "--seq-len", "16,32", "-p", "hello|what is it")
+    common = ("infer", classifier, "--seq-len", "16,32", "-p", "hello", "-p", "what is it")
     answers = cli(*common, "--json").json["answers"]
     assert [answer["prompt"] for answer in answers] == ["hello", "what is it"]
     assert [len(answer["logits"]) for answer in answers] == [3, 3]

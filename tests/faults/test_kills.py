@@ -167,7 +167,7 @@ def leftovers(folder: Path) -> list[str]:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("num_rounds", "form"),
-    [(20, "float"), *(pytest.param(100, form, marks=pytest.mark.sweep) for form in ("float", "gptq"))],
+    [(12, "float"), *(pytest.param(100, form, marks=pytest.mark.sweep) for form in ("float", "gptq"))],
 )
 def test_killed_at_any_moment(tmp_path: Path, form: str, num_rounds: int) -> None:
     checkpoint = dense = tiny_models.save(tiny_models.causal_lm("llama"), tmp_path / "checkpoint")

@@ -15,6 +15,7 @@ from image_text.pictures import images
 from QEfficient import QEFFAutoModelForImageTextToText, QEFFAutoModelForSpeechSeq2Seq, from_package
 from QEfficient.errors import CapacityError, LifecycleError, OptionError
 
+pytestmark = pytest.mark.xdist_group("audio_towers")  # one worker makes its models
 CPU = {"target": "cpu", "precision": "fp32", "num_threads": 1, "ctx_len": 256}
 NUM_TOKENS = 8
 
@@ -135,7 +136,9 @@ def test_audio_needs_a_processor(granite: Case) -> None:
         QEFFAutoModelForImageTextToText(granite.theirs).compile(**CPU)
 
 
-@pytest.mark.parametrize("model_type", ["qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"])
+@pytest.mark.parametrize(
+    "model_type", ["qwen3_omni_moe_thinker", pytest.param("qwen2_5_omni_thinker", marks=pytest.mark.sweep)]
+)
 def test_a_prompt_may_have_images_and_audio(model_type: str, tmp_path: Path) -> None:
     from transformers import WhisperFeatureExtractor
 

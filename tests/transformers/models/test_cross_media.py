@@ -15,6 +15,7 @@ import QEfficient
 from QEfficient import QEFFAutoModelForImageTextToText
 from QEfficient.errors import CapacityError, OptionError
 
+pytestmark = pytest.mark.xdist_group("cross_media")  # one worker makes its models
 NUM_NEW_TOKENS = 6
 SMALL, WIDE = (56, 56), (112, 56)
 PROMPTS = {"text": (), "one image": (WIDE,), "two images": (WIDE, SMALL)}

@@ -19,6 +19,7 @@ from QEfficient import QEFFAutoModelForImageTextToText
 from QEfficient.base.qpc_paths import PackagePath
 from QEfficient.errors import CapacityError, LifecycleError, OptionError, UnsupportedModel
 
+pytestmark = pytest.mark.xdist_group("image_text_to_text")  # one worker makes its models
 NUM_NEW_TOKENS = 8
 SMALL, WIDE, TALL = (56, 56), (112, 56), (40, 120)
 PROMPTS = {

@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer
 from QEfficient import QEFFAutoModel
 from QEfficient.errors import CapacityError, CorruptCheckpoint, OptionError, UnsupportedModel
 
+pytestmark = pytest.mark.xdist_group("late_interaction")  # one worker makes its models
 QUERIES = ["What is the capital of France?", "My name"]
 DOCUMENTS = ["Paris is the capital of France.", "My name is John.", "The weather is good, is it?"]
 QUERY_LEN = 20

@@ -16,6 +16,7 @@ from image_text.processors import load as load_processor
 from QEfficient import QEFFAutoModel
 from QEfficient.errors import CapacityError, OptionError
 
+pytestmark = pytest.mark.xdist_group("seeing_encoder")  # one worker makes its models
 CPU: dict[str, Any] = {"target": "cpu", "precision": "fp32", "num_threads": 1, "batch_size": 2, "seq_len": [96, 384]}
 CARD: dict[str, Any] = {**CPU, "target": "cloud-ai-100-sim", "num_cores": 8, "seq_len": 160}
 INSTRUCTION = "Represent the user's input."

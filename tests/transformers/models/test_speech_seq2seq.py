@@ -137,8 +137,13 @@ def test_a_card_has_one_graph_with_upstreams_names() -> None:
     ]
 
 
-@pytest.mark.parametrize("model_type", ["speech_to_text", "speecht5"])
-@pytest.mark.parametrize("target", ["cpu", "card"])
+@pytest.mark.parametrize(
+    ("model_type", "target"),
+    [
+        *(("speech_to_text", target) for target in ("cpu", "card")),
+        *(pytest.param("speecht5", target, marks=pytest.mark.sweep) for target in ("cpu", "card")),
+    ],
+)
 def test_padded_audio_gets_the_tokens_of_each_alone(model_type: str, target: str) -> None:
     """Features and samples, whose masks the models work out in two ways."""
     model = tiny_model("speech_seq2seq", model_type)

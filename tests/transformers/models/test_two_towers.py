@@ -18,6 +18,7 @@ from two_tower_models import TEXT_LEN
 from QEfficient import QEFFAutoModel
 from QEfficient.errors import CapacityError, LifecycleError, OptionError
 
+pytestmark = pytest.mark.xdist_group("two_towers")  # one worker makes its models
 TEXTS = ["My name is John", "a red square on the left", "a"]
 SIZES = ((56, 56), (112, 56))
 TYPES = ["clip", "siglip", "siglip2", "blip"]
@@ -71,7 +72,9 @@ def test_vectors_and_scores_on_cpu(
     assert_agrees(loaded(model_type), folders(model_type))
 
 
-@pytest.mark.parametrize("model_type", TYPES[:3])
+@pytest.mark.parametrize(
+    "model_type", ["clip", *(pytest.param(each, marks=pytest.mark.sweep) for each in ("siglip", "siglip2"))]
+)
 def test_vectors_and_scores_on_the_card(folders: Callable[[str], Path], model_type: str) -> None:
     with QEFFAutoModel.from_pretrained(folders(model_type)) as model:
         model.compile(**CARD)

@@ -18,8 +18,11 @@ from QEfficient import QEFFAutoModelForImageTextToText, QEFFAutoModelForVision2S
 from QEfficient.errors import CapacityError, LifecycleError, OptionError
 from QEfficient.tasks import auto_class_for_config
 
+pytestmark = pytest.mark.xdist_group("vision2seq")  # one worker makes its models
 NUM_NEW_TOKENS = 8
 SMALL, WIDE = (56, 56), (112, 56)
+ON_CARD = {"ctx_len": 16, "encoder_ctx_len": 24}
+"""The encoder runs at one size, a shorter text padded."""
 TYPES = ("florence2", "pix2struct")
 """Features of images among the tokens of a text, with prompts without; patches of which some do not count, and answers
 that begin with the prompt."""
@@ -99,13 +102,19 @@ def test_a_package_needs_neither_checkpoint_nor_processor(compiled: Any) -> None
     assert not np.array_equal(*answers.generated_ids)
 
 
-def test_the_simulated_card_sees(folders: Any) -> None:
-    """Its encoder runs at one size, a shorter text padded."""
-    inputs, expected = case(folders("florence2"), SMALL)
-    model = load(folders("florence2"))
-    path = model.compile(target="cloud-ai-100-sim", ctx_len=16, encoder_ctx_len=24, num_cores=8)
+@pytest.mark.parametrize(
+    ("model_type", "sizes", "graphs"),
+    [
+        ("pix2struct", {"ctx_len": 24}, {"encoder", "decoder"}),
+        pytest.param("florence2", ON_CARD, {"encoder", "decoder", "vision"}, marks=pytest.mark.sweep),
+    ],
+)
+def test_the_simulated_card_sees(model_type: str, sizes: dict[str, int], graphs: set[str], folders: Any) -> None:
+    inputs, expected = case(folders(model_type), SMALL)
+    model = load(folders(model_type))
+    path = model.compile(target="cloud-ai-100-sim", num_cores=8, **sizes)
     assert model.generate(inputs, generation_len=NUM_NEW_TOKENS).generated_ids[0].tolist() == expected
-    assert {"encoder", "decoder", "vision"} <= {entry.name for entry in path.iterdir()}
+    assert graphs <= {entry.name for entry in path.iterdir()}
 
 
 def test_verify_compares_states_and_tokens(folders: Any, compiled: Any) -> None:

@@ -183,8 +183,14 @@ BEYOND = {
 ROPE = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("kind", BEYOND)
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        pytest.param(kind, target, marks=[pytest.mark.sweep] if (kind, target) == ("alibi", TARGETS[1]) else [])
+        for kind in BEYOND
+        for target in TARGETS
+    ],
+)
 def test_beyond_the_number_in_the_config(kind: str, target: str) -> None:
     hf = BEYOND[kind]()
     ids = (7 * torch.arange(60) % 300 + 3)[None]

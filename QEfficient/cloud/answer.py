@@ -1,0 +1,93 @@
+"""Opens a package and answers prompts with it. Neither torch nor transformers is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from QEfficient.cloud.chat import Chat
+from QEfficient.cloud.generate_args import Question
+from QEfficient.cloud.terminal import Output, note
+from QEfficient.progress import stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from QEfficient.generation.compiled_model import CompiledModel
+    from QEfficient.generation.results import CloudAI100ExecInfo
+    from QEfficient.generation.tasks.causal_lm import CompiledDecoder
+
+
+def answer(out: Output, package: Path, question: Question, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    """Open a package and answer.
+
+    Args:
+        out: where the answers go.
+        package: the package's folder.
+        question: the prompts, and how to answer them.
+        tokenizer: for a package that has none.
+    """
+    from QEfficient.generation.package import from_package
+    from QEfficient.generation.tasks.causal_lm import CompiledDecoder
+
+    with stage("Opening", str(package)):
+        compiled = from_package(package)
+    question.check_task(compiled.task)
+    with compiled:
+        if not isinstance(compiled, CompiledDecoder):
+            _describe(out, compiled, question, tokenizer)
+        elif question.chat:
+            Chat(out, compiled, question, tokenizer).run()
+        else:
+            _complete(out, compiled, question, tokenizer)
+
+
+def _describe(
+    out: Output, compiled: CompiledModel[Any], question: Question, tokenizer: PreTrainedTokenizerBase | None
+) -> None:
+    from QEfficient.generation.tasks.encoder import CompiledEncoder
+
+    if question.images and isinstance(compiled, CompiledEncoder):
+        rows, text = compiled.describe(question.prompts, tokenizer, question.images)
+    else:
+        rows, text = compiled.describe(question.prompts, tokenizer)
+    if question.as_json:
+        return out.json({"package": str(compiled.path), "answers": rows})
+    return out.write(text)
+
+
+def _complete(
+    out: Output, compiled: CompiledDecoder[Any], question: Question, tokenizer: PreTrainedTokenizerBase | None
+) -> None:
+    prompts = question.prompts
+    if question.stream and not question.as_json and len(prompts) == 1:
+        info = compiled.generate(prompts, tokenizer=tokenizer, stream=out.write_piece, **question.options)
+        out.write()
+    else:
+        with stage("Answering", f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"):
+            info = compiled.generate(prompts, tokenizer=tokenizer, **question.options)
+        if question.as_json:
+            return out.json(_described(compiled, prompts, info))
+        out.write(_texts(prompts, info))
+    return note(info.speed)
+
+
+def _texts(prompts: list[str], info: CloudAI100ExecInfo) -> str:
+    if len(prompts) == 1:
+        return info.generated_texts[0]
+    pairs = zip(prompts, info.generated_texts, strict=True)
+    return "\n\n".join(f"> {prompt}\n{text}" for prompt, text in pairs)
+
+
+def _described(compiled: CompiledDecoder[Any], prompts: list[str], info: CloudAI100ExecInfo) -> dict[str, Any]:
+    answers = [
+        {"prompt": prompt, "text": text, "token_ids": ids.tolist()}
+        for prompt, text, ids in zip(prompts, info.generated_texts, info.generated_ids, strict=True)
+    ]
+    return {
+        "package": str(compiled.path),
+        "answers": answers,
+        "batch_size": info.batch_size,
+        "perf_metrics": asdict(info.perf_metrics),
+    }
