@@ -38,8 +38,10 @@ def check_fits(model: nn.Module, adapter: LoraAdapter) -> None:
                 f"{name} changes '{path}', and {type(model).__name__} has no such layer. It was trained for "
                 f"{adapter.config.base_model or 'another model'}."
             )
-        if not isinstance(layer, nn.Linear | Conv1D):
-            raise UnsupportedModel(f"{name} changes '{path}', a {type(layer).__name__}: only linear layers can.")
+        if not _is_linear(layer):
+            raise UnsupportedModel(
+                f"{name} changes '{path}', a {type(layer).__name__}, and only linear layers are supported."
+            )
         expected = _features(layer)
         if (update.in_features, update.out_features) != expected:
             raise CorruptCheckpoint(
@@ -73,9 +75,15 @@ def _is_copy(source: WeightSource, name: str, copied: Stored) -> bool:
     return True
 
 
-def _features(layer: nn.Linear | Conv1D) -> tuple[int, int]:
+def _is_linear(layer: nn.Module) -> bool:
+    """Whether it multiplies by its weight, as no subclass of another ``forward`` need do."""
+    return isinstance(layer, Conv1D) or (isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward)
+
+
+def _features(layer: nn.Module) -> tuple[int, int]:
     """Input and output features."""
-    rows, columns = layer.weight.shape
+    weight: Any = layer.weight
+    rows, columns = weight.shape
     return (rows, columns) if isinstance(layer, Conv1D) else (columns, rows)
 
 

@@ -71,7 +71,7 @@ class SelectedLora(nn.Module):
         self.register_buffer("adapter_of_rank", adapter_of_rank)
 
     def forward(self, hidden: torch.Tensor, step: AdapterStep) -> torch.Tensor:
-        """What to add for ``hidden``: ``[B, ..., in]`` or ``[B * S, in]``, ``[..., T, ..., in]`` of a ragged batch.
+        """What to add for ``hidden``: ``[B, ..., in]``, ``[B * S, in]``, or ``[..., T, ..., in]`` of a ragged batch.
 
         Raises:
             UnsupportedModel: the layer sees something else than the step's tokens.
@@ -89,7 +89,7 @@ class SelectedLora(nn.Module):
         axes = range(1)
         if step.is_ragged:
             ids, axes = ids[0], range(hidden.ndim - 1)
-        elif hidden.ndim == 2:
+        elif hidden.ndim == 2 and not statically_known_true(hidden.shape[0] == ids.shape[0]):
             ids = ids.expand(-1, step.step_len).reshape(-1)
         else:
             ids = ids[:, 0]
