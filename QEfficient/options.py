@@ -242,7 +242,9 @@ class CausalLMCompileOptions(CompileOptions):
     prefill_seq_len: int | None = everywhere(None)
     """Prompt tokens that one step takes; longer prompts go in chunks. Default: 32 on a card, 512 on cpu."""
     ctx_len: int = everywhere(128)
-    """Longest context, prompt and answer together, in tokens."""
+    """Longest context, prompt and answer together, in tokens. Default: 128 on a card; 4096 on cpu, or what the model
+    has positions for, less where the KV cache would take a quarter of the memory or each step reads all of the
+    context."""
     full_batch_size: int | None = everywhere(None)
     """Slots for continuous batching: sequences that run at once, at independent positions."""
     kv_cache_batch_size: int | None = on_cards(

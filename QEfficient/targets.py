@@ -39,6 +39,8 @@ class Target:
     """Options that cannot be honoured here, and what to use instead, besides those that declare it."""
     prefill_seq_len: int
     """Default size of a prompt chunk."""
+    ctx_len: int = 128
+    """Default context, as far as the model and this machine's memory allow it."""
     has_static_shapes: bool
     """Whether each run must have one of the compiled shapes, so that a batch has a fixed number of rows."""
     has_devices: bool = False
@@ -151,6 +153,7 @@ _CPU = Target(
     backend="openvino",
     lowerings=("paged", "retained"),
     prefill_seq_len=512,
+    ctx_len=4096,
     has_static_shapes=False,
     graph_transforms=("pack_linears", "pack_experts"),
     compiler="QEfficient.compile.openvino_compiler:load_compiler",

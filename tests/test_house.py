@@ -29,7 +29,7 @@ IMPORT_S = 0.3
 
 # Lowest first; a module imports from its own level and from those before it.
 LEVELS = (
-    ("errors", "version", "output", "progress", "forks", "interrupts", "machine"),
+    ("errors", "version", "output", "progress", "forks", "interrupts", "machine", "telemetry"),
     ("options", "contract", "targets", "tasks", "generation_config"),
     ("store",),
     ("transformers", "processing"),
@@ -54,6 +54,7 @@ LIGHT = frozenset(
         "progress",
         "forks",
         "machine",
+        "telemetry",
         "options",
         "targets",
         "tasks",

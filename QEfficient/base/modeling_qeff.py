@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
@@ -26,7 +26,7 @@ from QEfficient.store.digests import hash_file, json_safe
 from QEfficient.store.files import check_free_space, list_files
 from QEfficient.store.leftovers import scratch_folder
 from QEfficient.store.source_version import source_version
-from QEfficient.targets import Target, choose_target
+from QEfficient.targets import TARGETS, Target, choose_target
 from QEfficient.tasks import auto_class_for_model
 
 if TYPE_CHECKING:
@@ -338,7 +338,8 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         key = next(iter(body.graphs.values())).onnx_key
         artifact = ArtifactStore().get_by_key(ONNX, key)
         if artifact is None:
-            defaults = json_safe(asdict(self.options_class()))
+            usual: Any = self.options_class()
+            defaults = json_safe(asdict(self._with_defaults(usual, TARGETS[body.target], ())))
             options = {name: value for name, value in body.options.items() if name not in _OF_COMPILERS}
             passed = {name: value for name, value in options.items() if value != defaults.get(name)}
             parsed, target = self._parse({**passed, "target": body.target})
@@ -355,7 +356,11 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             logger.warning("%s: no effect on target '%s'.", ", ".join(ignored), target.name)
         if options.target is None:
             logger.info("Target: %s (%s).", target.name, target.description)
-        return options, target
+        return self._with_defaults(options, target, passed), target
+
+    def _with_defaults(self, options: OptionsT, target: Target, passed: Collection[str]) -> OptionsT:
+        """``options`` with the defaults of the model on this target, for those that the caller did not pass."""
+        return options
 
     def _compilation(self, options: OptionsT, target: Target) -> Compilation:
         """What the target's compiler is to make, checked as far as that needs no graph."""

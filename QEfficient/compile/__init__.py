@@ -8,6 +8,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from QEfficient.telemetry import turn_off_telemetry
+
 
 class _CallableStage(ModuleType):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -16,3 +18,5 @@ class _CallableStage(ModuleType):
 
 
 sys.modules[__name__].__class__ = _CallableStage
+
+turn_off_telemetry()

@@ -2,3 +2,7 @@
 
 Knows checkpoints and Hugging Face models; knows no target, no graph and no package.
 """
+
+from QEfficient.telemetry import turn_off_telemetry
+
+turn_off_telemetry()

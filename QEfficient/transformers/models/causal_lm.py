@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +19,7 @@ from QEfficient.generation.tokenizer import ForeignTokenizer
 from QEfficient.options import CausalLMCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
+from QEfficient.transformers.models.default_context import default_ctx_len
 from QEfficient.transformers.models.generative_model import QEFFGenerativeModel, Stream
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.verify.parity import ParityReport
     from QEfficient.verify.perplexity import PerplexityReport
+
+logger = logging.getLogger(__name__)
 
 _RECURRENT_CHUNK_LEN = 64
 """Unless another length is asked for: what a recurrence does within a chunk grows with its square."""
@@ -120,6 +124,16 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             max_step_tokens=self._max_step_tokens(options, target),
             traced_len=options.ctx_len if depends_on_length(self._loaded(), self.state_specs()) else None,
         )
+
+    def _with_defaults(
+        self, options: CausalLMCompileOptions, target: Target, passed: Collection[str]
+    ) -> CausalLMCompileOptions:
+        if "ctx_len" in passed or options.has_comp_ctx_lengths:
+            return options
+        lowering = self._choose(target, options.lowering).lowering
+        ctx_len = default_ctx_len(self._loaded(), self.state_specs(), target, lowering, options.num_slots)
+        logger.info("ctx_len: %d tokens, prompt and answer together.", ctx_len)
+        return replace(options, ctx_len=ctx_len)
 
     def _max_step_tokens(self, options: CausalLMCompileOptions, target: Target) -> int | None:
         if not self._is_recurrent():
