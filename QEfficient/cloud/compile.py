@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
-from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
+from QEfficient.cloud.model_args import (
+    ADAPTER,
+    ModelSource,
+    check_options,
+    compile_flags,
+    model_flags,
+    read_adapters,
+    required,
+)
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.contract import COMMAND_FILE
 from QEfficient.errors import OptionError
@@ -18,6 +26,7 @@ _FLAGS = (
     Flag(
         ["compile_dir", "--compile-dir", "--qpc-path"], metavar="DIR", help="A folder to write to instead of the store."
     ),
+    ADAPTER,
     Flag(["--onnx-path"], hidden=True),
     JSON,
     VERBOSE,
@@ -36,6 +45,7 @@ def command(
     source: ModelSource | None,
     compile_dir: str | None,
     onnx_path: str | None,
+    adapter: tuple[str, ...],
     as_json: bool,
     compile_options: dict[str, Any],
 ) -> None:
@@ -46,7 +56,7 @@ def command(
     """
     if onnx_path is not None:
         raise OptionError(_no_graphs(Path(onnx_path)))
-    model = required(source).load()
+    model = required(source).load(read_adapters(adapter))
     check_options(model, compile_options)
     package = model.compile(compile_dir, **compile_options)
     if compile_options.get("dry_run"):
