@@ -2,6 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# On Linux the torch of the default index brings gigabytes of CUDA libraries. An index in pip's configuration wins.
+TORCH_INDEX ?= $(shell test "$$(uname)" != Linux || $(PYTHON) -m pip config list | grep -q 'index-url\|find-links' \
+	|| echo https://download.pytorch.org/whl/cpu)
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
@@ -13,9 +16,11 @@ help: ## Show this list
 install: .venv/installed ## Create .venv and install the library with what its tests need
 
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(PIP) torch
+	@echo "Installing about 2 GB into .venv, which takes some minutes; torch comes from $(or $(TORCH_INDEX),pip's index)."
+	@$(PYTHON) -m venv .venv
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP) -e '.[dev]'
+	@echo "Installed $$(du -sh .venv | cut -f1) in .venv."
 	@touch $@
 
 demo: install ## Stream text from the carried model and rank sentences with all-MiniLM-L6-v2

@@ -80,6 +80,8 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         self.tokenizer = tokenizer
         self.onnx_path: Path | None = None
         self._source: WeightSource | None = None
+        self._named = ""
+        """How :meth:`from_pretrained` was told which checkpoint."""
 
     # What a task adds.
 
@@ -200,6 +202,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             model = checkpoint.load_skeleton(cls.hf_auto_class(), folder, trust_remote_code, **options)
             tokenizer = checkpoint.load_tokenizer(folder, trust_remote_code)
             loaded = cls(model, tokenizer=tokenizer, **arguments)
+            loaded._named = str(pretrained_model_name_or_path)
             loaded._read_files(folder)
             loaded._check_missing()
         return loaded
@@ -248,6 +251,12 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
             read_parameters(self._model)
         return self._model
+
+    @property
+    def source_name(self) -> str:
+        """What people call the checkpoint: its id on the Hub or the name of its folder, else the architecture's."""
+        source = self._named or str(self.config.name_or_path or "")
+        return (Path(source).name if Path(source).exists() else source) or self.model_name
 
     def _loaded(self) -> Any:
         """The Hugging Face model, whose weights may be still to be read."""
@@ -444,7 +453,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
     def store_or_folder(
         self, kind: str, ingredients: Mapping[str, Any], build: Build, folder: PathLike | None = None
     ) -> Artifact:
-        label = f"{self.model_name} {kind}"
+        label = f"{self.source_name} {kind}"
         if folder is not None:
             stored = ArtifactStore().get(kind, ingredients)
             make = build if stored is None else stored.copy_into

@@ -14,10 +14,13 @@ from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, note, run
 from QEfficient.contract import PACKAGE
+from QEfficient.errors import OptionError, nearest
 from QEfficient.store.artifacts import ArtifactStore, Entry
 from QEfficient.store.entries import stored_bytes
 from QEfficient.store.files import readable_bytes
 
+_KEY_LEN = 6
+"""Characters of a key that name an entry at least."""
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _AGES = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
@@ -116,6 +119,45 @@ class _Age(click.ParamType):
         return float(match[1]) * _AGES[match[2]]
 
 
+@command.command("rm", cls=Command)
+@click.argument("names", nargs=-1, metavar="KEY|MODEL...")
+@flags(Flag(["--dry-run"], is_flag=True, help="Only list what would be removed."), JSON, VERBOSE)
+@click.pass_obj
+def remove(out: Output, /, *, names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
+    """Remove entries by the beginning of their key, or all of a model by its name, as 'ls' shows them."""
+    if not names:
+        raise OptionError("Name what to remove: keys or models, as 'qefficient cache ls' shows them.")
+    store = ArtifactStore()
+    entries = store.entries()
+    removed = store.remove([entry for entry in entries if _is_named(entry, _checked(names, entries))], dry_run)
+    _show(out, store, removed, as_json)
+    if not as_json:
+        _tell_removed(removed, dry_run)
+
+
+def _checked(names: Sequence[str], entries: Sequence[Entry]) -> Sequence[str]:
+    """
+    Raises:
+        OptionError: a name is of no entry.
+    """
+    for name in names:
+        if not any(_is_named(entry, [name]) for entry in entries):
+            models = {_about(entry)[0] for entry in entries} - {""}
+            raise OptionError(
+                f"The store has no entry '{name}'.{nearest(name, models)} 'qefficient cache ls' lists all."
+            )
+    return names
+
+
+def _is_named(entry: Entry, names: Sequence[str]) -> bool:
+    model = _about(entry)[0]
+    return any(name == model or (len(name) >= _KEY_LEN and entry.key.startswith(name)) for name in names)
+
+
+def _tell_removed(removed: Sequence[Entry], dry_run: bool) -> None:
+    note(f"{'Would remove' if dry_run else 'Removed'} {len(removed)}: {readable_bytes(stored_bytes(removed))}.")
+
+
 _PRUNE_FLAGS = (
     Flag(["--max-size"], type=_Size(), metavar="SIZE", help="Remove the least recently used until the rest fits."),
     Flag(["--older-than"], type=_Age(), metavar="AGE", help="Remove what was not used for this long, such as 30d."),
@@ -145,8 +187,7 @@ def prune(
     removed = store.prune(max_bytes=max_size, older_than=older_than, damaged=not keep_damaged, dry_run=dry_run)
     _show(out, store, removed, as_json)
     if not as_json:
-        verb = "Would remove" if dry_run else "Removed"
-        note(f"{verb} {len(removed)}: {readable_bytes(stored_bytes(removed))}.")
+        _tell_removed(removed, dry_run)
 
 
 def _show(out: Output, store: ArtifactStore, entries: Sequence[Entry], as_json: bool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,10 @@ class ArtifactStore:
     def verify_all(self, *, fresh: bool = True) -> list[Entry]:
         """Verify every entry: see :func:`housekeeping.verify_all`."""
         return housekeeping.verify_all(self.root, fresh=fresh)
+
+    def remove(self, entries: Iterable[Entry], dry_run: bool = False) -> list[Entry]:
+        """Remove entries: see :func:`housekeeping.remove_entries`."""
+        return housekeeping.remove_entries(entries, dry_run=dry_run)
 
     def prune(
         self,

@@ -123,6 +123,19 @@ def prune(
     return removed
 
 
+def remove_entries(entries: Iterable[Entry], *, dry_run: bool = False) -> list[Entry]:
+    """Remove entries, but for those that are locked or were used since they were listed.
+
+    Returns:
+        The removed entries, or those that would be removed.
+    """
+    removed = _remove_all(entries, dry_run)
+    if not dry_run:
+        forget_missing()
+        forget_unlinked()
+    return removed
+
+
 def _longest_unused_first(entries: list[Entry]) -> list[Entry]:
     """A program counts as used when one of its packages was."""
     used: dict[int, float] = {}

@@ -41,6 +41,27 @@ def test_ls(cli: Cli, store: list[Artifact]) -> None:
     assert str(ArtifactStore().root) in result.err
 
 
+@pytest.mark.parametrize("by", ["key", "model"])
+def test_rm(by: str, cli: Cli, store: list[Artifact]) -> None:
+    names = [store[0].manifest.key[:8]] if by == "key" else ["Tiny"]
+    assert cli("cache", "rm", *names, "--dry-run").err.startswith("Would remove ")
+    assert len(ArtifactStore().entries()) == 2
+    assert cli("cache", "rm", *names).code == 0
+    assert [entry.key for entry in ArtifactStore().entries()] == ([store[1].manifest.key] if by == "key" else [])
+
+
+@pytest.mark.parametrize("names", [(), ("Tniy",), ("ab",)], ids=str)
+def test_rm_of_what_is_not_there(names: tuple[str, ...], cli: Cli, store: list[Artifact]) -> None:
+    result = cli("cache", "rm", *names)
+    assert (result.code, len(ArtifactStore().entries())) == (2, 2)
+    assert ("Did you mean 'Tiny'?" in result.err) == (names == ("Tniy",))
+
+
+def test_ls_names_models_as_they_were_loaded(cli: Cli, checkpoint: Path, package: Path) -> None:
+    models = {line.split()[2] for line in cli("cache", "ls").out.splitlines()[1:]}
+    assert checkpoint.name in models
+
+
 def test_ls_json(cli: Cli, store: list[Artifact]) -> None:
     found = cli("cache", "ls", "--json").json
     assert found["root"] == str(ArtifactStore().root)

@@ -12,7 +12,9 @@ DOCUMENTS = sorted([ROOT / "README.md", *SOURCE.glob("*.md")])
 """What is written for users; every example in it is run."""
 ALL_TEXTS = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 
-_FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
+_REMARK = r"(?:^<!-- (?P<remark>no-run: [^\n]*) -->\n)?"
+"""Before a fence: on it, the site's Markdown would not take it for one."""
+_FENCE = re.compile(_REMARK + r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\((?P<to>[^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (?P<title>.+)$", re.MULTILINE)
 
@@ -26,7 +28,7 @@ class Block:
     """Where its first line of content is, from 1."""
     language: str
     remark: str
-    """What follows the language in the fence."""
+    """Why it is not run, or what follows the language in the fence."""
     text: str
 
     @property
@@ -52,7 +54,7 @@ def blocks(path: Path) -> list[Block]:
 def _block(path: Path, content: str, match: re.Match[str]) -> Block:
     language, _, remark = match["info"].strip().partition(" ")
     line = content.count("\n", 0, match.start("text")) + 1
-    return Block(path, line, language, remark.strip(), match["text"])
+    return Block(path, line, language, match["remark"] or remark.strip(), match["text"])
 
 
 def prose(path: Path) -> str:

@@ -1,0 +1,43 @@
+"""What the documented installation gives: a package that no folder shadows, types, and the right torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """What a command prints, outside of the clone."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    ended = subprocess.run(
+        list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, check=True
+    )
+    return ended.stdout
+
+
+def test_a_clone_beside_a_script_does_not_shadow_the_package(tmp_path: Path) -> None:
+    (tmp_path / "QEfficient").mkdir()
+    assert run(sys.executable, "-c", "from QEfficient import from_package; print(1)", cwd=tmp_path) == "1\n"
+
+
+@pytest.mark.sweep
+def test_type_checkers_see_the_types(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from QEfficient import QEFFAutoModelForCausalLM as C\nreveal_type(C.from_pretrained('x'))\n")
+    shown = run(sys.executable, "-m", "mypy", "--config-file=", "--follow-imports=silent", script, cwd=tmp_path)
+    assert 'Revealed type is "QEfficient.transformers.models.causal_lm.QEFFAutoModelForCausalLM"' in shown
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize("index", ["", "https://example.org/cpu"])
+def test_make_installs_torch_from_the_index_that_is_named(index: str) -> None:
+    commands = run("make", "--dry-run", "--always-make", "install", f"TORCH_INDEX={index}", cwd=ROOT)
+    (torch,) = (line for line in commands.splitlines() if line.endswith(" torch"))
+    assert ("--index-url https://example.org/cpu" in torch) == bool(index)
