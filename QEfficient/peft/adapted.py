@@ -88,6 +88,7 @@ class AdaptedCausalLM(QEFFAutoModelForCausalLM):
         adapter = read_adapter(adapter_name, resolve_adapter(adapter_model_id, **hub_options))
         check_fits(self._base(), adapter)
         self._adapters[adapter_name] = adapter
+        self._adapted = None
         self._adapters_changed()
         return len(self._adapters)
 
@@ -109,6 +110,7 @@ class AdaptedCausalLM(QEFFAutoModelForCausalLM):
         del self._adapters[adapter_name]
         if self._active == adapter_name:
             self._active = None
+        self._adapted = None
         self._adapters_changed()
 
     def get_adapter_config(self, adapter_name: str) -> LoraConfig:
@@ -145,8 +147,9 @@ class AdaptedCausalLM(QEFFAutoModelForCausalLM):
         base = self._base()
         if not self._adapters:
             return base
-        # A parameter that was read, or replaced by the user, is another one.
-        state = [id(base), *map(id, base.parameters()), *map(id, self._adapters.values())]
+        # A parameter that was read, or replaced by the user, is another one; the copy has the old ones, so that no new
+        # one gets the id of one of them.
+        state = [id(base), *map(id, base.parameters())]
         if self._adapted is None or self._adapted[0] != state:
             self._adapted = (state, self._with_adapters(base))
         return self._adapted[1]

@@ -78,6 +78,8 @@ def test_each_prompt_gets_the_tokens_of_its_adapter(root: Path, architecture: st
     model.compile(target=target, **COMPILE)
     assert model._open().body.lowering == ("paged" if target == "cpu" else "retained")
     assert answers(model, PROMPTS, adapter=NAMES) == wanted
+    ids = model._open().body.graph.inputs["lora_ids"]
+    assert (ids.dtype, ids.shape) == (("i64", (1, -1)) if target == "cpu" else ("int64", (-1, 1)))
     model.close()
 
 

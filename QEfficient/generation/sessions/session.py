@@ -61,8 +61,9 @@ class SessionInfo:
             return self.adapters.index(name) + 1
         if not self.adapters:
             raise OptionError(
-                f"adapter={name!r}: this package selects no adapters by prompt. Load the model with "
-                "QEffAutoLoraModelForCausalLM, load_adapter() and compile it."
+                f"adapter={name!r}: this package selects no adapters by prompt. Where its adapters take turns, call "
+                "set_adapter(); else load the model with QEffAutoLoraModelForCausalLM and the adapter with "
+                "load_adapter(), and compile it."
             )
         raise OptionError(
             f"There is no adapter {name!r}.{nearest(str(name), self.adapters)} The package has "
