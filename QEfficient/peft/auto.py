@@ -102,22 +102,22 @@ class QEFFAutoPeftModelForCausalLM(AdaptedCausalLM):
         return supplied_shapes(list(self._adapters.values()))
 
     def _plan(self, options: CausalLMCompileOptions, target: Target) -> CausalLMPlan:
-        if not self._adapters:
-            raise LifecycleError("The model has no adapter yet: call load_adapter() first.")
-        plan = super()._plan(options, target)
         supplied = tuple((path, *sizes) for path, sizes in self._shapes.items())
-        return plan.replaced(supplied=supplied, keeps_supplied=target.has_static_shapes)
+        keeps = bool(supplied) and target.has_static_shapes
+        return super()._plan(options, target).replaced(supplied=supplied, keeps_supplied=keeps)
 
     def _graphs(self, plan: CausalLMPlan) -> dict[str, TaskGraph]:
+        graphs = super()._graphs(plan)
+        if not plan.supplied:
+            return graphs
         shapes = {path: (in_features, rank, out_features) for path, in_features, rank, out_features in plan.supplied}
         return {
-            name: with_supplied_inputs(graph, shapes, is_retained=plan.keeps_supplied)
-            for name, graph in super()._graphs(plan).items()
+            name: with_supplied_inputs(graph, shapes, is_retained=plan.keeps_supplied) for name, graph in graphs.items()
         }
 
     def _session(self, plan: CausalLMPlan, options: CausalLMCompileOptions, target: Target) -> DecoderRecord:
         adapters = tuple(AdapterRecord(name=each.name, digest=each.digest) for each in self._adapters.values())
-        return replace(super()._session(plan, options, target), adapters=adapters, takes_turns=True)
+        return replace(super()._session(plan, options, target), adapters=adapters, takes_turns=bool(adapters))
 
     def write_side_files(self, folder: Path) -> None:
         super().write_side_files(folder)
@@ -135,6 +135,8 @@ class QEFFAutoPeftModelForCausalLM(AdaptedCausalLM):
         adapter = self._adapters.get(name or BASE)
         if self._supplied_to != (compiled, adapter or name):
             inputs = None if adapter is None else _inputs(adapter, _shapes_of(compiled, adapter))
+            if not compiled.record.takes_turns:
+                return compiled
             compiled.set_adapter(name or BASE, inputs)
             self._supplied_to = (compiled, adapter or name)
         return compiled

@@ -208,6 +208,15 @@ def test_other_classes_name_the_one_for_adapters(root: Path) -> None:
         QEffAutoPeftModelForCausalLM(type("PeftModel", (), {"peft_config": {}})())
 
 
-def test_a_model_without_an_adapter_is_not_compiled() -> None:
-    with pytest.raises(LifecycleError, match="load_adapter"):
-        QEffAutoPeftModelForCausalLM(base()).compile(target="cpu")
+def test_without_adapters_the_package_is_the_plain_model(root: Path) -> None:
+    plain, model = QEFFAutoModelForCausalLM(base()), QEffAutoPeftModelForCausalLM(base())
+    options = {"target": "cpu", **COMPILE}
+    assert model.package_ingredients(**options) == plain.package_ingredients(**options)
+    with model:
+        model.compile(**options)
+        assert answers(model, PROMPTS) == expected(root, "base")
+        model.load_adapter(root / "a", "a")
+        with pytest.raises(LifecycleError, match=r"compiled for none there. Call compile\(\) again"):
+            model.generate(PROMPTS)
+        model.set_adapter("base")
+        assert answers(model, PROMPTS) == expected(root, "base")
