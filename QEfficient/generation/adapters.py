@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from safetensors.numpy import load_file, save_file
 from QEfficient.contract import GraphRecord
 from QEfficient.errors import CorruptArtifact
 
+_MATRIX = re.compile(r"\.lora_[AB]\.weight$")
+"""Names of inputs with an adapter's matrices."""
 FOLDER = "adapters"
 """Of a package: a file for each adapter whose matrices the graph takes as inputs."""
 
@@ -47,9 +50,12 @@ def read_adapter(path: Path, graph: GraphRecord) -> dict[str, np.ndarray]:
         inputs = load_file(path)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CorruptArtifact(f"{path} cannot be read: {error}. Compile again.") from error
-    for name, value in inputs.items():
-        expected = graph.inputs.get(name)
-        if expected is None or value.dtype != np.float32 or value.shape != expected.shape:
-            wanted = "no such input" if expected is None else f"float32 {expected.shape}"
-            raise CorruptArtifact(f"{path}: '{name}' is {value.dtype} {value.shape}, the graph has {wanted}.")
+    expected = {name: binding.shape for name, binding in graph.inputs.items() if _MATRIX.search(name)}
+    shapes = {name: value.shape for name, value in inputs.items() if value.dtype == np.float32}
+    if shapes != expected:
+        name = min(name for name in {*shapes, *expected, *inputs} if shapes.get(name) != expected.get(name))
+        raise CorruptArtifact(
+            f"{path}: '{name}' has the shape {shapes.get(name)} in float32, the graph's is {expected.get(name)}. "
+            "Compile again."
+        )
     return inputs

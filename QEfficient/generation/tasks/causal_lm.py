@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 
 import numpy as np
 
-from QEfficient.contract import BASE, Count
+from QEfficient.contract import BASE, LORA_IDS, Count
 from QEfficient.errors import CapacityError, CorruptArtifact, LifecycleError, OptionError, nearest
 from QEfficient.generation.adapters import AdapterRecord, adapter_file, read_adapter
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
@@ -64,6 +64,9 @@ class DecoderRecord:
                 f"state_rows={self.state_rows}, num_slots={self.num_slots}, chunk_len={self.chunk_len} and "
                 f"ctx_len={self.ctx_len} do not fit together"
             )
+        names = self.adapter_names
+        if len({*names, BASE}) <= len(names) or (self.takes_turns and not names):
+            raise ValueError(f"adapters {list(names)} with takes_turns={self.takes_turns} are no adapters")
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -268,6 +271,8 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
         record = self.record
         info = record.session_info(is_ragged=self.body.lowering == "paged")
         self._check_width("logits", self.record.vocab_size, "vocab_size")
+        if (LORA_IDS in self.body.graph.inputs) != bool(info.adapters):
+            raise self._not_ours(f"its adapters are {list(info.adapters)}, its graph's inputs fit other ones")
         if info.is_ragged:
             from QEfficient.generation.sessions.paged import PagedSession  # imports OpenVINO
 
