@@ -30,7 +30,7 @@ IMPORT_S = 0.3
 # Lowest first; a module imports from its own level and from those before it.
 LEVELS = (
     ("errors", "version", "output", "progress", "forks", "interrupts", "machine", "telemetry"),
-    ("options", "contract", "targets", "tasks", "generation_config"),
+    ("options", "option_types", "contract", "targets", "tasks", "generation_config"),
     ("store",),
     ("transformers", "processing"),
     ("exporter",),
@@ -56,6 +56,7 @@ LIGHT = frozenset(
         "machine",
         "telemetry",
         "options",
+        "option_types",
         "targets",
         "tasks",
         "contract",

@@ -6,8 +6,10 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import option_types
 import pytest
 
+import QEfficient
 from QEfficient import options
 from QEfficient.errors import OptionError
 from QEfficient.options import (
@@ -189,3 +191,13 @@ def test_a_refusal_says_why(kind: type[CompileOptions]) -> None:
         for backend in BACKENDS:
             support = kind.support(field.name, backend)
             assert support in (HONOURED, IGNORED) or " " in str(support), (field.name, backend, support)
+
+
+def test_keyword_arguments_are_typed_as_the_options_are() -> None:
+    assert option_types.TARGET.read_text(encoding="utf-8") == option_types.written(), "run python -m option_types"
+
+
+@pytest.mark.parametrize("name", sorted(name for name in QEfficient.__all__ if name.startswith("QEFFAutoModel")))
+def test_help_lists_the_options(name: str) -> None:
+    cls = getattr(QEfficient, name)
+    assert [field.name for field in fields(cls.options_class) if f"{field.name}: " not in cls.compile.__doc__] == []

@@ -25,7 +25,7 @@ from QEfficient.contract import (
     Plan,
 )
 from QEfficient.options import CompileOptions
-from QEfficient.progress import stage
+from QEfficient.progress import long_stage
 from QEfficient.store.artifacts import Artifact, home
 from QEfficient.store.digests import digest, json_safe
 from QEfficient.store.files import storage_errors, user_path
@@ -99,7 +99,7 @@ class Compilation:
     def _program(self) -> Artifact:
         def build(folder: Path) -> dict[str, Any]:
             onnx = self.model.export_plan(self.plan)
-            with stage("Compiling", f"{self.model.model_name} for {self.target.name}"):
+            with long_stage("Compiling", f"{self.model.model_name} for {self.target.name}"):
                 graphs = {name: self._compile(name, onnx, folder) for name in self.jobs}
             onnx.link_into(folder, {file for graph in graphs.values() for file in graph.data_files})
             return {"graphs": {name: asdict(graph) for name, graph in graphs.items()}}

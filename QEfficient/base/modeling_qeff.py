@@ -10,8 +10,9 @@ import logging
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from QEfficient.base.compilation import Compilation, first_graph
@@ -20,7 +21,7 @@ from QEfficient.base.plan_resolution import first_exportable
 from QEfficient.contract import ONNX, PACKAGE, CompileJob, PackageBody, Plan, Specialization
 from QEfficient.errors import CapacityError, ExportError, LifecycleError, OptionError, nearest
 from QEfficient.options import CompileOptions
-from QEfficient.progress import stage
+from QEfficient.progress import long_stage, stage
 from QEfficient.store.artifacts import Artifact, ArtifactStore, Build, Built, write_artifact
 from QEfficient.store.digests import hash_file, json_safe
 from QEfficient.store.files import check_free_space, list_files
@@ -74,8 +75,15 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
     keeps_state: ClassVar[bool] = False
     """Whether a package keeps state between runs, which a lowering has to express."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Document ``compile`` with the options of the class."""
+        super().__init_subclass__(**kwargs)
+        if "compile" in cls.__dict__:
+            cls.compile.__doc__ = _documented(QEFFBaseModel.compile.__doc__, getattr(cls, "options_class", None))
+
     def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
         super().__init__()
+        _check_is_model(type(self).__name__, model)
         self._model = model
         self.tokenizer = tokenizer
         self.onnx_path: Path | None = None
@@ -430,7 +438,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         def build(folder: Path) -> Built:
             weights_bytes = sum(each.numel() * each.element_size() for each in self._loaded().parameters())
             check_free_space(folder, weights_bytes, "the exported weights")
-            with stage("Exporting", self.model_name):
+            with long_stage("Exporting", self.model_name):
                 exported = export_onnx(self._graphs(plan), self._weights(), folder, transforms=plan.transforms)
             return Built({"graphs": exported.graphs}, exported.files)
 
@@ -476,3 +484,32 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
         if self.tokenizer is not None:
             save_tokenizer(self.tokenizer, folder / FOLDER, self.config.name_or_path or self.model_name)
+
+
+_OPTIONS = "options: see the class's options."
+
+
+def _documented(doc: str | None, options: type[CompileOptions] | None) -> str | None:
+    """The docstring of ``compile``, with a line for each option."""
+    if doc is None or options is None:
+        return doc
+    indent = " " * 16
+    listed = [f"{field.name}: {options.help(field.name)}" for field in fields(options)]
+    lines = [
+        fill(line, 120, initial_indent=indent, subsequent_indent=f"{indent}    ", break_on_hyphens=False)
+        for line in listed
+    ]
+    return doc.replace(_OPTIONS, "\n".join(["options:", *lines]))
+
+
+def _check_is_model(class_name: str, model: Any) -> None:
+    """
+    Raises:
+        OptionError: it is none, but the name of one or something else.
+    """
+    if model is None or hasattr(model, "config"):
+        return
+    shown = f"{model!r:.80}"
+    is_named = isinstance(model, str | os.PathLike)
+    cure = f"load it with {class_name}.from_pretrained({shown})" if is_named else "pass a PreTrainedModel"
+    raise OptionError(f"{class_name} takes a Hugging Face model, got a {type(model).__name__} ({shown}): {cure}.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from QEfficient.cloud.chat import Chat
 from QEfficient.cloud.generate_args import Question
-from QEfficient.cloud.terminal import Output, note
+from QEfficient.cloud.terminal import Output, remark
 from QEfficient.progress import stage
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _complete(
         if question.as_json:
             return out.json(_described(compiled, prompts, info))
         out.write(_texts(prompts, info))
-    return note(info.speed)
+    return remark(info.speed)
 
 
 def _texts(prompts: list[str], info: CloudAI100ExecInfo) -> str:

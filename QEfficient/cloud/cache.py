@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.click_options import JSON, LOGGING, Flag, flags
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, note, run
 from QEfficient.contract import PACKAGE
@@ -31,7 +31,7 @@ def command() -> None:
 
 
 @command.command("ls", cls=Command)
-@flags(JSON, VERBOSE)
+@flags(JSON, *LOGGING)
 @click.pass_obj
 def list_entries(out: Output, /, *, as_json: bool) -> None:
     """List what is in the store."""
@@ -43,7 +43,7 @@ def list_entries(out: Output, /, *, as_json: bool) -> None:
 
 @command.command("why", cls=Command)
 @model_flags
-@flags(JSON, VERBOSE)
+@flags(JSON, *LOGGING)
 @compile_flags
 @click.pass_obj
 def why(out: Output, /, *, source: ModelSource | None, as_json: bool, compile_options: dict[str, Any]) -> None:
@@ -71,7 +71,7 @@ def _short(value: object) -> str:
 
 
 @command.command("verify", cls=Command)
-@flags(JSON, VERBOSE)
+@flags(JSON, *LOGGING)
 @click.pass_obj
 def verify(out: Output, /, *, as_json: bool) -> int:
     """Read every byte of every entry; damaged ones go to quarantine and are made again when they are needed.
@@ -121,7 +121,7 @@ class _Age(click.ParamType):
 
 @command.command("rm", cls=Command)
 @click.argument("names", nargs=-1, metavar="KEY|MODEL...")
-@flags(Flag(["--dry-run"], is_flag=True, help="Only list what would be removed."), JSON, VERBOSE)
+@flags(Flag(["--dry-run"], is_flag=True, help="Only list what would be removed."), JSON, *LOGGING)
 @click.pass_obj
 def remove(out: Output, /, *, names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     """Remove entries by the beginning of their key, or all of a model by its name, as 'ls' shows them."""
@@ -167,7 +167,7 @@ _PRUNE_FLAGS = (
 
 
 @command.command("prune", cls=Command)
-@flags(*_PRUNE_FLAGS, JSON, VERBOSE)
+@flags(*_PRUNE_FLAGS, JSON, *LOGGING)
 @click.pass_obj
 def prune(
     out: Output,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from functools import wraps
@@ -214,9 +215,14 @@ def with_device_group(compile_options: dict[str, Any], device_group: list[int] |
     return {**compile_options, "num_devices": count}
 
 
-def _start_logging(ctx: click.Context, param: click.Parameter, verbose: bool) -> None:
+def _log_all(ctx: click.Context, param: click.Parameter, verbose: bool) -> None:
     if verbose:
-        log_to_stderr(verbose=True)
+        log_to_stderr(logging.INFO)
+
+
+def _log_errors(ctx: click.Context, param: click.Parameter, quiet: bool) -> None:
+    if quiet:
+        log_to_stderr(logging.ERROR)
 
 
 VERBOSE = Flag(
@@ -224,7 +230,17 @@ VERBOSE = Flag(
     is_flag=True,
     is_eager=True,
     expose_value=False,
-    callback=_start_logging,
+    callback=_log_all,
     help="Log each stage with its duration; show tracebacks of errors.",
 )
+QUIET = Flag(
+    ["-q", "--quiet"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_log_errors,
+    help="Show results and errors alone: no progress, no warnings, no speed.",
+)
+LOGGING = (VERBOSE, QUIET)
+"""Of every command."""
 JSON = Flag(["as_json", "--json"], is_flag=True, help="Print one JSON document.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.click_options import JSON, LOGGING, Flag, flags
 from QEfficient.cloud.model_args import (
     ADAPTER,
     ModelSource,
@@ -29,7 +29,7 @@ _FLAGS = (
     ADAPTER,
     Flag(["--onnx-path"], hidden=True),
     JSON,
-    VERBOSE,
+    *LOGGING,
 )
 
 

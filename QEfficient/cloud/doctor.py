@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import tempfile
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.click_options import JSON, VERBOSE, flags
+from QEfficient.cloud.click_options import JSON, LOGGING, flags
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.compile import qaic_sdk, qnn_compiler
 from QEfficient.compile.qaic_sdk import QaicSDK
@@ -28,7 +29,7 @@ _PLATFORM = "install the Cloud AI 100 Platform SDK from Qualcomm"
 
 
 @click.command("doctor", cls=Command)
-@flags(JSON, VERBOSE)
+@flags(JSON, *LOGGING)
 @click.pass_obj
 def command(out: Output, /, *, as_json: bool) -> int:
     """Say what works on this machine and what is missing.
@@ -111,9 +112,18 @@ def _home() -> dict[str, Any]:
     return {
         "path": str(folder),
         "is_set": "QEFF_HOME" in os.environ,
-        "is_writable": existing.is_dir() and os.access(existing, os.W_OK),
+        "is_writable": existing.is_dir() and _takes_files(existing),
         "free_bytes": shutil.disk_usage(_nearest_folder(existing)).free,
     }
+
+
+def _takes_files(folder: Path) -> bool:
+    """By trying: permissions say nothing of a file system that is full, read-only or not a disk's."""
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".qefficient-doctor-"):
+            return True
+    except OSError:
+        return False
 
 
 def _nearest_folder(path: Path) -> Path:

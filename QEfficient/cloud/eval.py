@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, as_flag, flags
+from QEfficient.cloud.click_options import JSON, LOGGING, Flag, as_flag, flags
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags_or, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
@@ -27,7 +27,7 @@ _FLAGS = (
     ),
     Flag(["--max-tokens"], type=int, metavar="N", help="Read only so many tokens of the text."),
     JSON,
-    VERBOSE,
+    *LOGGING,
 )
 
 

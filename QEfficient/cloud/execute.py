@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from QEfficient.cloud.answer import answer
-from QEfficient.cloud.click_options import VERBOSE, DeviceGroup, Flag, flags
+from QEfficient.cloud.click_options import LOGGING, DeviceGroup, Flag, flags
 from QEfficient.cloud.generate_args import Question, question_flags
 from QEfficient.cloud.terminal import Command, Output, note, run
 from QEfficient.contract import PackageBody
@@ -28,7 +28,7 @@ _FLAGS = (
     Flag(["token", "--token", "--hf-token"], section=_UPSTREAM, metavar="TOKEN", help="For gated models."),
     Flag(["--full-batch-size"], section=_UPSTREAM, type=int, metavar="N", help="Checked against the package."),
     Flag(["--device-group"], section=_UPSTREAM, type=DeviceGroup(), metavar="[N,N]", help="Cards to run on."),
-    VERBOSE,
+    *LOGGING,
 )
 
 

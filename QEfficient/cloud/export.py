@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.click_options import JSON, LOGGING, Flag, flags
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
 
 
 @click.command("export", cls=Command)
 @model_flags
-@flags(Flag(["--export-dir"], metavar="DIR", help="A folder to write to instead of the store."), JSON, VERBOSE)
+@flags(Flag(["--export-dir"], metavar="DIR", help="A folder to write to instead of the store."), JSON, *LOGGING)
 @compile_flags
 @click.pass_obj
 def command(

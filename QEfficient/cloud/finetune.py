@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, as_flag, flags, option_flags
+from QEfficient.cloud.click_options import JSON, LOGGING, Flag, as_flag, flags, option_flags
 from QEfficient.cloud.model_args import ModelSource, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, note, run
 from QEfficient.errors import OptionError
@@ -55,7 +55,7 @@ _UPSTREAM = [Flag([name, as_flag(name)], hidden=True, is_flag=name in _SWITCHES)
 @click.command("finetune", cls=Command)
 @model_flags
 @option_flags("options", "Fine-tuning", FinetuneOptions)
-@flags(_CONFIG, JSON, VERBOSE, *_UPSTREAM)
+@flags(_CONFIG, JSON, *LOGGING, *_UPSTREAM)
 @click.pass_obj
 def command(
     out: Output,

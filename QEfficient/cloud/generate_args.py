@@ -6,15 +6,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from QEfficient.cloud.click_options import JSON, Flag, Function, flags, option_flags
-from QEfficient.errors import OptionError
+from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.prompts import read_prompts
 from QEfficient.options import SamplingOptions
 from QEfficient.tasks import TASKS
+
+if TYPE_CHECKING:
+    from QEfficient.base.modeling_qeff import QEFFBaseModel
 
 _SECTION = "Prompts and answers"
 _STDIN = "-"
@@ -62,6 +65,22 @@ class Question:
             raise OptionError(f"This model is {TASKS[task].kind}, which has no adapters: leave --use-adapter out.")
         if self.images and task in TASKS and not TASKS[task].load_compiled().takes_images:
             raise OptionError(f"This model is {TASKS[task].kind}, which sees no images: leave --image-path out.")
+
+    def check_tokenizer(self, model: QEFFBaseModel) -> None:
+        """Before a compilation, which would be for nothing.
+
+        Raises:
+            LifecycleError: the model has no tokenizer.
+            OptionError: the chat needs a template, and the model has none.
+        """
+        processor = getattr(model, "processor", None)
+        if model.tokenizer is None and processor is None:
+            raise LifecycleError(
+                f"{model.source_name} has no tokenizer, which prompts of text need: put its files into the folder, or "
+                "use Python, where generate() takes token ids and tokenizer=."
+            )
+        if self.chat and not any(getattr(each, "chat_template", None) for each in (model.tokenizer, processor)):
+            raise OptionError(f"{model.source_name} has no chat template: use --prompt instead of --chat.")
 
     @property
     def options(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from QEfficient.cloud.answer import answer
-from QEfficient.cloud.click_options import VERBOSE, flags
+from QEfficient.cloud.click_options import LOGGING, flags
 from QEfficient.cloud.generate_args import Question, question_flags
 from QEfficient.cloud.model_args import (
     ADAPTER,
@@ -29,7 +29,7 @@ from QEfficient.errors import OptionError
 @model_flags
 @question_flags
 @compile_flags
-@flags(ADAPTER, VERBOSE)
+@flags(ADAPTER, *LOGGING)
 @click.pass_obj
 def command(
     out: Output,
@@ -68,6 +68,7 @@ def _package(
     model = source.load(adapters)  # its memory is freed before the package is opened
     check_options(model, compile_options)
     question.check_task(model.task)
+    question.check_tokenizer(model)
     return model.compile(**compile_options)
 
 

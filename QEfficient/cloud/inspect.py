@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.click_options import JSON, VERBOSE, flags, option_flags
+from QEfficient.cloud.click_options import JSON, LOGGING, flags, option_flags
 from QEfficient.cloud.model_args import ModelSource, model_flags, required
 from QEfficient.cloud.stored_description import describe_model
 from QEfficient.cloud.terminal import OTHER, Command, Output, run
@@ -20,7 +20,7 @@ _LENS: dict[str, type[Options]] = {"ctx_len": CausalLMCompileOptions, "encoder_c
 @click.command("inspect", cls=Command)
 @model_flags
 @option_flags("options", OTHER, *_LENS.values(), only=tuple(_LENS))
-@flags(JSON, VERBOSE)
+@flags(JSON, *LOGGING)
 @click.pass_obj
 def command(out: Output, /, *, source: ModelSource | None, options: dict[str, Any], as_json: bool) -> None:
     """Describe a model and how each target would run it.

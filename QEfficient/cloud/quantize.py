@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags, option_flags
+from QEfficient.cloud.click_options import JSON, LOGGING, Flag, flags, option_flags
 from QEfficient.cloud.model_args import ModelSource, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, note, run
 from QEfficient.errors import OptionError
@@ -26,7 +26,7 @@ _FLAGS = (
     Flag(["--eval-text"], metavar="FILE", help="Text to measure perplexity on, before and after."),
     Flag(["--plot"], metavar="FILE", help="Where to draw the layers' errors, as PNG; needs matplotlib."),
     JSON,
-    VERBOSE,
+    *LOGGING,
 )
 
 

@@ -16,6 +16,7 @@ import click
 
 from QEfficient.errors import OptionError, QEffError
 from QEfficient.output import can_encode, encodable
+from QEfficient.progress import STARTED
 
 OTHER = "Other options"
 _BAD_USAGE, _INTERRUPTED = 2, 130
@@ -90,6 +91,12 @@ def note(text: str) -> None:
     print(encodable(text, sys.stderr), file=sys.stderr, flush=True)
 
 
+def remark(text: str) -> None:
+    """:func:`note` of what ``--quiet`` leaves out."""
+    if logging.getLogger("QEfficient").isEnabledFor(logging.WARNING):
+        note(text)
+
+
 class _CommandSettings(TypedDict, total=False):
     """Arguments of :class:`click.Command`."""
 
@@ -125,13 +132,17 @@ class Command(click.Command):
                 formatter.write_dl(records)
 
 
-def log_to_stderr(verbose: bool) -> None:
-    """Show the library's log: warnings, with ``verbose`` also its stages. Logs of other libraries do not change."""
+def log_to_stderr(level: int | None = None) -> None:
+    """Show the library's log. Logs of other libraries do not change.
+
+    Args:
+        level: default: warnings, and where no terminal shows progress, also which long stages start.
+    """
     logger = logging.getLogger("QEfficient")
-    logger.setLevel(logging.INFO if verbose else logging.WARNING)
+    logger.setLevel(level or (logging.WARNING if sys.stderr.isatty() else STARTED))
     logger.propagate = False
     logger.handlers = [_StderrHandler()]
-    if not verbose and not sys.warnoptions:
+    if level != logging.INFO and not sys.warnoptions:
         # Warnings of libraries for developers of other libraries.
         for category in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
@@ -141,7 +152,8 @@ class _StderrHandler(logging.Handler):
     """Writes to the current sys.stderr, which a progress display replaces while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        note(f"{record.levelname.lower()}: {record.getMessage()}")
+        level = "" if record.levelno == STARTED else f"{record.levelname.lower()}: "
+        note(f"{level}{record.getMessage()}")
 
 
 def run(command: click.Command, args: Sequence[str] | None = None, prog_name: str | None = None) -> NoReturn:
@@ -152,7 +164,7 @@ def run(command: click.Command, args: Sequence[str] | None = None, prog_name: st
         args: default: those of the process.
         prog_name: how the command is called in messages; default: as the process was started.
     """
-    log_to_stderr(verbose=False)
+    log_to_stderr()
     try:
         code = command.main(args, prog_name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from QEfficient.cloud.click_options import VERBOSE, Flag, flags
+from QEfficient.cloud.click_options import LOGGING, Flag, flags
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, named_model_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
@@ -49,7 +49,7 @@ _FLAGS = (
         default="txt",
         help="Plain text, subtitles, or JSON. [default: txt]",
     ),
-    VERBOSE,
+    *LOGGING,
 )
 
 

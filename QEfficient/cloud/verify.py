@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from QEfficient.cloud.click_options import JSON, VERBOSE, Flag, flags
+from QEfficient.cloud.click_options import JSON, LOGGING, Flag, flags
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
 from QEfficient.generation.prompts import read_prompts
-from QEfficient.progress import stage
+from QEfficient.progress import long_stage
 from QEfficient.targets import choose_target
 from QEfficient.tasks import TASKS
 
@@ -46,7 +46,7 @@ _FLAGS = (
         help="Where to write the nodes that must stay in fp32, if fp16 overflows; for --node-precision-info.",
     ),
     JSON,
-    VERBOSE,
+    *LOGGING,
 )
 
 
@@ -85,7 +85,7 @@ def command(
     texts = list(prompt) or (None if prompts_txt_file_path is not None else list(PROMPTS))
     prompts = read_prompts(texts, prompts_txt_file_path)
     package = model.compile(**compile_options)
-    with stage("Comparing", f"{len(prompts)} prompts with Hugging Face"):
+    with long_stage("Comparing", f"{len(prompts)} prompts with Hugging Face"):
         report = model.verify(
             prompts, generation_len=generation_len, node_precision_out=node_precision_info_out, **images
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from QEfficient.compile.custom_io import NODES_FILE, PRECISION_KEYS, read_node_precision_info
 from QEfficient.errors import OptionError
 from QEfficient.options import CausalLMCompileOptions
-from QEfficient.progress import stage
+from QEfficient.progress import long_stage
 from QEfficient.store.files import storage_errors
 from QEfficient.targets import Target
 from QEfficient.verify.numeric_report import NumericReport
@@ -81,7 +81,7 @@ def examine_package(
         nodes=nodes,
     )
     try:
-        with stage("Examining", f"{len(prompts)} prompts in float32 and fp16"):
+        with long_stage("Examining", f"{len(prompts)} prompts in float32 and fp16"):
             examination = examine(subject, prompts)
     except Rejected as error:
         logger.warning("The model's numerics were not examined, because the simulator cannot run its graph: %s", error)

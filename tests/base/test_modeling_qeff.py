@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_models
@@ -136,6 +137,12 @@ for output in sys.argv[2:]:  # they share what the parent has imported
     children.append(pid)
 sys.exit(any(os.waitpid(pid, 0)[1] for pid in children))
 """
+
+
+@pytest.mark.parametrize(("model", "says"), [("some/model", "from_pretrained"), (3, "pass a PreTrainedModel")])
+def test_what_is_no_model_is_refused(model: Any, says: str) -> None:
+    with pytest.raises(OptionError, match=says):
+        QEFFAutoModelForCausalLM(model)
 
 
 def test_eight_processes_compile_one_thing_once(checkpoint: Path, own_home: Path, tmp_path: Path) -> None:

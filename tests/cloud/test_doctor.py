@@ -72,10 +72,10 @@ def test_missing_packages_are_an_answer(cli: Cli, monkeypatch: pytest.MonkeyPatc
     assert "cpu     no        the package 'openvino' is not installed" in result.out
 
 
-def test_home_that_cannot_be_written(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "file"
-    file.write_text("no folder")
-    monkeypatch.setenv("QEFF_HOME", str(file / "home"))
+@pytest.mark.parametrize("place", ["file/home", "/proc/home"])
+def test_home_that_cannot_be_written(place: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("QEFF_HOME", str(tmp_path / place))
     result = cli("doctor")
     assert result.code == 1
     assert "NOT WRITABLE" in result.out

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import image_text_models
 import pytest
 from cloud.commands import COMPILE, Cli, run_python
 from image_text.pictures import images
+
+from QEfficient.store.artifacts import ArtifactStore
 
 PROMPT = "My name is"
 SHORT = ("--generation-len", "6")
@@ -131,3 +134,23 @@ def test_images_are_for_models_that_see(cli: Cli, checkpoint: Path, pictures: li
     result = cli("infer", checkpoint, *COMPILE, "--prompt", PROMPT, "--image-path", pictures[0])
     assert (result.code, result.out) == (2, "")
     assert "which sees no images: leave --image-path out" in result.err
+
+
+@pytest.mark.parametrize(
+    ("missing", "flags", "says"),
+    [
+        ("tokenizer.json", ("-p", "hi"), "has no tokenizer"),
+        ("chat_template.jinja", ("--chat",), "has no chat template: use --prompt"),
+    ],
+)
+def test_what_no_answer_can_do_without_is_missed_before_the_compilation(
+    missing: str, flags: tuple[str, ...], says: str, cli: Cli, checkpoint: Path, own_home: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bare"
+    shutil.copytree(checkpoint, folder)
+    for file in [folder / missing, *(folder.glob("tokenizer*") if "tokenizer" in missing else ())]:
+        file.unlink(missing_ok=True)
+    result = cli("infer", folder, *flags)
+    assert result.code != 0
+    assert f"bare {says}" in result.err
+    assert [entry for entry in ArtifactStore().entries() if entry.kind == "package"] == []

@@ -136,3 +136,17 @@ def test_verify_encoder(cli: Cli, encoder: Path) -> None:
     result = cli("verify", encoder)
     assert (result.code, result.out) == (2, "")
     assert "BertModel is not a causal language model" in result.err
+
+
+def test_a_pipe_says_which_long_stages_start(cli: Cli, checkpoint: Path, own_home: Path) -> None:
+    compiled = ("compile", checkpoint, "--ctx-len", "48", "--target", "cpu")
+    lines = cli(*compiled).err.splitlines()
+    assert lines[:2] == ["Exporting LlamaForCausalLM ...", "Compiling LlamaForCausalLM for cpu ..."]
+    assert cli(*compiled, "--prefill-seq-len", "16", "--quiet").err == ""
+
+
+def test_quiet_leaves_out_the_speed(cli: Cli, package: Path) -> None:
+    asked = ("execute", package, "-p", "My name is", "--generation-len", "3")
+    assert "tokens/s" in cli(*asked).err
+    quiet = cli(*asked, "-q")
+    assert (quiet.err, quiet.out) == ("", cli(*asked).out)

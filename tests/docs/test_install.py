@@ -15,11 +15,13 @@ ROOT = Path(__file__).parents[2]
 
 def run(*command: str | Path, cwd: Path) -> str:
     """What a command prints, outside of the clone."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    ended = subprocess.run(
-        list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, check=True
-    )
-    return ended.stdout
+    words = [*map(str, command)]
+    return subprocess.run(words, cwd=cwd, env=outside(), capture_output=True, text=True, check=True).stdout
+
+
+def outside() -> dict[str, str]:
+    """The environment of somebody who has installed the package."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def test_a_clone_beside_a_script_does_not_shadow_the_package(tmp_path: Path) -> None:
@@ -30,9 +32,17 @@ def test_a_clone_beside_a_script_does_not_shadow_the_package(tmp_path: Path) -> 
 @pytest.mark.sweep
 def test_type_checkers_see_the_types(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text("from QEfficient import QEFFAutoModelForCausalLM as C\nreveal_type(C.from_pretrained('x'))\n")
-    shown = run(sys.executable, "-m", "mypy", "--config-file=", "--follow-imports=silent", script, cwd=tmp_path)
+    script.write_text(
+        "from QEfficient import QEFFAutoModelForCausalLM as C\n"
+        "reveal_type(C.from_pretrained('x'))\n"
+        "C.from_pretrained('x').compile(ctx_len='1024')\n"
+        "C.from_pretrained('x').compile(prefil_seq_len=4)\n"
+        "C.from_pretrained('x').compile(ctx_len=1024, target='cpu', comp_ctx_lengths_decode=[512, 1024])\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--config-file=", "--follow-imports=silent", str(script)]
+    shown = subprocess.run(command, cwd=tmp_path, env=outside(), capture_output=True, text=True, check=False).stdout
     assert 'Revealed type is "QEfficient.transformers.models.causal_lm.QEFFAutoModelForCausalLM"' in shown
+    assert [line.split(":")[1] for line in shown.splitlines() if ": error:" in line] == ["3", "4"]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")

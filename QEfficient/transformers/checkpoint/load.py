@@ -30,10 +30,12 @@ from QEfficient.errors import (
 from QEfficient.generation_config import check_generation_config
 from QEfficient.machine import SLOW_TOKENIZERS
 from QEfficient.options import require_bool
+from QEfficient.progress import transferred
 from QEfficient.store.files import storage_errors
 from QEfficient.transformers.checkpoint.build_limits import BuildLimits
 from QEfficient.transformers.checkpoint.dense_layers import dense_files
 from QEfficient.transformers.checkpoint.dense_view import DenseView, NothingStored
+from QEfficient.transformers.checkpoint.download_bar import download_bar
 from QEfficient.transformers.checkpoint.files import (
     NOT_READ,
     READ,
@@ -173,8 +175,13 @@ def download(model_name: str, options: dict[str, Any], wanted: list[str], unwant
     """
     cache = Path(options.get("cache_dir") or HF_HUB_CACHE)
     try:
-        with storage_errors(cache, only_under=cache):
-            return Path(snapshot_download(model_name, allow_patterns=wanted, ignore_patterns=unwanted, **options))
+        with storage_errors(cache, only_under=cache), transferred("Downloading", model_name) as report:
+            bar = download_bar(report)
+            return Path(
+                snapshot_download(
+                    model_name, allow_patterns=wanted, ignore_patterns=unwanted, tqdm_class=bar, **options
+                )
+            )
     except StorageError:
         raise
     except HFValidationError as error:

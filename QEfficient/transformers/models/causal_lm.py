@@ -7,8 +7,9 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
+from QEfficient.base.modeling_qeff import PathLike
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import MODEL_GRAPH, LoweringName, Plan, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
@@ -16,6 +17,7 @@ from QEfficient.generation.prompts import encode_prompts
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.generation.tokenizer import ForeignTokenizer
+from QEfficient.option_types import CausalLMCompileArgs
 from QEfficient.options import CausalLMCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
@@ -232,6 +234,11 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             min_ctx_len=plan.traced_len or 1,
             max_ctx_len=fixed or self.max_lens().get("ctx_len"),
         )
+
+    def compile(  # type: ignore[override]  # of the base, any
+        self, compile_dir: PathLike | None = None, **options: Unpack[CausalLMCompileArgs]
+    ) -> Path:
+        return super().compile(compile_dir, **options)
 
     def generate(
         self,

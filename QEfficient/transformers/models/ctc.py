@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
+from QEfficient.base.modeling_qeff import PathLike
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import MODEL_GRAPH, Specialization
 from QEfficient.generation.sessions.signals import SignalRecord
 from QEfficient.generation.tasks.ctc import CTCRecord
+from QEfficient.option_types import CTCCompileArgs
 from QEfficient.options import CTCCompileOptions, EncoderCompileOptions
 from QEfficient.targets import Target
 from QEfficient.transformers.models.audio_model import QEFFAudioModel, places_of_seconds
@@ -134,6 +137,11 @@ class QEFFAutoModelForCTC(QEFFAudioModel[SequencePlan, EncoderCompileOptions], Q
         """The padding token, as transformers has it."""
         tokens = (getattr(self.tokenizer, "pad_token_id", None), self.config.pad_token_id)
         return next((token for token in tokens if isinstance(token, int) and token >= 0), 0)
+
+    def compile(  # type: ignore[override]  # of the base, any
+        self, compile_dir: PathLike | None = None, **options: Unpack[CTCCompileArgs]
+    ) -> Path:
+        return super().compile(compile_dir, **options)
 
     def generate(
         self,

@@ -51,5 +51,5 @@ def _state_bytes(specs: Sequence[StateSpec], ctx_len: int) -> int:
     """Of a slot whose context is full."""
     from QEfficient.transformers.lowering.cache_spec import axis_sizes
 
-    sizes = Counter(axis_sizes([*specs], ctx_len))  # media's are not counted: their number is an option of its own
+    sizes = Counter(axis_sizes([*specs], ctx_len))  # not media's, whose number another option settles
     return sum(tensor.num_values(sizes) for spec in specs for tensor in spec.tensors) * _STATE_VALUE_BYTES

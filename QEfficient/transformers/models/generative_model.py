@@ -29,8 +29,6 @@ class QEFFGenerativeModel(QEFFBaseModel[PlanT, OptionsT]):
         warn_of_ignored_entries(self._loaded(), self.followed_entries)
         return path
 
-    compile.__doc__ = QEFFBaseModel.compile.__doc__
-
     def write_side_files(self, folder: Path) -> None:
         super().write_side_files(folder)
         save_generation_config(self._loaded(), folder)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 from QEfficient.base.modeling_qeff import PathLike
 from QEfficient.base.open_package import check_runtime
@@ -20,6 +20,7 @@ from QEfficient.generation.media_encoder import MediaEncoderRecord
 from QEfficient.generation.media_prompts import Clips, names_media, open_audio, with_media
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord
+from QEfficient.option_types import ImageTextToTextCompileArgs
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
@@ -318,10 +319,10 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         self.config.save_pretrained(target)
         save_host_parameters(self._loaded(), self._seen()[0].values(), self._weights(), target)
 
-    def compile(self, compile_dir: PathLike | None = None, **options: Any) -> PackagePath:
-        return PackagePath(super().compile(compile_dir, **options))
-
-    compile.__doc__ = QEFFAutoModelForCausalLM.compile.__doc__
+    def compile(  # type: ignore[override]  # of the base, any
+        self, compile_dir: PathLike | None = None, **options: Unpack[ImageTextToTextCompileArgs]
+    ) -> PackagePath:
+        return PackagePath(super().compile(compile_dir, **options))  # type: ignore[misc]
 
     def generate(  # type: ignore[override]
         self,

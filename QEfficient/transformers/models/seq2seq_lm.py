@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
+from QEfficient.base.modeling_qeff import PathLike
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import ExportError
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.seq2seq_lm import Seq2SeqRecord
+from QEfficient.option_types import Seq2SeqLMCompileArgs
 from QEfficient.options import Seq2SeqLMCompileOptions
 from QEfficient.targets import Target
 from QEfficient.transformers.models.generative_model import Stream
@@ -118,6 +121,11 @@ class QEFFAutoModelForSeq2SeqLM(QEFFEncoderDecoderModel[Seq2SeqPlan, Seq2SeqLMCo
             hidden_size=self._encoder_width(),
             why_not_padded=plan.padding.reason if plan.padding.side is None else None,
         )
+
+    def compile(  # type: ignore[override]  # of the base, any
+        self, compile_dir: PathLike | None = None, **options: Unpack[Seq2SeqLMCompileArgs]
+    ) -> Path:
+        return super().compile(compile_dir, **options)
 
     def generate(
         self,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from QEfficient.base.modeling_qeff import QEFFBaseModel
+from QEfficient.base.modeling_qeff import PathLike, QEFFBaseModel
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Specialization
 from QEfficient.errors import ExportError, SizeDependence
+from QEfficient.option_types import EncoderCompileArgs
 from QEfficient.options import EncoderCompileOptions
 from QEfficient.targets import Target
 from QEfficient.transformers.models.sequence_plan import (
@@ -92,6 +94,11 @@ class QEFFSequenceModel(QEFFWholeInputModel):
 
         limit = max_seq_len(self._reader)
         return {} if limit is None else {"seq_len": limit}
+
+    def compile(  # type: ignore[override]  # of the base, any
+        self, compile_dir: PathLike | None = None, **options: Unpack[EncoderCompileArgs]
+    ) -> Path:
+        return super().compile(compile_dir, **options)
 
     def generate(
         self,

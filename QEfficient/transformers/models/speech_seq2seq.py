@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from QEfficient.base.modeling_qeff import PathLike
 from QEfficient.base.open_package import check_runtime
@@ -13,6 +14,7 @@ from QEfficient.errors import CapacityError
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.sessions.signals import SignalRecord
 from QEfficient.generation.tasks.speech_seq2seq import SpeechSeq2SeqRecord
+from QEfficient.option_types import SpeechSeq2SeqCompileArgs
 from QEfficient.options import SpeechSeq2SeqCompileOptions
 from QEfficient.targets import Target
 from QEfficient.transformers.models.audio_model import QEFFAudioModel, places_of_seconds
@@ -192,6 +194,11 @@ class QEFFAutoModelForSpeechSeq2Seq(
             decoder_start_token_id=self._decoder_start(),
             hidden_size=self._encoder_width(),
         )
+
+    def compile(  # type: ignore[override]  # of the base, any
+        self, compile_dir: PathLike | None = None, **options: Unpack[SpeechSeq2SeqCompileArgs]
+    ) -> Path:
+        return super().compile(compile_dir, **options)
 
     def generate(
         self,

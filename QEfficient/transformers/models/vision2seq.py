@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, Unpack
 
+from QEfficient.base.modeling_qeff import PathLike
 from QEfficient.contract import Specialization
 from QEfficient.errors import CapacityError, OptionError
 from QEfficient.generation.media import MediaLayout
 from QEfficient.generation.tasks.seq2seq_lm import DECODER, ENCODER
 from QEfficient.generation.tasks.vision2seq import Vision2SeqRecord
+from QEfficient.option_types import Vision2SeqCompileArgs
 from QEfficient.options import Vision2SeqCompileOptions
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
@@ -64,6 +67,11 @@ class QEFFAutoModelForVision2Seq(
     followed_entries = ("forced_bos_token_id", "forced_eos_token_id")
     options_class: ClassVar[type[Vision2SeqCompileOptions]] = Vision2SeqCompileOptions  # type: ignore[assignment]
     _measured: tuple[SeeingEncoder, dict[str, MediaEncoder]] | None = None
+
+    def compile(  # type: ignore[override]  # of the base, any
+        self, compile_dir: PathLike | None = None, **options: Unpack[Vision2SeqCompileArgs]
+    ) -> Path:
+        return super().compile(compile_dir, **options)  # type: ignore[misc]
 
     @classmethod
     def takes(cls, config: PretrainedConfig, heads: Sequence[str]) -> bool:
