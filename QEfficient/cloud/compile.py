@@ -18,6 +18,7 @@ from QEfficient.cloud.model_args import (
     read_adapters,
     required,
 )
+from QEfficient.cloud.stored_package import PackageNote
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.contract import COMMAND_FILE
 from QEfficient.errors import OptionError
@@ -56,14 +57,24 @@ def command(
     """
     if onnx_path is not None:
         raise OptionError(_no_graphs(Path(onnx_path)))
-    model = required(source).load(read_adapters(adapter))
-    check_options(model, compile_options)
-    package = model.compile(compile_dir, **compile_options)
+    package = _package(required(source, read_adapters(adapter)), compile_dir, compile_options)
     if compile_options.get("dry_run"):
         return _show_command(out, package, as_json)
     if as_json:
         return out.json(_described(package))
     return out.write(str(package))
+
+
+def _package(source: ModelSource, compile_dir: str | None, compile_options: dict[str, Any]) -> Path:
+    note = PackageNote.of(source, compile_options)
+    if compile_dir is None and (stored := note.read(compile_options)) is not None:
+        return stored.path
+    model = source.load()
+    check_options(model, compile_options)
+    package = model.compile(compile_dir, **compile_options)
+    if compile_dir is None:
+        note.write(model, package)
+    return package
 
 
 def _no_graphs(onnx_path: Path) -> str:

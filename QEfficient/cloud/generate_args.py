@@ -24,6 +24,25 @@ _STDIN = "-"
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextSupport:
+    """What a model has to read text with."""
+
+    source_name: str
+    has_tokenizer: bool
+    has_chat_template: bool
+
+    @classmethod
+    def of(cls, model: QEFFBaseModel) -> TextSupport:
+        """What a loaded model has."""
+        readers = [each for each in (model.tokenizer, getattr(model, "processor", None)) if each is not None]
+        return cls(
+            source_name=model.source_name,
+            has_tokenizer=bool(readers),
+            has_chat_template=any(getattr(reader, "chat_template", None) for reader in readers),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Question:
     """Prompts, and how to answer them."""
 
@@ -66,21 +85,20 @@ class Question:
         if self.images and task in TASKS and not TASKS[task].load_compiled().takes_images:
             raise OptionError(f"This model is {TASKS[task].kind}, which sees no images: leave --image-path out.")
 
-    def check_tokenizer(self, model: QEFFBaseModel) -> None:
+    def check_tokenizer(self, reads: TextSupport) -> None:
         """Before a compilation, which would be for nothing.
 
         Raises:
             LifecycleError: the model has no tokenizer.
             OptionError: the chat needs a template, and the model has none.
         """
-        processor = getattr(model, "processor", None)
-        if model.tokenizer is None and processor is None:
+        if not reads.has_tokenizer:
             raise LifecycleError(
-                f"{model.source_name} has no tokenizer, which prompts of text need: put its files into the folder, or "
+                f"{reads.source_name} has no tokenizer, which prompts of text need: put its files into the folder, or "
                 "use Python, where generate() takes token ids and tokenizer=."
             )
-        if self.chat and not any(getattr(each, "chat_template", None) for each in (model.tokenizer, processor)):
-            raise OptionError(f"{model.source_name} has no chat template: use --prompt instead of --chat.")
+        if self.chat and not reads.has_chat_template:
+            raise OptionError(f"{reads.source_name} has no chat template: use --prompt instead of --chat.")
 
     @property
     def options(self) -> dict[str, Any]:

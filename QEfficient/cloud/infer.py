@@ -11,7 +11,7 @@ import click
 
 from QEfficient.cloud.answer import answer
 from QEfficient.cloud.click_options import LOGGING, flags
-from QEfficient.cloud.generate_args import Question, question_flags
+from QEfficient.cloud.generate_args import Question, TextSupport, question_flags
 from QEfficient.cloud.model_args import (
     ADAPTER,
     ModelSource,
@@ -21,6 +21,7 @@ from QEfficient.cloud.model_args import (
     read_adapters,
     required,
 )
+from QEfficient.cloud.stored_package import PackageNote
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
 
@@ -46,7 +47,7 @@ def command(
     """
     adapters = read_adapters(adapter)
     question = _with_only(question, adapters)
-    answer(out, _package(required(source), question, adapters, compile_options), question)
+    answer(out, _package(required(source, adapters), question, compile_options), question)
 
 
 def _with_only(question: Question, adapters: Mapping[str, str]) -> Question:
@@ -62,14 +63,19 @@ def _with_only(question: Question, adapters: Mapping[str, str]) -> Question:
     return replace(question, adapters=[*adapters])
 
 
-def _package(
-    source: ModelSource, question: Question, adapters: Mapping[str, str], compile_options: dict[str, Any]
-) -> Path:
-    model = source.load(adapters)  # its memory is freed before the package is opened
+def _package(source: ModelSource, question: Question, compile_options: dict[str, Any]) -> Path:
+    note = PackageNote.of(source, compile_options)
+    if (stored := note.read(compile_options)) is not None:
+        question.check_task(stored.task)
+        question.check_tokenizer(stored.reads)
+        return stored.path
+    model = source.load()  # its memory is freed before the package is opened
     check_options(model, compile_options)
     question.check_task(model.task)
-    question.check_tokenizer(model)
-    return model.compile(**compile_options)
+    question.check_tokenizer(TextSupport.of(model))
+    package = model.compile(**compile_options)
+    note.write(model, package)
+    return package
 
 
 if __name__ == "__main__":

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import wraps
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from QEfficient.cloud.click_options import DeviceGroup, Flag, Function, as_flag, flags, option_flags, with_device_group
 from QEfficient.cloud.terminal import note
-from QEfficient.errors import OptionError
+from QEfficient.errors import OptionError, TargetUnavailable
 from QEfficient.progress import stage
 from QEfficient.targets import choose_target
 from QEfficient.tasks import TASKS
@@ -31,31 +32,48 @@ _OF_ANY_REPOSITORY = ("cache_dir", "token", "local_files_only")
 """Flags that hold for an adapter's repository too; the revision is the model's."""
 
 
+_MAKERS = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors")
+"""What loads and exports models, and is not needed where packages run."""
+
+
+def check_importable() -> None:
+    """
+    Raises:
+        TargetUnavailable: a library that makes packages is not installed.
+    """
+    missing = [name for name in _MAKERS if find_spec(name) is None]
+    if missing:
+        raise TargetUnavailable(
+            f"Loading a model needs {', '.join(missing)}, which this installation for running packages does not have: "
+            "pip install -c constraints.txt torch, then pip install -c constraints.txt . from the repository. "
+            "'qefficient execute PACKAGE' runs what was compiled elsewhere."
+        )
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """A model id on the Hugging Face Hub or a local folder, and how to load it."""
 
     name: str
     load_options: dict[str, Any] = field(default_factory=dict)
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Names and folders of adapters, of which prompts select one."""
 
-    def load(self, adapters: Mapping[str, str] | None = None) -> QEFFBaseModel:
-        """The model, in the class that its config selects. Raises as ``from_pretrained``.
-
-        Args:
-            adapters: names and folders of adapters, of which prompts select one.
-        """
+    def load(self) -> QEFFBaseModel:
+        """The model, in the class that its config selects. Raises as ``from_pretrained``, and as ``load_adapter``."""
         with stage("Importing", "PyTorch and transformers"):
+            check_importable()
             from transformers.utils import logging
 
             from QEfficient.transformers.models.common_loader import QEFFCommonLoader
         logging.disable_progress_bar()  # it would draw over ours
-        if not adapters:
+        if not self.adapters:
             return QEFFCommonLoader.from_pretrained(self.name, **self.load_options)
         from QEfficient.peft.lora.auto import QEFFAutoLoraModelForCausalLM
 
         model = QEFFAutoLoraModelForCausalLM.from_pretrained(self.name, **self.load_options)
         of_hub = {name: value for name, value in self.load_options.items() if name in _OF_ANY_REPOSITORY}
-        for name, folder in adapters.items():
+        for name, folder in self.adapters.items():
             model.load_adapter(folder, name, **of_hub)
         return model
 
@@ -99,7 +117,7 @@ def _source(
     return ModelSource(name, load_options) if name is not None else None
 
 
-def required(source: ModelSource | None) -> ModelSource:
+def required(source: ModelSource | None, adapters: Mapping[str, str] | None = None) -> ModelSource:
     """
     Raises:
         click.UsageError: the command line names no model.
@@ -108,7 +126,7 @@ def required(source: ModelSource | None) -> ModelSource:
         raise click.UsageError(
             "Which model? Give a model id of the Hub, a folder, or a GGUF file.", click.get_current_context()
         )
-    return source
+    return replace(source, adapters=adapters or {})
 
 
 _NAME_FLAGS = (

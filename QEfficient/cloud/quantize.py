@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from QEfficient.cloud.click_options import JSON, LOGGING, Flag, flags, option_flags
-from QEfficient.cloud.model_args import ModelSource, model_flags, required
+from QEfficient.cloud.model_args import ModelSource, check_importable, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, note, run
 from QEfficient.errors import OptionError
 from QEfficient.progress import stage
@@ -60,6 +60,7 @@ def command(
     _check_plot(plot)
     if "pooling" in chosen.load_options:
         raise OptionError("--pooling is for compiling.")
+    check_importable()
     with stage("Importing", "PyTorch and transformers"):
         from QEfficient.quantization.quantize import quantize
     asked = {"ignore": ignore, "calibration": calibration, "eval_text": eval_text, **options, **chosen.load_options}
