@@ -108,11 +108,13 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         return has_head and not _is_bidirectional(model)
 
     def _plan(self, options: CausalLMCompileOptions, target: Target) -> CausalLMPlan:
-        from QEfficient.transformers.lowering.apply import rope_depends_on_length
+        from QEfficient.transformers.lowering.apply import rope_depends_on_length, rope_remark
         from QEfficient.transformers.lowering.infer_cache_spec import depends_on_length
 
         if self.continuous_batching and options.full_batch_size is None:
             raise OptionError("The model was loaded with continuous_batching=True: compile() needs full_batch_size.")
+        if (remark := rope_remark(self._loaded(), options.ctx_len)) is not None:
+            logger.warning("%s: %s", self.source_name, remark)
         choice = self._choose(target, options.lowering)
         # Where any shape runs, one graph serves any number of slots.
         picks_rows = options.full_batch_size is not None or not target.has_static_shapes
