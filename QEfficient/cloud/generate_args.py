@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,8 @@ import click
 from QEfficient.cloud.click_options import JSON, Flag, Function, flags, option_flags
 from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.prompts import read_prompts
-from QEfficient.options import SamplingOptions
+from QEfficient.generation_config import options_of, refuse_unfollowed
+from QEfficient.generation_options import GenerationOptions
 from QEfficient.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ class Question:
     stream: bool
     as_json: bool
     sampling: dict[str, Any]
+    generation_config: str | None = None
+    """The path of a generation config to go before the checkpoint's."""
 
     def __post_init__(self) -> None:
         """Check the flags before a model is loaded."""
@@ -69,14 +73,18 @@ class Question:
             raise OptionError("A chat runs with one adapter: give --use-adapter once.")
         if self.generation_len is not None and self.generation_len < 1:
             raise OptionError(f"--generation-len must be at least 1, got {self.generation_len}.")
-        SamplingOptions.parse(self.sampling)
+        options = GenerationOptions.parse(self.sampling)
+        if self.generation_config is not None:
+            refuse_unfollowed(options_of(Path(self.generation_config)))
+        if self.chat and (options.num_return_sequences or 1) > 1:
+            raise OptionError("--num-return-sequences is for prompts: a chat goes on from one answer.")
 
     def check_task(self, task: str) -> None:
         """
         Raises:
             OptionError: a flag is not for models of this task.
         """
-        asks_for_text = self.chat or self.generation_len is not None or bool(self.sampling)
+        asks_for_text = self.chat or self.generation_len is not None or bool(self.sampling or self.generation_config)
         generates = task not in TASKS or TASKS[task].load_compiled().takes_chat
         if asks_for_text and not generates:
             raise OptionError(f"This model is {TASKS[task].kind}: it has no chat, no --generation-len and no sampling.")
@@ -101,12 +109,18 @@ class Question:
             raise OptionError(f"{reads.source_name} has no chat template: use --prompt instead of --chat.")
 
     @property
+    def max_new_tokens(self) -> int | None:
+        """Of an answer, by either flag."""
+        return self.generation_len or self.sampling.get("max_new_tokens")
+
+    @property
     def options(self) -> dict[str, Any]:
         """Arguments for ``generate``."""
         images = {"images": self.images} if self.images else {}
         adapter = self.adapters[0] if len(self.adapters) == 1 else self.adapters
         adapters = {"adapter": adapter} if adapter else {}
-        return {"generation_len": self.generation_len, **images, **adapters, **self.sampling}
+        lengths = {"generation_len": self.generation_len, "generation_config": self.generation_config}
+        return {**lengths, **images, **adapters, **self.sampling}
 
 
 def question_flags(function: Function) -> Callable[..., Any]:
@@ -126,7 +140,7 @@ def question_flags(function: Function) -> Callable[..., Any]:
         question = Question(prompts=prompts, images=[*image_path], adapters=[*use_adapter], **answers)
         return function(*args, question=question, **params)
 
-    return flags(*_FLAGS)(option_flags("sampling", "Sampling", SamplingOptions)(command))
+    return flags(*_FLAGS)(option_flags("sampling", "Sampling", GenerationOptions)(command))
 
 
 def _prompts(texts: tuple[str, ...], file: str | None, chat: bool) -> list[str]:
@@ -203,7 +217,14 @@ _FLAGS = (
         section=_SECTION,
         type=int,
         metavar="N",
-        help="Maximum new tokens per prompt. Default: the checkpoint's max_new_tokens, else what fits the context.",
+        help="Maximum new tokens per prompt. Default: the checkpoint's max_new_tokens or max_length, else "
+        "what fits the context.",
+    ),
+    Flag(
+        ["--generation-config"],
+        section=_SECTION,
+        metavar="PATH",
+        help="A generation_config.json, or its folder, whose entries go before the checkpoint's.",
     ),
     Flag(
         ["stream", "--stream/--no-stream"],

@@ -17,6 +17,7 @@ from docs.blocks import ALL_TEXTS, ROOT, SOURCE, blocks, commands, prose, sectio
 import QEfficient
 from QEfficient import errors
 from QEfficient.finetune.settings import FinetuneOptions
+from QEfficient.generation_options import GenerationOptions
 from QEfficient.options import (
     CausalLMCompileOptions,
     CompileOptions,
@@ -49,6 +50,7 @@ COMMAND_LINE = (SOURCE / "command_line.md").read_text(encoding="utf-8")
         (SpeechSeq2SeqCompileOptions, CompileOptions),
         (Vision2SeqCompileOptions, CompileOptions),
         (SamplingOptions, None),
+        (GenerationOptions, SamplingOptions),
         (QuantizeOptions, None),
         (FinetuneOptions, None),
     ],
@@ -165,7 +167,7 @@ def test_flags_of_commands_are_documented() -> None:
     from QEfficient.cloud.click_options import as_flag
 
     classes: tuple[type[Options], ...] = (CausalLMCompileOptions, EncoderCompileOptions, Seq2SeqLMCompileOptions)
-    classes += (ImageTextToTextCompileOptions, SamplingOptions, QuantizeOptions, FinetuneOptions)
+    classes += (ImageTextToTextCompileOptions, GenerationOptions, QuantizeOptions, FinetuneOptions)
     options = {as_flag(field.name) for cls in classes for field in fields(cls)}
     for words, command in _commands().items():
         own = [flags for flags in _flags(command) if not options & set(flags)]

@@ -86,8 +86,15 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
     def __init__(self, model: Any, continuous_batching: bool = False, *, tokenizer: Any | None = None) -> None:
         super().__init__(model, tokenizer=tokenizer)
         require_bool("continuous_batching", continuous_batching)
-        _check_causal(self._loaded())
+        self._check_direction()
         self.continuous_batching = continuous_batching
+
+    def _check_direction(self) -> None:
+        """
+        Raises:
+            UnsupportedModel: tokens of the model attend to later ones.
+        """
+        _check_causal(self._loaded())
 
     @classmethod
     def hf_auto_class(cls) -> Any:
@@ -268,9 +275,10 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             attention_mask: 0 where a row is padding.
             tokenizer: default: the model's.
             generation_len: most new tokens, for all prompts or one number each; default: the
-                checkpoint's ``max_new_tokens``, else what fits ``ctx_len``.
+                checkpoint's ``max_new_tokens`` or ``max_length``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
-            sampling: temperature, top_k, top_p, min_p, repetition_penalty, seed, do_sample; one value or one a prompt.
+            sampling: the other options: see :class:`GenerationOptions`; one value or one a prompt. And
+                ``generation_config``, ``streamer``, ``logits_processor`` and ``stopping_criteria``, as in transformers.
                 Of a model with adapters also ``adapter``, the name of one.
 
         Returns:
