@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.resources import files
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -110,6 +109,8 @@ def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / GGUF_FILE).symlink_to(cards / GGUF / GGUF_FILE)
     rows = [{"prompt": f"What is {a} and {a}? ", "completion": str(a + a)} for a in range(10)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reviews = [{"text": f"A {word} film.", "label": label} for label, word in (("good", "fine"), ("bad", "dull"))] * 5
+    (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reviews))
     (tmp_path / "text.txt").write_text("My name is John. What is the capital of France? It is Paris.\n" * 20)
     for picture, animal in zip(images((56, 56), (112, 56)), ("cat", "dog"), strict=True):
         picture.save(tmp_path / f"{animal}.png")
@@ -130,16 +131,11 @@ def test_blocks_run(document: Path, workplace: Path) -> None:
     for block in blocks(document):
         if block.language == "python" and (title := _TITLE.match(block.remark)) is not None:
             (workplace / title[1]).write_text(block.text, encoding="utf-8")
-        elif block.language == "python" and block.is_run and _is_runnable(block):
+        elif block.language == "python" and block.is_run:
             _run_python(block, namespace)
-        elif block.language in SHELLS and block.is_run and _is_runnable(block):
+        elif block.language in SHELLS and block.is_run:
             for command in commands(block):
                 _run_command(command, block)
-
-
-def _is_runnable(block: Block) -> bool:
-    """Whether what the extra ``train`` installs is there, where an example needs it."""
-    return "finetune" not in block.text or find_spec("trl") is not None
 
 
 def _run_python(block: Block, namespace: dict[str, Any]) -> None:
@@ -198,7 +194,19 @@ def _check_python(args: list[str]) -> None:
     assert (ROOT / args[0]).is_file()
 
 
-_CHECKS = {"make": _check_make, "pip": _check_pip, "python": _check_python}
+def _check_launcher(args: list[str]) -> None:
+    """The command's flags are parsed; tests/finetune runs it in several processes."""
+    module, *flags = args[args.index("-m") + 1 :]
+    import_module(module).command.make_context(module, flags)
+
+
+def _check_git(args: list[str]) -> None:
+    assert args[0] == "clone", "a reader has no other use for git"
+
+
+_CHECKS = {"make": _check_make, "pip": _check_pip, "python": _check_python, "git": _check_git} | dict.fromkeys(
+    ("torchrun", "accelerate"), _check_launcher
+)
 
 
 def test_every_block_is_run_or_says_why_not() -> None:
