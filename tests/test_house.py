@@ -41,7 +41,7 @@ LEVELS = (
     ("quantization", "finetune"),
     ("base",),
     ("transformers.models", "transformers.transform"),
-    ("compat",),
+    ("compat", "peft"),
     ("",),
     ("cloud",),
 )

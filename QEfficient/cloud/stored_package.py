@@ -47,7 +47,7 @@ class StoredPackage:
 class PackageNote:
     """Where the package of a model and options is noted; None where it depends on more than files.
 
-    What an SDK makes depends on its version too, and is looked up the long way.
+    What an SDK makes depends on its version too, and is looked up the long way; so is a package with adapters.
     """
 
     ingredients: Mapping[str, Any] | None
@@ -56,7 +56,8 @@ class PackageNote:
     def of(cls, source: ModelSource, compile_options: Mapping[str, Any]) -> PackageNote:
         """The note of a command line; reads no weights but those that changed since they were last read."""
         target = _target(compile_options)
-        folder = _folder(source) if target is not None and target.name == "cpu" else None
+        is_known = target is not None and target.name == "cpu" and not source.adapters
+        folder = _folder(source) if is_known else None
         if folder is None:
             return cls(None)
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix not in _NOT_READ]

@@ -35,6 +35,7 @@ from architectures.tiny import tiny_model
 from docs.blocks import DOCUMENTS, ROOT, Block, blocks, commands, name
 from gguf import GGMLQuantizationType as Type
 from image_text.pictures import images
+from lora_adapters import write_adapter
 from slow_tokenizers import m2m_100
 from speech_models import save_wav2vec2, save_whisper
 
@@ -54,6 +55,7 @@ TRANSLATOR = "facebook/m2m100_418M"
 COLBERT = "lightonai/Reason-ModernColBERT"
 SEEING, CLIP = "llava-hf/llava-1.5-7b-hf", "openai/clip-vit-base-patch32"
 WAV2VEC2, WHISPER = "facebook/wav2vec2-base-960h", "openai/whisper-tiny"
+ADAPTERS = ("support-lora", "sql-lora")
 HEARING = "Qwen/Qwen3-ASR-1.7B-hf"
 
 pytestmark = pytest.mark.xdist_group("docs")  # one process exports the cards
@@ -68,6 +70,8 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for card, model in made.items():
         tiny_models.save(model, root / card)
         tiny_models.tiny_tokenizer().save_pretrained(root / card)
+    for number, adapter in enumerate(ADAPTERS):
+        write_adapter(root / adapter, instruct, "[qv]_proj", 2, number, base_model_name_or_path=INSTRUCT)
     section = {"quant_method": "awq", "bits": 4, "group_size": 16}
     quantized_models.quantize(root / INSTRUCT, root / AWQ, quantized_models.awq(16), section)
     (root / GGUF).mkdir(parents=True)
@@ -98,8 +102,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with the cards in it; what examples change outside of it is put back."""
     monkeypatch.setenv("QEFF_HOME", str(store))
-    seeing = (SEEING, CLIP, COLBERT)
-    for card in ("gpt2", INSTRUCT, AWQ, GGUF, MINILM, RERANKER, TRANSLATOR, *seeing, HEARING, WAV2VEC2, WHISPER):
+    seeing, hearing = (SEEING, CLIP, COLBERT), (HEARING, WAV2VEC2, WHISPER)
+    for card in ("gpt2", INSTRUCT, AWQ, GGUF, MINILM, RERANKER, TRANSLATOR, *seeing, *hearing, *ADAPTERS):
         (tmp_path / card).parent.mkdir(exist_ok=True)
         (tmp_path / card).symlink_to(cards / card)
     (tmp_path / GGUF_FILE).symlink_to(cards / GGUF / GGUF_FILE)
