@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +25,8 @@ from QEfficient.tasks import TASKS
 if TYPE_CHECKING:
     from QEfficient.base.modeling_qeff import QEFFBaseModel
     from QEfficient.cloud.model_args import ModelSource
+
+logger = logging.getLogger(__name__)
 
 _KIND = "packages"
 _FORMAT = 1
@@ -81,9 +84,12 @@ class PackageNote:
         if note is None or _has_remarks(note["task"], compile_options):
             return None
         artifact = ArtifactStore().get_by_key(PACKAGE, note["key"])
-        return (
-            StoredPackage(artifact.path, note["task"], TextSupport(**note["reads"])) if artifact is not None else None
-        )
+        if artifact is None:
+            return None
+        target = choose_target("cpu")
+        logger.info("Target: %s (%s).", target.name, target.description)
+        logger.info("Found %s: %s", PACKAGE, artifact.path)
+        return StoredPackage(artifact.path, note["task"], TextSupport(**note["reads"]))
 
     def write(self, model: QEFFBaseModel, package: Path) -> None:
         """Note the package that ``model`` was compiled to."""
