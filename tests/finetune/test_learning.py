@@ -32,29 +32,26 @@ def example() -> ModuleType:
 
 
 def test_the_example(example: ModuleType) -> None:
+    """Two adapters, whose questions are answered in one batch."""
     began = time.perf_counter()
-    before, after = example.main()
-    assert before < 0.1
-    assert after > 0.9
+    shares = example.main()
+    assert all(before < 0.1 for before, _ in shares.values()), shares
+    assert all(after > 0.9 for _, after in shares.values()), shares
     assert time.perf_counter() - began < MAX_SECONDS
 
 
-def test_an_adapter_learns_too(example: ModuleType, tmp_path: Path) -> None:
-    """Merged into the model, so that the result is a checkpoint that compiles."""
-    from peft import AutoPeftModelForCausalLM
-    from transformers import AutoTokenizer
+def test_all_weights_learn_too(example: ModuleType, tmp_path: Path) -> None:
+    from QEfficient import QEFFAutoModelForCausalLM
 
-    rows = example.make_rows()
+    rows = example.make_rows("backwards")
     asked, taught = rows[: example.NUM_QUESTIONS], rows[example.NUM_QUESTIONS :]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in taught))
     report = finetune(
         example.CHECKPOINT, dataset=str(tmp_path / "data.jsonl"), output_dir=tmp_path / "run", device="cpu",
-        use_peft=True, lora_r=16, target_modules="all-linear", lora_dropout=0.0, max_train_step=120,
-        train_batch_size=16, gradient_accumulation_steps=1, lr=3e-3, lr_scheduler="cosine", warmup_steps=10,
+        max_train_step=100, train_batch_size=16, gradient_accumulation_steps=1, lr=2e-3, lr_scheduler="cosine",
+        warmup_steps=10,
     )  # fmt: skip
-    assert report.model is not None
-    assert report.num_trained < report.num_parameters / 10
-    AutoPeftModelForCausalLM.from_pretrained(report.model).merge_and_unload().save_pretrained(tmp_path / "merged")
-    AutoTokenizer.from_pretrained(report.model).save_pretrained(tmp_path / "merged")
-    answers = example.answer(tmp_path / "merged", [row["prompt"] for row in asked])
-    assert example.share_right(answers, asked) > 0.9
+    model = QEFFAutoModelForCausalLM.from_pretrained(report.model)
+    model.compile(target="cpu", ctx_len=64, prefill_seq_len=32)
+    answers = model.generate([row["prompt"] for row in asked], generation_len=8).generated_texts
+    assert example.share_right([text.strip() for text in answers], asked) > 0.9
