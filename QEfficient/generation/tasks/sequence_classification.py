@@ -10,7 +10,7 @@ import numpy as np
 
 from QEfficient.errors import OptionError
 from QEfficient.generation.sessions.encoder import InputContract
-from QEfficient.generation.tasks.encoder import CompiledSequenceModel, EncoderRecord
+from QEfficient.generation.tasks.sequence_model import CompiledSequenceModel, EncoderRecord
 from QEfficient.options import EncoderCompileOptions
 
 if TYPE_CHECKING:
