@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -14,8 +12,8 @@ import numpy as np
 from QEfficient.contract import Count
 from QEfficient.errors import CapacityError, OptionError, nearest
 from QEfficient.generation.sessions.encoder import EncoderSession
+from QEfficient.generation.text_options import EncodeOptions, TextOptions
 from QEfficient.generation.texts import EncodedText, Texts, encode_texts, is_pair
-from QEfficient.options import Options
 from QEfficient.progress import counted
 
 logger = logging.getLogger(__name__)
@@ -40,7 +38,7 @@ class EmbeddingRecord:
         if self.default_prompt_name is not None and self.default_prompt_name not in self.prompts:
             raise ValueError(f"default_prompt_name={self.default_prompt_name!r} is none of {', '.join(self.prompts)}")
 
-    def prompt(self, options: EncodeOptions) -> str:
+    def prompt(self, options: TextOptions) -> str:
         """What to put before each text.
 
         Raises:
@@ -62,37 +60,6 @@ class EmbeddingRecord:
                 "do: pass prompt='', or make the vectors of hidden states (pooling=None)."
             )
         return text
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncodeOptions(Options):
-    """Options of ``encode``, by their names in sentence-transformers."""
-
-    prompt_name: str | None = None
-    """The folder's prompt to put before each text. Default: the one that the folder names as its default."""
-    prompt: str | None = None
-    """A prompt in place of the folder's."""
-    batch_size: int | None = None
-    """Texts per run. Default: as compiled, which a card keeps to."""
-    normalize_embeddings: bool = False
-    """Scale each vector to length 1."""
-    truncate_dim: int | None = None
-    """Keep this many of the first features of each vector, before it is scaled."""
-    truncation: bool | None = None
-    """Cut texts that are too long: True, to what the model and the package take; False, never. Default: to the folder's
-    maximum length, if it has one, with a warning."""
-    show_progress_bar: bool = False
-    """Show how many texts are done."""
-    convert_to_tensor: bool = False
-    """Return a torch tensor instead of an array."""
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "truncate_dim"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
-                raise OptionError(f"{name} must be a whole number, 1 or more, got {value!r}.")
-        if self.prompt is not None and self.prompt_name is not None:
-            raise OptionError("prompt_name is the name of one of the model's prompts and prompt is a text: pass one.")
 
 
 @dataclass(frozen=True)
@@ -138,37 +105,32 @@ class TextReader:
         return tokens
 
 
-def encode(
-    session: EncoderSession, reader: TextReader, record: EmbeddingRecord, texts: Any, options: EncodeOptions
+def run_texts(
+    session: EncoderSession, reader: TextReader, record: EmbeddingRecord, texts: Sequence[Any], options: TextOptions
 ) -> np.ndarray:
-    """Vectors ``[n, D]`` of texts in their order, ``[D]`` of a single one.
+    """Results ``[n, ...]`` of texts in their order, each with its prompt; those of like length run together.
 
     Args:
         session: gives one vector per text.
         reader: of the texts.
-        record: of the folder.
-        texts: a text, a list of texts, pairs or token ids, or a tokenizer's output.
+        record: of the checkpoint's folder.
+        texts: texts, pairs, token ids, or a tokenizer's output.
         options: how.
     """
-    is_single = isinstance(texts, str)
     prompt = record.prompt(options)
-    listed = [texts] if is_single else texts
-    if prompt and isinstance(listed, list | tuple):
-        listed = [_with_prompt(prompt, text) for text in listed]
-    tokens = reader.read(listed, options.truncation)
-    with _progress(len(tokens), options.show_progress_bar) as report:
-        vectors = finished(session.run(tokens, report), options)
-    return as_asked(vectors[0] if is_single else vectors, options)
+    if prompt and isinstance(texts, list | tuple):
+        texts = [_with_prompt(prompt, text) for text in texts]
+    tokens = reader.read(texts, options.truncation)
+    if not options.show_progress_bar:
+        return session.run(tokens)
+    with counted("Running", f"{len(tokens)} texts", len(tokens)) as report:
+        return session.run(tokens, report)
 
 
 def _with_prompt(prompt: str, text: Any) -> Any:
     if is_pair(text):
         return (prompt + text[0], text[1])
     return prompt + text if isinstance(text, str) else text
-
-
-def _progress(count: int, is_shown: bool) -> Any:
-    return counted("Encoding", f"{count} texts", count) if is_shown else nullcontext(None)
 
 
 def finished(vectors: np.ndarray, options: EncodeOptions) -> np.ndarray:
@@ -184,7 +146,7 @@ def finished(vectors: np.ndarray, options: EncodeOptions) -> np.ndarray:
     return unit(vectors) if options.normalize_embeddings else vectors
 
 
-def as_asked(vectors: np.ndarray, options: EncodeOptions) -> np.ndarray:
+def as_asked(vectors: np.ndarray, options: TextOptions) -> np.ndarray:
     """An array, or the tensor that was asked for."""
     if not options.convert_to_tensor:
         return vectors

@@ -12,10 +12,8 @@ from QEfficient.contract import MODEL_GRAPH, TEXT_VECTORS, GraphRecord
 from QEfficient.errors import OptionError
 from QEfficient.generation.embedding import (
     EmbeddingRecord,
-    EncodeOptions,
     are_vectors,
     as_asked,
-    encode,
     finished,
     similarity,
 )
@@ -23,7 +21,8 @@ from QEfficient.generation.late_interaction import LateRecord
 from QEfficient.generation.programs.program import Program
 from QEfficient.generation.seeing import Seeing, SeeingSession, is_ids
 from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
-from QEfficient.generation.tasks.sequence_model import CompiledSequenceModel, EncoderRecord, are_none
+from QEfficient.generation.tasks.sequence_model import CompiledSequenceModel, EncoderRecord
+from QEfficient.generation.text_options import EncodeOptions
 from QEfficient.generation.texts import EncodedText, Texts, encode_texts
 from QEfficient.generation.two_towers import Pictures, Towers
 from QEfficient.options import EncoderCompileOptions
@@ -120,7 +119,7 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
         Args:
             texts: as of :meth:`generate`.
             tokenizer: as of :meth:`generate`.
-            options: those of :class:`QEfficient.generation.embedding.EncodeOptions`.
+            options: those of :class:`QEfficient.generation.text_options.EncodeOptions`.
 
         Returns:
             float32 ``[n, D]``, ``[D]`` of a single text; with ``convert_to_tensor`` a tensor.
@@ -130,22 +129,17 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
             OptionError: an option is unknown, or the model gives hidden states.
         """
         chosen = EncodeOptions.parse(options)
+        is_single = isinstance(texts, str)
         if len(self._result_graph.outputs[self.output].shape) != 2:
             raise OptionError(
                 f"{self.body.architecture} gives hidden states: load it with pooling='mean' or another pooling to get "
                 "one vector per text."
             )
-        if are_none(texts):
-            return as_asked(finished(self._no_results(), chosen), chosen)
-        record = self.record.embedding or EmbeddingRecord()
-        return encode(
-            self._session_for(chosen.batch_size), self._reader(tokenizer, record.max_seq_len), record, texts, chosen
-        )
+        vectors = finished(self._run_texts([texts] if is_single else texts, tokenizer, chosen), chosen)
+        return as_asked(vectors[0] if is_single else vectors, chosen)
 
-    @property
-    def prompts(self) -> dict[str, str]:
-        """The prompts of the checkpoint's folder, by name."""
-        return {} if self.record.embedding is None else dict(self.record.embedding.prompts)
+    def _embedding(self) -> EmbeddingRecord:
+        return self.record.embedding or EmbeddingRecord()
 
     @property
     def _two_towers(self) -> Towers:
@@ -213,8 +207,7 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
             LifecycleError: the model makes its scores otherwise than by a scale and a bias of cosines.
         """
         if are_vectors(texts):
-            record = self.record.embedding or EmbeddingRecord()
-            return similarity(texts, images, record.similarity)
+            return similarity(texts, images, self._embedding().similarity)
         vectors = self.get_image_features(images, processor=processor)
         return self._two_towers.scores(vectors, self.get_text_features(texts, tokenizer=tokenizer))
 

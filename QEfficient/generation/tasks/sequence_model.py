@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 
 from QEfficient.contract import Count
 from QEfficient.errors import CapacityError, OptionError
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
-from QEfficient.generation.embedding import EmbeddingRecord, TextReader
+from QEfficient.generation.embedding import EmbeddingRecord, TextReader, run_texts
 from QEfficient.generation.late_interaction import LateRecord
 from QEfficient.generation.media_encoder import MediaEncoderRecord
 from QEfficient.generation.programs.program import Program
 from QEfficient.generation.seeing import SeeingRecord
 from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
+from QEfficient.generation.text_options import TextOptions
 from QEfficient.generation.texts import Texts, encode_texts
 from QEfficient.generation.two_towers import TowersRecord
 
@@ -118,13 +119,27 @@ class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
         _, *widths = self._result_graph.outputs[self.output].shape
         return np.zeros((0, *(max(width, 0) for width in widths)), np.float32)
 
-    def _reader(self, tokenizer: PreTrainedTokenizerBase | None, max_seq_len: int | None = None) -> TextReader:
-        return TextReader(
+    def _embedding(self) -> EmbeddingRecord:
+        """What the checkpoint's folder says of texts."""
+        raise NotImplementedError
+
+    def _run_texts(self, texts: Any, tokenizer: PreTrainedTokenizerBase | None, options: TextOptions) -> np.ndarray:
+        """Results of texts in their order, as :func:`QEfficient.generation.embedding.run_texts`."""
+        session, record = self._session_for(options.batch_size), self._embedding()
+        if are_none(texts):
+            return self._no_results()
+        reader = TextReader(
             lambda: self.tokenizer(tokenizer),
             takes_types=self._inputs.token_type_ids != "none",
             longest=self._inputs.seq_lens[-1],
-            max_seq_len=max_seq_len,
+            max_seq_len=record.max_seq_len,
         )
+        return run_texts(session, reader, record, texts, options)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The prompts of the checkpoint's folder, by name."""
+        return dict(self._embedding().prompts)
 
     def _session_for(self, batch_size: int | None) -> EncoderSession:
         """The session with another number of texts per run.

@@ -95,7 +95,7 @@ class QEFFEmbedder(QEFFSequenceModel):
             tokenizer: default: the model's.
             options: ``prompt_name``, ``prompt``, ``batch_size``, ``normalize_embeddings``, ``truncate_dim``,
                 ``truncation``, ``show_progress_bar`` and ``convert_to_tensor``: see
-                :class:`QEfficient.generation.embedding.EncodeOptions`.
+                :class:`QEfficient.generation.text_options.EncodeOptions`.
 
         Returns:
             float32 ``[n, D]``, ``[D]`` of a single text; with ``convert_to_tensor`` a tensor.

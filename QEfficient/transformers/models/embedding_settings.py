@@ -25,7 +25,7 @@ _SETTINGS = (
 
 
 def read_embedding(
-    folder: Path, tokenizer: PreTrainedTokenizerBase | None, config: PretrainedConfig, pools_prompt: bool
+    folder: Path, tokenizer: PreTrainedTokenizerBase | None, config: PretrainedConfig, pools_prompt: bool = True
 ) -> EmbeddingRecord:
     """The settings of a checkpoint in ``folder``; a tokenizer that is to lower the case of texts does so from now on.
 
