@@ -21,7 +21,7 @@ from QEfficient.generation.late_interaction import LateRecord
 from QEfficient.generation.programs.program import Program
 from QEfficient.generation.seeing import Seeing, SeeingSession, is_ids
 from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
-from QEfficient.generation.tasks.sequence_model import CompiledSequenceModel, EncoderRecord
+from QEfficient.generation.tasks.sequence_model import CompiledSequenceModel, EncoderRecord, shown
 from QEfficient.generation.text_options import EncodeOptions
 from QEfficient.generation.texts import EncodedText, Texts, encode_texts
 from QEfficient.generation.two_towers import Pictures, Towers
@@ -130,13 +130,23 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
         """
         chosen = EncodeOptions.parse(options)
         is_single = isinstance(texts, str)
-        if len(self._result_graph.outputs[self.output].shape) != 2:
+        if not self._is_pooled:
             raise OptionError(
                 f"{self.body.architecture} gives hidden states: load it with pooling='mean' or another pooling to get "
                 "one vector per text."
             )
         vectors = finished(self._run_texts([texts] if is_single else texts, tokenizer, chosen), chosen)
         return as_asked(vectors[0] if is_single else vectors, chosen)
+
+    @property
+    def _is_pooled(self) -> bool:
+        return len(self._result_graph.outputs[self.output].shape) == 2
+
+    def tabulate(
+        self, texts: Sequence[Any], tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        vectors = self.encode(texts, tokenizer=tokenizer)
+        return vectors, [{"embedding": row.tolist()} for row in vectors]
 
     def _embedding(self) -> EmbeddingRecord:
         return self.record.embedding or EmbeddingRecord()
@@ -264,19 +274,24 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
 
     def describe(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Any],
         tokenizer: PreTrainedTokenizerBase | None = None,
         images: Sequence[str] = (),
     ) -> tuple[list[dict[str, Any]], str]:
         """As of :class:`CompiledModel`; of images, an entry for each, with its scores."""
         if images:
             return self._describe_scores(prompts, images, tokenizer)
-        outputs = self.generate(list(prompts), tokenizer=tokenizer)["output"]
+        texts: Any = list(prompts)
+        outputs = (
+            self.encode(texts, tokenizer=tokenizer)
+            if self._is_pooled
+            else self.generate(texts, tokenizer=tokenizer)["output"]
+        )
         rows = [{"prompt": prompt, "output": row.tolist()} for prompt, row in zip(prompts, outputs, strict=True)]
         lines = []
         for prompt, row in zip(prompts, outputs, strict=True):
             first = " ".join(f"{value:.4f}" for value in row.reshape(-1)[:6])
-            lines.append(f"> {prompt}\n{list(row.shape)} {first} ...")
+            lines.append(f"> {shown(prompt)}\n{list(row.shape)} {first} ...")
         return rows, "\n".join(lines)
 
     def _describe_scores(

@@ -11,7 +11,7 @@ import numpy as np
 from QEfficient.errors import OptionError
 from QEfficient.generation.embedding import EmbeddingRecord, as_asked
 from QEfficient.generation.sessions.encoder import InputContract
-from QEfficient.generation.tasks.sequence_model import CompiledSequenceModel, EncoderRecord
+from QEfficient.generation.tasks.sequence_model import CompiledSequenceModel, EncoderRecord, shown
 from QEfficient.generation.text_options import PredictOptions, RankOptions
 from QEfficient.generation.texts import Texts, is_pair
 from QEfficient.options import EncoderCompileOptions
@@ -179,10 +179,10 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
         return [(index, float(scores[index])) for index in best]
 
     def describe(
-        self, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None
+        self, prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase | None = None
     ) -> tuple[list[dict[str, Any]], str]:
-        logits = self.generate(list(prompts), tokenizer=tokenizer)["logits"]
-        scores = [dict(zip(self.labels, row.tolist(), strict=True)) for row in self.scores(logits)]
+        logits = self._run_texts(prompts, tokenizer, PredictOptions())
+        scores = self._labelled(logits)
         rows = [
             {"prompt": prompt, "label": max(each, key=each.__getitem__), "scores": each, "logits": row.tolist()}
             for prompt, each, row in zip(prompts, scores, logits, strict=True)
@@ -190,5 +190,19 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
         lines = []
         for prompt, each in zip(prompts, scores, strict=True):
             best = sorted(each.items(), key=lambda item: -item[1])
-            lines.append(f"> {prompt}\n" + "\n".join(f"{score:.4f} {label}" for label, score in best[:5]))
+            lines.append(f"> {shown(prompt)}\n" + "\n".join(f"{score:.4f} {label}" for label, score in best[:5]))
         return rows, "\n".join(lines)
+
+    def tabulate(
+        self, texts: Sequence[Any], tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        logits = self._run_texts(texts, tokenizer, PredictOptions())
+        if len(self.labels) == 1:
+            scores = self.scores(logits)[:, 0]
+            return scores, [{"score": score} for score in scores.tolist()]
+        labelled = self._labelled(logits)
+        return self.scores(logits), [{"label": max(each, key=each.__getitem__), "scores": each} for each in labelled]
+
+    def _labelled(self, logits: np.ndarray) -> list[dict[str, float]]:
+        """The score of each label, for each text."""
+        return [dict(zip(self.labels, row.tolist(), strict=True)) for row in self.scores(logits)]

@@ -76,6 +76,7 @@ class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
     """A compiled package that turns each whole sequence into one tensor."""
 
     lowerings = ("encoder",)
+    reads_texts = True
 
     def _load(self) -> None:
         self._inputs = self._input_contract()
@@ -161,3 +162,8 @@ class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
 def are_none(texts: object) -> bool:
     """Whether ``texts`` is an empty list."""
     return isinstance(texts, list | tuple) and not texts
+
+
+def shown(prompt: str | tuple[str, str]) -> str:
+    """A text, or a pair of texts on one line."""
+    return prompt if isinstance(prompt, str) else " | ".join(prompt)
