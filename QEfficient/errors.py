@@ -134,7 +134,30 @@ class StorageError(QEffError, OSError):
     """The disk is full or not writable, or no file can have the path."""
 
 
+_SYNONYMS = {
+    "length": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "max_tokens": "max_new_tokens",
+    "max_output_tokens": "max_new_tokens",
+    "min_tokens": "min_new_tokens",
+    "n": "num_return_sequences",
+    "ngram_size": "no_repeat_ngram_size",
+    "bad_words": "bad_words_ids",
+    "random_seed": "seed",
+    "rep_pen": "repetition_penalty",
+    "repeat_penalty": "repetition_penalty",
+    "stop": "stop_strings",
+    "stop_sequences": "stop_strings",
+    "stop_token_ids": "eos_token_id",
+    "stop_words": "stop_strings",
+    "top_logprobs": "logprobs",
+    "typical": "typical_p",
+}
+"""What other libraries call options of ours."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``" Did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
-    matches = get_close_matches(name, list(known), n=1)
+    """``" Did you mean 'x'?"`` for the known name that means the same or is closest, or an empty string."""
+    names = list(known)
+    matches = [_SYNONYMS[name]] if _SYNONYMS.get(name) in names else get_close_matches(name, names, n=1)
     return f" Did you mean '{matches[0]}'?" if matches else ""

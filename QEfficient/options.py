@@ -465,7 +465,8 @@ class SamplingOptions(Options):
     """How the next token is chosen. transformers' names and meanings."""
 
     do_sample: bool | None = None
-    """Sample instead of taking the likeliest token. Default: on if temperature, top_k, top_p or min_p is set."""
+    """Sample instead of taking the likeliest token. Default: on if temperature, top_k, top_p, min_p, typical_p,
+    epsilon_cutoff or eta_cutoff is set."""
     temperature: float | None = None
     """Divides the logits; above 1 flatter, below 1 sharper."""
     top_k: int | None = None
@@ -474,6 +475,12 @@ class SamplingOptions(Options):
     """Keep the likeliest tokens that together reach this probability."""
     min_p: float | None = None
     """Keep tokens of at least this share of the likeliest one's probability."""
+    typical_p: float | None = None
+    """Keep tokens whose information is nearest to what is expected, until they reach this probability."""
+    epsilon_cutoff: float | None = None
+    """Keep tokens of at least this probability; 0 keeps all."""
+    eta_cutoff: float | None = None
+    """Keep tokens of at least this probability, or of less where many are about as likely; 0 keeps all."""
     repetition_penalty: float | None = None
     """Above 1 makes tokens that occurred before less likely."""
     seed: int | None = None
@@ -483,6 +490,9 @@ class SamplingOptions(Options):
         self._require("temperature", "a finite number of at least 0", lambda value: 0 <= value < float("inf"))
         self._require("top_p", "a number above 0 and at most 1", lambda value: 0 < value <= 1)
         self._require("min_p", "a number from 0 to 1", lambda value: 0 <= value <= 1)
+        self._require("typical_p", "a number above 0 and at most 1", lambda value: 0 < value <= 1)
+        for name in ("epsilon_cutoff", "eta_cutoff"):
+            self._require(name, "a number from 0 to 1, and not 1", lambda value: 0 <= value < 1)
         self._require("repetition_penalty", "a finite number above 0", lambda value: 0 < value < float("inf"))
         self._require("top_k", "a whole number, 0 (keep all) or more", lambda value: value >= 0, Integral)
         self._require("seed", "a whole number, 0 or more", lambda value: value >= 0, Integral)
@@ -497,5 +507,9 @@ class SamplingOptions(Options):
         """Whether tokens are drawn at random."""
         if self.do_sample is not None:
             return self.do_sample and self.temperature != 0
-        chosen = (self.temperature, self.top_k, self.top_p, self.min_p)
+        chosen = [getattr(self, name) for name in TRUNCATION]
         return any(value is not None for value in chosen) and self.temperature != 0
+
+
+TRUNCATION = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
+"""Options of sampling alone."""

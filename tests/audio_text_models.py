@@ -36,7 +36,11 @@ def make(model_type: str, folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     made = AutoModelForMultimodalLM.from_config(config, dtype=torch.float32).eval()
     weights.draw(made, weights.SPREAD.get(model_type, {}), seed)
-    made.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=1)
+    for name, buffer in made.named_buffers():
+        if name.endswith("codebook.embed_sum"):
+            torch.nn.init.normal_(buffer)
+    first = config.bos_token_id if model_type == "kyutai_speech_to_text" else 1
+    made.generation_config = GenerationConfig(pad_token_id=0, bos_token_id=first)
     made.save_pretrained(folder)
     return folder
 
@@ -67,6 +71,8 @@ def processor(model_type: str) -> Any:
 
     recipe = RECIPES[model_type]
     extractor = extractor_class(model_type, FEATURE_EXTRACTOR_MAPPING_NAMES[model_type])(**recipe.extractor)
+    if model_type == "voxtral_realtime":
+        return mistral.realtime_processor(mistral.streaming_tokenizer(recipe.audio, extractor), extractor)
     parts = {recipe.extractor_name: extractor, "tokenizer": _tokenizer(recipe)}
     made = getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])(**parts, **recipe.processor)
     if recipe.takes_audio:
@@ -94,6 +100,8 @@ def inputs(made: Any, recipe: Recipe, text: str, audio: Sequence[np.ndarray] = (
         content = [*mistral.contents(audio), {"type": "text", "text": text}]
         return dict(made.apply_chat_template([{"role": "user", "content": content}]))
     options: dict[str, Any] = {"audio": list(audio)} if audio else {"audio": None}
+    if not recipe.reads_text:
+        return dict(made(return_tensors="pt", **options))
     return dict(made(text=[recipe.audio * len(audio) + text], return_tensors="pt", **options))
 
 

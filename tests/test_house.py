@@ -30,7 +30,7 @@ IMPORT_S = 0.3
 # Lowest first; a module imports from its own level and from those before it.
 LEVELS = (
     ("errors", "version", "output", "progress", "forks", "interrupts", "machine", "telemetry"),
-    ("options", "option_types", "contract", "targets", "tasks", "generation_config"),
+    ("options", "option_types", "generation_options", "contract", "targets", "tasks", "generation_config"),
     ("store",),
     ("transformers", "processing"),
     ("exporter",),
@@ -61,6 +61,7 @@ LIGHT = frozenset(
         "tasks",
         "contract",
         "generation_config",
+        "generation_options",
         "store",
         "base",
         "compile",

@@ -80,12 +80,14 @@ def _complete(
     out: Output, compiled: CompiledDecoder[Any], question: Question, tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
     prompts = question.prompts
-    if question.stream and not question.as_json and len(prompts) == 1:
+    num_answers = len(prompts) * question.sampling.get("num_return_sequences", 1)
+    if question.stream and not question.as_json and num_answers == 1:
         info = compiled.generate(prompts, tokenizer=tokenizer, stream=out.write_piece, **question.options)
         out.write()
     else:
         with stage("Answering", f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"):
             info = compiled.generate(prompts, tokenizer=tokenizer, **question.options)
+        prompts = [prompt for prompt in prompts for _ in range(num_answers // len(prompts))]
         if question.as_json:
             return out.json(_described(compiled, prompts, info))
         out.write(_texts(prompts, info))
@@ -100,10 +102,13 @@ def _texts(prompts: list[str], info: CloudAI100ExecInfo) -> str:
 
 
 def _described(compiled: CompiledDecoder[Any], prompts: list[str], info: CloudAI100ExecInfo) -> dict[str, Any]:
-    answers = [
-        {"prompt": prompt, "text": text, "token_ids": ids.tolist()}
-        for prompt, text, ids in zip(prompts, info.generated_texts, info.generated_ids, strict=True)
+    rows = zip(prompts, info.generated_texts, info.generated_ids, info.finish_reasons, strict=True)
+    answers: list[dict[str, Any]] = [
+        {"prompt": prompt, "text": text, "token_ids": ids.tolist(), "finish_reason": reason}
+        for prompt, text, ids, reason in rows
     ]
+    for row, logprobs in zip(answers, info.logprobs, strict=False):  # there are none unless they are asked for
+        row["logprobs"] = [asdict(token) for token in logprobs]
     return {
         "package": str(compiled.path),
         "answers": answers,

@@ -119,7 +119,7 @@ class Chat:
 
     def _fits(self, messages: list[Message]) -> bool:
         ctx_len = self._compiled.engine.session.info.ctx_len
-        answer_len = self._question.generation_len or ctx_len // 4
+        answer_len = self._question.max_new_tokens or ctx_len // 4
         return self._num_tokens(messages) + answer_len <= ctx_len
 
     def _num_tokens(self, messages: list[Message]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
@@ -113,7 +114,9 @@ def _field_flag(cls: type[Options], field: Field[Any], section: str) -> Flag:
     spelling = as_flag(field.name)
     kind = _without_none(get_type_hints(cls)[field.name])
     more: dict[str, Any] = {"type": kind}
-    if kind is bool:
+    if form := field.metadata.get("form"):
+        more = _FORMS[form]
+    elif kind is bool:
         more = {"is_flag": True}
         if field.default is None:
             spelling = f"{spelling}/--no-{spelling.removeprefix('--')}"
@@ -181,6 +184,32 @@ class _Lengths(click.ParamType):
         except ValueError:
             self.fail(f"{value!r} is neither a whole number nor a comma-separated list of them", param, ctx)
         return lengths if self.is_list or len(lengths) > 1 else lengths[0]
+
+
+class _Json(click.ParamType):
+    """A value in JSON."""
+
+    name = "JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
+
+
+def _or_none(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...] | None:
+    return texts or None
+
+
+_FORMS: dict[str, dict[str, Any]] = {
+    "ids": {"type": _Lengths(is_list=True), "metavar": "N,N"},
+    "texts": {"type": str, "multiple": True, "callback": _or_none, "metavar": "TEXT"},
+    "json": {"type": _Json(), "metavar": "JSON"},
+}
+"""How a flag takes an option that is a list, by what its field says."""
 
 
 class DeviceGroup(click.ParamType):

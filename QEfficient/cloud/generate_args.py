@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +15,8 @@ from QEfficient.cloud.click_options import JSON, Flag, Function, flags, option_f
 from QEfficient.cloud.text_files import TextBatch
 from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.prompts import read_prompts
-from QEfficient.options import SamplingOptions
+from QEfficient.generation_config import options_of, refuse_unfollowed
+from QEfficient.generation_options import GenerationOptions
 from QEfficient.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ class Question:
     as_json: bool
     sampling: dict[str, Any]
     batch: TextBatch = field(default_factory=TextBatch)
+    generation_config: str | None = None
+    """The path of a generation config to go before the checkpoint's."""
 
     def __post_init__(self) -> None:
         """Check the flags before a model is loaded."""
@@ -69,14 +73,18 @@ class Question:
             raise OptionError("--pair, --input and --output are for texts alone: leave --chat and --image-path out.")
         if self.generation_len is not None and self.generation_len < 1:
             raise OptionError(f"--generation-len must be at least 1, got {self.generation_len}.")
-        SamplingOptions.parse(self.sampling)
+        options = GenerationOptions.parse(self.sampling)
+        if self.generation_config is not None:
+            refuse_unfollowed(options_of(Path(self.generation_config)))
+        if self.chat and (options.num_return_sequences or 1) > 1:
+            raise OptionError("--num-return-sequences is for prompts: a chat goes on from one answer.")
 
     def check_task(self, task: str) -> None:
         """
         Raises:
             OptionError: a flag is not for models of this task.
         """
-        asks_for_text = self.chat or self.generation_len is not None or bool(self.sampling)
+        asks_for_text = self.chat or self.generation_len is not None or bool(self.sampling or self.generation_config)
         if asks_for_text and task in TASKS and not TASKS[task].load_compiled().takes_chat:
             raise OptionError(f"This model is {TASKS[task].kind}: it has no chat, no --generation-len and no sampling.")
         if self.batch and task in TASKS and not TASKS[task].load_compiled().reads_texts:
@@ -102,10 +110,16 @@ class Question:
             raise OptionError(f"{reads.source_name} has no chat template: use --prompt instead of --chat.")
 
     @property
+    def max_new_tokens(self) -> int | None:
+        """Of an answer, by either flag."""
+        return self.generation_len or self.sampling.get("max_new_tokens")
+
+    @property
     def options(self) -> dict[str, Any]:
         """Arguments for ``generate``."""
         images = {"images": self.images} if self.images else {}
-        return {"generation_len": self.generation_len, **images, **self.sampling}
+        lengths = {"generation_len": self.generation_len, "generation_config": self.generation_config}
+        return {**lengths, **images, **self.sampling}
 
 
 def question_flags(function: Function) -> Callable[..., Any]:
@@ -129,7 +143,7 @@ def question_flags(function: Function) -> Callable[..., Any]:
         question = Question(prompts=prompts, images=[*image_path], batch=batch, **answers)
         return function(*args, question=question, **params)
 
-    return flags(*_FLAGS)(option_flags("sampling", "Sampling", SamplingOptions)(command))
+    return flags(*_FLAGS)(option_flags("sampling", "Sampling", GenerationOptions)(command))
 
 
 def _prompts(texts: tuple[str, ...], file: str | None, has_others: bool) -> list[str]:
@@ -220,7 +234,14 @@ _FLAGS = (
         section=_SECTION,
         type=int,
         metavar="N",
-        help="Maximum new tokens per prompt. Default: the checkpoint's max_new_tokens, else what fits the context.",
+        help="Maximum new tokens per prompt. Default: the checkpoint's max_new_tokens or max_length, else "
+        "what fits the context.",
+    ),
+    Flag(
+        ["--generation-config"],
+        section=_SECTION,
+        metavar="PATH",
+        help="A generation_config.json, or its folder, whose entries go before the checkpoint's.",
     ),
     Flag(
         ["stream", "--stream/--no-stream"],

@@ -44,6 +44,8 @@ def load_audio(source: AudioInput, sampling_rate: int, max_len: int, name: str) 
         CapacityError: it is empty or longer than ``max_len``.
     """
     if isinstance(source, str | os.PathLike):
+        if isinstance(source, str) and "://" in source:
+            raise OptionError(f"{source} is an address, and no audio is downloaded: save it, and give its path.")
         path = Path(source)
         samples = _from_file(path, sampling_rate, max_len, f"{name} ({path})")
     else:
@@ -52,6 +54,26 @@ def load_audio(source: AudioInput, sampling_rate: int, max_len: int, name: str) 
         raise CapacityError(f"{name} is empty: it has no sample.")
     if len(samples) > max_len:
         raise _too_long(name, len(samples), sampling_rate, max_len)
+    return samples
+
+
+MIN_SECONDS = 0.01
+"""Of audio that extractors fill up: the usual distance of two frames."""
+
+
+def load_heard_audio(source: AudioInput, sampling_rate: int, max_len: int, name: str) -> np.ndarray:
+    """:func:`load_audio` for models whose extractor fills audio up, so that they would answer any.
+
+    Raises:
+        CapacityError: it is too short to hear anything.
+    """
+    samples = load_audio(source, sampling_rate, max_len, name)
+    shortest = int(MIN_SECONDS * sampling_rate)
+    if len(samples) < shortest:
+        raise CapacityError(
+            f"{name} has {len(samples)} sample(s), too short to hear anything: expected at least {shortest} "
+            f"({1000 * MIN_SECONDS:.0f} ms)."
+        )
     return samples
 
 
@@ -110,6 +132,8 @@ def _from_file(path: Path, sampling_rate: int, max_len: int, name: str) -> np.nd
     kind = next((kind for start, kind in _HEADERS.items() if header.startswith(start)), None)
     if kind is None:
         raise OptionError(f"{name} is no audio file: it begins like none of {', '.join(sorted({*_HEADERS.values()}))}.")
+    if kind == "WAV" and len(header) < _HEADER_BYTES and b"data" not in header:
+        raise OptionError(f"{name} is cut off in its header: copy or convert it again.")
     is_plain = kind == "WAV" and _encoding(header) == (1, 0)
 
     def check(rate: int, length: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from QEfficient.errors import CapacityError, OptionError
-from QEfficient.generation.audio import AudioInput, as_array, load_audio
+from QEfficient.generation.audio import AudioInput, as_array, load_audio, load_heard_audio
 from QEfficient.generation.feature_extractor import FeatureExtractor
 
 AudioInputs = AudioInput | Sequence[AudioInput] | Mapping[str, Any]
@@ -62,8 +62,9 @@ def read_signals(
     opened, longest = extractor(), takes.seq_lens[-1]
     most = longest if takes.width is None else longest * _SAMPLES_PER_PLACE
     most = min(most, opened.max_len or most) if takes.is_whole else most
+    load = load_heard_audio if takes.is_whole else load_audio
     rows = [
-        opened.features(load_audio(each, opened.sampling_rate, most, f"Audio {index}"), takes.input, takes.is_whole)
+        opened.features(load(each, opened.sampling_rate, most, f"Audio {index}"), takes.input, takes.is_whole)
         for index, each in enumerate(each_audio(inputs))
     ]
     return [row.T if takes.is_time_last else row for row in rows]

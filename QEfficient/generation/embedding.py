@@ -146,9 +146,9 @@ def finished(vectors: np.ndarray, options: EncodeOptions) -> np.ndarray:
     return unit(vectors) if options.normalize_embeddings else vectors
 
 
-def as_asked(vectors: np.ndarray, options: TextOptions) -> np.ndarray:
+def as_asked(vectors: np.ndarray, as_tensor: bool) -> np.ndarray:
     """An array, or the tensor that was asked for."""
-    if not options.convert_to_tensor:
+    if not as_tensor:
         return vectors
     import torch
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from itertools import count
 from threading import Lock
 
-from QEfficient.errors import LifecycleError, NumericError
+from QEfficient.errors import LifecycleError, QEffError
 from QEfficient.generation.request import NewToken, Outbox, Outcome, Request, RequestState, check_request, choose
 from QEfficient.generation.scheduler import Scheduler, Step
 from QEfficient.generation.sessions.session import Session
@@ -224,8 +224,8 @@ class Engine:
                 state.times.note(seconds, is_prefill=is_prefill, num_tokens=chunk.num_logits)
             return {s.request_id: self._accept(s, token) for s, token in zip(predicted, tokens, strict=True)}
 
-    def _accept(self, state: RequestState, chosen: int | NumericError) -> Outcome:
-        if isinstance(chosen, NumericError):
+    def _accept(self, state: RequestState, chosen: int | QEffError) -> Outcome:
+        if isinstance(chosen, QEffError):
             state.send(chosen)
             self._forget(state)
             return chosen

@@ -57,7 +57,10 @@ class FeatureExtractor:
             output = self._extractor(
                 samples, sampling_rate=self.sampling_rate, return_tensors="np", return_attention_mask=True, **options
             )
-            row = np.asarray(output[name])[0].astype(np.float32)
+            rows = np.asarray(output[name])
+            if len(rows) != 1:
+                raise ValueError(f"it makes {len(rows)} signals of it: pass {name} as it made them")
+            row = rows[0].astype(np.float32)
         except ImportError as error:
             said = " ".join(str(error).split())[:200]
             raise LifecycleError(

@@ -36,6 +36,12 @@ class MediaLayout:
     """Token types whose neighbours attend to each other in both directions, so that a step needs all of them."""
     mask: str = ""
     """The token type that is 1 for placeholders, where these may be any tokens."""
+    is_added: bool = False
+    """Whether every token, new ones too, has a row of features, which is added to its embedding."""
+    constants: Mapping[str, float] = field(default_factory=dict)
+    """What of a processor's output are numbers that the graph was made with."""
+    names: tuple[str, ...] = ()
+    """What a processor's output may have; empty: it is not known."""
 
     @property
     def new_type(self) -> int:
@@ -54,7 +60,7 @@ class PromptMedia:
     """What a prompt has beside its tokens."""
 
     is_placeholder: np.ndarray
-    """``[S]``, whether each token stands for a row of features."""
+    """``[S]``, whether each token stands for a row of features; goes on for new tokens, where these have some too."""
     features: np.ndarray | None = None
     """``[V, D]``, in the order of the placeholders."""
     deepstack: np.ndarray | None = None

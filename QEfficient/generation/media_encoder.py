@@ -226,6 +226,8 @@ class MediaEncoder:
         sizes = {name: array.shape for name, array in passed.items()}
         if not shapes or sizes in shapes:
             return self._outputs(part, passed)
+        if (padded := _padded(passed, shapes)) is not None:
+            return self._outputs(part, padded)
         num_rows = [next(iter(shape.values()))[0] for shape in shapes if _row(shape) == _row(sizes)]
         if not part.has_independent_rows or not num_rows:
             raise CapacityError(
@@ -246,6 +248,21 @@ class MediaEncoder:
     def _outputs(self, part: MediaPartRecord, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         outputs = self._programs[part.graph].run(inputs, list(part.outputs))
         return [np.array(outputs[name]) for name in part.outputs]
+
+
+_MASK = "attention_mask"
+
+
+def _padded(inputs: Mapping[str, np.ndarray], shapes: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any] | None:
+    """``inputs`` with a text that has a mask padded to the least of ``shapes`` that takes it; None: there is none."""
+    pairs = [(name, name.removesuffix(_MASK) + "input_ids") for name in inputs if name.endswith(_MASK)]
+    texts = {name for pair in pairs if pair[1] in inputs for name in pair}
+    for shape in sorted(shapes, key=lambda each: [each[name][1] for name in sorted(texts)]):
+        missing = {name: shape[name][1] - inputs[name].shape[1] for name in texts}
+        others = all(tuple(shape[name]) == inputs[name].shape for name in inputs.keys() - texts)
+        if texts and others and min(missing.values()) >= 0:
+            return {n: np.pad(each, ((0, 0), (0, missing[n]))) if n in texts else each for n, each in inputs.items()}
+    return None
 
 
 def _row(shapes: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from QEfficient.errors import OptionError, nearest
-from QEfficient.generation.audio import AudioInput, load_audio
+from QEfficient.generation.audio import AudioInput, load_heard_audio
 from QEfficient.generation.prompts import Prompts
 
 if TYPE_CHECKING:
@@ -100,14 +100,19 @@ def _of_each(modality: str, texts: Sequence[Any], media: Any) -> list[list[Any]]
         said = f"{named[0]!r:.100}"
         raise OptionError(f"A chat names its {modality} ({said}), and others are passed beside it: choose one.")
     passed = media if isinstance(media, list | tuple) and not _is_samples(media) else [media]  # else a single one
+    name = {"image": "images", "audio": "audio"}[modality]
     if len(texts) == 1:
+        if len(passed) > 1 and any(isinstance(each, list | tuple) and not _is_samples(each) for each in passed):
+            raise OptionError(f"{name} has {len(passed)} lists for one prompt: pass one list, or a prompt for each.")
         is_listed = len(passed) == 1 and isinstance(passed[0], list | tuple) and not _is_samples(passed[0])
         lists = [[*passed[0]] if is_listed else [*passed]]
     else:
         lists = [[*each] if isinstance(each, list | tuple) and not _is_samples(each) else [each] for each in passed]
     if len(lists) != len(texts):
-        name = {"image": "images", "audio": "audio"}[modality]
-        raise OptionError(f"{name} has {len(lists)} entries for {len(texts)} prompts: give a list for each.")
+        raise OptionError(
+            f"There are {len(lists)} {name} for {len(texts)} prompts, expected an entry for each prompt; one of "
+            f"several {name}, or of none, is a list ({name}=[[first, second], []])."
+        )
     return lists
 
 
@@ -145,4 +150,5 @@ def open_audio(clips: Sequence[AudioInput], processor: ProcessorMixin) -> list[n
     rate = sampling_rate(processor)
     if clips and rate is None:
         raise OptionError(f"{type(processor).__name__} takes no audio.")
-    return [load_audio(clip, rate or 0, MAX_SECONDS * (rate or 0), f"Audio {at}") for at, clip in enumerate(clips)]
+    longest = MAX_SECONDS * (rate or 0)
+    return [load_heard_audio(clip, rate or 0, longest, f"Audio {at}") for at, clip in enumerate(clips)]

@@ -129,6 +129,14 @@ def _is_chat(prompt: Any) -> bool:
     return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], Mapping) and "role" in prompt[0]
 
 
+def are_chats(prompts: object) -> list[bool]:
+    """Whether each of several prompts is a chat; empty where none is."""
+    if _is_chat(prompts):
+        return [True]
+    chats = [_is_chat(prompt) for prompt in prompts] if isinstance(prompts, list | tuple) else []
+    return chats if any(chats) else []
+
+
 def _check_chat(messages: Sequence[Any]) -> None:
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):

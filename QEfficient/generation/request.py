@@ -9,12 +9,16 @@ from typing import Literal
 
 import numpy as np
 
-from QEfficient.errors import CapacityError, NumericError, OptionError
+from QEfficient.errors import CapacityError, NumericError, OptionError, QEffError
+from QEfficient.generation.logits.history import History
+from QEfficient.generation.logits.logprobs import TokenLogprob, token_logprob
+from QEfficient.generation.logits.pipeline import NO_TOKEN, AnswerShape, Sampler, choose_tokens, pipeline_of
+from QEfficient.generation.logits.processor import Processor
 from QEfficient.generation.media import NOTHING, PromptMedia
-from QEfficient.generation.sampling import Sampler, ScoreRule
 from QEfficient.generation.scheduler import Sequence
 from QEfficient.generation.sessions.session import SessionInfo
-from QEfficient.options import SamplingOptions
+from QEfficient.generation.stopping import StopRule
+from QEfficient.generation_options import GenerationOptions
 
 FinishReason = Literal["stop", "length"]
 
@@ -27,17 +31,20 @@ class Request:
     """What the answer continues; of a model with an encoder, what answers start with."""
     max_new_tokens: int
     eos_token_ids: frozenset[int] = frozenset()
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    sampling: GenerationOptions = field(default_factory=GenerationOptions)
+    """Its options, with the checkpoint's as defaults."""
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Inputs beside the tokens, by name: ``encoder_input_ids`` ``[T]`` where the model has an encoder."""
     media: PromptMedia = NOTHING
     """The prompt's images, videos and audio."""
-    forced_ids: Mapping[int, int] = field(default_factory=dict)
-    """Tokens that the answer has at these places, 0 the first, whatever the model predicts."""
-    banned_ids: tuple[tuple[int, ...], ...] = ()
-    """Sequences of tokens that do not occur, but for forced ones."""
-    rules: tuple[ScoreRule, ...] = ()
-    """What changes scores after all else, in order."""
+    source_ids: tuple[int, ...] | None = None
+    """Tokens that the encoder reads, of a model that has one, else the prompt's; None: it reads no tokens."""
+    rules: tuple[Processor, ...] = ()
+    """What changes scores after the options did, in order."""
+    stops: tuple[StopRule, ...] = ()
+    """What ends the answer beside its end tokens."""
+    draw: int = 0
+    """Which of several answers to one prompt it is; each draws other tokens."""
 
     def max_len(self, ctx_len: int) -> int:
         """Maximum number of tokens of prompt and answer together."""
@@ -85,9 +92,12 @@ class NewToken:
     """Which request it belongs to: its place among those of a run, else the id that ``add`` returned."""
     token_id: int
     finish_reason: FinishReason | None = None
-    """Set on the answer's last token: "stop" at an end token, "length" when the room is used up."""
+    """Set on the answer's last token: "stop" at an end token or what else ends it, "length" when the room is used
+    up."""
     times: RequestTimes | None = None
     """Set on the answer's last token."""
+    logprob: TokenLogprob | None = None
+    """Set where the request asks for it."""
 
 
 Outcome = NewToken | Exception
@@ -113,27 +123,23 @@ class RequestState:
         self.index = index
         self.outbox = outbox
         self.times = RequestTimes()
-        self.sampler = Sampler(request.sampling, request.banned_ids, request.rules, len(request.prompt_ids))
         self.sequence = Sequence(
             request_id, list(request.prompt_ids), request.max_len(ctx_len), inputs=request.inputs, media=request.media
         )
-
-    def forced(self, token_id: int) -> int:
-        """The next token: a forced one, else ``token_id``, which the model predicts."""
-        if not self.request.forced_ids:
-            return token_id
-        return self.request.forced_ids.get(len(self.sequence.tokens) - self.sequence.prompt_len, token_id)
+        self.sampler = _sampler(request, self.sequence.tokens)
+        self.logprob: TokenLogprob | None = None
+        """Of the token that was chosen last."""
 
     def accept(self, token_id: int) -> NewToken:
         """Append a token to the answer."""
         sequence = self.sequence
         sequence.tokens.append(token_id)
         reason: FinishReason | None = None
-        if token_id in self.request.eos_token_ids:
+        if token_id in self.request.eos_token_ids or any(ends(sequence.tokens) for ends in self.request.stops):
             reason = "stop"
         elif len(sequence.tokens) >= sequence.max_len:
             reason = "length"
-        return NewToken(self.index, token_id, reason, self.times if reason else None)
+        return NewToken(self.index, token_id, reason, self.times if reason else None, self.logprob)
 
     def send(self, outcome: Outcome) -> None:
         """Put an outcome into the caller's queue."""
@@ -184,19 +190,42 @@ def check_request(request: Request, info: SessionInfo, index: int) -> None:
             )
 
 
-def choose(logits: np.ndarray, states: list[RequestState]) -> list[int | NumericError]:
-    """The next token of each request, from its row of the logits ``[n, vocab]``; an error where they are no numbers."""
+def _sampler(request: Request, tokens: list[int]) -> Sampler:
+    options, prompt_len = request.sampling, len(request.prompt_ids)
+    shape = AnswerShape(
+        prompt_len=prompt_len, max_new_tokens=request.max_new_tokens, eos_token_ids=request.eos_token_ids
+    )
+    seed = options.seed if options.seed is None or not request.draw else [options.seed, request.draw]
+    pipeline = pipeline_of(options, shape, request.rules)
+    return Sampler(pipeline, History(tokens, prompt_len, request.source_ids), seed)
+
+
+def choose(logits: np.ndarray, states: list[RequestState]) -> list[int | QEffError]:
+    """The next token of each request, from its row of the logits ``[n, vocab]``; an error where they are no numbers,
+    or the request's options leave no token."""
     best = logits.argmax(axis=-1)  # NaN if there is one
     is_finite = np.isfinite(logits[np.arange(len(states)), best])
-    return [
-        _choose(row, int(token), state) if finite else _not_finite(row[token], state)
-        for row, token, finite, state in zip(logits, best, is_finite, states, strict=True)
-    ]
+    chosen: list[int | QEffError] = [int(token) for token in best]
+    changed = [i for i, state in enumerate(states) if is_finite[i] and not state.sampler.pipeline.is_plain_greedy]
+    if changed:
+        tokens = choose_tokens(logits[changed], [states[index].sampler for index in changed])
+        for index, token in zip(changed, tokens, strict=True):
+            chosen[index] = _none_left(states[index]) if token == NO_TOKEN else token
+    for index, state in enumerate(states):
+        one, count = chosen[index], state.request.sampling.logprobs
+        if not is_finite[index]:
+            chosen[index] = _not_finite(logits[index, best[index]], state)
+        elif count is not None and isinstance(one, int):
+            state.logprob = token_logprob(logits[index], one, count)
+    return chosen
 
 
-def _choose(logits: np.ndarray, best: int, state: RequestState) -> int:
-    sampler = state.sampler
-    return state.forced(best if sampler.is_plain_greedy else sampler.choose(logits, state.sequence.tokens))
+def _none_left(state: RequestState) -> OptionError:
+    place = len(state.sequence.tokens) - state.sequence.prompt_len + 1
+    return OptionError(
+        f"Prompt {state.index} has no token {place} of its answer: "
+        "its options, such as suppress_tokens, bad_words_ids and no_repeat_ngram_size, rule all tokens out."
+    )
 
 
 def _not_finite(value: float, state: RequestState) -> NumericError:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from QEfficient.generation.logits.logprobs import TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class CloudAI100ExecInfo:
     generated_ids: list[np.ndarray]
     """One row per prompt: the new tokens, including the end token if there is one."""
     perf_metrics: PerfMetrics
+    finish_reasons: list[str] = field(default_factory=list)
+    """Why each answer ended: "stop" at an end token, a stop string or a stopping criterion, "length" at its maximum."""
+    logprobs: list[list[TokenLogprob]] = field(default_factory=list)
+    """Of each token of each answer, where ``logprobs`` asked for them; else empty."""
 
     @property
     def speed(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from QEfficient.errors import CorruptArtifact, OptionError, nearest
-from QEfficient.generation.sampling import ScoreRule
+from QEfficient.generation.logits.processor import ScoreRule
 from QEfficient.options import require_bool
 
 
@@ -27,6 +27,8 @@ class SpeechOptions:
     """"transcribe", or "translate" into English; None: the checkpoint's."""
     return_timestamps: bool | None = None
     """Whether the answer has tokens of times; None: the checkpoint's."""
+    composer: str | None = None
+    """Whom the notes of an answer are to be like; None: the model's usual one."""
 
     def __post_init__(self) -> None:
         if self.return_timestamps is not None:

@@ -26,8 +26,6 @@ class TextOptions(Options):
     maximum length, if it has one, with a warning."""
     show_progress_bar: bool = False
     """Show how many texts are done."""
-    convert_to_tensor: bool = False
-    """Return a torch tensor instead of an array."""
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -46,6 +44,8 @@ class EncodeOptions(TextOptions):
     """Scale each vector to length 1."""
     truncate_dim: int | None = None
     """Keep this many of the first features of each vector, before it is scaled."""
+    convert_to_tensor: bool = False
+    """Return a torch tensor instead of an array."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +54,8 @@ class PredictOptions(TextOptions):
 
     apply_softmax: bool = False
     """Turn the scores of several labels into shares of 1."""
+    convert_to_tensor: bool = False
+    """Return a torch tensor instead of an array."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,6 +21,7 @@ from QEfficient.errors import CapacityError, CorruptArtifact, LifecycleError, Op
 from QEfficient.generation.chat_template import checked_length, render_chat
 from QEfficient.generation.prompts import checked_text, token_ids
 from QEfficient.generation.space_cleanup import clean_up
+from QEfficient.generation.stopping import TokenBytes
 from QEfficient.generation.streaming import TextStream
 from QEfficient.machine import SLOW_TOKENIZERS
 
@@ -170,6 +171,17 @@ class PackageTokenizer:
         with self._errors():
             return self._tokenizer.decode(known, skip_special_tokens=skip_special_tokens)
 
+    @property
+    def eos_token_id(self) -> int | None:
+        """The token that ends a text, if there is one."""
+        token = self._special_tokens.get("eos_token")
+        return None if token is None else self._tokenizer.token_to_id(token)
+
+    def token_bytes(self) -> TokenBytes:
+        """What each token adds to a text."""
+        with self._errors():
+            return TokenBytes.of(self._tokenizer)
+
     def text_stream(self) -> TextStream:
         """Turns the ids of a text into pieces that make up its text, without special tokens."""
         return TextStream(self._text, cleans_spaces=self._cleans_spaces, probe_ids=_probe_ids(self._tokenizer))
@@ -297,6 +309,14 @@ class ForeignTokenizer:
             if len(inside) == len(known):
                 raise OptionError(f"{type(self._tokenizer).__name__} cannot decode {known[:8]}: {error}") from error
             return decode(inside)
+
+    @property
+    def eos_token_id(self) -> int | None:
+        token = getattr(self._tokenizer, "eos_token_id", None)
+        return token if isinstance(token, int) else None
+
+    def token_bytes(self) -> TokenBytes:
+        return TokenBytes.of_transformers(self._tokenizer)
 
     def text_stream(self) -> TextStream:
         tokenizer = self._tokenizer

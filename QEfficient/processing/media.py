@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from QEfficient.contract import Json
 
@@ -117,12 +118,14 @@ class CrossEncoder:
 
 def encoder_method(model: PreTrainedModel, modality: str) -> Callable[..., Any] | None:
     """The method that gives a modality's features; None for a model without the modality."""
+    from QEfficient.transformers.quirks import added_features
+
     name = f"get_{modality}_features"
     method: Callable[..., Any] | None = getattr(model.base_model, name, None)
     if method is None and modality == "image":
         arguments = cross_arguments(model.base_model)
         method = features_of_forward(model) if arguments is None else CrossEncoder(model.base_model, arguments)
-    return method or getattr(model, name, None)
+    return method or getattr(model, name, None) or added_features(model, modality)
 
 
 def features_of_forward(model: nn.Module) -> Callable[..., Any] | None:
@@ -189,8 +192,22 @@ def encode(model: PreTrainedModel, modality: str, inputs: Mapping[str, Any]) -> 
     if _NOISE in names:
         options[_NOISE] = False
     passed = {name if name in names else pixels: value for name, value in inputs.items()}
-    with torch.no_grad():
+    with torch.no_grad(), _Unsplit(passed):
         return method(**passed, **options)
+
+
+class _Unsplit(TorchFunctionMode):
+    """Leaves whole what is split into chunks of one size: transformers' code does so with long audio, to save memory,
+    and hands the state of convolutions from chunk to chunk, which the graph of one chunk does not have."""
+
+    def __init__(self, inputs: Mapping[str, Any]):
+        super().__init__()
+        self._inputs = [value for value in inputs.values() if isinstance(value, torch.Tensor)]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.split and any(args[0] is each for each in self._inputs) and type(args[1]) is int:
+            return (args[0],)
+        return func(*args, **(kwargs or {}))
 
 
 def _takes(method: Callable[..., Any], name: str) -> bool:

@@ -131,12 +131,28 @@ def process(
         if clips and not _takes(processor, "audio"):
             return _as_batch(_by_chat(processor, prompt, clips))
         if not _takes(processor, "text"):
+            if prompt:
+                raise ValueError(f"{type(processor).__name__} takes no text")
             return _as_batch(processor(audio=clips, return_tensors="pt"))
         if opened and isinstance(prompt, str) and getattr(processor, "chat_template", None) is None:
             placed = _placed(processor, prompt, opened, clips)
             if placed is not None:
                 return placed
         return _read(processor, _text(processor, prompt, {"image": len(opened), "audio": len(clips)}), opened, clips)
+
+
+def process_audio(processor: ProcessorMixin, clips: Sequence[np.ndarray]) -> Batch:
+    """The inputs of clips without a text.
+
+    Args:
+        processor: of transformers.
+        clips: samples of each at :func:`sampling_rate`.
+
+    Raises:
+        OptionError: the processor refuses them.
+    """
+    with _refusals("this audio"):
+        return _as_batch(processor(audio=[*clips], return_tensors="pt"))
 
 
 def _read(processor: ProcessorMixin, text: str, images: Sequence[Any], audio: Sequence[np.ndarray] = ()) -> Batch:
@@ -182,7 +198,9 @@ def sampling_rate(processor: ProcessorMixin) -> int | None:
 
 
 def sounding(processor: ProcessorMixin, text: str, num_clips: int) -> str:
-    """``text`` after placeholders for clips, for a processor that takes them in texts."""
+    """``text`` after placeholders for clips, for a processor that takes them in texts; "" for one that takes none."""
+    if not _takes(processor, "text") and _takes(processor, "audio"):
+        return ""
     tokens = placeholder_tokens(processor, "audio") if _takes(processor, "audio") else []
     return "".join(tokens) * num_clips + text
 
@@ -291,7 +309,10 @@ def _text(processor: ProcessorMixin, prompt: str | Sequence[Mapping[str, Any]], 
     if not isinstance(prompt, str):
         if template is None:
             raise OptionError("This checkpoint has no chat template: give the prompt as text, not as messages.")
-        return _rendered(processor, prompt)
+        text = _rendered(processor, prompt)
+        for modality, count in counts.items():
+            _check_places(text, placeholder_tokens(processor, modality), modality, count)
+        return text
     tokens = {modality: placeholder_tokens(processor, modality) for modality in counts}
     if not any(counts.values()) or any(token in prompt for names in tokens.values() for token in names):
         for modality, count in counts.items():
@@ -324,6 +345,18 @@ def placeholder_tokens(processor: ProcessorMixin, modality: str = "image") -> li
     """What stands for an image or a clip in a text; the first is the one to write."""
     tokens = [getattr(processor, name, None) for name in _TOKENS[modality]]
     return [str(token) for token in tokens if isinstance(token, str) and token]
+
+
+def _check_places(text: str, tokens: Sequence[str], modality: str, number: int) -> None:
+    """
+    Raises:
+        OptionError: a chat has no place for the media that are passed with it.
+    """
+    if number and tokens and not any(token in text for token in tokens):
+        raise OptionError(
+            f"The chat has no place for {number} {'image' if modality == 'image' else 'clip'}(s): write "
+            f'{{"type": "{modality}"}} into the content of the message that it belongs to, a list of parts.'
+        )
 
 
 def _check_count(text: str, tokens: Sequence[str], modality: str, number: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,9 +14,15 @@ if TYPE_CHECKING:
 _TYPES = "mm_token_type_ids"
 
 
+def index_method(model: PreTrainedModel) -> Callable[..., Any] | None:
+    """The method that gives coordinates of tokens; None for a model whose tokens have none."""
+    method: Callable[..., Any] | None = getattr(model.base_model, "get_rope_index", None)
+    return method
+
+
 def rope_index(model: PreTrainedModel, batch: Mapping[str, Any]) -> torch.Tensor | None:
     """Coordinates ``[P, B, S]`` of a batch's tokens; None for a model whose tokens have none."""
-    method = getattr(model.base_model, "get_rope_index", None)
+    method = index_method(model)
     if method is None:
         return None
     names = inspect.signature(method).parameters

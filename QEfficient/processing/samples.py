@@ -32,7 +32,9 @@ SIZES: dict[str, tuple[tuple[Any, ...], ...]] = {
 }
 """Width and height of the images, and seconds of the clips, of prompts that show what an encoder takes, and what varies
 with them; the first prompt has more than one."""
-_TEXT = "Describe this."
+TEXT = "Describe this."
+LONG_TEXT = TEXT * 40
+"""For encoders that read the text too, where what is shorter is padded."""
 
 
 def prompt_samples(processor: ProcessorMixin, modality: str) -> list[Batch]:
@@ -41,14 +43,14 @@ def prompt_samples(processor: ProcessorMixin, modality: str) -> list[Batch]:
     Their texts have different lengths, as some encoders read them too.
     """
     first, *others = SIZES[modality]
-    alone = [prompt_sample(processor, modality, sizes, _TEXT * number) for number, sizes in enumerate(others, start=1)]
+    alone = [prompt_sample(processor, modality, sizes, TEXT * number) for number, sizes in enumerate(others, start=1)]
     try:
-        return [prompt_sample(processor, modality, first, 2 * _TEXT), *alone]
+        return [prompt_sample(processor, modality, first, 2 * TEXT), *alone]
     except OptionError:
         return alone
 
 
-def prompt_sample(processor: ProcessorMixin, modality: str, sizes: Sequence[Any], text: str = _TEXT) -> Batch:
+def prompt_sample(processor: ProcessorMixin, modality: str, sizes: Sequence[Any], text: str = TEXT) -> Batch:
     """What ``processor`` makes of images of these sizes, or of clips of so many seconds, before a text."""
     if modality == "image":
         return process(processor, text, [picture(*size) for size in sizes])

@@ -230,7 +230,8 @@ def _speech(family: str, model_type: str, target: str) -> Row:
     together = target == "cpu" or contract.padding.side is not None or contract.only_len is not None
     row, answered = {}, []
     for part in [range(3)] if together else [[index] for index in range(3)]:
-        sizes = {} if contract.only_len else {"encoder_ctx_len": counts[part[-1]]}
+        num_before = int(model._prefix() is not None)
+        sizes = {} if contract.only_len else {"encoder_ctx_len": counts[part[-1]] + num_before}
         row = _compiled(model, _options(target, batch_size=NUM_SLOTS, ctx_len=64, **sizes))
         with model:
             answers = model.generate({contract.input: [signals[index] for index in part]}, _NUM_SPOKEN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,8 +65,10 @@ def spoken(model: Any, signal: Any, num_new_tokens: int) -> Answer:
         extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True, do_normalize=False)
         padded = extractor(signal, sampling_rate=16000, return_tensors="pt", padding=True, pad_to_multiple_of=80)
         inputs = {"inputs": padded["input_values"], "attention_mask": padded["attention_mask"]}
-    output = GenerationMixin.generate(
-        model,
+    generate = partial(GenerationMixin.generate, model)
+    if model.config.model_type == "pop2piano":  # puts the composer before the features
+        inputs, generate = {"input_features": inputs["inputs"]}, model.generate
+    output = generate(
         **inputs,
         max_new_tokens=num_new_tokens,
         do_sample=False,

@@ -31,11 +31,8 @@ UNABLE: dict[tuple[str, str], str] = {
     ("causal_lm", "gemma4_unified_assistant"): _DRAFTS,
     ("sequence_classification", "layoutlmv2"): "needs detectron2, even for text alone",
     ("text_encoder", "perceiver"): "PerceiverModel takes `inputs` already embedded, not tokens",
-    ("speech_seq2seq", "voxtral_realtime"): "adds its audio to every token, also to those that it generates",
     ("speech_seq2seq", "dia"): "reads text and speaks codes of an audio codec",
     ("speech_seq2seq", "vibevoice"): "reads text and speaks",
-    ("speech_seq2seq", "kyutai_speech_to_text"): "a decoder alone, over codes of an audio codec that its model makes",
-    ("speech_seq2seq", "pop2piano"): "writes notes of a piano, and embeds audio outside of its encoder",
     ("causal_lm", "musicgen"): _CODES,
     ("causal_lm", "musicgen_melody"): _CODES,
 }
@@ -358,5 +355,8 @@ def _free_generation(model: Any) -> None:
         pad_token_id=getattr(model.config, "pad_token_id", None) or 0,
         decoder_start_token_id=start,
     )
+    if (count := getattr(model.config, "composer_vocab_size", None)) is not None:
+        tokens = {f"composer{number + 1}": 200 + number for number in range(count)}
+        model.generation_config.composer_to_feature_token = tokens
     if hasattr(model.config, "use_mems_eval"):
         model.config.use_mems_eval = model.config.model_type not in UNCACHED

@@ -23,6 +23,7 @@ class Recipe:
         extractor_name: The name that the processor has for it.
         processor: Arguments of the processor.
         takes_audio: Whether a call of the processor takes audio; else its chats do.
+        reads_text: Whether a call of the processor takes text.
         takes_text: Whether a prompt may have no audio.
         seconds: Of the clips of a prompt.
         max_clips: Clips that one prompt can have.
@@ -38,6 +39,7 @@ class Recipe:
     extractor_name: str = "feature_extractor"
     processor: Mapping[str, Any] = field(default_factory=dict)
     takes_audio: bool = True
+    reads_text: bool = True
     takes_text: bool = True
     seconds: tuple[float, ...] = (0.6, 1.3)
     max_clips: int = 2

@@ -36,6 +36,40 @@ RECIPES: dict[str, Recipe] = {
         takes_audio=False,
         seconds=(1.5, 31.0),
     ),
+    "voxtral_realtime": Recipe(
+        audio="[STREAMING_PAD]",
+        config={
+            "audio_config": {"head_dim": 16, "sliding_window": 12},
+            "text_config": {"head_dim": 32, "sliding_window": 48},
+        },
+        extractor={"feature_size": 16},
+        reads_text=False,
+        takes_text=False,
+        max_clips=1,
+    ),
+    "kyutai_speech_to_text": Recipe(
+        config={
+            "vocab_size": 300,
+            "bos_token_id": 310,
+            "num_codebooks": 4,
+            "codebook_vocab_size": 33,
+            "audio_bos_token_id": 32,
+            "audio_pad_token_id": 432,
+            "codec_config": {
+                "num_filters": 4,
+                "upsampling_ratios": [8, 6, 5, 4],
+                "num_quantizers": 4,
+                "codebook_size": 32,
+                "vector_quantization_hidden_dimension": 16,
+                "upsample_groups": 64,
+                "sliding_window": 8,
+            },
+        },
+        extractor={"sampling_rate": 24000},
+        reads_text=False,
+        takes_text=False,
+        max_clips=1,
+    ),
     "qwen3_asr": Recipe(
         audio="<|audio_start|><|audio_pad|><|audio_end|>",
         names={
@@ -66,7 +100,8 @@ RECIPES: dict[str, Recipe] = {
             "audio_bos_token_id": "<|object_ref_start|>",
             "audio_eos_token_id": "<|object_ref_end|>",
         },
-        config={
+        config={"acoustic_tokenizer_chunk_size": 12800}
+        | {
             name: {"num_filters": 4, "depths": [1, 1, 1], "downsampling_ratios": [40, 80], "hidden_size": 16}
             for name in ("acoustic_tokenizer_encoder_config", "semantic_tokenizer_encoder_config")
         },

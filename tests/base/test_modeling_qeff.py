@@ -252,9 +252,10 @@ def test_own_folder_is_filled_from_the_store(
 
 def test_checkpoints_entries_without_effect_are_said(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = load(checkpoint)
-    model.model.generation_config.no_repeat_ngram_size = 2
+    model.model.generation_config.num_beams = 2
+    model.model.generation_config.no_repeat_ngram_size = 2  # is followed
     model.compile(ctx_len=64)
-    assert "no_repeat_ngram_size=2" in caplog.text
+    assert "num_beams=2, which generate() does not follow" in caplog.text
 
 
 def test_transform_of_a_model_and_of_a_class(checkpoint: Path) -> None:

@@ -13,14 +13,15 @@ from QEfficient.cloud.click_options import flags, option_flags
 from QEfficient.cloud.model_args import compile_flags
 from QEfficient.cloud.terminal import Command
 from QEfficient.errors import OptionError
-from QEfficient.options import CausalLMCompileOptions, EncoderCompileOptions, SamplingOptions
+from QEfficient.generation_options import GenerationOptions
+from QEfficient.options import CausalLMCompileOptions, EncoderCompileOptions
 
 
 def parse(*args: str) -> dict[str, Any]:
     """What a command that takes all options is given."""
 
     @click.command(cls=Command)
-    @option_flags("sampling", "Sampling", SamplingOptions)
+    @option_flags("sampling", "Sampling", GenerationOptions)
     @compile_flags
     def command(sampling: dict[str, Any], compile_options: dict[str, Any]) -> dict[str, Any]:
         assert not sampling.keys() & compile_options.keys()
@@ -30,7 +31,7 @@ def parse(*args: str) -> dict[str, Any]:
     return given
 
 
-@pytest.mark.parametrize("cls", [CausalLMCompileOptions, EncoderCompileOptions, SamplingOptions])
+@pytest.mark.parametrize("cls", [CausalLMCompileOptions, EncoderCompileOptions, GenerationOptions])
 def test_every_option_has_a_flag_with_its_documentation(cli: Cli, cls: Any) -> None:
     shown = " ".join(cli("infer", "--help").out.replace("-\n", "-").split())
     for field in fields(cls):
@@ -67,6 +68,11 @@ def test_spellings(flag: str) -> None:
             {"compiler_options": {"NUM_STREAMS": 2, "A": "x=y", "B": True}},
         ),
         (["--compiler-option", "C=0.5"], {"compiler_options": {"C": 0.5}}),
+        (["--max-new-tokens", "5", "--eos-token-id", "2,7"], {"max_new_tokens": 5, "eos_token_id": (2, 7)}),
+        (["--stop-strings", "a, b", "--stop-strings", "c"], {"stop_strings": ("a, b", "c")}),
+        (["--bad-words-ids", "[[1], [2, 3]]"], {"bad_words_ids": [[1], [2, 3]]}),
+        (["--logit-bias", '{"5": -100}'], {"logit_bias": {"5": -100}}),
+        (["--exponential-decay-length-penalty", "[8, 1.1]"], {"exponential_decay_length_penalty": [8, 1.1]}),
     ],
 )
 def test_values(args: list[str], expected: dict[str, Any]) -> None:
@@ -84,6 +90,8 @@ def test_values(args: list[str], expected: dict[str, Any]) -> None:
         ["--device-group", "[-1]"],
         ["--compiler-option", "NUM_STREAMS"],
         ["--compiler-option", "=2"],
+        ["--eos-token-id", "end"],
+        ["--logit-bias", "5=-100"],
     ],
 )
 def test_values_that_make_no_sense(args: list[str]) -> None:

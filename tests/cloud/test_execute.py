@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cloud.commands import Cli, imported, run_python
@@ -81,6 +82,39 @@ def test_sampling(cli: Cli, package: Path) -> None:
     sampled = ("execute", package, "-p", PROMPT, *SHORT, "--temperature", "3", "--json")
     first, again, other = (cli(*sampled, "--seed", seed).json["answers"] for seed in "112")
     assert first == again != other
+
+
+def test_options_of_generation(cli: Cli, package: Path, tmp_path: Path) -> None:
+    """As flags, and from a file, before which flags go."""
+    options: dict[str, Any] = {"max_new_tokens": 5, "no_repeat_ngram_size": 1, "bad_words_ids": [[5]], "logprobs": 1}
+    with from_package(package) as compiled:
+        info = compiled.generate(PROMPT, **options)
+    flags = ("--no-repeat-ngram-size", "1", "--bad-words-ids", "[[5]]", "--logprobs", "1", "--json")
+    (answer,) = cli("execute", package, "-p", PROMPT, "--max-new-tokens", "5", *flags).json["answers"]
+    assert answer["token_ids"] == info.generated_ids[0].tolist()
+    assert answer["finish_reason"] == info.finish_reasons[0] == "length"
+    assert [token["token_id"] for token in answer["logprobs"]] == answer["token_ids"]
+    config = tmp_path / "generation_config.json"
+    config.write_text('{"max_new_tokens": 9, "no_repeat_ngram_size": 3}')
+    common = ("execute", package, "-p", PROMPT, "--generation-config", tmp_path)
+    assert cli(*common, "--max-new-tokens", "5", *flags).json["answers"] == [answer]
+    assert len(cli(*common, "--json").json["answers"][0]["token_ids"]) == 9
+    config.write_text('{"num_beams": 3}')
+    result = cli(*common)
+    assert (result.code, result.out, "num_beams=3" in result.err) == (2, "", True)
+
+
+def test_several_answers(cli: Cli, package: Path) -> None:
+    several = ("--num-return-sequences", "2", "--temperature", "9", "--seed", "1", *SHORT)
+    answers = cli("execute", package, "-p", "a", "-p", "b", *several, "--json").json["answers"]
+    assert [answer["prompt"] for answer in answers] == ["a", "a", "b", "b"]
+    assert len({tuple(answer["token_ids"]) for answer in answers}) == 4
+    shown = cli("execute", package, "-p", "a", *several).out
+    assert shown == "".join(
+        f"> a\n{answer['text']}\n{gap}" for answer, gap in zip(answers[:2], ("\n", ""), strict=True)
+    )
+    result = cli("execute", package, "--chat", "-p", "a", *several)
+    assert (result.code, "--num-return-sequences is for prompts" in result.err) == (2, True)
 
 
 def test_prompt_of_a_chat_is_not_split(cli: Cli, package: Path) -> None:

@@ -17,6 +17,8 @@ from docs.blocks import ALL_TEXTS, ROOT, SOURCE, blocks, commands, prose, sectio
 import QEfficient
 from QEfficient import errors
 from QEfficient.finetune.settings import FinetuneOptions
+from QEfficient.generation.text_options import EncodeOptions, PredictOptions, RankOptions, TextOptions
+from QEfficient.generation_options import GenerationOptions
 from QEfficient.options import (
     CausalLMCompileOptions,
     CompileOptions,
@@ -49,6 +51,10 @@ COMMAND_LINE = (SOURCE / "command_line.md").read_text(encoding="utf-8")
         (SpeechSeq2SeqCompileOptions, CompileOptions),
         (Vision2SeqCompileOptions, CompileOptions),
         (SamplingOptions, None),
+        (GenerationOptions, SamplingOptions),
+        (EncodeOptions, None),
+        (PredictOptions, TextOptions),
+        (RankOptions, TextOptions),
         (QuantizeOptions, None),
         (FinetuneOptions, None),
     ],
@@ -156,7 +162,7 @@ def test_flags_of_commands_are_documented() -> None:
     from QEfficient.cloud.click_options import as_flag
 
     classes: tuple[type[Options], ...] = (CausalLMCompileOptions, EncoderCompileOptions, Seq2SeqLMCompileOptions)
-    classes += (ImageTextToTextCompileOptions, SamplingOptions, QuantizeOptions, FinetuneOptions)
+    classes += (ImageTextToTextCompileOptions, GenerationOptions, QuantizeOptions, FinetuneOptions)
     options = {as_flag(field.name) for cls in classes for field in fields(cls)}
     for words, command in _commands().items():
         own = [flags for flags in _flags(command) if not options & set(flags)]

@@ -8,10 +8,11 @@ from threading import Lock
 
 import numpy as np
 
+from QEfficient.generation.logits.history import History
+from QEfficient.generation.logits.pipeline import AnswerShape, Sampler, choose_tokens, pipeline_of
 from QEfficient.generation.request import NewToken, Request
-from QEfficient.generation.sampling import Sampler
 from QEfficient.generation.sessions.session import Chunk, SessionInfo
-from QEfficient.options import SamplingOptions
+from QEfficient.generation_options import GenerationOptions
 
 VOCAB, CTX_LEN, BLOCK_LEN = 50, 64, 8
 
@@ -92,21 +93,24 @@ class FakeSession:
 
 
 def request(
-    prompt: list[int], most: int = CTX_LEN, eos: Sequence[int] = (), options: SamplingOptions | None = None
+    prompt: list[int], most: int = CTX_LEN, eos: Sequence[int] = (), options: GenerationOptions | None = None
 ) -> Request:
     return Request(
         prompt_ids=prompt,
         max_new_tokens=most,
         eos_token_ids=frozenset(eos),
-        sampling=options or SamplingOptions(),
+        sampling=options or GenerationOptions(),
     )
 
 
 def alone(asked: Request) -> list[int]:
     """The answer, worked out without engine, scheduler or session."""
-    sampler, tokens = Sampler(asked.sampling), list(asked.prompt_ids)
+    tokens = list(asked.prompt_ids)
+    shape = AnswerShape(prompt_len=len(tokens), max_new_tokens=asked.max_new_tokens, eos_token_ids=asked.eos_token_ids)
+    pipeline = pipeline_of(asked.sampling, shape)
+    sampler = Sampler(pipeline, History(tokens, len(tokens)), asked.sampling.seed)
     while len(tokens) < min(CTX_LEN, len(asked.prompt_ids) + asked.max_new_tokens):
-        tokens.append(sampler.choose(logits_after(tokens), tokens))
+        tokens += choose_tokens(logits_after(tokens)[None], [sampler])
         if tokens[-1] in asked.eos_token_ids:
             break
     return tokens[len(asked.prompt_ids) :]

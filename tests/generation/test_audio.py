@@ -59,7 +59,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, type[Exception], str]]:
         "folder": (folder, OptionError, "cannot be read"),
         "text": (text, OptionError, "is no audio file"),
         "cut": (cut, OptionError, "is cut off"),
-        "header": (header, OptionError, "WAV"),
+        "header": (header, OptionError, "is cut off in its header: copy or convert it again"),
         "one bit": (one_bit, OptionError, "whole numbers"),
         "no sample": (write_wave(folder / "empty.wav", tone(0)), CapacityError, "is empty"),
         "another rate": (write_wave(folder / "rate.wav", tone(100), rate=44100), OptionError, "44100 samples a second"),
@@ -74,6 +74,11 @@ def test_a_file_that_is_no_usable_audio_is_an_error_that_says_so(tmp_path: Path,
     path, error, says = bad_files(tmp_path)[kind]
     with pytest.raises(error, match=says):
         load_audio(path, RATE, LONGEST, "Audio 0")
+
+
+def test_no_audio_is_downloaded() -> None:
+    with pytest.raises(OptionError, match=r"https://a\.b/c\.wav is an address.* save it, and give its path"):
+        load_audio("https://a.b/c.wav", RATE, LONGEST, "Audio 0")
 
 
 def test_a_long_file_is_refused_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

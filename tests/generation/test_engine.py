@@ -14,16 +14,16 @@ from QEfficient.errors import CapacityError, OptionError
 from QEfficient.generation.engine import Engine
 from QEfficient.generation.request import NewToken, Request, RequestTimes
 from QEfficient.generation.sessions.session import Chunk
-from QEfficient.options import SamplingOptions
+from QEfficient.generation_options import GenerationOptions
 
 
 def random_request(r: random.Random) -> Request:
     options = r.choice(
         [
-            SamplingOptions(),
-            SamplingOptions(repetition_penalty=1.5),
-            SamplingOptions(temperature=0.9, top_k=20, seed=r.randint(0, 99)),
-            SamplingOptions(top_p=0.7, min_p=0.02, repetition_penalty=1.1, seed=r.randint(0, 99)),
+            GenerationOptions(),
+            GenerationOptions(repetition_penalty=1.5),
+            GenerationOptions(temperature=0.9, top_k=20, seed=r.randint(0, 99)),
+            GenerationOptions(top_p=0.7, min_p=0.02, repetition_penalty=1.1, seed=r.randint(0, 99)),
         ]
     )
     length = r.choice([1, 2, r.randint(1, CTX_LEN - 1), CTX_LEN - 1])

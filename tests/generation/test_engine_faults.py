@@ -22,7 +22,7 @@ from QEfficient.errors import CapacityError, DeviceError, LifecycleError, Numeri
 from QEfficient.generation.engine import Engine
 from QEfficient.generation.request import NewToken, Outbox
 from QEfficient.generation.sessions.session import Chunk
-from QEfficient.options import SamplingOptions
+from QEfficient.generation_options import GenerationOptions
 
 ROOM = {"num_slots": 3, "num_blocks": 24}
 """Three slots, and blocks for three requests that fill the context."""
@@ -230,7 +230,7 @@ def test_logits_that_are_no_numbers_end_their_request_only(value: float, samplin
     other = engine.run([request([9])])
     begin = [next(other)]
     failing = request([1, 2, 13])
-    failing = replace(failing, sampling=SamplingOptions(**sampling))
+    failing = replace(failing, sampling=GenerationOptions(**sampling))
     with pytest.raises(NumericError, match=rf"Prompt 0 has no token 1 of its answer.*is {value}.*precision='fp32'"):
         list(engine.run([failing]))
     assert ids([*begin, *other]) == alone(request([9]))

@@ -18,10 +18,11 @@ from transformers.generation.logits_process import (
 )
 
 from QEfficient.errors import CorruptCheckpoint
+from QEfficient.generation.logits.history import History
+from QEfficient.generation.logits.pipeline import AnswerShape, Pipeline, Sampler, choose_tokens, pipeline_of
 from QEfficient.generation.request_builder import RequestBuilder
-from QEfficient.generation.sampling import Sampler, entries_without_effect
-from QEfficient.generation_config import check_generation_config
-from QEfficient.options import SamplingOptions
+from QEfficient.generation_config import check_generation_config, entries_without_effect
+from QEfficient.generation_options import GenerationOptions
 
 VOCAB = 60
 SEEN = [3, 3, 17, 40, 59, 0, 17]
@@ -63,8 +64,24 @@ def theirs(logits: np.ndarray, tokens: list[int], options: dict[str, Any]) -> np
     return torch.softmax(scores, dim=-1)[0].numpy()
 
 
-def sampler(**options: Any) -> Sampler:
-    return Sampler(SamplingOptions.parse({"do_sample": True, "seed": 0, **options}))
+class Chooser:
+    """A pipeline that is asked about single rows."""
+
+    def __init__(self, options: GenerationOptions, eos: frozenset[int] = frozenset()):
+        shape = AnswerShape(prompt_len=0, max_new_tokens=99, eos_token_ids=eos)
+        self.pipeline: Pipeline = pipeline_of(options, shape)
+        self._sampler = Sampler(self.pipeline, History([]), options.seed)
+
+    def probabilities(self, logits: np.ndarray, tokens: list[int]) -> np.ndarray:
+        return self.pipeline.probabilities(logits[None], [History(tokens)])[0]
+
+    def choose(self, logits: np.ndarray, tokens: list[int]) -> int:
+        self._sampler.history = History(tokens)
+        return choose_tokens(logits[None], [self._sampler])[0]
+
+
+def sampler(**options: Any) -> Chooser:
+    return Chooser(GenerationOptions.parse({"do_sample": True, "seed": 0, **options}))
 
 
 def assert_same(logits: np.ndarray, options: dict[str, Any]) -> None:
@@ -119,8 +136,8 @@ def test_extreme_temperatures_are_the_limits() -> None:
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 0, "do_sample": True}, {}], ids=str)
 def test_temperature_zero_is_greedy(options: dict[str, Any]) -> None:
-    chosen = Sampler(SamplingOptions.parse({"top_k": 40, **options} if options else {}))
-    assert chosen.is_plain_greedy
+    chosen = Chooser(GenerationOptions.parse({"top_k": 40, **options} if options else {}))
+    assert chosen.pipeline.is_plain_greedy
     for logits in LOGITS.values():
         assert chosen.choose(logits, SEEN) == int(logits.argmax())
 
@@ -128,8 +145,8 @@ def test_temperature_zero_is_greedy(options: dict[str, Any]) -> None:
 def test_greedy_with_a_repetition_penalty() -> None:
     logits = np.zeros(VOCAB)
     logits[17], logits[20] = 2.0, 1.9
-    penalised = Sampler(SamplingOptions(repetition_penalty=1.2))
-    assert not penalised.is_plain_greedy
+    penalised = Chooser(GenerationOptions(repetition_penalty=1.2))
+    assert not penalised.pipeline.is_plain_greedy
     assert penalised.choose(logits, [5]) == 17
     assert penalised.choose(logits, [5, 17]) == 20
 
@@ -163,8 +180,8 @@ def test_frequencies_are_the_probabilities(options: dict[str, Any]) -> None:
 
 
 def test_entries_that_the_engine_does_not_follow_are_named() -> None:
-    config = {"no_repeat_ngram_size": 3, "min_new_tokens": 0, "num_beams": 1, "suppress_tokens": [7], "top_k": 50}
-    assert entries_without_effect(config) == ["no_repeat_ngram_size=3", "suppress_tokens=[7]"]
+    config = {"no_repeat_ngram_size": 3, "guidance_scale": 1.0, "num_beams": 4, "suppress_tokens": [7], "top_k": 50}
+    assert entries_without_effect(config) == ["num_beams=4"]
     assert entries_without_effect({"watermarking_config": {"bias": 2.0}}) == ["watermarking_config={'bias': 2.0}"]
 
 
@@ -175,7 +192,7 @@ BANNED = [[5], [17, 3], [0, 17, 8], [40, 17, 9], [2], [1] * 20]
 @pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.3}, {"temperature": 0.7, "top_k": 9}], ids=str)
 def test_banned_sequences_are_those_of_transformers(options: dict[str, Any]) -> None:
     builder = RequestBuilder({"bad_words_ids": BANNED, "eos_token_id": [2]}, ctx_len=64)
-    banned = builder.build(SEEN, 1, {}).banned_ids
+    banned = builder.build(SEEN, 1, {}).sampling.bad_words_ids
     processor = NoBadWordsLogitsProcessor([list(ids) for ids in BANNED], eos_token_id=[2])
     steps = {"repetition_penalty": RepetitionPenaltyLogitsProcessor, "temperature": TemperatureLogitsWarper}
     for tokens in (SEEN, [1], [0, 17], [59, 17]):
@@ -185,8 +202,8 @@ def test_banned_sequences_are_those_of_transformers(options: dict[str, Any]) -> 
         scores = processor(ids, scores)
         if "temperature" in options:
             scores = TopKLogitsWarper(9)(ids, steps["temperature"](0.7)(ids, scores))
-        ours = Sampler(SamplingOptions.parse(options), banned)
-        assert not ours.is_plain_greedy
+        ours = Chooser(GenerationOptions.parse({**options, "bad_words_ids": banned}), frozenset([2]))
+        assert not ours.pipeline.is_plain_greedy
         expected = torch.softmax(scores, -1)[0].numpy()
         np.testing.assert_allclose(ours.probabilities(LOGITS["random"], tokens), expected, rtol=1e-9)
 
@@ -194,7 +211,7 @@ def test_banned_sequences_are_those_of_transformers(options: dict[str, Any]) -> 
 def test_a_banned_token_is_no_answer() -> None:
     logits = np.zeros(VOCAB)
     logits[[17, 20, 30]] = 3.0, 2.0, 1.0
-    chosen = Sampler(SamplingOptions(), ((17,), (4, 20)))
+    chosen = Chooser(GenerationOptions(bad_words_ids=((17,), (4, 20))))
     assert [chosen.choose(logits, tokens) for tokens in ([5], [4], [4, 4], [4, 5])] == [20, 30, 30, 20]
 
 

@@ -93,7 +93,10 @@ _ROWS = tuple(f"<row_{row}_col_{column}>" for row in range(1, 4) for column in r
 _LFM_ROWS = tuple(f"<|img_row_{row}_col_{column}|>" for row in range(1, 5) for column in range(1, 5))
 
 RECIPES: dict[str, Recipe] = {
-    "gemma4": _GEMMA4.but(config={"text_config": {"use_bidirectional_attention": "vision"}}),
+    "gemma4": replace(
+        _GEMMA4.but(config={"text_config": {"use_bidirectional_attention": "vision"}}),
+        compiling={"prefill_seq_len": 64},
+    ),
     "gemma4_unified": replace(
         _GEMMA4,
         config={"vision_config": {"mm_embed_dim": 64, "mm_posemb_size": 64, "output_proj_dims": 64, "patch_size": 4}},

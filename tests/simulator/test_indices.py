@@ -55,6 +55,14 @@ def test_writes_of_rows_and_of_single_values(tmp_path: Path) -> None:
     np.testing.assert_array_equal(values, expected)
 
 
+def test_no_write_at_all_leaves_what_is_there(tmp_path: Path) -> None:
+    none = "o = Constant <value_ints = [0]> () j = Slice (i, o, o) v = Slice (u, o, o)"
+    body = SCATTER.format(k=2, u=2).replace("{ y", f"{{ {none} y").replace("(d, i, u)", "(d, j, v)")
+    folder = compile_graph(graphs.parse(tmp_path / "m.onnx", body), tmp_path / "qpc")
+    written = run_once(folder, d=DATA, i=np.zeros((2, 2), np.int64), u=np.zeros((2, 2), np.float32))["y"]
+    np.testing.assert_array_equal(written, DATA)
+
+
 @pytest.mark.parametrize("poison", [False, True])
 def test_reads_out_of_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: bool) -> None:
     body = "g (float[3, 2, 2] d, int64[3, 2] i) => (float[3, 2] y) { y = GatherND (d, i) }"

@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import numpy as np
 
 from QEfficient.contract import Count
 from QEfficient.errors import CapacityError, CorruptArtifact, LifecycleError, OptionError
+from QEfficient.generation.call_options import CallOptions
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
 from QEfficient.generation.engine import Engine
-from QEfficient.generation.prompts import Prompts, encode_prompts, token_ids
-from QEfficient.generation.request import Request, RequestTimes, check_request
+from QEfficient.generation.prompts import Prompts, are_chats, encode_prompts, token_ids
+from QEfficient.generation.request import NewToken, Request, RequestTimes, check_request
 from QEfficient.generation.request_builder import RequestBuilder, SamplingValue, for_each, options_of_each
 from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
 from QEfficient.generation.sessions.retained import RetainedSession
@@ -96,11 +97,18 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
 
     takes_chat = True
     output = "logits"
+    more_arguments: ClassVar[tuple[str, ...]] = ()
+    """Arguments of ``generate`` that are this task's."""
+    entries_of_task: ClassVar[tuple[str, ...]] = ()
+    """Entries of the generation config that the task follows by itself."""
 
     def _load(self) -> None:
         self.generation_config = self._read_generation_config()
         self.engine = Engine(self._open_session())
-        self._builder = RequestBuilder(self.generation_config, self.engine.session.info.ctx_len)
+        ctx_len = self.engine.session.info.ctx_len
+        self._builder = RequestBuilder(self.generation_config, ctx_len, self._vocab_size, self.entries_of_task)
+        self._builder.arguments = self.more_arguments
+        self._has_said_ends = False
 
     def _read_generation_config(self) -> dict[str, Any]:
         path = self.artifact.file("generation_config.json")
@@ -133,10 +141,11 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
             prompts: text, a list of texts, lists of token ids, a tokenizer's output, or a chat (a list of messages).
             tokenizer: a transformers tokenizer; default: the one in the package.
             generation_len: maximum number of new tokens, for all or for each prompt; default: the checkpoint's
-                ``max_new_tokens``, else what fits in ``ctx_len``.
+                ``max_new_tokens`` or ``max_length``, else what fits in ``ctx_len``.
             stream: True prints text while it is generated; a function is called with each piece. Prompts stream in
                 order.
-            sampling: :class:`SamplingOptions`, each one value or one for each prompt.
+            sampling: :class:`GenerationOptions`, each one value or one for each prompt; and ``generation_config``,
+                ``streamer``, ``logits_processor`` and ``stopping_criteria``, as of transformers.
 
         Raises:
             CapacityError: a prompt is empty or does not fit ``ctx_len``.
@@ -144,24 +153,31 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         """
         if not callable(stream):
             require_bool("stream", stream)
-        requests, decoder = self._requests(prompts, tokenizer, generation_len, sampling)
-        answers: list[list[int]] = [[] for _ in requests]
+        call = CallOptions.read(generation_len, sampling)
+        requests, decoder = self._requests_of(prompts, tokenizer, call)
         printer = _printer(decoder, len(requests), stream) if stream else None
-        times = []
+        answers: list[list[NewToken]] = [[] for _ in requests]
         began = time.perf_counter()
-        with closing(self.engine.run(requests)) as tokens:
+        with closing(self.engine.run(requests)) as tokens, call.streaming(requests[0]):
             for token in tokens:
-                answers[token.index].append(token.token_id)
-                if token.times is not None:
-                    times.append(token.times)
+                answers[token.index].append(token)
+                call.add(token.token_id)
                 if printer is not None:
                     printer.add(token.index, token.token_id, is_last=token.finish_reason is not None)
-        seconds = time.perf_counter() - began
+        return self._result(answers, decoder, time.perf_counter() - began)
+
+    def _result(self, answers: list[list[NewToken]], decoder: Any | None, seconds: float) -> CloudAI100ExecInfo:
+        ids = [[token.token_id for token in answer] for answer in answers]
+        ends = [answer[-1] for answer in answers]
+        logprobs = [[token.logprob for token in answer if token.logprob is not None] for answer in answers]
+        times = RequestTimes.sum(token.times for token in ends if token.times is not None)
         return CloudAI100ExecInfo(
-            batch_size=min(len(requests), self.engine.session.info.num_slots),
-            generated_texts=[decoder.decode(ids) for ids in answers] if decoder is not None else [],
-            generated_ids=[np.array(ids, np.int64) for ids in answers],
-            perf_metrics=_metrics(RequestTimes.sum(times), sum(map(len, answers)), seconds),
+            batch_size=min(len(answers), self.engine.session.info.num_slots),
+            generated_texts=[decoder.decode(each) for each in ids] if decoder is not None else [],
+            generated_ids=[np.array(each, np.int64) for each in ids],
+            perf_metrics=_metrics(times, sum(map(len, ids)), seconds),
+            finish_reasons=[str(token.finish_reason) for token in ends],
+            logprobs=logprobs if any(logprobs) else [],
         )
 
     def encode(self, prompts: Prompts, tokenizer: PreTrainedTokenizerBase | None = None) -> list[Any]:
@@ -188,13 +204,44 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
 
         Options are those of :meth:`generate`.
         """
-        generation_len = options.pop("generation_len", None)
-        requests, decoder = self._requests(prompt, tokenizer, generation_len, options)
+        call = CallOptions.read(options.pop("generation_len", None), options)
+        requests, decoder = self._requests_of(prompt, tokenizer, call)
         if len(requests) != 1:
-            raise OptionError(f"stream() takes one prompt, got {len(requests)}; use generate() for several.")
+            raise OptionError(f"stream() yields one answer, got {len(requests)}; use generate() for several.")
+        if call.streamer is not None:
+            raise OptionError("stream() yields the text itself: give a streamer to generate().")
         if decoder is None:
             decoder = self.tokenizer()
         return decoder.stream(token.token_id for token in self.engine.run(requests))
+
+    def _requests_of(
+        self, prompts: Prompts, tokenizer: PreTrainedTokenizerBase | None, call: CallOptions
+    ) -> tuple[list[Request], Any | None]:
+        """A request for each answer of a call, and the tokenizer that decodes them, if there is one."""
+        options = call.for_prompts
+        if "eos_token_id" not in options and any(chats := self._chats(prompts)):
+            options = {**options, "eos_token_id": self._chat_ends(chats, tokenizer)}
+        requests, decoder = self._requests(prompts, tokenizer, call.generation_len, options)
+        return call.applied(requests, None if decoder is None else decoder.token_bytes), decoder
+
+    def _chats(self, prompts: Any) -> list[bool]:
+        """Whether each prompt is a chat; empty where none is."""
+        return are_chats(prompts)
+
+    def _chat_ends(self, chats: list[bool], tokenizer: PreTrainedTokenizerBase | None) -> list[list[int] | None]:
+        """The end tokens of each prompt: in chats, those of the generation config and of the tokenizer together."""
+        eos = self.generation_config.get("eos_token_id")
+        ends = [eos] if isinstance(eos, int) else list(eos or ())
+        last = self.tokenizer(tokenizer).eos_token_id
+        if last is None or last in ends:
+            return [None] * len(chats)
+        if not self._has_said_ends:
+            logger.info(
+                "In chats, the tokenizer's end token %s ends answers beside those of the generation config, %s.",
+                *(last, ends or "which has none"),
+            )
+            self._has_said_ends = True
+        return [[*ends, last] if is_chat else None for is_chat in chats]
 
     def _requests(
         self,

@@ -136,7 +136,7 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
                 "one vector per text."
             )
         vectors = finished(self._run_texts([texts] if is_single else texts, tokenizer, chosen), chosen)
-        return as_asked(vectors[0] if is_single else vectors, chosen)
+        return as_asked(vectors[0] if is_single else vectors, chosen.convert_to_tensor)
 
     @property
     def _is_pooled(self) -> bool:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from QEfficient.contract import NO_TOKEN, GraphRecord, LoweringName
-from QEfficient.errors import LifecycleError, OptionError
+from QEfficient.errors import LifecycleError, OptionError, nearest
+from QEfficient.generation.added_media import heard, prompts_over_rows, within_audio
 from QEfficient.generation.audio_inputs import AudioInputs, each_audio
 from QEfficient.generation.cross_media import CrossLayout, CrossPacker
 from QEfficient.generation.media import MediaLayout, MediaPacker, PromptMedia, spans_of
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from QEfficient.processing.host import HostModel
     from QEfficient.processing.images import Picture
 
+_LENS = ("max_new_tokens", "max_length")
+"""Other names of how long an answer is."""
 LANGUAGE = "language"
 """Name of the language model's graph."""
 
@@ -80,6 +83,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
     record_class: ClassVar[type[ImageTextRecord]] = ImageTextRecord
     options_class: ClassVar[type[CompileOptions]] = ImageTextToTextCompileOptions
     takes_images = True
+    more_arguments = ("images", "audio", "processor", "inputs", "device_ids")
 
     def _has_known_graphs(self) -> bool:
         return LANGUAGE in self.body.graphs
@@ -121,7 +125,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         info = replace(
             record.decoder.session_info(is_ragged=is_ragged),
             takes_long_chunks=not self.target.has_static_shapes,
-            other_tokens=frozenset(record.layout.placeholders.values()),
+            other_tokens=frozenset([*record.layout.placeholders.values(), *self._first_tokens()]),
         )
         if is_ragged:
             return self._paged(info, MediaPacker(record.layout), extra_outputs)
@@ -132,6 +136,11 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             session = RetainedSession(program, info, record.decoder.state_rows, packer)
             opened.pop_all()  # the session closes it
         return session
+
+    def _first_tokens(self) -> list[int]:
+        """What prompts that are audio alone begin with, which may be beyond the vocabulary of answers."""
+        token = self.generation_config.get("bos_token_id")
+        return [token] if self.record.layout.is_added and isinstance(token, int) else []
 
     def _paged(self, info: SessionInfo, packer: MediaPacker, extra_outputs: Sequence[str]) -> Session:
         from QEfficient.generation.sessions.paged import PagedSession  # imports OpenVINO
@@ -229,10 +238,14 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
 
         if prompt is not None and language is not None:
             raise OptionError("language is for the request of the processor: say it in the prompt.")
+        if self.record.layout.is_added and language is not None:
+            raise OptionError("The model hears the language itself: leave language out.")
         reader, decoder = processor or self.processor, self.tokenizer(tokenizer)
         transcripts = []
         for samples in open_audio(each_audio(inputs), reader):
-            if prompt is not None:
+            if self.record.layout.is_added:
+                batch = heard(reader, prompt, [samples])
+            elif prompt is not None:
                 batch = process(reader, prompt, (), [samples])
             else:
                 batch = transcription(reader, samples, language)
@@ -247,6 +260,9 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
     ) -> Iterator[str]:
         media = [options.pop(name, None) for name in ("images", "audio", "processor")]
         return super().stream(with_media(prompt, *media), tokenizer=tokenizer, **options)
+
+    def _chats(self, prompts: Any) -> list[bool]:
+        return super()._chats(prompts.prompts if isinstance(prompts, Pictured) else prompts)
 
     def encode(
         self,
@@ -272,10 +288,15 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         audio = pictured.audio or [[] for _ in pictured.prompts]
         read = []
         for prompt, images, clips in zip(pictured.prompts, pictured.images, audio, strict=True):
-            read += self._prompts(process(processor, prompt, images, open_audio(clips, processor)))
+            opened = open_audio(clips, processor)
+            is_heard = self.record.layout.is_added
+            batch = heard(processor, prompt, opened) if is_heard else process(processor, prompt, images, opened)
+            read += self._prompts(batch)
         return read
 
     def _plain(self, ids: list[int]) -> MediaPrompt:
+        if self.record.layout.is_added:
+            raise OptionError("The model adds audio to every token, and answers no text alone: pass audio=...")
         for modality, token in self.record.layout.placeholders.items():
             if token in ids:
                 raise _unequal(modality, token, ids.count(token), 0)
@@ -284,6 +305,10 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
 
     def _prompts(self, batch: Mapping[str, Any]) -> list[MediaPrompt]:
         """The prompts of a processor's output, their padding dropped."""
+        self._check_names(batch)
+        self._check_constants(batch)
+        if self.record.layout.is_added:
+            return self._over_rows(batch)
         if batch.get("input_ids") is None:
             raise OptionError(f"The processor's output has no input_ids; it has {', '.join(map(str, batch))}.")
         ids = np.atleast_2d(np.asarray(batch["input_ids"]))
@@ -315,6 +340,42 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             )
             prompts.append(MediaPrompt(ids[row][keep].tolist(), media))
         return prompts
+
+    def _check_names(self, batch: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            OptionError: the batch has something that the model does not take.
+        """
+        known = self.record.layout.names
+        for name, value in batch.items():
+            if known and value is not None and name not in known:
+                raise OptionError(
+                    f"The processor's output has '{name}', which the model does not take.{nearest(name, known)} Pass "
+                    "it as the model's processor made it."
+                )
+
+    def _check_constants(self, batch: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            OptionError: a number is not the one that the package was compiled for.
+        """
+        for name, number in self.record.layout.constants.items():
+            value = number if batch.get(name) is None else float(np.asarray(batch[name]))
+            if value != number:
+                raise OptionError(
+                    f"{name}={value:g}, and the package was compiled with a processor that says {number:g}: compile "
+                    "with processor=... for this one."
+                )
+
+    def _over_rows(self, batch: Mapping[str, Any]) -> list[MediaPrompt]:
+        """The prompts of a batch whose audio is added to every token."""
+        (encoder,) = self.encoders
+        features, _ = encoder.encode(batch) or (None, None)
+        if features is None:
+            raise OptionError(f"The processor's output has no audio; it has {', '.join(map(str, batch))}.")
+        num_clips = len(batch[encoder.record.parts[0].inputs[0]])
+        prompts = prompts_over_rows(batch, features, num_clips, self.generation_config.get("bos_token_id"))
+        return [MediaPrompt(ids, media) for ids, media in prompts]
 
     def _crossing(
         self, batch: Mapping[str, Any], ids: np.ndarray, mask: np.ndarray, layout: CrossLayout
@@ -386,7 +447,11 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         )
 
     def _request(self, index: int, prompt: Any, generation_len: Any, sampling: Mapping[str, Any]) -> Request:
-        return self._builder.build(prompt.ids, generation_len, sampling, media=prompt.media)
+        request = self._builder.build(prompt.ids, generation_len, sampling, media=prompt.media)
+        if not self.record.layout.is_added:
+            return request
+        is_asked = generation_len is not None or any(sampling.get(name) is not None for name in _LENS)
+        return within_audio(request, self.record.ctx_len, is_asked=is_asked)
 
 
 def _unequal(modality: str, token: int, num_placeholders: int, num_rows: int) -> OptionError:

@@ -117,18 +117,4 @@ class CompiledSeq2SeqLM(CompiledEncoderDecoder[Seq2SeqRecord]):
     def _request(self, index: int, prompt: Any, generation_len: Any, sampling: Mapping[str, Any]) -> Request:
         text = np.array(prompt, np.int64)
         self.session.check(text, index)
-        options = dict(sampling)
-        forced = {name: options.pop(name, None) for name in ("forced_bos_token_id", "forced_eos_token_id")}
-        config = self.generation_config
-        ids = {name: config.get(name) if value is None else value for name, value in forced.items()}
-        inputs = {TEXT: text}
-        start = [self.record.decoder_start_token_id]
-        request = self._builder.build(start, generation_len, options, inputs)
-        return replace(request, forced_ids=forced_ends(ids, request.max_new_tokens - 1))
-
-
-def forced_ends(ids: Mapping[str, Any], last: int) -> dict[int, int]:
-    """The first and the last token of an output, where they do not depend on the model."""
-    first, end = ids["forced_bos_token_id"], ids["forced_eos_token_id"]
-    end = end[0] if isinstance(end, list) else end
-    return ({} if end is None else {last: int(end)}) | ({} if first is None else {0: int(first)})
+        return self._builder.build([self.record.decoder_start_token_id], generation_len, sampling, {TEXT: text})

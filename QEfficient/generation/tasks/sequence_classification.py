@@ -139,7 +139,7 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
         if chosen.apply_softmax and len(self.labels) > 1:
             scores = _softmax(scores)
         scores = scores[:, 0] if len(self.labels) == 1 else scores
-        return as_asked(scores[0] if is_single else scores, chosen)
+        return as_asked(scores[0] if is_single else scores, chosen.convert_to_tensor)
 
     def _cross_encoded(self, logits: np.ndarray) -> np.ndarray:
         """Scores as a CrossEncoder makes them."""

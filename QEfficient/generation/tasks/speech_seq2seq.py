@@ -10,24 +10,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from QEfficient.contract import Binding, GraphRecord
-from QEfficient.generation.audio import load_audio
+from QEfficient.errors import OptionError
+from QEfficient.generation.audio import load_audio, load_heard_audio
 from QEfficient.generation.audio_inputs import AudioInputs, each_audio, read_signals
+from QEfficient.generation.call_options import CallOptions
 from QEfficient.generation.feature_extractor import FOLDER, FeatureExtractor, HFFeatureExtractor, open_feature_extractor
+from QEfficient.generation.logits.forbidden import Forced
+from QEfficient.generation.logits.processor import AnswerRule
 from QEfficient.generation.long_audio import MAX_SECONDS, Windows, segments_of
 from QEfficient.generation.request import Request
 from QEfficient.generation.request_builder import checked_generation_len, for_each, options_of_each
 from QEfficient.generation.sessions.readers import SignalReader
 from QEfficient.generation.sessions.seq2seq import HIDDEN, Seq2SeqSession
 from QEfficient.generation.sessions.signals import SignalRecord
+from QEfficient.generation.signal_prefix import PrefixRecord, SignalPrefix
 from QEfficient.generation.speech_rules import SpeechOptions, SpeechPrompt, SpeechRules
-from QEfficient.generation.tasks.seq2seq_lm import ENCODER, CompiledEncoderDecoder, EncoderDecoderRecord, forced_ends
+from QEfficient.generation.tasks.seq2seq_lm import ENCODER, CompiledEncoderDecoder, EncoderDecoderRecord
+from QEfficient.generation.tokenizer import ForeignTokenizer, PackageTokenizer
 from QEfficient.generation.transcript import Segment, Transcript
+from QEfficient.generation_options import GenerationOptions
 from QEfficient.options import SpeechSeq2SeqCompileOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _NOTHING = Binding(dtype="", shape=())
+_SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")
 _ASKED = tuple(item.name for item in fields(SpeechOptions))
 
 
@@ -36,6 +44,8 @@ class SpeechSeq2SeqRecord(EncoderDecoderRecord):
     """The values that the session of a speech recognition model needs."""
 
     signals: SignalRecord
+    prefix: PrefixRecord | None = None
+    """What comes before the features of audio."""
 
 
 class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
@@ -43,6 +53,8 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
 
     task = "speech_seq2seq"
     takes_chat = False
+    more_arguments = (*_ASKED, "feature_extractor", "device_ids")
+    entries_of_task = _SUPPRESSED
     record_class = SpeechSeq2SeqRecord
     options_class = SpeechSeq2SeqCompileOptions
 
@@ -65,10 +77,13 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
 
     def _open_session(self) -> Seq2SeqSession:
         record = self.record
-        where = str(self.artifact.file("generation_config.json"))
-        start, size = record.decoder_start_token_id, record.decoder.vocab_size
-        self.rules = SpeechRules(self.generation_config, start, size, where)
+        self.rules = self._speech_rules(self.generation_config)
         return self._open_encoder_decoder(SignalReader(record.signals))
+
+    def _speech_rules(self, config: Mapping[str, Any]) -> SpeechRules:
+        where = str(self.artifact.file("generation_config.json"))
+        start, size = self.record.decoder_start_token_id, self.record.decoder.vocab_size
+        return SpeechRules(config, start, size, where)
 
     @cached_property
     def _package_extractor(self) -> FeatureExtractor:
@@ -113,18 +128,41 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
         signal: np.ndarray,
         options: SpeechOptions,
         prompt: SpeechPrompt,
-        generation_len: int | None,
+        generation_len: object,
         sampling: Mapping[str, Any],
     ) -> Request:
+        signal = self._prefixed(signal, options)
         self.session.check(signal, index)
+        length: int | None = None
         if generation_len is not None:
-            generation_len = checked_generation_len(generation_len) + prompt.num_answered
+            length = checked_generation_len(generation_len) + prompt.num_answered
         inputs: dict[str, np.ndarray] = {self.record.signals.input: np.ascontiguousarray(signal)}
-        request = self._builder.build(prompt.ids, generation_len, dict(sampling), inputs)
-        ends = {name: self.generation_config.get(name) for name in ("forced_bos_token_id", "forced_eos_token_id")}
-        forced = forced_ends(ends, request.max_new_tokens - 1)
-        forced |= {1 + place: token for place, token in enumerate(prompt.after_language)}
-        return replace(request, forced_ids=forced, rules=self.rules.rules(prompt, options))
+        rest = {name: value for name, value in sampling.items() if name not in _SUPPRESSED}
+        request = self._builder.build(prompt.ids, length, rest, inputs)
+        rules = [AnswerRule(rule) for rule in self._rules(sampling).rules(prompt, options)]
+        forced = Forced(tuple((1 + place, (token,)) for place, token in enumerate(prompt.after_language)))
+        return replace(request, rules=(*rules, forced) if forced.places else (*rules,))
+
+    def _rules(self, sampling: Mapping[str, Any]) -> SpeechRules:
+        """The checkpoint's rules; tokens that the caller suppresses replace those of the checkpoint."""
+        changed = {name: sampling[name] for name in _SUPPRESSED if sampling.get(name) is not None}
+        if not changed:
+            return self.rules
+        parsed, size = GenerationOptions.parse(changed), self.record.decoder.vocab_size
+        ids = {name: [token for token in getattr(parsed, name) if 0 <= token < size] for name in changed}
+        return self._speech_rules({**self.generation_config, **ids})
+
+    @cached_property
+    def _prefix(self) -> SignalPrefix | None:
+        return None if self.record.prefix is None else SignalPrefix(self.record.prefix, self.path)
+
+    def _prefixed(self, signal: np.ndarray, options: SpeechOptions) -> np.ndarray:
+        """``signal`` after what the model wants before it."""
+        if self._prefix is None:
+            if options.composer is not None:
+                raise OptionError("composer is for models that write notes; this one has none: leave it out.")
+            return signal
+        return self._prefix.before(signal, options.composer)
 
     def transcribe(
         self,
@@ -149,14 +187,18 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
             OptionError: it is no audio, or an option is unknown or impossible.
         """
         asked = SpeechOptions(**{name: options.pop(name, None) for name in _ASKED})
+        call = CallOptions.read(generation_len, options)
+        if call.streamer is not None or call.num_answers > 1:
+            raise OptionError("streamer and num_return_sequences are for generate(): a transcript is one text.")
         extractor, decoder = self.feature_extractor(feature_extractor), self.tokenizer(tokenizer)
         longest = MAX_SECONDS * extractor.sampling_rate
         if self.record.signals.width is None:
             longest = min(longest, self.record.signals.seq_lens[-1])
         transcripts = []
         for index, each in enumerate(each_audio(inputs)):
-            samples = load_audio(each, extractor.sampling_rate, longest, f"Audio {index}")
-            answers = self._answers(samples, extractor, asked, generation_len, options)
+            load = load_heard_audio if self.record.signals.is_whole else load_audio
+            samples = load(each, extractor.sampling_rate, longest, f"Audio {index}")
+            answers = self._answers(samples, extractor, asked, call, decoder)
             transcripts.append(Transcript.of(*answers, decoder, self.rules.first_timestamp))
         return transcripts
 
@@ -165,8 +207,8 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
         samples: np.ndarray,
         extractor: FeatureExtractor,
         options: SpeechOptions,
-        generation_len: int | None,
-        sampling: Mapping[str, Any],
+        call: CallOptions,
+        decoder: PackageTokenizer | ForeignTokenizer,
     ) -> tuple[list[Segment], str | None]:
         """The segments of audio, and the language that it is in, as far as that is known."""
         window = extractor.max_len if self.record.signals.is_whole else None
@@ -176,7 +218,8 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
         prompt = self.rules.prompt(options)
 
         def answer(signal: np.ndarray, prompt: SpeechPrompt) -> tuple[list[int], list[int]]:
-            request = self._asked(0, signal, options, prompt, generation_len, sampling)
+            request = self._asked(0, signal, options, prompt, call.generation_len, call.for_prompts)
+            (request,) = call.applied([request], decoder.token_bytes)
             return self._answer(request, prompt.num_answered)
 
         if self.rules.takes_timestamps(options) and window is not None:

@@ -18,7 +18,7 @@ from QEfficient.generation.request import Request
 from QEfficient.generation.sessions.readers import STATES, StatesReader
 from QEfficient.generation.sessions.seq2seq import Seq2SeqSession
 from QEfficient.generation.tasks.image_text_to_text import CompiledImageTextToText, ImageTextRecord, Pictured
-from QEfficient.generation.tasks.seq2seq_lm import DECODER, ENCODER, forced_ends
+from QEfficient.generation.tasks.seq2seq_lm import DECODER, ENCODER
 from QEfficient.options import Vision2SeqCompileOptions
 
 COUNTS = "encoder_mask"
@@ -227,11 +227,7 @@ class CompiledVision2Seq(CompiledImageTextToText):
         self.session.check(prompt.states, index)
         start = self.record.decoder_start_token_id
         begin = prompt.begin if prompt.begin[:1] == [start] else [start, *prompt.begin]
-        request = self._builder.build(begin, generation_len, dict(sampling), {STATES: prompt.states})
-        ends = {name: self.generation_config.get(name) for name in ("forced_bos_token_id", "forced_eos_token_id")}
-        if len(begin) > 1:
-            ends["forced_bos_token_id"] = None  # it is the token after the start
-        return replace(request, forced_ids=forced_ends(ends, request.max_new_tokens - 1))
+        return self._builder.build(begin, generation_len, sampling, {STATES: prompt.states})
 
 
 def _split(inputs: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:

@@ -124,6 +124,24 @@ def rope_depends_on_length(model: nn.Module) -> bool:
     return any(_is_length_dependent(kind) for module in model.modules() for kind in _rope_types(module).values())
 
 
+def rope_remark(model: nn.Module, ctx_len: int) -> str | None:
+    """What differs from transformers where a rotary embedding changes with the length; None where nothing does."""
+    for module in model.modules():
+        for layer_type, kind in _rope_types(module).items():
+            if not _is_length_dependent(kind):
+                continue
+            parameters = module.config.rope_parameters
+            parameters = parameters if layer_type is None else parameters[layer_type]
+            original = parameters.get("original_max_position_embeddings") or module.config.max_position_embeddings
+            if ctx_len > original:
+                return (
+                    f"rope_type '{kind}' changes the rotary embedding with the length of a text, and a compiled graph "
+                    f"has one: that of ctx_len={ctx_len}. Texts of up to {original} tokens get another one in Hugging "
+                    f"Face; compile with ctx_len={original} for those."
+                )
+    return None
+
+
 def _is_length_dependent(rope_type: str) -> bool:
     return "dynamic" in rope_type or rope_type == "longrope"
 

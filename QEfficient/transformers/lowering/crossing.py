@@ -80,7 +80,16 @@ IMAGE_STATES = "image_states"
 
 def media_specs(model: nn.Module, media: MediaTokens | None) -> list[StateSpec]:
     """:func:`state_specs` of ``model``, with those of layers that attend to images alone."""
-    return list(_crossing_specs(model, media)) if isinstance(media, CrossMedia) else state_specs(model)
+    if isinstance(media, CrossMedia):
+        return list(_crossing_specs(model, media))
+    return list(_added_specs(model, media)) if media is not None and media.is_added else state_specs(model)
+
+
+@remembered
+def _added_specs(model: nn.Module, media: MediaTokens) -> list[StateSpec]:
+    """With features, where the model runs over no token without."""
+    with refusing(model):
+        return specs_by_running(model, media=media)[0]
 
 
 @remembered

@@ -6,7 +6,7 @@ import inspect
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +36,7 @@ from QEfficient.transformers.lowering.cache_spec import (
     StateTensor,
 )
 from QEfficient.transformers.lowering.encoder_states import EncoderStates, decoder_attends, decoder_of
+from QEfficient.transformers.lowering.media import MediaTokens, StepMedia, placing
 from QEfficient.transformers.lowering.recompute import TOKENS
 from QEfficient.transformers.lowering.representative_layers import FAILURES, FirstLayers, first_layers, remembered
 from QEfficient.transformers.quirks import recomputed
@@ -89,9 +90,14 @@ def _located_once(specs: list[StateSpec]) -> list[StateSpec]:
 
 
 def specs_by_running(
-    model: nn.Module, inputs: Mapping[str, torch.Tensor] | None = None
+    model: nn.Module, inputs: Mapping[str, torch.Tensor] | None = None, media: MediaTokens | None = None
 ) -> tuple[list[StateSpec], list[Any]]:
     """As :func:`state_specs`, with all layers of ``model``, and with ``inputs`` beside two tokens.
+
+    Args:
+        model: a Hugging Face model.
+        inputs: of its forward.
+        media: of which each of the tokens gets a row.
 
     Returns:
         The states, and the layers of transformers' cache that they were measured on.
@@ -106,7 +112,7 @@ def specs_by_running(
             )
     windows = [_window(extra) for extra in kwargs]
     sizes = {window for window in windows if window is not None}
-    layers = _run_once(lowered, inputs or {}).layers
+    layers = _run_once(lowered, inputs or {}, media).layers
     specs = [
         StateSpec(
             kind=KINDS[layer_type] if (tensors := _tensors(layer, _ring_axis(window, sizes))) else "none",
@@ -192,10 +198,15 @@ def refusing(module: nn.Module) -> Iterator[None]:
         ) from error
 
 
-def _run_once(lowered: LoweredModel, others: Mapping[str, torch.Tensor]) -> Cache:
-    cache, module = DynamicCache(config=lowered.module.config), text_reader(lowered.module)
-    with refusing(module), lowered.fake_mode, torch.no_grad():
+def _run_once(lowered: LoweredModel, others: Mapping[str, torch.Tensor], media: MediaTokens | None) -> Cache:
+    cache = DynamicCache(config=lowered.module.config)
+    module = text_reader(lowered.module) if media is None else lowered.module
+    with refusing(module), lowered.fake_mode, torch.no_grad(), ExitStack() as placed:
         inputs = {"input_ids": torch.zeros(1, 2, dtype=torch.int64), "position_ids": torch.arange(2)[None]}
+        if media is not None:
+            step = StepMedia(media, inputs["input_ids"], torch.zeros(1, 2, media.width), index=inputs["position_ids"])
+            placed.enter_context(placing(module, step))
+            others = {**others, **step.arguments()}
         module(**accepted(module, inputs), **others, **{cache_argument(module): cache}, use_cache=True)
     return cache
 

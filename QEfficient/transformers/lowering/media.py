@@ -80,6 +80,10 @@ class FeatureForm:
         values["deepstack_features"] = layers
         return SimpleNamespace(**values)
 
+    def added(self, rows: torch.Tensor) -> SimpleNamespace:
+        """The output of an encoder whose features ``rows [B, S, D]`` are added to all tokens of a step."""
+        return SimpleNamespace(**dict.fromkeys(self.others), **dict.fromkeys((self.field, *self.same), rows))
+
 
 def _nest(value: Any) -> Nest:
     if isinstance(value, torch.Tensor):
@@ -113,6 +117,10 @@ class MediaTokens:
     for; it takes the others' as ``mm_encoder_outputs``."""
     mask: str = ""
     """The token type that is 1 for placeholders, where these may be any tokens."""
+    is_added: bool = False
+    """Whether every token, new ones too, has a row of features, which is added to its embedding."""
+    constants: tuple[tuple[str, float], ...] = ()
+    """Arguments of the model's forward that are numbers, as the processor makes them."""
 
     @property
     def num_deepstack(self) -> int:
@@ -131,6 +139,8 @@ class MediaTokens:
 
     def is_placeholder(self, input_ids: torch.Tensor, token_types: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """``[B, S]``, whether each token stands for a row of features."""
+        if self.is_added:
+            return torch.ones_like(input_ids, dtype=torch.bool)
         if self.mask:
             return token_types[self.mask] == 1
         is_any = torch.zeros_like(input_ids, dtype=torch.bool)
@@ -188,16 +198,27 @@ class StepMedia:
     def outputs(self) -> dict[str, SimpleNamespace]:
         """What ``get_*_features`` give, by modality, with a row for each token."""
         rows, forms = self.rows, self.tokens.forms
+        if self.tokens.is_added:
+            added = self.added_rows()
+            return {name: form.added(added) for name, form in forms}
         return {n: form.output(None if form.pooled is None else rows, self.deepstack) for n, form in forms}
 
+    def added_rows(self) -> torch.Tensor:
+        """``[B, S, D]``, the row of each token; zeros where there is none."""
+        assert self.rows is not None
+        return torch.where(self.is_shown, self.rows.reshape(*self._sizes[0], -1), 0.0)
+
     def arguments(self) -> dict[str, Any]:
-        """Arguments of the model's forward: features and token types."""
+        """Arguments of the model's forward: features, token types and constants."""
+        constants = dict(self.tokens.constants)
         if self.tokens.mask:
-            return {EMBEDS: self.rows, **self.token_types}
+            return {EMBEDS: self.rows, **self.token_types, **constants}
         asked = dict(self.tokens.asked)
         others = {modality: output for modality, output in self.outputs().items() if modality not in asked}
         stand_ins = {name: torch.zeros(1, 1, 1) for name in asked.values()}
-        return {**({"mm_encoder_outputs": others} if others else {}), **stand_ins, **self.token_types}
+        if self.tokens.is_added:
+            return {**stand_ins, **self.token_types, **constants}
+        return {**({"mm_encoder_outputs": others} if others else {}), **stand_ins, **self.token_types, **constants}
 
     def scatter(self, embeddings: torch.Tensor, mask: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         """``embeddings [B, S, D]`` with each masked token's row of ``source`` in its place."""
@@ -247,6 +268,19 @@ def _unchecked(*args: object, **kwargs: object) -> None:
 
 
 @contextmanager
+def _embeddings_with_rows(model: Any, media: StepMedia) -> Iterator[None]:
+    """Add the rows of ``media`` to the embeddings of ``model``, where its forward asks for none."""
+    if not media.tokens.is_added or media.tokens.asked:
+        yield
+        return
+    handle = model.get_input_embeddings().register_forward_hook(lambda *call: call[-1] + media.added_rows())
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def placing(model: nn.Module, media: StepMedia) -> Iterator[None]:
     """Let ``model``, a private copy, put the features of ``media`` at their tokens."""
     outputs = media.outputs()
@@ -261,7 +295,12 @@ def placing(model: nn.Module, media: StepMedia) -> Iterator[None]:
         setattr(module, name, function)
     scatter = tensor_method_replaced("masked_scatter", media.scatter)
     try:
-        with scatter, _Selecting(media), functions_replaced(model, {"torch_compilable_check": _unchecked}):
+        with (
+            _embeddings_with_rows(model, media),
+            scatter,
+            _Selecting(media),
+            functions_replaced(model, {"torch_compilable_check": _unchecked}),
+        ):
             yield
     finally:
         for module, name, _ in methods:

@@ -11,8 +11,6 @@ from QEfficient.base.modeling_qeff import OptionsT, PlanT, QEFFBaseModel
 from QEfficient.generation.feature_extractor import FOLDER, FeatureExtractor
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from QEfficient.generation.feature_extractor import HFFeatureExtractor
 
 _FILES = ("preprocessor_config.json", "processor_config.json")
@@ -49,15 +47,15 @@ class QEFFAudioModel(QEFFBaseModel[PlanT, OptionsT]):
             save_feature_extractor(self.feature_extractor, folder / FOLDER, self.config.name_or_path or self.model_name)
 
 
-def places_of_seconds(model: QEFFAudioModel[Any, Any], reader: PreTrainedModel, seconds: int) -> int:
+def places_of_seconds(model: QEFFAudioModel[Any, Any], name: str, seconds: int) -> int:
     """Samples or features that so much audio is.
 
     Args:
         model: knows the feature extractor.
-        reader: the Hugging Face module that takes them.
+        name: of the input of the Hugging Face module that takes them.
         seconds: of audio.
     """
-    num_samples, name = seconds * model.sampling_rate, reader.main_input_name
+    num_samples = seconds * model.sampling_rate
     if name == "input_values":
         return num_samples
     if model.feature_extractor is None:

@@ -80,8 +80,15 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
     def __init__(self, model: Any, continuous_batching: bool = False, *, tokenizer: Any | None = None) -> None:
         super().__init__(model, tokenizer=tokenizer)
         require_bool("continuous_batching", continuous_batching)
-        _check_causal(self._loaded())
+        self._check_direction()
         self.continuous_batching = continuous_batching
+
+    def _check_direction(self) -> None:
+        """
+        Raises:
+            UnsupportedModel: tokens of the model attend to later ones.
+        """
+        _check_causal(self._loaded())
 
     @classmethod
     def hf_auto_class(cls) -> Any:
@@ -102,11 +109,13 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         return has_head and not _is_bidirectional(model)
 
     def _plan(self, options: CausalLMCompileOptions, target: Target) -> CausalLMPlan:
-        from QEfficient.transformers.lowering.apply import rope_depends_on_length
+        from QEfficient.transformers.lowering.apply import rope_depends_on_length, rope_remark
         from QEfficient.transformers.lowering.infer_cache_spec import depends_on_length
 
         if self.continuous_batching and options.full_batch_size is None:
             raise OptionError("The model was loaded with continuous_batching=True: compile() needs full_batch_size.")
+        if (remark := rope_remark(self._loaded(), options.ctx_len)) is not None:
+            logger.warning("%s: %s", self.source_name, remark)
         choice = self._choose(target, options.lowering)
         # Where any shape runs, one graph serves any number of slots.
         picks_rows = options.full_batch_size is not None or not target.has_static_shapes
@@ -260,9 +269,10 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             attention_mask: 0 where a row is padding.
             tokenizer: default: the model's.
             generation_len: most new tokens, for all prompts or one number each; default: the
-                checkpoint's ``max_new_tokens``, else what fits ``ctx_len``.
+                checkpoint's ``max_new_tokens`` or ``max_length``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
-            sampling: temperature, top_k, top_p, min_p, repetition_penalty, seed, do_sample; one value or one a prompt.
+            sampling: the other options: see :class:`GenerationOptions`; one value or one a prompt. And
+                ``generation_config``, ``streamer``, ``logits_processor`` and ``stopping_criteria``, as in transformers.
 
         Returns:
             Texts and ids in the prompts' order, and how fast it was.

@@ -78,7 +78,7 @@ class QEFFAutoModelForCTC(QEFFAudioModel[SequencePlan, EncoderCompileOptions], Q
     def _parse(self, passed: Mapping[str, Any]) -> tuple[EncoderCompileOptions, Target]:
         """Of a model that takes features, ``seq_len`` is by default the frames that 30 seconds are."""
         if "seq_len" not in passed and self._loaded().main_input_name != "input_values":
-            passed = {**passed, "seq_len": places_of_seconds(self, self._loaded(), _USUAL_SECONDS)}
+            passed = {**passed, "seq_len": places_of_seconds(self, self._loaded().main_input_name, _USUAL_SECONDS)}
         return super()._parse(passed)
 
     def _contract(self, longest: int) -> SignalContract:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from QEfficient.errors import CorruptCheckpoint
-from QEfficient.generation.sampling import entries_without_effect
-from QEfficient.generation_config import check_generation_config
+from QEfficient.generation_config import check_generation_config, entries_without_effect
 from QEfficient.transformers.checkpoint.loader_errors import saver_errors
 
 if TYPE_CHECKING:
@@ -37,15 +36,9 @@ def check_entries(model: PreTrainedModel) -> None:
     check_generation_config(model.generation_config.to_dict(), where, CorruptCheckpoint, vocab_size)
 
 
-def warn_of_ignored_entries(model: GenerationMixin, followed: tuple[str, ...] = ()) -> None:
-    """Say which entries would change an output in transformers and do not here.
-
-    Args:
-        model: whose config it is.
-        followed: entries that the task follows beside those that all tasks do.
-    """
-    entries = entries_without_effect(model.generation_config.to_dict())
-    if ignored := [entry for entry in entries if not entry.startswith(followed)]:
+def warn_of_ignored_entries(model: GenerationMixin) -> None:
+    """Say which entries of a model's config would change an output in transformers and do not here."""
+    if ignored := entries_without_effect(model.generation_config.to_dict()):
         logger.warning(
             "The checkpoint's generation config asks for %s, which generate() does not follow.", ", ".join(ignored)
         )

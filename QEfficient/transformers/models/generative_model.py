@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from QEfficient.base.modeling_qeff import OptionsT, PathLike, PlanT, QEFFBaseModel
 from QEfficient.transformers.models.generation_config import (
@@ -20,13 +20,11 @@ class QEFFGenerativeModel(QEFFBaseModel[PlanT, OptionsT]):
     """A model that generates text, token by token, over the state that its package keeps."""
 
     keeps_state = True
-    followed_entries: ClassVar[tuple[str, ...]] = ()
-    """Entries of the generation config that the task follows beside those that all tasks do."""
 
     def compile(self, compile_dir: PathLike | None = None, **options: Any) -> Path:
         check_entries(self._loaded())
         path = super().compile(compile_dir, **options)
-        warn_of_ignored_entries(self._loaded(), self.followed_entries)
+        warn_of_ignored_entries(self._loaded())
         return path
 
     def write_side_files(self, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
@@ -14,6 +14,7 @@ from QEfficient.base.open_package import check_runtime
 from QEfficient.base.qpc_paths import PackagePath
 from QEfficient.contract import Json, Specialization
 from QEfficient.errors import LifecycleError, OptionError
+from QEfficient.generation.added_media import heard
 from QEfficient.generation.cross_media import CrossLayout
 from QEfficient.generation.media import MediaLayout
 from QEfficient.generation.media_encoder import MediaEncoderRecord
@@ -28,8 +29,10 @@ from QEfficient.tasks import TASKS
 from QEfficient.transformers.models.causal_lm import CausalLMPlan, QEFFAutoModelForCausalLM
 from QEfficient.transformers.models.generative_model import Stream
 from QEfficient.transformers.models.media_encoders import (
+    check_adapter,
     described,
     encoder_record,
+    known_names,
     measure_media,
     part_graphs,
     part_shapes,
@@ -135,6 +138,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def _read_files(self, folder: Path) -> None:
         from QEfficient.processing.processor import has_processor, open_processor
 
+        check_adapter(folder, self.model_name)
         if self.processor is None and has_processor(folder):
             self.processor = open_processor(folder)
             if self.tokenizer is None:
@@ -153,13 +157,13 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             self._media = measure_media(self._loaded(), self.processor)
         return self._media
 
-    def _sample(self, modality: str, size: Any) -> dict[str, Any]:
-        """What the processor makes of a prompt with an image or a clip of this size."""
-        from QEfficient.processing.samples import prompt_sample
+    def _sample(self, modality: str, size: Any, *, is_long: bool = False) -> dict[str, Any]:
+        """What the processor makes of a prompt, short or long, with an image or a clip of this size."""
+        from QEfficient.processing.samples import LONG_TEXT, TEXT, prompt_sample
 
         if self.processor is None:
             raise without_processor(self.model_name)
-        return prompt_sample(self.processor, modality, [size])
+        return prompt_sample(self.processor, modality, [size], LONG_TEXT if is_long else TEXT)
 
     def _plan(self, options: ImageTextToTextCompileOptions, target: Target) -> ImageTextPlan:  # type: ignore[override]
         from QEfficient.transformers.lowering.crossing import CrossMedia
@@ -231,7 +235,9 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         }
         named = {LANGUAGE: shapes}
         for modality, encoder in encoders.items():
-            samples = [self._sample(modality, size) for size in sizes[modality] if target.has_static_shapes]
+            compiled = sizes[modality] if target.has_static_shapes else []
+            # An encoder that reads the text too gets it padded to the longest that was compiled.
+            samples = [self._sample(modality, size, is_long=encoder.reads_text) for size in compiled]
             named |= part_shapes(self._loaded(), encoder, samples)
         return named
 
@@ -272,6 +278,9 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             num_positions=tokens.num_positions,
             block_types=blocks,
             mask=tokens.mask,
+            is_added=tokens.is_added,
+            constants=dict(tokens.constants),
+            names=known_names(self._loaded(), self._samples(encoders)),
         )
         records = self._encoder_records(encoders, target)
         decoder, crossing = super()._session(plan, options, target), self._cross_layout(plan)
@@ -300,11 +309,16 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         return tuple(replace(record, in_prompts=in_prompts) for record in records.values())
 
     def _rows_mask(self, modality: str) -> str:
-        from QEfficient.processing.samples import prompt_samples
         from QEfficient.transformers.tasks.media_tokens import rows_mask
 
+        return rows_mask(self._loaded(), modality, self._samples([modality])[modality])
+
+    def _samples(self, modalities: Iterable[str]) -> dict[str, Mapping[str, Any]]:
+        """What the processor makes of a prompt with media, by modality."""
+        from QEfficient.processing.samples import prompt_samples
+
         assert self.processor is not None
-        return rows_mask(self._loaded(), modality, prompt_samples(self.processor, modality)[0])
+        return {modality: prompt_samples(self.processor, modality)[0] for modality in modalities}
 
     # What inference needs beside the compiled files.
 
@@ -354,7 +368,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             generation_len: most new tokens, for all prompts or one number each.
             audio: of one prompt, or a list for each: files, or samples at the model's rate.
             stream: True prints the text as it comes; a function is called with each piece.
-            sampling: temperature, top_k, top_p, min_p, repetition_penalty, seed, do_sample; one value or one a prompt.
+            sampling: the other options, as of :meth:`QEFFAutoModelForCausalLM.generate`.
 
         Raises:
             LifecycleError: nothing was compiled yet, or there is no processor.
@@ -476,5 +490,12 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             raise LifecycleError("Give a processor's output, or prompts where the model has a processor.")
         texts = [asked] if isinstance(asked, str) else list(asked)
         read = with_media(texts, images, audio, self.processor)
-        each = zip(read.prompts, read.images, read.audio, strict=True)
-        return [process(self.processor, text, seen, open_audio(heard, self.processor)) for text, seen, heard in each]
+        clips = [open_audio(each, self.processor) for each in read.audio]
+        if self._adds_media():
+            return [heard(self.processor, text, each) for text, each in zip(read.prompts, clips, strict=True)]
+        each_prompt = zip(read.prompts, read.images, clips, strict=True)
+        return [process(self.processor, *each) for each in each_prompt]
+
+    def _adds_media(self) -> bool:
+        """Whether prompts are clips without a text, whose features are added to every token."""
+        return self._seen()[1].is_added

@@ -5,8 +5,10 @@ It knows no task: what the features are for is the business of the classes that 
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,17 +45,60 @@ def measure_media(
     name = type(model).__name__
     if processor is None:
         raise without_processor(name)
-    modalities = _modalities(model, processor)
-    measured = {each: _measured(model, processor, each, is_alone=len(modalities) == 1) for each in modalities}
-    encoders = {modality: each[0] for modality, each in measured.items() if each is not None}
-    samples = [each[1] for each in measured.values() if each is not None]
-    if not encoders:
+    with _of_another_model(model, processor):
+        modalities = _modalities(model, processor)
+        measured = {each: _measured(model, processor, each, is_alone=len(modalities) == 1) for each in modalities}
+        encoders = {modality: each[0] for modality, each in measured.items() if each is not None}
+        samples = [each[1] for each in measured.values() if each is not None]
+        if not encoders:
+            raise UnsupportedModel(
+                f"{name} has no get_image_features() or get_audio_features() that takes what "
+                f"{type(processor).__name__} makes."
+            )
+        tokens = crossing_media(model, media_tokens(model, encoders, samples[0]), samples[0])
+        return encoders, tokens, block_types(model, tokens)
+
+
+@contextmanager
+def _of_another_model(model: PreTrainedModel, processor: ProcessorMixin) -> Iterator[None]:
+    """Blame the processor for what fails, where it is not of the class that the model's is.
+
+    Raises:
+        OptionError: it is.
+    """
+    from transformers import PROCESSOR_MAPPING
+
+    from QEfficient.transformers.lowering.representative_layers import FAILURES
+
+    try:
+        yield
+    except (OptionError, UnsupportedModel, *FAILURES) as error:
+        usual = PROCESSOR_MAPPING.get(type(model.config), None)
+        if usual is None or isinstance(processor, usual):
+            raise
+        said = " ".join(str(error).split())[:200]
+        raise OptionError(
+            f"{type(processor).__name__} is the processor of another model: {type(model).__name__} comes with a "
+            f"{usual.__name__}, and does not run on what this one makes ({said}). Pass processor=... of its checkpoint."
+        ) from error
+
+
+_ADAPTER = "adapter_config.json"
+
+
+def check_adapter(folder: Path, name: str) -> None:
+    """
+    Raises:
+        UnsupportedModel: a checkpoint has an adapter beside its weights, which transformers turns on for prompts with
+            media.
+    """
+    path = folder / _ADAPTER
+    if path.is_file():
         raise UnsupportedModel(
-            f"{name} has no get_image_features() or get_audio_features() that takes what {type(processor).__name__} "
-            "makes."
+            f"{name} has a LoRA adapter ({path}), which transformers applies to prompts with audio or images alone; "
+            "adapters of such models are not run. Merge it: save what PeftModel.from_pretrained(model, folder)"
+            ".merge_and_unload() returns, with has_lora_adapter false in its config."
         )
-    tokens = crossing_media(model, media_tokens(model, encoders, samples[0]), samples[0])
-    return encoders, tokens, block_types(model, tokens)
 
 
 def without_processor(name: str) -> LifecycleError:
@@ -100,6 +145,28 @@ def _measured(
         logger.warning("%s is run without its encoder of '%s': %s", type(model).__name__, modality, said)
         return None
     return encoder, samples[-1]
+
+
+def known_names(model: PreTrainedModel, samples: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """What a processor's output may have: what it has for media of each modality, and what ``model`` takes beside
+    media of others.
+
+    Args:
+        model: a Hugging Face model.
+        samples: a processor's output by modality, of those that the model's encoders take.
+    """
+    from QEfficient.processing.media import MAIN_INPUTS, encoder_method
+    from QEfficient.processing.rope import index_method
+
+    methods = [encoder_method(model, modality) for modality in samples]
+    taken = [parameters(method) for method in (*methods, index_method(model)) if method is not None]
+    beside = parameters(model.forward) - MAIN_INPUTS
+    return tuple(sorted(beside.union(*taken, *(sample.keys() for sample in samples.values()))))
+
+
+def parameters(function: Callable[..., object]) -> frozenset[str]:
+    """Names of its parameters."""
+    return frozenset(inspect.signature(function).parameters)
 
 
 def parts_of(encoders: Iterable[MediaEncoder]) -> list[MediaPart]:

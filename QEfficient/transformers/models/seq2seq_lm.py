@@ -51,7 +51,6 @@ class QEFFAutoModelForSeq2SeqLM(QEFFEncoderDecoderModel[Seq2SeqPlan, Seq2SeqLMCo
     """
 
     task = "seq2seq_lm"
-    followed_entries = ("forced_bos_token_id", "forced_eos_token_id")
     options_class: ClassVar[type[Seq2SeqLMCompileOptions]] = Seq2SeqLMCompileOptions
 
     def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
@@ -149,8 +148,7 @@ class QEFFAutoModelForSeq2SeqLM(QEFFEncoderDecoderModel[Seq2SeqPlan, Seq2SeqLMCo
                 ``max_new_tokens``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
             options: ``forced_bos_token_id``, the answer's first token, which in multilingual models is the language;
-                ``forced_eos_token_id``, its last; and those of sampling: temperature, top_k, top_p, min_p,
-                repetition_penalty, seed, do_sample. One value or one a prompt.
+                and the others, as of :meth:`QEFFAutoModelForCausalLM.generate`.
 
         Returns:
             Texts and ids in the prompts' order, and how fast it was.

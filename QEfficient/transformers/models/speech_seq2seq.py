@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 from QEfficient.base.modeling_qeff import PathLike
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import Json, Specialization
-from QEfficient.errors import CapacityError
+from QEfficient.errors import CapacityError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.sessions.signals import SignalRecord
+from QEfficient.generation.signal_prefix import FILE, TENSOR, PrefixRecord
 from QEfficient.generation.tasks.speech_seq2seq import SpeechSeq2SeqRecord
 from QEfficient.option_types import SpeechSeq2SeqCompileArgs
 from QEfficient.options import SpeechSeq2SeqCompileOptions
@@ -62,7 +63,6 @@ class QEFFAutoModelForSpeechSeq2Seq(
     """
 
     task = "speech_seq2seq"
-    followed_entries = ("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
     options_class: ClassVar[type[SpeechSeq2SeqCompileOptions]] = SpeechSeq2SeqCompileOptions
 
     def __init__(
@@ -135,10 +135,10 @@ class QEFFAutoModelForSpeechSeq2Seq(
 
     def _longest(self, encoder_ctx_len: int | None) -> int:
         """Samples or features of the longest audio, as far as options say it."""
-        from QEfficient.transformers.tasks.encoder_sources import signal_rule
+        from QEfficient.transformers.tasks.encoder_sources import encoder_of, signal_rule
 
         if encoder_ctx_len is None:
-            return places_of_seconds(self, self._loaded().get_encoder(), _USUAL_SECONDS)
+            return places_of_seconds(self, encoder_of(self._loaded()).main_input_name, _USUAL_SECONDS)
         return signal_rule(self._loaded()).length(encoder_ctx_len + 1) - 1
 
     def _check_lens(self, options: SpeechSeq2SeqCompileOptions) -> None:
@@ -193,7 +193,41 @@ class QEFFAutoModelForSpeechSeq2Seq(
             encoder_ctx_len=plan.encoder_ctx_len,
             decoder_start_token_id=self._decoder_start(),
             hidden_size=self._encoder_width(),
+            prefix=self._prefix(),
         )
+
+    def _prefix(self) -> PrefixRecord | None:
+        """What generation may put before the features of audio.
+
+        Raises:
+            UnsupportedModel: the checkpoint's generation config does not name the rows.
+        """
+        from QEfficient.transformers.quirks import prefix_table
+
+        table = prefix_table(self._loaded())
+        if table is None:
+            return None
+        tokens = getattr(self._loaded().generation_config, table.names, None)
+        if not isinstance(tokens, dict) or table.default not in tokens:
+            raise UnsupportedModel(
+                f"{self.model_name} puts a row for its {table.option} before audio, and its generation config does not "
+                f"say whose: it needs {table.names}, with {table.default!r} in it."
+            )
+        first = min(tokens.values())
+        rows = {name: token - first for name, token in tokens.items()}
+        return PrefixRecord(option=table.option, rows=rows, default=table.default)
+
+    def write_side_files(self, folder: Path) -> None:
+        super().write_side_files(folder)
+        from safetensors.torch import save_file
+
+        from QEfficient.transformers.checkpoint.source import weight_value
+        from QEfficient.transformers.quirks import prefix_table
+
+        table = prefix_table(self._loaded())
+        if table is not None:
+            rows = weight_value(self._weights(), self._loaded().get_parameter(table.weight))
+            save_file({TENSOR: rows.float().contiguous()}, folder / FILE)
 
     def compile(  # type: ignore[override]  # of the base, any
         self, compile_dir: PathLike | None = None, **options: Unpack[SpeechSeq2SeqCompileArgs]
@@ -223,8 +257,8 @@ class QEFFAutoModelForSpeechSeq2Seq(
             feature_extractor: default: the model's.
             tokenizer: default: the model's.
             stream: True prints the text as it comes; a function is called with each piece.
-            options: ``language``, ``task`` and ``return_timestamps`` as in transformers; and those of sampling. One
-                value or one for each audio.
+            options: ``language``, ``task``, ``return_timestamps`` and ``composer`` as in transformers, one value or one
+                for each audio; and the others, as of :meth:`QEFFAutoModelForCausalLM.generate`.
 
         Returns:
             Texts and ids in the order of the audio, and how fast it was. Where the model was asked for the language,

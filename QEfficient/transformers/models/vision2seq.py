@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, Unpack
@@ -64,7 +64,6 @@ class QEFFAutoModelForVision2Seq(
     """
 
     task = "vision2seq"
-    followed_entries = ("forced_bos_token_id", "forced_eos_token_id")
     options_class: ClassVar[type[Vision2SeqCompileOptions]] = Vision2SeqCompileOptions  # type: ignore[assignment]
     _measured: tuple[SeeingEncoder, dict[str, MediaEncoder]] | None = None
 
@@ -79,6 +78,17 @@ class QEFFAutoModelForVision2Seq(
         from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES
 
         return bool(getattr(config, "is_encoder_decoder", False)) and any(head in NAMES.values() for head in heads)
+
+    def _check_direction(self) -> None:
+        """The encoder attends in both directions, whatever the config says of the decoder."""
+
+    def _with_defaults(  # type: ignore[override]
+        self, options: Vision2SeqCompileOptions, target: Target, passed: Collection[str]
+    ) -> Vision2SeqCompileOptions:
+        return options  # an answer's length is no question of how much context fits into memory
+
+    def _adds_media(self) -> bool:
+        return False
 
     # What the graphs are.
 

@@ -45,17 +45,22 @@ REASONS = {
     "jetmoe": _DATA_DEPENDENT,
     "kosmos_2_5_text_model": f"{_OFFSET}; and its encoder looks for padding in the values of its mask",
     "kosmos_2_text_model": f"{_OFFSET}; and it takes no features beside past tokens, and no masks from outside",
+    "kyutai_speech_to_text": "its embeddings take the codes of an audio codec with every token, and no method of it "
+    "makes features of these",
     "led": "it looks for global tokens in the values of its mask, where text has none; and it removes padding by a "
     "slice from the end, which is empty where there was none to add",
     "longcat_flash": _DATA_DEPENDENT,
     "longformer": "it works in whole windows, whose number depends on the length, and looks for global tokens in the "
     "values of its mask",
     "longt5": "it asks whether a block needs padding, which depends on the length, by sizes that tracing cannot follow",
+    "mimi": "it pads by sizes in tensors, which tracing cannot follow, otherwise than in the streams that it is run "
+    "over; and its codebooks keep a table that they compute when they first run",
     "minimax": f"{_OWN_STATE}; and it rejects any cache class but the one in its modeling file",
     "moonshine": "it counts frames in floats, which tracing settles at those of the sample",
     "moonshine_streaming_encoder": "it takes whole frames of samples alone, and has windows only where it has a mask",
     "nllb-moe": _DATA_DEPENDENT,
     "ovis2": "its encoder gives rows of a table beside features, for other tokens than images, and looks for these",
+    "pop2piano": "a row for the composer, which no forward adds, comes before its features",
     "prophetnet": f"{_COUNTS}; it mixes the rows of a batch up; {_INTEGER_MASK}",
     "qwen3_omni_moe_audio_encoder": "it cuts its chunks into pieces, whose number depends on the length",
     "qwen4_exp_text": "it picks keys in a loop over rows and tokens, their number depending on data; and it hashes in "
@@ -87,6 +92,18 @@ class LayerStates:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrefixTable:
+    """Rows that an option of generation picks one of, to come before the features of audio."""
+
+    option: str
+    weight: str
+    """Path of the parameter with the rows."""
+    names: str
+    """Entry of the generation config: what the option may be -> a token; the least token is that of the first row."""
+    default: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quirk:
     """The overrides of one model type."""
 
@@ -99,6 +116,9 @@ class Quirk:
     these."""
     completes: bool = False
     """Whether the model takes some inputs only with the overrides: it is measured with them too."""
+    added: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    """Modality -> the method that gives a row of features for each token, to be added to its embedding."""
+    prefix: PrefixTable | None = None
     layers: LayerStates | None = None
     recomputed: Recomputed | None = None
     """Inputs of a model that runs over all tokens at every step although it may have a cache."""
@@ -141,6 +161,19 @@ def host_arguments(module: nn.Module, arguments: Mapping[str, Any]) -> dict[str,
     quirk = load(getattr(getattr(module, "config", None), "model_type", None))
     functions = {} if quirk is None else quirk.arguments.get(type(module).__name__, {})
     return {name: function(module, arguments) for name, function in functions.items()}
+
+
+def added_features(model: nn.Module, modality: str) -> Callable[..., Any] | None:
+    """What gives the features of a modality that are added to all tokens, where ``model`` has no method for these."""
+    quirk = load(getattr(model.config, "model_type", None))
+    function = None if quirk is None else quirk.added.get(modality)
+    return None if function is None else MethodType(function, model)
+
+
+def prefix_table(model: nn.Module) -> PrefixTable | None:
+    """Rows that an option of generation picks one of, to come before the features of audio."""
+    quirk = load(getattr(model.config, "model_type", None))
+    return None if quirk is None else quirk.prefix
 
 
 def recomputed(model: nn.Module) -> Recomputed | None:

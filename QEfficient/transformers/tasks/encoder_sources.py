@@ -12,11 +12,19 @@ from QEfficient.contract import FrameRule
 from QEfficient.transformers.patches import functions_replaced, traceable_sizes
 from QEfficient.transformers.quirks import complete, replaced_functions
 from QEfficient.transformers.tasks.graph_spec import GraphInput
-from QEfficient.transformers.tasks.sequence_inputs import SequenceModel, hidden_states, stateless_copy
+from QEfficient.transformers.tasks.sequence_inputs import (
+    SequenceModel,
+    forward_parameters,
+    hidden_states,
+    stateless_copy,
+)
 from QEfficient.transformers.tasks.signals import SignalContract, SignalModel, frame_rule, measure_signals, signal
 
 LENS = "encoder_lens"
 _SAMPLE_ROWS, _SAMPLE_LEN, _SAMPLE_FRAMES = 3, 13, 17
+
+
+_SIGNALS = frozenset({"input_features", "input_values"})
 
 
 def encoder_of(model: nn.Module) -> Any:
@@ -25,7 +33,24 @@ def encoder_of(model: nn.Module) -> Any:
     encoder = hf_model.get_encoder()
     if not hasattr(encoder, "config"):
         encoder.config = hf_model.config
-    return encoder
+    taken = forward_parameters(encoder)
+    takes_signals = bool(_SIGNALS & forward_parameters(model)) and "inputs_embeds" in taken
+    return _EmbeddedFeatures(encoder) if takes_signals and not _SIGNALS & taken else encoder
+
+
+class _EmbeddedFeatures(nn.Module):
+    """An encoder of texts that gets features ``[B, T, D]`` of audio as if they were embeddings."""
+
+    main_input_name = "input_features"
+
+    def __init__(self, encoder: Any):
+        super().__init__()
+        self.encoder, self.config = encoder, encoder.config
+        self.signal_width: int = encoder.config.get_text_config().hidden_size
+        """Features of a place."""
+
+    def forward(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> Any:
+        return self.encoder(inputs_embeds=input_features, attention_mask=attention_mask)
 
 
 class EncoderSource(Protocol):

@@ -98,6 +98,11 @@ class MediaEncoder:
     """Modules that need not run, as nothing reads their outputs: their paths, and the forms of these."""
 
     @property
+    def reads_text(self) -> bool:
+        """Whether a graph takes the prompt's text too."""
+        return any(name.endswith("input_ids") for part in self.parts for name in part.inputs)
+
+    @property
     def tells_sizes(self) -> bool:
         """Whether its graphs tell an image's size from that of their inputs."""
         return any(

@@ -29,7 +29,8 @@ from QEfficient.transformers.lowering.infer_cache_spec import accepted
 from QEfficient.transformers.lowering.masks import NO_BLOCKS
 from QEfficient.transformers.lowering.media import MediaTokens
 from QEfficient.transformers.lowering.representative_layers import FAILURES
-from QEfficient.transformers.patches import functions_replaced
+from QEfficient.transformers.patches import functions_replaced, quiet_shapes
+from QEfficient.transformers.quirks import added_features
 from QEfficient.transformers.tasks.media_parts import MediaEncoder
 
 if TYPE_CHECKING:
@@ -57,15 +58,20 @@ def media_tokens(
         UnsupportedModel: the config names no placeholder.
     """
     mask = _placeholder_mask(model, sample)
-    placeholders = dict.fromkeys(encoders, NO_TOKEN) if mask else _placeholders(model, encoders)
+    constants = dict(_constants(model, sample))
+    is_added = not mask and all(adds_features(model, *each, constants) for each in encoders.items())
+    placeholders = dict.fromkeys(encoders, NO_TOKEN) if mask or is_added else _placeholders(model, encoders)
     num_positions = count_coordinates(model, sample)
+    asked = [(name, main_input(model, name)) for name in encoders if name not in _TAKEN]
     return MediaTokens(
         placeholders=tuple(placeholders.items()),
         forms=tuple((name, encoder.feature_form) for name, encoder in encoders.items()),
         token_types=tuple(_token_types(model, sample, num_positions)),
         num_positions=num_positions,
-        asked=tuple((name, main_input(model, name)) for name in encoders if name not in _TAKEN),
+        asked=tuple(each for each in asked if each[1] in inspect.signature(model.forward).parameters),
         mask=mask,
+        is_added=is_added,
+        constants=tuple(constants.items()),
     )
 
 
@@ -105,13 +111,57 @@ def _placeholder_mask(model: PreTrainedModel, sample: Mapping[str, Any]) -> str:
 
 def placeholder(model: PreTrainedModel, modality: str) -> int:
     """The token that stands for a row of features of ``modality``."""
+    token = _named_token(model, modality)
+    if token is None:
+        raise UnsupportedModel(
+            f"The config of {type(model).__name__} names no token that stands for {modality}s ({modality}_token_id)."
+        )
+    return token
+
+
+def _named_token(model: PreTrainedModel, modality: str) -> int | None:
     assert modality in MODALITIES
-    for name in (f"{modality}_token_id", f"{modality}_token_index"):
-        if isinstance(token := getattr(model.config, name, None), int):
-            return token
-    raise UnsupportedModel(
-        f"The config of {type(model).__name__} names no token that stands for {modality}s ({modality}_token_id)."
-    )
+    names = (f"{modality}_token_id", f"{modality}_token_index")
+    tokens = [getattr(model.config, name, None) for name in names]
+    return next((token for token in tokens if isinstance(token, int)), None)
+
+
+_SOME_TOKENS = 5
+
+
+def adds_features(model: PreTrainedModel, modality: str, encoder: MediaEncoder, constants: Mapping[str, float]) -> bool:
+    """Whether ``model`` adds a row of features to every token: no token stands for one, and it takes as many rows as
+    tokens alone."""
+    if added_features(model, modality) is not None:
+        return True
+    if _named_token(model, modality) is not None or cross_arguments(model.base_model) is not None:
+        return False
+    pixels, form = main_input(model, modality), encoder.feature_form
+
+    def takes(num_rows: int) -> bool:
+        """Whether the forward runs over some tokens with so many rows of features."""
+        lowered = run_eagerly(model)
+        owner: Any = lowered.module.base_model
+        try:
+            with quiet_shapes(), lowered.fake_mode, torch.no_grad():
+                output = form.added(torch.zeros(1, num_rows, form.width))
+                setattr(owner, f"get_{modality}_features", lambda **inputs: output)
+                ids = torch.zeros(1, _SOME_TOKENS, dtype=torch.int64)
+                lowered.module(input_ids=ids, use_cache=False, **{pixels: torch.zeros(1, 1, 1)}, **constants)
+        except FAILURES:
+            return False
+        return True
+
+    return takes(_SOME_TOKENS) and not takes(_SOME_TOKENS + 1)
+
+
+def _constants(model: PreTrainedModel, sample: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """What of a processor's output are numbers that the model's forward takes."""
+    for name in inspect.signature(model.forward).parameters.keys() & sample.keys():
+        value = sample[name]
+        number = value.item() if isinstance(value, torch.Tensor) and not value.ndim else value
+        if isinstance(number, int | float):
+            yield name, number
 
 
 def rows_mask(model: PreTrainedModel, modality: str, sample: Mapping[str, Any]) -> str:
@@ -134,7 +184,7 @@ def rows_mask(model: PreTrainedModel, modality: str, sample: Mapping[str, Any]) 
 
 
 def _token_types(model: PreTrainedModel, sample: Mapping[str, Any], num_positions: int) -> Iterator[str]:
-    shape = sample["input_ids"].shape
+    shape = sample["input_ids"].shape if "input_ids" in sample else None
     for name, value in sample.items():
         is_per_token = isinstance(value, torch.Tensor) and value.shape == shape and not value.is_floating_point()
         if not is_per_token or name in _NO_TYPES or name not in accepted(model, {name: value}):

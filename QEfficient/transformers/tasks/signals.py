@@ -310,6 +310,9 @@ def _layouts(model: Any) -> Iterator[tuple[int | None, bool]]:
     if model.main_input_name == "input_values":
         yield None, False
         return
+    if (width := getattr(model, "signal_width", None)) is not None:
+        yield width, False
+        return
     numbers = sorted({*_feature_numbers(model.config)})
     widths = [number * together for together in (1, 2, 4) for number in numbers]
     yield from ((width, is_time_last) for is_time_last in (False, True) for width in widths)

@@ -15,7 +15,7 @@ from architectures.tiny import tiny_model
 from speech_models import FIRST_TIME, save_whisper, whisper, whisper_extractor
 
 from QEfficient import QEFFAutoModelForSpeechSeq2Seq, QEFFCommonLoader, from_package
-from QEfficient.errors import CapacityError, LifecycleError, OptionError
+from QEfficient.errors import CapacityError, LifecycleError, OptionError, UnsupportedModel
 
 CPU = {"target": "cpu", "precision": "fp32", "num_threads": 1, "ctx_len": 48}
 CARD = {"target": "cloud-ai-100-sim", "precision": "fp32", "num_cores": 2, "ctx_len": 48}
@@ -57,6 +57,8 @@ OPTIONS = [
     {},
     {"return_timestamps": True, "language": "en"},
     {"return_timestamps": True},
+    {"language": "de", "no_repeat_ngram_size": 2, "repetition_penalty": 1.3, "bad_words_ids": [[30]]},
+    {"language": "en", "suppress_tokens": [7, 30], "begin_suppress_tokens": [20]},
 ]
 
 
@@ -201,3 +203,30 @@ def test_a_window_has_one_length() -> None:
     model = QEFFAutoModelForSpeechSeq2Seq(whisper())
     with pytest.raises(CapacityError, match="makes 50 states"):
         model.compile(encoder_ctx_len=20, **CPU)
+
+
+@pytest.mark.sweep
+def test_notes_are_like_those_of_a_composer() -> None:
+    theirs = tiny_model("speech_seq2seq", "pop2piano")
+    model = QEFFAutoModelForSpeechSeq2Seq(theirs)
+    model.compile(**CPU, encoder_ctx_len=40)
+    signal = np.random.default_rng(0).standard_normal((30, theirs.config.d_model)).astype(np.float32)
+    inputs = {"input_features": signal[None]}
+    for composer in ("composer3", "composer1"):
+        with torch.no_grad():
+            expected = theirs.generate(torch.tensor(signal)[None], composer=composer, max_new_tokens=12)
+        asked = {} if composer == "composer1" else {"composer": composer}
+        ids = model.generate(inputs, generation_len=12, **asked).generated_ids[0]
+        assert ids.tolist() == expected[0, 1:].tolist()
+    with pytest.raises(OptionError, match=r"composer='composer33': the model has .* composer3"):
+        model.generate(inputs, composer="composer33")
+    with pytest.raises(OptionError, match=r"expected \[length, 64\]"):
+        model.generate({"input_features": signal[None, :, :8]})
+    theirs.generation_config.composer_to_feature_token = None
+    with pytest.raises(UnsupportedModel, match="composer_to_feature_token"):
+        QEFFAutoModelForSpeechSeq2Seq(theirs).compile(**CPU, encoder_ctx_len=40)
+
+
+def test_only_models_of_notes_have_composers(compiled: Any) -> None:
+    with pytest.raises(OptionError, match="this one has none: leave it out"):
+        compiled.generate(sounds()[:1], composer="composer1")

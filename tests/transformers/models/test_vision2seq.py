@@ -67,6 +67,10 @@ def test_answers_are_those_of_hugging_face(model_type: str, sizes: Any, folders:
     assert answers.generated_ids[0].tolist() == expected
 
 
+def test_a_config_that_is_no_decoder_may_have_one(folders: Any) -> None:
+    assert isinstance(load(folders("udop")), QEFFAutoModelForVision2Seq)
+
+
 def test_a_checkpoint_with_an_encoder_and_a_decoder_gets_their_class(compiled: Any) -> None:
     model = compiled("florence2")
     assert isinstance(model, QEFFAutoModelForVision2Seq)

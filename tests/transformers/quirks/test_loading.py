@@ -62,7 +62,7 @@ def test_a_model_type_without_quirks_loads_none() -> None:
 def test_overrides_name_what_transformers_has(model_type: str) -> None:
     quirk, file = load(model_type), modeling_file(model_type)
     assert quirk is not None
-    assert quirk.methods or quirk.functions or quirk.recomputed
+    assert quirk.methods or quirk.functions or quirk.recomputed or quirk.prefix
     for name in quirk.methods:
         owner, _, method = name.partition(".")
         assert callable(getattr(getattr(file, owner), method)), name
