@@ -26,11 +26,12 @@ from benchmarks.shapes import SHAPES
 from benchmarks.speech import measure_speech
 from benchmarks.start import measure_start
 from benchmarks.systems import SYSTEMS, System, choose
+from benchmarks.texts import measure_texts
 from QEfficient.cloud.terminal import Output, log_to_stderr, note, run
 from QEfficient.errors import OptionError, nearest
 from QEfficient.store.files import home
 
-PARTS = ("generation", "start", "embeddings", "speech", "images")
+PARTS = ("generation", "start", "embeddings", "texts", "speech", "images")
 _DEFAULT_SHAPES = ("qwen2.5-0.5b", "llama-3.2-1b")
 _BUSY_LOAD = 0.5
 
@@ -100,7 +101,12 @@ def _work(parts: list[str], shapes: list[str], systems: list[System], settings: 
         if part in parts
         for name in shapes
     ]
-    of_others = {"embeddings": measure_embeddings, "speech": measure_speech, "images": measure_images}
+    of_others = {
+        "embeddings": measure_embeddings,
+        "texts": measure_texts,
+        "speech": measure_speech,
+        "images": measure_images,
+    }
     return [*work, *(partial(measure, settings) for part, measure in of_others.items() if part in parts)]
 
 

@@ -93,7 +93,7 @@ def write_results(path: Path, items: Sequence[TextItem], array: np.ndarray, rows
     """Write a file whole or not at all.
 
     Args:
-        path: its suffix says how: one array, or a line per text with the fields of its own.
+        path: its suffix says how: one array, or a line per text with the fields of its input.
         items: what the results are of, in order.
         array: ``[n, ...]``.
         rows: of each text.
