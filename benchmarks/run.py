@@ -7,6 +7,7 @@ only the first run is long. Close other programs first: the report says how busy
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Collection
@@ -64,7 +65,7 @@ def _names(flag: str, default: Collection[str], text: str) -> Callable[[Any], An
 def main(
     shapes: list[str], systems: list[str], parts: list[str], quick: bool, output: Path | None, **sizes: Any
 ) -> None:
-    """Measure this library beside the others: prefill, decode, start, embeddings, speech, images."""
+    """Measure this library beside the others: prefill, decode, start, embeddings, texts, speech, images."""
     settings = _settings(**sizes, quick=quick)
     os.environ["QEFF_HOME"] = str(settings.work_dir / "store")  # what the workers export stays with the rest
     for given, known in ((parts, PARTS), (shapes, SHAPES)):
@@ -112,7 +113,7 @@ def _work(parts: list[str], shapes: list[str], systems: list[System], settings: 
 
 def _measure(work: list[Callable[[], Part]], settings: Settings, path: Path) -> None:
     """Do the work, print each part's tables, and write the report anew after each: hours are not lost to the last."""
-    log_to_stderr(verbose=True)
+    log_to_stderr(logging.INFO)
     out = Output(sys.stdout)
     machine = describe(settings.num_threads)
     _show_machine(out, machine)
