@@ -71,12 +71,14 @@ class TextReader:
         takes_types: whether the model takes token types.
         longest: tokens that the package takes.
         max_seq_len: tokens that the checkpoint's folder cuts texts to.
+        warned: what was logged of this before; the first time is a warning.
     """
 
     tokenizer: Callable[[], Any]
     takes_types: bool
     longest: int
     max_seq_len: int | None = None
+    warned: set[int] = field(default_factory=set)
 
     def read(self, texts: Sequence[Any], truncation: bool | None) -> list[EncodedText]:
         """Tokens of each text.
@@ -96,7 +98,9 @@ class TextReader:
         if any(not isinstance(texts[index], str) and not is_pair(texts[index]) for index in long):
             raise CapacityError(f"Token ids longer than {limit} were passed: cut them, or pass text.")
         if truncation is None:
-            logger.warning("%d of %d texts are cut to the model's %d tokens.", len(long), len(tokens), limit)
+            level = logging.INFO if limit in self.warned else logging.WARNING
+            logger.log(level, "%d of %d texts are cut to the model's %d tokens.", len(long), len(tokens), limit)
+            self.warned.add(limit)
         shorter = self.tokenizer().truncated(limit)
         for index, text in zip(
             long, encode_texts([texts[index] for index in long], lambda: shorter, self.takes_types), strict=True

@@ -80,6 +80,7 @@ class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
 
     def _load(self) -> None:
         self._inputs = self._input_contract()
+        self._warned: set[int] = set()
         *_, length = self._result_graph.inputs["input_ids"].shape
         with ExitStack() as opened:
             program = opened.enter_context(closing(self.open_program()))
@@ -134,6 +135,7 @@ class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
             takes_types=self._inputs.token_type_ids != "none",
             longest=self._inputs.seq_lens[-1],
             max_seq_len=record.max_seq_len,
+            warned=self._warned,
         )
         return run_texts(session, reader, record, texts, options)
 

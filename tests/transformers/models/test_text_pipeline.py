@@ -25,9 +25,9 @@ OPTIONS: dict[str, Any] = {"target": "cpu", "precision": "fp32", "num_threads": 
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 
 
-def write(folder: Path, *after: Any, max_len: int = 40, **settings: Any) -> Any:
+def write(folder: Path, *after: Any, encoder: Any = None, max_len: int = 40, **settings: Any) -> Any:
     """A folder that sentence-transformers saved, and its model: a tiny BERT with these modules after it."""
-    tiny_models.save(tiny_models.encoder(), folder / "plain")
+    tiny_models.save(tiny_models.encoder() if encoder is None else encoder, folder / "plain")
     tokenizer = tiny_models.tiny_tokenizer()
     tokenizer.chat_template = None  # sentence-transformers would make chats of texts
     tokenizer.save_pretrained(folder / "plain")
@@ -41,9 +41,18 @@ def width() -> int:
     return int(tiny_models.encoder().config.hidden_size)
 
 
-@pytest.mark.parametrize("mode", [*MODES, MODES[::-1]], ids=str)
-def test_each_pooling(tmp_path: Path, mode: Any) -> None:
-    theirs = write(tmp_path, modules.Pooling(width(), mode))
+def test_all_poolings_put_together(tmp_path: Path) -> None:
+    theirs = write(tmp_path, modules.Pooling(width(), MODES[::-1]))
+    with QEFFAutoModel.from_pretrained(tmp_path / "saved") as model:
+        model.compile(**OPTIONS)
+        ours = model.encode(TEXTS)
+    assert ours.shape == (len(TEXTS), len(MODES) * width())
+    np.testing.assert_allclose(ours, theirs.encode(TEXTS), atol=1e-4)
+
+
+def test_the_last_token_of_a_language_model(tmp_path: Path) -> None:
+    decoder = tiny_models.causal_lm("qwen2")
+    theirs = write(tmp_path, modules.Pooling(decoder.config.hidden_size, "lasttoken"), encoder=decoder)
     with QEFFAutoModel.from_pretrained(tmp_path / "saved") as model:
         model.compile(**OPTIONS)
         ours = model.encode(TEXTS)
@@ -96,8 +105,10 @@ def test_forms(whole: Any) -> None:
 
 def test_long_texts_are_cut_as_there_and_never_silently(whole: Any, caplog: pytest.LogCaptureFixture) -> None:
     _, theirs, model = whole
+    model.close()  # the first run of an open package warns
     with caplog.at_level(logging.WARNING, "QEfficient"):
         np.testing.assert_allclose(model.encode([LONG, "Paris"]), theirs.encode([LONG, "Paris"]), atol=1e-4)
+        model.encode([LONG])
     assert [record.getMessage() for record in caplog.records] == ["1 of 2 texts are cut to the model's 40 tokens."]
     with from_package(model.qpc_path) as package:
         np.testing.assert_allclose(package.encode([LONG]), theirs.encode([LONG]), atol=1e-4)
