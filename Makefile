@@ -16,7 +16,7 @@ help: ## Show this list
 install: .venv/installed ## Create .venv and install the library with what its tests need
 
 .venv/installed: pyproject.toml constraints.txt
-	@echo "Installing about 2 GB into .venv, which takes some minutes; torch comes from $(or $(TORCH_INDEX),pip's index)."
+	@echo "Installing about 2.6 GB into .venv, which takes some minutes; torch comes from $(or $(TORCH_INDEX),pip's index)."
 	@$(PYTHON) -m venv .venv
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP) -e '.[dev]'

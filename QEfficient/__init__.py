@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     )
     from QEfficient.generation.package import from_package
     from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
+    from QEfficient.peft.auto import QEFFAutoPeftModelForCausalLM
+    from QEfficient.peft.lora.auto import QEFFAutoLoraModelForCausalLM
     from QEfficient.transformers.models.common_loader import QEFFCommonLoader
     from QEfficient.transformers.models.modeling_auto import (
         QEFFAutoModel,
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 _FUNCTIONAL = "QEfficient.compat.functional"
 _HOMES = {
+    "QEFFAutoPeftModelForCausalLM": "QEfficient.peft.auto",
+    "QEFFAutoLoraModelForCausalLM": "QEfficient.peft.lora.auto",
     "QEFFCommonLoader": "QEfficient.transformers.models.common_loader",
     "transform": "QEfficient.transformers.transform",
     "export": _FUNCTIONAL,
@@ -56,6 +60,7 @@ def _homes() -> dict[str, str]:
 __all__ = [
     "CloudAI100ExecInfo",
     "PerfMetrics",
+    "QEFFAutoLoraModelForCausalLM",
     "QEFFAutoModel",
     "QEFFAutoModelForCTC",
     "QEFFAutoModelForCausalLM",
@@ -64,6 +69,7 @@ __all__ = [
     "QEFFAutoModelForSequenceClassification",
     "QEFFAutoModelForSpeechSeq2Seq",
     "QEFFAutoModelForVision2Seq",
+    "QEFFAutoPeftModelForCausalLM",
     "QEFFCommonLoader",
     "__version__",
     "cloud_ai_100_exec_kv",

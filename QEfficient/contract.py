@@ -24,6 +24,9 @@ SEEN, SEEN_LENS = "vision_mask", "vision_lens"
 """Inputs of a language model with cross-attention to images: the parts of images that each token sees, and how many
 states a prompt's images have."""
 NEXT_ROW = "image_idx_output"
+LORA_IDS, BASE = "lora_ids", "base"
+"""Input with the number of the adapter of each row, or of each token of a ragged batch; 0 is the base
+model, and what it is called where adapters are by name."""
 TEXT_VECTORS = "text_embeds"
 """Output of a graph for texts: their vectors in the space that images are in too."""
 NO_TOKEN = -2

@@ -15,7 +15,7 @@ COMMANDS = {
     "infer": "Load a model, compile it and answer prompts.",
     "transcribe": "Write down what is said in audio files.",
     "quantize": "Write a quantized checkpoint that any library loads.",
-    "finetune": "Train a causal language model, or a LoRA adapter for it.",
+    "finetune": "Train a language model or a classifier, whole or by LoRA.",
     "export": "Write a model as an ONNX graph.",
     "compile": "Make a package for a target.",
     "execute": "Answer prompts with a compiled package.",

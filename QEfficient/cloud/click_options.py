@@ -22,6 +22,7 @@ _UPSTREAM_SPELLINGS = {
     "prefill_seq_len": ("--prompt-len",),
     "mxfp6_matmul": ("--mxfp6",),
     "mxint8_kv_cache": ("--mxint8",),
+    "task_mode": ("--task",),
 }
 
 

@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 from QEfficient.cloud.click_options import JSON, LOGGING, Flag, flags
-from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
+from QEfficient.cloud.model_args import (
+    ADAPTER,
+    ModelSource,
+    check_options,
+    compile_flags,
+    model_flags,
+    read_adapters,
+    required,
+)
 from QEfficient.cloud.stored_package import PackageNote
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.contract import COMMAND_FILE
@@ -19,6 +27,7 @@ _FLAGS = (
     Flag(
         ["compile_dir", "--compile-dir", "--qpc-path"], metavar="DIR", help="A folder to write to instead of the store."
     ),
+    ADAPTER,
     Flag(["--onnx-path"], hidden=True),
     JSON,
     *LOGGING,
@@ -37,6 +46,7 @@ def command(
     source: ModelSource | None,
     compile_dir: str | None,
     onnx_path: str | None,
+    adapter: tuple[str, ...],
     as_json: bool,
     compile_options: dict[str, Any],
 ) -> None:
@@ -47,7 +57,7 @@ def command(
     """
     if onnx_path is not None:
         raise OptionError(_no_graphs(Path(onnx_path)))
-    package = _package(required(source), compile_dir, compile_options)
+    package = _package(required(source, read_adapters(adapter)), compile_dir, compile_options)
     if compile_options.get("dry_run"):
         return _show_command(out, package, as_json)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from typing import Any
 
@@ -24,7 +25,6 @@ _NO_EFFECT = {
     "save_metrics": "metrics are always saved",
     "peft_method": "the method is LoRA",
     "enable_ddp": "processes that torchrun starts are used",
-    "task_mode": "the task is generation",
     "enable_sorting_for_ddp": "rows keep their order",
     "grad_scaler": "fp16 always scales the loss",
     "dump_logs": "the log is stderr",
@@ -67,10 +67,10 @@ def command(
     as_json: bool,
     **upstream: str | bool | None,
 ) -> None:
-    """Train a causal language model, or a LoRA adapter for it.
+    """Train a language model or a classifier, whole or by LoRA.
 
     Writes checkpoints, metrics.jsonl, loss.png and, in the folder 'model', the result. SIGTERM saves a checkpoint and
-    ends with code 143; --resume continues.
+    ends with code 143; --resume continues. On several devices: torchrun -m QEfficient.cloud.finetune.
     """
     _check_upstream({name: value for name, value in upstream.items() if value})
     settings = {**(read_config(config) if config is not None else {}), **options}
@@ -80,11 +80,18 @@ def command(
         raise OptionError(f"{as_flag(unusable.pop())} is for compiling, not for training.")
     FinetuneOptions.parse(settings)
     with stage("Importing", "PyTorch and transformers"):
+        from transformers.utils.logging import disable_progress_bar
+
+        from QEfficient.finetune.processes import is_main_process, part
         from QEfficient.finetune.run import finetune
+    disable_progress_bar()  # it would draw over ours
+    if not is_main_process():  # each process of a run says the same
+        logging.getLogger("QEfficient").setLevel(logging.ERROR)
     report = finetune(chosen.name, **settings, **chosen.load_options)
-    if as_json:
+    part()
+    if as_json and is_main_process():
         out.json(report.to_dict())
-    else:
+    elif is_main_process():
         out.write(str(report))
     if report.stopped_by is not None:
         raise click.exceptions.Exit(128 + signal.SIGTERM)
@@ -94,8 +101,6 @@ def _check_upstream(values: dict[str, str | bool | None]) -> None:
     for name, value in values.items():
         if name in _INSTEAD:
             raise OptionError(f"{as_flag(name)} is not here: {_INSTEAD[name]}.")
-        if name == "task_mode" and value != "generation":
-            raise OptionError(f"--task-mode {value}: only causal language models (generation) are trained yet.")
         if name == "peft_method" and value != "lora":
             raise OptionError(f"--peft-method {value}: the method is lora.")
         note(f"warning: {as_flag(name)}: no effect, {_NO_EFFECT[name]}.")

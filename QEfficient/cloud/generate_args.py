@@ -56,6 +56,8 @@ class Question:
     generation_len: int | None
     images: list[str]
     """Paths, all for a single prompt or one for each."""
+    adapters: list[str]
+    """Names, one for all prompts or one for each; none: the base model."""
     stream: bool
     as_json: bool
     sampling: dict[str, Any]
@@ -71,6 +73,8 @@ class Question:
             raise OptionError("--image-path is for prompts, not for a chat.")
         if self.batch and (self.chat or self.images):
             raise OptionError("--pair, --input and --output are for texts alone: leave --chat and --image-path out.")
+        if self.chat and len(self.adapters) > 1:
+            raise OptionError("A chat runs with one adapter: give --use-adapter once.")
         if self.generation_len is not None and self.generation_len < 1:
             raise OptionError(f"--generation-len must be at least 1, got {self.generation_len}.")
         options = GenerationOptions.parse(self.sampling)
@@ -85,12 +89,15 @@ class Question:
             OptionError: a flag is not for models of this task.
         """
         asks_for_text = self.chat or self.generation_len is not None or bool(self.sampling or self.generation_config)
-        if asks_for_text and task in TASKS and not TASKS[task].load_compiled().takes_chat:
+        generates = task not in TASKS or TASKS[task].load_compiled().takes_chat
+        if asks_for_text and not generates:
             raise OptionError(f"This model is {TASKS[task].kind}: it has no chat, no --generation-len and no sampling.")
         if self.batch and task in TASKS and not TASKS[task].load_compiled().reads_texts:
             raise OptionError(
                 f"This model is {TASKS[task].kind}: --pair, --input and --output are for encoders and classifiers."
             )
+        if self.adapters and not generates:
+            raise OptionError(f"This model is {TASKS[task].kind}, which has no adapters: leave --use-adapter out.")
         if self.images and task in TASKS and not TASKS[task].load_compiled().takes_images:
             raise OptionError(f"This model is {TASKS[task].kind}, which sees no images: leave --image-path out.")
 
@@ -118,8 +125,10 @@ class Question:
     def options(self) -> dict[str, Any]:
         """Arguments for ``generate``."""
         images = {"images": self.images} if self.images else {}
+        adapter = self.adapters[0] if len(self.adapters) == 1 else self.adapters
+        adapters = {"adapter": adapter} if adapter else {}
         lengths = {"generation_len": self.generation_len, "generation_config": self.generation_config}
-        return {**lengths, **images, **self.sampling}
+        return {**lengths, **images, **adapters, **self.sampling}
 
 
 def question_flags(function: Function) -> Callable[..., Any]:
@@ -134,13 +143,15 @@ def question_flags(function: Function) -> Callable[..., Any]:
         pair: tuple[tuple[str, str], ...],
         input_file: str | None,
         output: str | None,
+        use_adapter: tuple[str, ...],
         **params: Any,
     ) -> Any:
         answers = {name: params.pop(name) for name in Question.__dataclass_fields__ if name in params}
         batch = TextBatch.of(pair, input_file, output)
         has_texts = answers["chat"] or bool(batch.items)
         prompts = _prompts(prompt, prompts_txt_file_path, has_texts)
-        question = Question(prompts=prompts, images=[*image_path], batch=batch, **answers)
+        answers |= {"images": [*image_path], "adapters": [*use_adapter]}
+        question = Question(prompts=prompts, batch=batch, **answers)
         return function(*args, question=question, **params)
 
     return flags(*_FLAGS)(option_flags("sampling", "Sampling", GenerationOptions)(command))
@@ -226,6 +237,13 @@ _FLAGS = (
         section=_SECTION,
         metavar="FILE",
         help="Write vectors or scores to this file, in the order of the texts: .jsonl or .npy.",
+    ),
+    Flag(
+        ["--use-adapter"],
+        section=_SECTION,
+        multiple=True,
+        metavar="NAME",
+        help="The adapter to answer with; repeat it to give each prompt one. 'base' is the model without an adapter.",
     ),
     Flag(["--chat"], section=_SECTION, is_flag=True, help="Chat with the model; /help lists what a chat understands."),
     Flag(["--system"], section=_SECTION, metavar="TEXT", help="System prompt of the chat."),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +12,55 @@ import click
 from QEfficient.cloud.answer import answer
 from QEfficient.cloud.click_options import LOGGING, flags
 from QEfficient.cloud.generate_args import Question, TextSupport, question_flags
-from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
+from QEfficient.cloud.model_args import (
+    ADAPTER,
+    ModelSource,
+    check_options,
+    compile_flags,
+    model_flags,
+    read_adapters,
+    required,
+)
 from QEfficient.cloud.stored_package import PackageNote
 from QEfficient.cloud.terminal import Command, Output, run
+from QEfficient.errors import OptionError
 
 
 @click.command("infer", cls=Command)
 @model_flags
 @question_flags
 @compile_flags
-@flags(*LOGGING)
+@flags(ADAPTER, *LOGGING)
 @click.pass_obj
-def command(out: Output, /, *, source: ModelSource | None, question: Question, compile_options: dict[str, Any]) -> None:
+def command(
+    out: Output,
+    /,
+    *,
+    source: ModelSource | None,
+    question: Question,
+    adapter: tuple[str, ...],
+    compile_options: dict[str, Any],
+) -> None:
     """Load a model, compile it and answer prompts.
 
     The package is kept in the store: the next time, nothing is exported or compiled.
     """
-    answer(out, _package(required(source), question, compile_options), question)
+    adapters = read_adapters(adapter)
+    question = _with_only(question, adapters)
+    answer(out, _package(required(source, adapters), question, compile_options), question)
+
+
+def _with_only(question: Question, adapters: Mapping[str, str]) -> Question:
+    """``question`` with the adapter, if there is one and no other is asked for.
+
+    Raises:
+        OptionError: there are several.
+    """
+    if question.adapters or not adapters:
+        return question
+    if len(adapters) > 1:
+        raise OptionError(f"Which of the adapters {', '.join(adapters)}? Give --use-adapter, once or for each prompt.")
+    return replace(question, adapters=[*adapters])
 
 
 def _package(source: ModelSource, question: Question, compile_options: dict[str, Any]) -> Path:

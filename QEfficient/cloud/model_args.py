@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import wraps
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,9 @@ _OPTION_CLASSES = tuple(
     )
 )
 """What is general first: of a flag that several have, the help is that of the first."""
+
+_OF_ANY_REPOSITORY = ("cache_dir", "token", "local_files_only")
+"""Flags that hold for an adapter's repository too; the revision is the model's."""
 
 
 _MAKERS = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors")
@@ -53,16 +56,26 @@ class ModelSource:
 
     name: str
     load_options: dict[str, Any] = field(default_factory=dict)
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Names and folders of adapters, of which prompts select one."""
 
     def load(self) -> QEFFBaseModel:
-        """The model, in the class that its config selects. Raises as ``from_pretrained``."""
+        """The model, in the class that its config selects. Raises as ``from_pretrained``, and as ``load_adapter``."""
         with stage("Importing", "PyTorch and transformers"):
             check_importable()
             from transformers.utils import logging
 
             from QEfficient.transformers.models.common_loader import QEFFCommonLoader
         logging.disable_progress_bar()  # it would draw over ours
-        return QEFFCommonLoader.from_pretrained(self.name, **self.load_options)
+        if not self.adapters:
+            return QEFFCommonLoader.from_pretrained(self.name, **self.load_options)
+        from QEfficient.peft.lora.auto import QEFFAutoLoraModelForCausalLM
+
+        model = QEFFAutoLoraModelForCausalLM.from_pretrained(self.name, **self.load_options)
+        of_hub = {name: value for name, value in self.load_options.items() if name in _OF_ANY_REPOSITORY}
+        for name, folder in self.adapters.items():
+            model.load_adapter(folder, name, **of_hub)
+        return model
 
 
 def check_options(model: QEFFBaseModel, compile_options: Mapping[str, Any]) -> None:
@@ -104,7 +117,7 @@ def _source(
     return ModelSource(name, load_options) if name is not None else None
 
 
-def required(source: ModelSource | None) -> ModelSource:
+def required(source: ModelSource | None, adapters: Mapping[str, str] | None = None) -> ModelSource:
     """
     Raises:
         click.UsageError: the command line names no model.
@@ -113,7 +126,7 @@ def required(source: ModelSource | None) -> ModelSource:
         raise click.UsageError(
             "Which model? Give a model id of the Hub, a folder, or a GGUF file.", click.get_current_context()
         )
-    return source
+    return replace(source, adapters=adapters or {})
 
 
 _NAME_FLAGS = (
@@ -148,6 +161,30 @@ _DEVICE_GROUP = Flag(
 )
 
 
+def read_adapters(values: Sequence[str]) -> dict[str, str]:
+    """Names and folders of ``--adapter NAME=FOLDER`` flags.
+
+    Raises:
+        OptionError: one has another form, or a name is there twice.
+    """
+    adapters: dict[str, str] = {}
+    for value in values:
+        name, equals, folder = value.partition("=")
+        if not (name and equals and folder):
+            raise OptionError(f"--adapter {value}: expected NAME=FOLDER, or NAME and a repository of the Hub.")
+        if name in adapters:
+            raise OptionError(f"--adapter: the name '{name}' is there twice.")
+        adapters[name] = folder
+    return adapters
+
+
+ADAPTER = Flag(
+    ["--adapter"],
+    section=_SECTION,
+    multiple=True,
+    metavar="NAME=FOLDER",
+    help="A LoRA adapter for the package, and what --use-adapter calls it; repeat it for several.",
+)
 _NO_EFFECT = {
     "dynamo": Flag(["--dynamo"], is_flag=True, hidden=True),
     "custom_io_file_path": Flag(["--custom-io-file-path"], hidden=True),

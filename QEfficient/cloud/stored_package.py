@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from QEfficient.base.modeling_qeff import QEFFBaseModel
     from QEfficient.cloud.model_args import ModelSource
 
+logger = logging.getLogger(__name__)
+
 _KIND = "packages"
 _FORMAT = 1
 _LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "openvino", "nncf")
@@ -47,7 +50,7 @@ class StoredPackage:
 class PackageNote:
     """Where the package of a model and options is noted; None where it depends on more than files.
 
-    What an SDK makes depends on its version too, and is looked up the long way.
+    What an SDK makes depends on its version too, and is looked up the long way; so is a package with adapters.
     """
 
     ingredients: Mapping[str, Any] | None
@@ -56,7 +59,8 @@ class PackageNote:
     def of(cls, source: ModelSource, compile_options: Mapping[str, Any]) -> PackageNote:
         """The note of a command line; reads no weights but those that changed since they were last read."""
         target = _target(compile_options)
-        folder = _folder(source) if target is not None and target.name == "cpu" else None
+        is_known = target is not None and target.name == "cpu" and not source.adapters
+        folder = _folder(source) if is_known else None
         if folder is None:
             return cls(None)
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix not in _NOT_READ]
@@ -80,9 +84,12 @@ class PackageNote:
         if note is None or _has_remarks(note["task"], compile_options):
             return None
         artifact = ArtifactStore().get_by_key(PACKAGE, note["key"])
-        return (
-            StoredPackage(artifact.path, note["task"], TextSupport(**note["reads"])) if artifact is not None else None
-        )
+        if artifact is None:
+            return None
+        target = choose_target("cpu")
+        logger.info("Target: %s (%s).", target.name, target.description)
+        logger.info("Found %s: %s", PACKAGE, artifact.path)
+        return StoredPackage(artifact.path, note["task"], TextSupport(**note["reads"]))
 
     def write(self, model: QEFFBaseModel, package: Path) -> None:
         """Note the package that ``model`` was compiled to."""

@@ -88,6 +88,7 @@ def cloud_ai_100_exec_kv(
     prompts_txt_file_path: PathLike | None = None,
     generation_len: int | None = None,
     stream: bool = True,
+    prompt_to_lora_id_mapping: Sequence[int] | None = None,
     **sampling: SamplingValue,
 ) -> CloudAI100ExecInfo:
     """Run a compiled package.
@@ -99,6 +100,8 @@ def cloud_ai_100_exec_kv(
         prompts_txt_file_path: a file with one prompt per line, instead.
         generation_len: maximum number of new tokens per prompt.
         stream: print the text while it is generated.
+        prompt_to_lora_id_mapping: the number of each prompt's adapter, 0 for the base model; the option ``adapter``
+            takes their names.
     """
     from QEfficient.generation.package import from_package
     from QEfficient.generation.prompts import read_prompts
@@ -108,4 +111,8 @@ def cloud_ai_100_exec_kv(
     with from_package(qpc_path) as compiled:
         if not isinstance(compiled, CompiledDecoder):
             raise OptionError(f"{qpc_path} holds '{compiled.task}', which takes no prompts; use from_package().")
+        if prompt_to_lora_id_mapping is not None:
+            sampling["adapter"] = [
+                compiled.engine.session.info.adapter_name(each) for each in prompt_to_lora_id_mapping
+            ]
         return compiled.generate(prompts, tokenizer=tokenizer, generation_len=generation_len, stream=stream, **sampling)

@@ -188,5 +188,5 @@ def _relative(ref: Ref, index: int, path: str) -> Ref:
 
 
 def without_number(name: str, index: int) -> str:
-    """A name of state without the number of its layer."""
-    return re.sub(rf"\.{index}(?=$|_)", ".#", name)
+    """A name of state, or of a matrix that is an input, without the number of its layer."""
+    return re.sub(rf"\.{index}(?=$|[._])", ".#", name)

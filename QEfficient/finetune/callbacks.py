@@ -13,6 +13,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from QEfficient.finetune.checkpoints import prune, seal_checkpoint
+from QEfficient.finetune.processes import agree_on_greatest, wait_for_all
 
 
 class SealCheckpoints(TrainerCallback):
@@ -24,21 +25,46 @@ class SealCheckpoints(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object) -> None:
         """The Trainer has written the checkpoint of this step."""
+        wait_for_all()  # each process writes the state of its random generators
         if state.is_world_process_zero:
             folder = Path(args.output_dir)
             seal_checkpoint(folder / f"checkpoint-{state.global_step}", self.run)
             prune(folder, self.keep)
 
 
+class AllStepsDone(Exception):
+    """The checkpoint that a run continues from is that of its last step."""
+
+
+class EndWhereDone(TrainerCallback):
+    """Leaves a run that has no step left. The Trainer would take one more, since it counts steps after each."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """The checkpoint is loaded.
+
+        Raises:
+            AllStepsDone: out of ``Trainer.train``.
+        """
+        if state.global_step >= state.max_steps:
+            raise AllStepsDone
+
+
 class StopOnSignal(TrainerCallback):
-    """Saves a checkpoint and ends at the first step after a signal.
+    """Saves a checkpoint and ends at the first step after a signal, which may have come to any of the processes.
 
     Attributes:
-        name: Of the signal; None before one comes.
+        number: Of the signal; 0 before one comes.
     """
 
     def __init__(self) -> None:
-        self.name: str | None = None
+        self.number = 0
+
+    @property
+    def name(self) -> str | None:
+        """Of the signal; None before one comes."""
+        return signal.Signals(self.number).name if self.number else None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -54,11 +80,12 @@ class StopOnSignal(TrainerCallback):
                 signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
+        self.number = number
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
     ) -> None:
         """Stop here if a signal has come."""
-        if self.name is not None:
+        self.number = agree_on_greatest(self.number, args.device)
+        if self.number:
             control.should_save = control.should_training_stop = True

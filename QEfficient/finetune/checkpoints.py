@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from QEfficient.errors import ArtifactError, ArtifactNotFound, CorruptArtifact, OptionError
+from QEfficient.errors import ArtifactError, ArtifactNotFound, CorruptArtifact, OptionError, UnsafeCheckpoint
 from QEfficient.store.digests import canonical
 from QEfficient.store.files import remove
 from QEfficient.store.manifest import Artifact, open_artifact
@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 _KIND = "checkpoint"
 _NAME = re.compile(r"checkpoint-(\d+)")
 """As transformers' Trainer calls them, by the optimizer step after which they were written."""
+
+_PICKLED_WEIGHTS = ("adapter_model.bin", "pytorch_model.bin")
+"""Names under which PEFT and transformers look for weights after safetensors."""
 
 
 def seal_checkpoint(folder: Path, run: Mapping[str, Any]) -> None:
@@ -71,6 +74,19 @@ def check_same_run(checkpoint: Artifact, run: Mapping[str, Any]) -> None:
             f"{checkpoint.path} was written with other settings:\n  "
             + "\n  ".join(changes)
             + "\nResume with the same, or train into another output_dir."
+        )
+
+
+def check_no_pickles(checkpoint: Artifact) -> None:
+    """
+    Raises:
+        UnsafeCheckpoint: weights are in a pickle, where the Trainer of this library writes safetensors.
+    """
+    pickled = [name for name in checkpoint.manifest.files if Path(name).name in _PICKLED_WEIGHTS]
+    if pickled:
+        raise UnsafeCheckpoint(
+            f"{checkpoint.path}: {pickled[0]} is a pickle, and reading it could run code. Remove this checkpoint; the "
+            "run that wrote it was not one of this library."
         )
 
 

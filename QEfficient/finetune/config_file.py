@@ -18,6 +18,7 @@ _KNOWN = {field.name for field in fields(FinetuneOptions)} | {MODEL_NAME}
 
 _NAMES: Mapping[str, str] = {
     "model.model_name": MODEL_NAME,
+    "model.auto_class_name": "task_mode",
     "model.use_peft": "use_peft",
     "model.peft_config.lora_r": "lora_r",
     "model.peft_config.lora_alpha": "lora_alpha",
@@ -53,8 +54,7 @@ _NAMES: Mapping[str, str] = {
 """Upstream's names, of its page on the pipeline (hf_finetune.md) and the configs beside its code."""
 _ONLY: Mapping[str, tuple[object, ...]] = {
     "model.model_type": ("hf",),
-    "model.auto_class_name": ("AutoModelForCausalLM",),
-    "model.peft_config.task_type": ("CAUSAL_LM",),
+    "model.peft_config.task_type": ("CAUSAL_LM", "SEQ_CLS"),
     "model.peft_config.peft_type": ("LORA",),
     "dataset.dataset_type": ("sft_dataset",),
     "dataset.split_train": ("train",),
@@ -67,9 +67,11 @@ _ONLY: Mapping[str, tuple[object, ...]] = {
 """Names whose value must be one of these, since there is no other way here."""
 _NO_EFFECT = ("training.ddp_config.", "callbacks.tensorboard")
 """Process groups are Accelerate's matter; TensorBoard's logs are always written."""
+_TASK_MODES = {"AutoModelForCausalLM": "generation", "AutoModelForSequenceClassification": "seq_classification"}
 _CHANGED: Mapping[str, Callable[[Any], Any]] = {
     "max_train_step": lambda steps: max(0, steps),  # -1 is no limit there
     "target_modules": lambda names: names if isinstance(names, str) else ",".join(names),
+    "task_mode": lambda name: _TASK_MODES.get(name, name),
     "lr": float,  # YAML reads 5e-5 as text
 }
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import torch
 
 from QEfficient.errors import OptionError, TargetUnavailable
+from QEfficient.finetune.processes import num_processes
 from QEfficient.finetune.settings import Device, FinetuneOptions, TrainingPrecision
 
 
@@ -25,8 +26,34 @@ def choose_device(options: FinetuneOptions) -> Device:
                 "device='qaic' needs torch_qaic, which comes with the Cloud AI 100 Apps SDK "
                 "(/opt/qti-aic/integrations/torch_qaic) and is not installed here. Install it, or use device='cpu'."
             )
-        import_module("torch_qaic")  # registers the device
+        _start_qaic()
     return options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _start_qaic() -> None:
+    if num_processes() > 1:
+        raise TargetUnavailable(
+            "device='qaic' trains in one process: Accelerate forms no group of processes for it. Start without "
+            "torchrun, or use device='cuda' or 'cpu'."
+        )
+    import_module("torch_qaic")  # registers the device
+    try:
+        torch.zeros(1, device="qaic")
+    except (RuntimeError, NotImplementedError) as error:
+        why = str(error).partition("\n")[0]
+        raise TargetUnavailable(f"device='qaic': torch_qaic is installed, and no card can be used: {why}") from error
+
+
+def check_used(wanted: Device, used: torch.device) -> None:
+    """
+    Raises:
+        TargetUnavailable: the Trainer would train on another device.
+    """
+    if used.type != wanted:
+        raise TargetUnavailable(
+            f"device='{wanted}': the Trainer would train on '{used}' instead. Hide the other device from torch "
+            "(CUDA_VISIBLE_DEVICES=''), or unset the ACCELERATE_ variables."
+        )
 
 
 def choose_precision(options: FinetuneOptions, device: Device) -> TrainingPrecision:

@@ -58,14 +58,14 @@ def reader_of(rows: Sequence[Row], options: FinetuneOptions, tokenizer: PreTrain
     eos = tokenizer.eos_token or ""
     if options.prompt_template is not None and options.completion_template is not None:
         prompt, completion = options.prompt_template, options.completion_template
-        return lambda row: _completed(row, _filled(row, prompt), _filled(row, completion), eos)
+        return lambda row: _completed(row, fill(row, prompt), fill(row, completion), eos)
     layout = options.layout or _detect(rows[0])
     if layout == "chat":
         return _Chat(tokenizer)
     if layout == "alpaca":
-        return lambda row: _completed(row, _alpaca_prompt(row), _text(row, "output"), eos)
+        return lambda row: _completed(row, _alpaca_prompt(row), text_of(row, "output"), eos)
     if layout == "prompt-completion":
-        return lambda row: _completed(row, _text(row, "prompt"), _text(row, "completion"), eos)
+        return lambda row: _completed(row, text_of(row, "prompt"), text_of(row, "completion"), eos)
     return lambda row: _plain(row, eos)
 
 
@@ -81,7 +81,11 @@ def _detect(row: Row) -> str:
     )
 
 
-def _text(row: Row, column: str) -> str:
+def text_of(row: Row, column: str) -> str:
+    """
+    Raises:
+        DatasetError: there is no such column, or it is no text.
+    """
     value = row.values.get(column)
     if not isinstance(value, str):
         raise row.refused(f"column '{column}' must be text, got {value!r}.")
@@ -89,15 +93,20 @@ def _text(row: Row, column: str) -> str:
 
 
 def _alpaca_prompt(row: Row) -> str:
-    context = _text(row, "input") if row.values.get("input") else ""
+    context = text_of(row, "input") if row.values.get("input") else ""
     return _ALPACA.format(
-        instruction=_text(row, "instruction"),
+        instruction=text_of(row, "instruction"),
         context=", paired with an input that provides further context" if context else "",
         input=f"### Input:\n{context}\n\n" if context else "",
     )
 
 
-def _filled(row: Row, template: str) -> str:
+def fill(row: Row, template: str) -> str:
+    """The template with the row's columns in it.
+
+    Raises:
+        DatasetError: it does not fit them.
+    """
     try:
         return template.format_map(row.values)
     except (KeyError, IndexError, ValueError, AttributeError) as error:
@@ -113,7 +122,7 @@ def _completed(row: Row, prompt: str, completion: str, eos: str) -> Passage:
 
 
 def _plain(row: Row, eos: str) -> Passage:
-    text = _text(row, "text")
+    text = text_of(row, "text")
     if not text:
         raise row.refused("its text is empty.")
     text = _ended(text, eos)

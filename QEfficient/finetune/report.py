@@ -18,9 +18,10 @@ class FinetuneReport:
         num_examples: Sequences that it trained on in an epoch, before packing.
         num_trained: Parameters that were trained.
         num_parameters: Of the whole model.
-        loss: Of the last step that was reported, per token.
-        eval_loss: Of the validation data at the end, per token; None without any.
-        perplexity: exp of it.
+        loss: Of the last step that was reported, per token; in classification, per text.
+        eval_loss: Of the validation data at the end; None without any.
+        perplexity: exp of it; None in classification.
+        accuracy: Share of the validation data whose label the model gives, in classification.
         stopped_by: The signal that stopped it, if one did.
         checkpoint: The newest complete checkpoint.
     """
@@ -34,6 +35,7 @@ class FinetuneReport:
     loss: float | None
     eval_loss: float | None
     perplexity: float | None
+    accuracy: float | None
     stopped_by: str | None
     checkpoint: Path | None
 
@@ -45,7 +47,8 @@ class FinetuneReport:
         share = f"{self.num_trained:,} of {self.num_parameters:,} parameters"
         losses = "" if self.loss is None else f", loss {self.loss:.4f}"
         if self.eval_loss is not None:
-            losses += f", validation loss {self.eval_loss:.4f} (perplexity {self.perplexity:.4g})"
+            kind, value = ("perplexity", self.perplexity) if self.accuracy is None else ("accuracy", self.accuracy)
+            losses += f", validation loss {self.eval_loss:.4f} ({kind} {value:.4g})"
         if self.stopped_by is not None:
             return f"Stopped by {self.stopped_by} after {self.num_steps} steps{losses}. Continue with resume."
         return f"{self.num_steps} steps, {share}{losses}. The result is in {self.model}."

@@ -155,7 +155,7 @@ _READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
 
 
 def _read_hub(name: str, split: str) -> Iterator[Row]:
-    from datasets import load_dataset
+    from datasets import ClassLabel, load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
@@ -165,5 +165,11 @@ def _read_hub(name: str, split: str) -> Iterator[Row]:
             f"There is no file '{name}', and the Hub gives no data set of that name with a split '{split}': "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
+    classes = {column: feature for column, feature in loaded.features.items() if isinstance(feature, ClassLabel)}
     for number, values in enumerate(loaded, 1):
-        yield Row(values, f"{name} ({split}), row {number}")
+        # A test set hides its labels as -1.
+        named = {
+            column: feature.names[values[column]] if values[column] >= 0 else None
+            for column, feature in classes.items()
+        }
+        yield Row({**values, **named}, f"{name} ({split}), row {number}")

@@ -4,36 +4,32 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from QEfficient.errors import CheckpointError, LifecycleError, OptionError, UnsupportedModel
-from QEfficient.finetune.callbacks import SealCheckpoints, StopOnSignal
-from QEfficient.finetune.checkpoints import check_same_run, list_checkpoints, newest_complete
+from QEfficient.errors import LifecycleError, OptionError
+from QEfficient.finetune.base import Base
+from QEfficient.finetune.callbacks import AllStepsDone, EndWhereDone, SealCheckpoints, StopOnSignal
+from QEfficient.finetune.checkpoints import check_no_pickles, check_same_run, list_checkpoints, newest_complete
+from QEfficient.finetune.data import Data
 from QEfficient.finetune.devices import choose_device, choose_precision
-from QEfficient.finetune.examples import Example, examples
 from QEfficient.finetune.live import LiveTable
+from QEfficient.finetune.processes import decide_in_main, is_main_process, num_processes, wait_for_all
 from QEfficient.finetune.report import FinetuneReport
-from QEfficient.finetune.rows import read_rows
 from QEfficient.finetune.settings import FinetuneOptions
-from QEfficient.finetune.trainer import arguments, as_dataset, final_eval_loss, lora
+from QEfficient.finetune.trainer import arguments, check_split, final_metrics, make_trainer
 from QEfficient.finetune.trainer_errors import trainer_errors
 from QEfficient.finetune.watching import LOSS_CURVE, METRICS, MetricsLog, draw_loss, perplexity, read_metrics
 from QEfficient.progress import stage
-from QEfficient.store.digests import digest, file_digest
 from QEfficient.store.files import remove, storage_errors, user_path
 from QEfficient.store.publish import publish_files
 from QEfficient.transformers.checkpoint import load as loading
-from QEfficient.transformers.quantizers.auto import read_scheme
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-    from trl import SFTTrainer
+    from transformers import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +42,9 @@ _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 def finetune(
     pretrained_model_name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False, **options: Any
 ) -> FinetuneReport:
-    """Train a causal language model, or a LoRA adapter for it, on examples.
+    """Train a causal language model or a classifier of texts, or a LoRA adapter for one, on examples.
+
+    In each of several processes that torchrun or ``accelerate launch`` starts, the same call trains one model together.
 
     Args:
         pretrained_model_name_or_path: a model on the Hub or a local folder, not quantised.
@@ -75,10 +73,10 @@ def finetune(
     output_dir = Path(os.path.realpath(user_path(chosen.output_dir, "output_dir")))
     _check_output(output_dir, chosen)
     choose_precision(chosen, choose_device(chosen))
-    with stage("Loading", str(pretrained_model_name_or_path)):
-        base = _Base.load(pretrained_model_name_or_path, chosen, hub, trust_remote_code)
-    with stage("Reading", str(chosen.dataset)):
-        data = _Data.read(chosen, base.tokenizer)
+    with _stage("Reading", str(pretrained_model_name_or_path)):
+        base = Base.open(pretrained_model_name_or_path, hub, trust_remote_code)
+    with _stage("Reading", str(chosen.dataset)):
+        data = Data.read(chosen, base)
     return _Run(chosen, base, data, output_dir).go()
 
 
@@ -101,67 +99,10 @@ def _check_output(output_dir: Path, options: FinetuneOptions) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Base:
-    """The model to train, with its tokenizer."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    digest: str
-
-    @classmethod
-    def load(
-        cls, name: str | os.PathLike[str], options: FinetuneOptions, hub: dict[str, Any], trust_remote_code: bool
-    ) -> _Base:
-        from transformers import AutoModelForCausalLM
-
-        folder = loading.resolve(name, **hub)
-        if read_scheme(folder) is not None:
-            raise UnsupportedModel(f"'{name}' is quantized: train the checkpoint that it was made of.")
-        files = loading.check_safe(folder, trust_remote_code)
-        tokenizer = loading.load_tokenizer(folder, trust_remote_code)
-        if tokenizer is None:
-            raise CheckpointError(f"'{name}' brings no tokenizer. Save one into its folder.")
-        if tokenizer.pad_token is None and tokenizer.eos_token is None:
-            raise CheckpointError(f"The tokenizer of '{name}' has neither a pad token nor an end token. Set one.")
-        precision = choose_precision(options, choose_device(options))
-        # A frozen base may be in the numbers of the computation; weights that are trained need more digits.
-        dtype = torch.bfloat16 if options.use_peft and precision == "bf16" else torch.float32
-        model = loading.load_model(AutoModelForCausalLM, folder, trust_remote_code, dtype=dtype)
-        if not Path(name).is_dir():  # PEFT writes it into the adapter: a name of the Hub, not a folder of its cache
-            model.name_or_path = str(name)
-        weights = digest([file_digest(path) for path in sorted(files.paths)])
-        return cls(model, tokenizer, weights)
-
-
-@dataclass(frozen=True)
-class _Data:
-    """Examples to train on and, if there are any, to validate with."""
-
-    train: list[Example]
-    validation: list[Example]
-
-    @classmethod
-    def read(cls, options: FinetuneOptions, tokenizer: PreTrainedTokenizerBase) -> _Data:
-        rows = read_rows(str(options.dataset))
-        set_aside = read_rows(options.eval_dataset, "validation") if options.eval_dataset is not None else []
-        if options.validation_split:
-            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(options.seed)).tolist()
-            count = max(1, round(len(rows) * options.validation_split))
-            if count >= len(rows):
-                raise OptionError(f"validation_split={options.validation_split} leaves none of {len(rows)} rows.")
-            set_aside = [rows[index] for index in sorted(order[:count])]
-            rows = [rows[index] for index in sorted(order[count:])]
-        validation = examples(set_aside, options, tokenizer) if set_aside else []
-        if options.max_eval_step:
-            validation = validation[: options.max_eval_step * options.val_batch_size]
-        return cls(examples(rows, options, tokenizer), validation)
-
-
 class _Run:
     """One call of :func:`finetune`, everything read."""
 
-    def __init__(self, options: FinetuneOptions, base: _Base, data: _Data, output_dir: Path):
+    def __init__(self, options: FinetuneOptions, base: Base, data: Data, output_dir: Path):
         self.options = options
         self.base = base
         self.data = data
@@ -177,67 +118,81 @@ class _Run:
             **self.options.fixed(),
             "device": device,
             "precision": choose_precision(self.options, device),
-            "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+            "world_size": num_processes(),
             "base_model_sha256": self.base.digest,
-            "training_data_sha256": digest([[example.input_ids, example.labels] for example in self.data.train]),
+            "training_data_sha256": self.data.digest,
+            "labels": list(self.data.labels),
         }
 
     def go(self) -> FinetuneReport:
         """Train from the start, or from the newest complete checkpoint."""
+        args = arguments(self.options, self.output_dir, has_validation=bool(self.data.validation))
         identity = self.identity
-        checkpoint = None
-        if self.options.resume:
-            checkpoint = newest_complete(self.output_dir, is_strict=self.options.strict_resume)
-            if checkpoint is None:
-                logger.warning("%s has no complete checkpoint: training starts from the first step.", self.output_dir)
-            else:
-                check_same_run(checkpoint, identity)
+        start = decide_in_main(partial(self._start, identity)) if self.options.resume else None
         with storage_errors(self.output_dir):
             self.output_dir.mkdir(parents=True, exist_ok=True)
-        trainer = self._trainer(identity)
-        start = None if checkpoint is None else str(checkpoint.path)
+        with _stage("Loading", self.base.name):
+            model = self.base.load(self.options, self.data.labels)
+        is_language = self.options.task_mode == "generation"
+        callbacks = [
+            self.stop,
+            MetricsLog(self.output_dir / METRICS, self.live.show, is_language=is_language),
+            SealCheckpoints(identity, self.options.keep_checkpoints),
+            EndWhereDone(),
+        ]
+        trainer = make_trainer(self.options, args, model, self.base.tokenizer, self.data, callbacks)
+        check_split(self.options, trainer)
         with (
             storage_errors(self.output_dir, only_under=self.output_dir),
             trainer_errors(self.options, start),
             self.stop.listening(),
-            self.live.shown(),
+            self.live.shown() if is_main_process() else nullcontext(),
+            suppress(AllStepsDone),
         ):
             trainer.train(resume_from_checkpoint=start)
         return self._finish(trainer)
 
-    def _trainer(self, identity: dict[str, Any]) -> SFTTrainer:
-        from transformers import PrinterCallback
-        from trl import SFTTrainer
+    def _start(self, identity: dict[str, Any]) -> str | None:
+        """The checkpoint to continue from."""
+        checkpoint = newest_complete(self.output_dir, is_strict=self.options.strict_resume)
+        if checkpoint is None:
+            logger.warning("%s has no complete checkpoint: training starts from the first step.", self.output_dir)
+            return None
+        check_same_run(checkpoint, identity)
+        check_no_pickles(checkpoint)
+        return str(checkpoint.path)
 
-        trainer = SFTTrainer(
-            model=self.base.model,
-            args=arguments(self.options, self.output_dir, has_validation=bool(self.data.validation)),
-            train_dataset=as_dataset(self.data.train),
-            eval_dataset=as_dataset(self.data.validation) if self.data.validation else None,
-            processing_class=self.base.tokenizer,
-            peft_config=lora(self.options, self.base.model) if self.options.use_peft else None,
-            callbacks=[
-                self.stop,
-                MetricsLog(self.output_dir / METRICS, self.live.show),
-                SealCheckpoints(identity, self.options.keep_checkpoints),
-            ],
-        )
-        trainer.remove_callback(PrinterCallback)
-        return trainer
-
-    def _finish(self, trainer: SFTTrainer) -> FinetuneReport:
+    def _finish(self, trainer: Trainer) -> FinetuneReport:
         is_done = self.stop.name is None
-        eval_loss = None
-        if is_done and self.data.validation:
-            eval_loss = final_eval_loss(trainer)
+        metrics = final_metrics(trainer) if is_done and self.data.validation else {}
         model = self.output_dir / MODEL if is_done else None
-        if model is not None and trainer.is_world_process_zero():
-            remove(model)
-            publish_files(model, partial(self._write, trainer))
+        if model is not None:
+            self._publish(trainer, model)
+        if is_main_process():
+            _draw(read_metrics(self.output_dir / METRICS), self.output_dir / LOSS_CURVE)
+        wait_for_all()
+        return self._report(trainer, model, metrics)
+
+    def _publish(self, trainer: Trainer, folder: Path) -> None:
+        # Every process has a part of the weights with FSDP, and all bring theirs together.
+        weights = trainer.accelerator.get_state_dict(trainer.model) if self.options.fsdp else None
+
+        def write(folder: Path) -> None:
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            model.save_pretrained(folder, state_dict=weights)
+            self.base.tokenizer.save_pretrained(folder)
+            if self.options.use_peft and self.data.labels:
+                self.base.config.save_pretrained(folder)  # the names of the labels
+
+        if is_main_process():
+            remove(folder)
+            publish_files(folder, write)
+
+    def _report(self, trainer: Trainer, model: Path | None, metrics: dict[str, float]) -> FinetuneReport:
         lines = read_metrics(self.output_dir / METRICS)
-        _draw(lines, self.output_dir / LOSS_CURVE)
         parameters = list(trainer.model.parameters())
         newest = list_checkpoints(self.output_dir)
+        eval_loss = metrics.get("eval_loss")
         return FinetuneReport(
             output_dir=self.output_dir,
             model=model,
@@ -247,15 +202,16 @@ class _Run:
             num_parameters=sum(parameter.numel() for parameter in parameters),
             loss=next((line["loss"] for line in reversed(lines) if "loss" in line), None),
             eval_loss=eval_loss,
-            perplexity=None if eval_loss is None else perplexity(eval_loss),
+            perplexity=perplexity(eval_loss) if eval_loss is not None and not self.data.labels else None,
+            accuracy=metrics.get("eval_accuracy"),
             stopped_by=self.stop.name,
             checkpoint=newest[0] if newest else None,
         )
 
-    def _write(self, trainer: SFTTrainer, folder: Path) -> None:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        model.save_pretrained(folder)
-        self.base.tokenizer.save_pretrained(folder)
+
+def _stage(verb: str, what: str) -> AbstractContextManager[None]:
+    """Of several processes on one terminal, one shows what it does."""
+    return stage(verb, what) if is_main_process() else nullcontext()
 
 
 def _draw(lines: list[dict[str, Any]], path: Path) -> None:

@@ -11,6 +11,7 @@ from QEfficient.options import Options
 
 Layout = Literal["alpaca", "prompt-completion", "chat", "text"]
 Device = Literal["cpu", "cuda", "qaic"]
+TaskMode = Literal["generation", "seq_classification"]
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
@@ -32,13 +33,15 @@ class FinetuneOptions(Options):
     """Validation data, in the same forms."""
     validation_split: float = 0.0
     """Share of the training rows that is set aside for validation."""
+    task_mode: TaskMode = "generation"
+    """generation: a causal language model. seq_classification: a model that gives a text one of the data's labels."""
     layout: Layout | None = None
     """Form of the rows: alpaca (instruction, input, output), prompt-completion, chat (messages) or text. Default: what
     the columns say."""
     prompt_template: str | None = None
-    """The prompt, with columns in braces, as in '{question}'; for rows in another form."""
+    """The prompt, with columns in braces, as in '{question}'; for rows in another form. The text to classify."""
     completion_template: str | None = None
-    """The completion, with columns in braces; with prompt_template."""
+    """The completion, with columns in braces; with prompt_template. The label, in classification."""
     context_length: int = 1024
     """Maximum tokens of a sequence; longer rows are cut at the end."""
     batching_strategy: Literal["padding", "packing"] = "padding"
@@ -60,7 +63,7 @@ class FinetuneOptions(Options):
     output_dir: str = "finetuned"
     """Folder for checkpoints, metrics and, in its folder `model`, the result."""
     num_epochs: float = 1.0
-    """Times that the training data is seen."""
+    """Passes over the training data."""
     max_train_step: int = 0
     """Optimizer steps after which training ends; 0: as num_epochs says."""
     train_batch_size: int = 1
@@ -90,6 +93,8 @@ class FinetuneOptions(Options):
     precision: TrainingPrecision | None = None
     """Number format of the computation; weights that are trained stay in fp32. Default: bf16 where a GPU has it, else
     fp32."""
+    fsdp: bool = False
+    """Split weights, gradients and optimizer states over the processes (FSDP2) instead of keeping all in each (DDP)."""
     num_workers_dataloader: int = 0
     """Processes that prepare batches."""
     intermediate_step_save: int = 1000
@@ -124,6 +129,9 @@ class FinetuneOptions(Options):
             raise OptionError("prompt_template and completion_template are for each other: give both.")
         if self.prompt_template is not None and self.layout is not None:
             raise OptionError(f"prompt_template and layout={self.layout!r} contradict each other: give one.")
+        if self.task_mode == "seq_classification" and (self.layout is not None or self.batching_strategy == "packing"):
+            name = "layout" if self.layout is not None else "batching_strategy='packing'"
+            raise OptionError(f"{name} is for task_mode='generation' only: rows to classify have a text and a label.")
         if self.eval_dataset is not None and self.validation_split:
             raise OptionError("eval_dataset and validation_split contradict each other: give one.")
         if self.strict_resume and not self.resume:
@@ -142,6 +150,7 @@ class FinetuneOptions(Options):
 
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
+    "task_mode": get_args(TaskMode),
     "layout": get_args(Layout),
     "batching_strategy": ("padding", "packing"),
     "lr_scheduler": get_args(Scheduler),

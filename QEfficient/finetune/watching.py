@@ -23,20 +23,24 @@ logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 LOSS_CURVE = "loss.png"
-_REPORTED = ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "eval_loss", "eval_mean_token_accuracy")
+_TRAINING = ("loss", "grad_norm", "learning_rate", "mean_token_accuracy")
+_VALIDATION = ("eval_loss", "eval_mean_token_accuracy", "eval_accuracy")
+_REPORTED = frozenset({*_TRAINING, *_VALIDATION})
 
 
 class MetricsLog(TrainerCallback):
     """Writes a line of JSON for each report of the Trainer, and stops at the first loss that is no number."""
 
-    def __init__(self, path: Path, show: Callable[[Mapping[str, float], int], None]):
+    def __init__(self, path: Path, show: Callable[[Mapping[str, float], int], None], *, is_language: bool = True):
         """
         Args:
             path: of the file.
             show: also gets each line, and the number of steps of the whole run.
+            is_language: whether losses are those of tokens, which have a perplexity.
         """
         self.path = path
         self.show = show
+        self.is_language = is_language
         self._seen = (time.perf_counter(), 0)
         """When the last line was written, and how many tokens had been read."""
 
@@ -44,6 +48,8 @@ class MetricsLog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
     ) -> None:
         """Forget the lines of steps that come again."""
+        if not state.is_world_process_zero:
+            return
         kept = [line for line in read_metrics(self.path) if line["step"] <= state.global_step]
         _write_lines(self.path, kept if state.global_step else [])
         self._seen = (time.perf_counter(), 0)
@@ -73,8 +79,8 @@ class MetricsLog(TrainerCallback):
         if len(line) == 2 or not state.is_world_process_zero:
             return
         if "loss" in line:
-            line |= {"tokens_per_s": self._speed(int((logs or {})["num_tokens"])), "memory_bytes": _memory_bytes()}
-        else:
+            line |= {"tokens_per_s": self._speed(_num_tokens(logs or {})), "memory_bytes": _memory_bytes()}
+        elif self.is_language:
             line["perplexity"] = perplexity(line["eval_loss"])
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -85,6 +91,11 @@ class MetricsLog(TrainerCallback):
         began, before = self._seen
         self._seen = now, tokens
         return round((tokens - before) / max(now - began, 1e-9), 1)
+
+
+def _num_tokens(logs: Mapping[str, float]) -> int:
+    """As TRL's trainer or the Trainer reports them."""
+    return int(logs["num_tokens"] if "num_tokens" in logs else logs["num_input_tokens_seen"])
 
 
 def _check_finite(line: dict[str, float], step: int, *, is_scaled: bool) -> None:
@@ -138,11 +149,13 @@ def draw_loss(lines: list[dict[str, Any]], path: Path) -> None:
 
     figure: Any = import_module("matplotlib.figure").Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name, style in {"loss": "-", "eval_loss": "o--"}.items():
+    for name, (label, style) in {"loss": ("training", "-"), "eval_loss": ("validation", "o--")}.items():
         points = [(line["step"], line[name]) for line in lines if name in line]
         if points:
-            axes.plot(*zip(*points, strict=True), style, label=name.replace("_", " "))
+            axes.plot(*zip(*points, strict=True), style, label=label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss per token")
+    axes.set_ylabel("loss")
+    axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

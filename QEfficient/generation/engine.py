@@ -166,7 +166,7 @@ class Engine:
                 return outcome
 
     def _state(self, request_id: int, request: Request, index: int, outbox: Outbox | None) -> RequestState:
-        return RequestState(request_id, request, index=index, outbox=outbox, ctx_len=self.session.info.ctx_len)
+        return RequestState(request_id, request, index=index, outbox=outbox, info=self.session.info)
 
     def _enqueue(self, states: list[RequestState]) -> None:
         with self._lock:

@@ -37,6 +37,8 @@ class Request:
     """Inputs beside the tokens, by name: ``encoder_input_ids`` ``[T]`` where the model has an encoder."""
     media: PromptMedia = NOTHING
     """The prompt's images, videos and audio."""
+    adapter: str | None = None
+    """Name of the adapter to answer it with; None: the base model."""
     source_ids: tuple[int, ...] | None = None
     """Tokens that the encoder reads, of a model that has one, else the prompt's; None: it reads no tokens."""
     rules: tuple[Processor, ...] = ()
@@ -109,14 +111,14 @@ Outbox = SimpleQueue[Outcome | None]
 class RequestState:
     """The state of a request in the engine."""
 
-    def __init__(self, request_id: int, request: Request, *, index: int, outbox: Outbox | None, ctx_len: int):
+    def __init__(self, request_id: int, request: Request, *, index: int, outbox: Outbox | None, info: SessionInfo):
         """
         Args:
             request_id: the engine's number for it.
             request: the request.
             index: the caller's number for it, which its tokens carry.
             outbox: where its outcomes go.
-            ctx_len: tokens at which the room is used up.
+            info: of the session that runs it.
         """
         self.request_id = request_id
         self.request = request
@@ -124,7 +126,12 @@ class RequestState:
         self.outbox = outbox
         self.times = RequestTimes()
         self.sequence = Sequence(
-            request_id, list(request.prompt_ids), request.max_len(ctx_len), inputs=request.inputs, media=request.media
+            request_id,
+            list(request.prompt_ids),
+            request.max_len(info.ctx_len),
+            inputs=request.inputs,
+            media=request.media,
+            adapter=info.adapter_number(request.adapter),
         )
         self.sampler = _sampler(request, self.sequence.tokens)
         self.logprob: TokenLogprob | None = None
@@ -156,8 +163,9 @@ def check_request(request: Request, info: SessionInfo, index: int) -> None:
 
     Raises:
         CapacityError: the prompt is empty, does not leave room for one new token, or needs more blocks than there are.
-        OptionError: a token of the prompt is not in the vocabulary.
+        OptionError: a token of the prompt is not in the vocabulary, or there is no such adapter.
     """
+    info.adapter_number(request.adapter)
     length = len(request.prompt_ids)
     if not length:
         raise CapacityError(f"Prompt {index} is empty: it has no token to predict from.")

@@ -19,7 +19,7 @@ from QEfficient.options import TRUNCATION
 logger = logging.getLogger(__name__)
 
 _ARGUMENTS = (
-    *("prompts", "tokenizer", "generation_len", "stream"),
+    *("prompts", "tokenizer", "generation_len", "stream", "adapter"),
     *("generation_config", "streamer", "logits_processor", "stopping_criteria"),
 )
 """Arguments of ``generate`` that are not options of an answer."""

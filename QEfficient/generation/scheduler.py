@@ -32,6 +32,8 @@ class Sequence:
     """Inputs beside the tokens, which go with the first chunk."""
     media: PromptMedia = NOTHING
     """The prompt's images, videos and audio."""
+    adapter: int = 0
+    """The number of its adapter; 0 is the base model."""
     prompt_len: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -143,7 +145,8 @@ class Scheduler:
         tokens = sequence.tokens[begin:end]
         is_last = begin + len(tokens) == len(sequence.tokens)
         inputs = {} if begin else sequence.inputs
-        return Chunk(sequence.slot, tokens, begin, int(is_last), inputs, sequence.block_ids, sequence.media)
+        kept = (sequence.block_ids, sequence.media, sequence.adapter)
+        return Chunk(sequence.slot, tokens, begin, int(is_last), inputs, *kept)
 
 
 def _whole_spans(spans: Row[tuple[int, int]], begin: int, end: int) -> int:

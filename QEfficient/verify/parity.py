@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,7 +130,13 @@ def _describe(prompt: PromptParity) -> str:
     )
 
 
-def compare(model: PreTrainedModel, compiled: CompiledCausalLM, prompts: Prompts, generation_len: int) -> ParityReport:
+def compare(
+    model: PreTrainedModel,
+    compiled: CompiledCausalLM,
+    prompts: Prompts,
+    generation_len: int,
+    adapter: str | None = None,
+) -> ParityReport:
     """Decode greedily with both and compare.
 
     Args:
@@ -137,31 +144,35 @@ def compare(model: PreTrainedModel, compiled: CompiledCausalLM, prompts: Prompts
         compiled: the package.
         prompts: as in ``generate``.
         generation_len: maximum number of tokens to compare for each prompt.
+        adapter: name of the adapter to run the package with, which ``model`` has in its weights.
     """
     reference = in_float32(model)
     prompt_ids = compiled.encode(prompts)
     max_len = compiled.engine.session.info.ctx_len
     report = []
-    for ids, output in zip(prompt_ids, _greedy_tokens(compiled, prompt_ids, generation_len), strict=True):
+    layer_errors = partial(_layer_errors, reference, compiled, adapter)
+    answers = _greedy_tokens(compiled, prompt_ids, generation_len, adapter)
+    for ids, output in zip(prompt_ids, answers, strict=True):
         expected, margins = reference_tokens(reference, _text_inputs(ids), min(generation_len, max_len - len(ids)))
-        report.append(_compare_one(reference, compiled, ids, output, expected, margins))
+        report.append(_compare_one(layer_errors, ids, output, expected, margins))
     return ParityReport(report)
 
 
-def _greedy_tokens(compiled: CompiledCausalLM, prompt_ids: list[list[int]], generation_len: int) -> list[list[int]]:
+def _greedy_tokens(
+    compiled: CompiledCausalLM, prompt_ids: list[list[int]], generation_len: int, adapter: str | None
+) -> list[list[int]]:
     """Our answers, up to where logits are no numbers."""
     try:
-        answers = compiled.generate(prompt_ids, generation_len=generation_len, do_sample=False).generated_ids
+        result = compiled.generate(prompt_ids, generation_len=generation_len, do_sample=False, adapter=adapter)
     except NumericError as error:
         if len(prompt_ids) == 1:
             return [error.token_ids]
-        return [tokens for ids in prompt_ids for tokens in _greedy_tokens(compiled, [ids], generation_len)]
-    return [answer.tolist() for answer in answers]
+        return [tokens for ids in prompt_ids for tokens in _greedy_tokens(compiled, [ids], generation_len, adapter)]
+    return [answer.tolist() for answer in result.generated_ids]
 
 
 def _compare_one(
-    reference: Any,
-    compiled: CompiledCausalLM,
+    layer_errors: Callable[[list[int]], list[float] | None],
     ids: list[int],
     generated: list[int],
     expected: list[int],
@@ -172,7 +183,7 @@ def _compare_one(
     smallest = min(margins[:agreed], default=None)
     if agreed == len(expected):
         return PromptParity(**common, smallest_margin=smallest)
-    errors = _layer_errors(reference, compiled, ids + expected[:agreed])
+    errors = layer_errors(ids + expected[:agreed])
     return PromptParity(
         **common,
         smallest_margin=smallest,
@@ -210,9 +221,11 @@ def reference_tokens(
     return answer, [float(pair[0] - pair[1]) for pair in top]
 
 
-def _layer_errors(model: Any, compiled: CompiledCausalLM, ids: list[int]) -> list[float] | None:
+def _layer_errors(
+    model: PreTrainedModel, compiled: CompiledCausalLM, adapter: str | None, ids: list[int]
+) -> list[float] | None:
     """Relative error of each layer's output on ``ids``; None if the package has no layer marks."""
-    ours = compiled.layer_outputs(ids)
+    ours = compiled.layer_outputs(ids, adapter)
     modules = list(layer_modules(model, compiled.body.graph.num_layers).values())
     if not ours or len(ours) != len(modules):
         return None

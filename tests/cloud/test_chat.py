@@ -71,6 +71,7 @@ def talk(monkeypatch: pytest.MonkeyPatch) -> Talk:
             system=system,
             generation_len=generation_len,
             images=[],
+            adapters=[],
             stream=True,
             as_json=False,
             sampling={},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ def test_a_line_or_json(cli: Cli, checkpoint: Path, data: Path, tmp_path: Path) 
     assert "--resume" in again.err
     (tmp_path / "run.yaml").write_text(f"model_name: {checkpoint}\ndataset: {data}\nlr: 5e-1\n")
     from_file = cli("finetune", "--config", tmp_path / "run.yaml", "--output-dir", tmp_path / "json", "--json", *RUN)
+    assert from_file.err == ""
     assert from_file.json["num_trained"] == from_file.json["num_parameters"]
     first = json.loads((tmp_path / "json" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["learning_rate"] == 1e-3
@@ -48,21 +48,22 @@ def test_a_line_or_json(cli: Cli, checkpoint: Path, data: Path, tmp_path: Path) 
 def test_sigterm_ends_with_its_code(
     cli: Cli, checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from QEfficient.finetune.watching import MetricsLog
+    """What its handler does; tests/finetune sends the signal itself, to a process of its own."""
+    from QEfficient.finetune.callbacks import StopOnSignal
 
-    log = MetricsLog.on_step_end
+    step_end = StopOnSignal.on_step_end
 
-    def terminated(self: MetricsLog, args: Any, state: Any, control: Any, **more: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        log(self, args, state, control, **more)
+    def terminated(self: StopOnSignal, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self.number = signal.SIGTERM
+        step_end(self, args, state, control, **more)
 
-    monkeypatch.setattr(MetricsLog, "on_step_end", terminated)
-    options = ("--dataset", data, "--output-dir", tmp_path / "out", *RUN, "--max-train-step", "4")
+    monkeypatch.setattr(StopOnSignal, "on_step_end", terminated)
+    options = ("--dataset", data, "--output-dir", tmp_path / "out", *RUN)
     result = cli("finetune", checkpoint, *options)
     assert result.code == 143
-    assert "Stopped by SIGTERM" in result.out
+    assert "Stopped by SIGTERM after 1 steps" in result.out
     monkeypatch.undo()
-    assert cli("finetune", checkpoint, *options, "--resume").out.startswith("4 steps")
+    assert cli("finetune", checkpoint, *options, "--resume").out.startswith("2 steps")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_sigterm_ends_with_its_code(
     [
         (("--gamma", "0.85"), "--gamma is not here: give --lr-scheduler"),
         (("--use_autocast",), "give --precision"),
-        (("--task_mode", "seq_classification"), "only causal language models"),
+        (("--task_mode", "seq_classification", "--layout", "chat"), "layout is for task_mode='generation' only"),
         (("--pooling", "mean"), "--pooling is for compiling"),
         (("--lora-r", "4"), "use_peft=True only"),
         ((), "dataset is missing"),

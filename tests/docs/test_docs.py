@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.resources import files
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from architectures.tiny import tiny_model
 from docs.blocks import DOCUMENTS, ROOT, Block, blocks, commands, name
 from gguf import GGMLQuantizationType as Type
 from image_text.pictures import images
+from lora_adapters import write_adapter
 from slow_tokenizers import m2m_100
 from speech_models import save_wav2vec2, save_whisper
 
@@ -55,6 +55,7 @@ TRANSLATOR = "facebook/m2m100_418M"
 COLBERT = "lightonai/Reason-ModernColBERT"
 SEEING, CLIP = "llava-hf/llava-1.5-7b-hf", "openai/clip-vit-base-patch32"
 WAV2VEC2, WHISPER = "facebook/wav2vec2-base-960h", "openai/whisper-tiny"
+ADAPTERS = ("support-lora", "sql-lora")
 HEARING = "Qwen/Qwen3-ASR-1.7B-hf"
 
 pytestmark = pytest.mark.xdist_group("docs")  # one process exports the cards
@@ -69,6 +70,8 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for card, model in made.items():
         tiny_models.save(model, root / card)
         tiny_models.tiny_tokenizer().save_pretrained(root / card)
+    for number, adapter in enumerate(ADAPTERS):
+        write_adapter(root / adapter, instruct, "[qv]_proj", 2, number, base_model_name_or_path=INSTRUCT)
     section = {"quant_method": "awq", "bits": 4, "group_size": 16}
     quantized_models.quantize(root / INSTRUCT, root / AWQ, quantized_models.awq(16), section)
     (root / GGUF).mkdir(parents=True)
@@ -99,13 +102,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with the cards in it; what examples change outside of it is put back."""
     monkeypatch.setenv("QEFF_HOME", str(store))
-    seeing = (SEEING, CLIP, COLBERT)
-    for card in ("gpt2", INSTRUCT, AWQ, GGUF, MINILM, RERANKER, TRANSLATOR, *seeing, HEARING, WAV2VEC2, WHISPER):
+    seeing, hearing = (SEEING, CLIP, COLBERT), (HEARING, WAV2VEC2, WHISPER)
+    for card in ("gpt2", INSTRUCT, AWQ, GGUF, MINILM, RERANKER, TRANSLATOR, *seeing, *hearing, *ADAPTERS):
         (tmp_path / card).parent.mkdir(exist_ok=True)
         (tmp_path / card).symlink_to(cards / card)
     (tmp_path / GGUF_FILE).symlink_to(cards / GGUF / GGUF_FILE)
     rows = [{"prompt": f"What is {a} and {a}? ", "completion": str(a + a)} for a in range(10)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reviews = [{"text": f"A {word} film.", "label": label} for label, word in (("good", "fine"), ("bad", "dull"))] * 5
+    (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reviews))
     (tmp_path / "text.txt").write_text("My name is John. What is the capital of France? It is Paris.\n" * 20)
     for picture, animal in zip(images((56, 56), (112, 56)), ("cat", "dog"), strict=True):
         picture.save(tmp_path / f"{animal}.png")
@@ -126,16 +131,11 @@ def test_blocks_run(document: Path, workplace: Path) -> None:
     for block in blocks(document):
         if block.language == "python" and (title := _TITLE.match(block.remark)) is not None:
             (workplace / title[1]).write_text(block.text, encoding="utf-8")
-        elif block.language == "python" and block.is_run and _is_runnable(block):
+        elif block.language == "python" and block.is_run:
             _run_python(block, namespace)
-        elif block.language in SHELLS and block.is_run and _is_runnable(block):
+        elif block.language in SHELLS and block.is_run:
             for command in commands(block):
                 _run_command(command, block)
-
-
-def _is_runnable(block: Block) -> bool:
-    """Whether what the extra ``train`` installs is there, where an example needs it."""
-    return "finetune" not in block.text or find_spec("trl") is not None
 
 
 def _run_python(block: Block, namespace: dict[str, Any]) -> None:
@@ -194,7 +194,19 @@ def _check_python(args: list[str]) -> None:
     assert (ROOT / args[0]).is_file()
 
 
-_CHECKS = {"make": _check_make, "pip": _check_pip, "python": _check_python}
+def _check_launcher(args: list[str]) -> None:
+    """The command's flags are parsed; tests/finetune runs it in several processes."""
+    module, *flags = args[args.index("-m") + 1 :]
+    import_module(module).command.make_context(module, flags)
+
+
+def _check_git(args: list[str]) -> None:
+    assert args[0] == "clone", "a reader has no other use for git"
+
+
+_CHECKS = {"make": _check_make, "pip": _check_pip, "python": _check_python, "git": _check_git} | dict.fromkeys(
+    ("torchrun", "accelerate"), _check_launcher
+)
 
 
 def test_every_block_is_run_or_says_why_not() -> None:

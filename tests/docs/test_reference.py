@@ -97,6 +97,15 @@ def _methods(cls: type) -> Iterator[str]:
             yield from (name for name, value in members if isinstance(value, kinds) and not name.startswith("_"))
 
 
+def test_methods_of_models_with_adapters_are_documented() -> None:
+    adapters = (SOURCE / "adapters.md").read_text(encoding="utf-8")
+    for cls in (QEfficient.QEFFAutoLoraModelForCausalLM, QEfficient.QEFFAutoPeftModelForCausalLM):
+        methods = [method for base in cls.__mro__ if "peft" in base.__module__ for method in vars(base)]
+        public = [method for method in methods if not method.startswith("_")]
+        assert public
+        assert not [method for method in public if f"`{method}" not in adapters + ADDING_A_TASK], cls.__name__
+
+
 def test_results_are_documented() -> None:
     from QEfficient.finetune.report import FinetuneReport
     from QEfficient.quantization.report import LayerError, QuantizationReport

@@ -9,11 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_models
 from click.testing import CliRunner
+from lora_adapters import write_adapter
+from safetensors.numpy import save
 
-from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM, QEFFAutoModelForSequenceClassification
+from QEfficient import (
+    QEFFAutoLoraModelForCausalLM,
+    QEFFAutoModel,
+    QEFFAutoModelForCausalLM,
+    QEFFAutoModelForSequenceClassification,
+    QEFFAutoPeftModelForCausalLM,
+)
 from QEfficient.cloud.execute import command as execute
 from QEfficient.errors import ArtifactError, CapacityError, CorruptArtifact, OptionError, QEffError
 from QEfficient.generation.package import from_package
@@ -23,6 +32,8 @@ from QEfficient.store.manifest import MANIFEST_NAME, FileRecord, read_artifact
 pytestmark = pytest.mark.xdist_group("fault packages")
 IDS = [5, 6, 7]
 Body = dict[str, Any]
+ADAPTED = (QEFFAutoLoraModelForCausalLM, QEFFAutoPeftModelForCausalLM)
+ADAPTERS = [{"name": name, "digest": ""} for name in ("a", "b", "base")]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +44,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     encoder = QEFFAutoModel(tiny_models.encoder(), tokenizer=tokenizer)
     classifier = QEFFAutoModelForSequenceClassification(tiny_models.classifier(2), tokenizer=tokenizer)
     options: dict[str, Any] = {"target": "cpu", "precision": "fp32"}
+    adapter = write_adapter(root / "adapter", decoder.model, "q_proj", 2)
+    selecting, turning = (cls(decoder.model, tokenizer=tokenizer) for cls in ADAPTED)
+    for model in (selecting, turning):
+        model.load_adapter(adapter, "a")
     return {
+        "selecting": selecting.compile(root / "selecting", ctx_len=32, **options),
+        "turning": turning.compile(root / "turning", ctx_len=32, **options),
         "paged": decoder.compile(root / "paged", ctx_len=32, full_batch_size=2, **options),
         "retained": decoder.compile(root / "retained", ctx_len=32, lowering="retained", **options),
         "card": decoder.compile(root / "card", target="cloud-ai-100-sim", ctx_len=32, prefill_seq_len=8),
@@ -123,6 +140,15 @@ WRONG: list[tuple[str, Callable[[Body], Any]]] = [
     ("card", at("open", "num_devices", value=10**9)),
     ("card", at("lowering", value="paged")),
     ("card", at("session", "ctx_len", value=16)),
+    ("paged", at("session", "adapters", value=ADAPTERS[:1])),
+    ("paged", at("session", "takes_turns", value=True)),
+    ("retained", at("session", "adapters", value=ADAPTERS[:1])),
+    ("selecting", at("session", "adapters", value=[])),
+    ("selecting", at("session", "adapters", value=ADAPTERS[1:])),
+    ("selecting", at("session", "adapters", value=ADAPTERS[:1] * 2)),
+    ("selecting", at("session", "takes_turns", value=True)),
+    ("turning", at("session", "takes_turns", value=False)),
+    ("turning", at("session", "adapters", value=[])),
 ]  # fmt: skip
 
 
@@ -187,6 +213,13 @@ def test_side_file_that_is_not_utf8(sources: dict[str, Path], tmp_path: Path) ->
         folder = reseal(sources["paged"], tmp_path / name.replace("/", "-"), name, b"\xff\xfe{}")
         with pytest.raises(CorruptArtifact), from_package(folder) as compiled:
             compiled.generate("text")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"other"])
+def test_matrices_of_an_adapter(sources: dict[str, Path], tmp_path: Path, content: bytes) -> None:
+    if content == b"other":
+        content = save({"base_model.model.x.lora_A.weight": np.zeros((2, 2), np.float32)})
+    is_refused(reseal(sources["turning"], tmp_path / "copy", "adapters/0.safetensors", content))
 
 
 def reseal(source: Path, copy: Path, name: str, content: bytes) -> Path:

@@ -52,6 +52,8 @@ callbacks: {tensorboard: }
         ({"strict_resume": True}, "resume=True only"),
         ({"layout": "chats"}, "layout must be one of alpaca"),
         ({"precision": "fp16", "device": "cpu"}, "needs a GPU"),
+        ({"task_mode": "classification"}, "task_mode must be one of generation, seq_classification"),
+        ({"task_mode": "seq_classification", "batching_strategy": "packing"}, "batching_strategy='packing' is for"),
         ({"learning_rate": 1.0}, "Unknown option 'learning_rate'"),
         ({"lora_rank": 1}, "Did you mean 'lora_"),
     ],
@@ -65,6 +67,7 @@ def test_sections_of_upstream(write: Write) -> None:
     settings = read_config(str(write(UPSTREAM, "config.yaml")))
     assert settings == {
         "model_name": "HuggingFaceTB/SmolLM-135M",
+        "task_mode": "generation",
         "use_peft": True,
         "lora_r": 16,
         "lora_alpha": 16,
@@ -81,6 +84,11 @@ def test_sections_of_upstream(write: Write) -> None:
     }
     del settings["model_name"]
     FinetuneOptions.parse(settings)
+
+
+def test_a_class_of_upstream_is_a_task(write: Write) -> None:
+    text = "model: {auto_class_name: AutoModelForSequenceClassification, peft_config: {task_type: SEQ_CLS}}"
+    assert read_config(str(write(text, "config.yaml"))) == {"task_mode": "seq_classification"}
 
 
 @pytest.mark.parametrize(

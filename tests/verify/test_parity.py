@@ -117,7 +117,7 @@ def test_output_that_is_no_number_is_found_and_stored(
     compiled = damaged._open()
     layers = compiled.layer_outputs(PROMPTS[0])
     damaged_layers = [layers[0], *(np.full_like(layer, bad) for layer in layers[1:])]
-    monkeypatch.setattr(compiled, "layer_outputs", lambda ids: damaged_layers)
+    monkeypatch.setattr(compiled, "layer_outputs", lambda ids, adapter=None: damaged_layers)
     answer = [np.array([3], np.int64)]
     monkeypatch.setattr(compiled, "generate", lambda *_, **__: type("Info", (), {"generated_ids": answer}))
     report = damaged.verify(PROMPTS[:1], generation_len=4)

@@ -172,6 +172,7 @@ class OpenVINOProgram:
         self.outputs = frozenset[str]().union(*names)
         self._known = frozenset(name for port in compiled.outputs for name in port.get_names())
         self.shapes: Sequence[Mapping[str, Shape]] | None = None
+        self._kept: dict[str, np.ndarray] = {}
         with native_errors(name):
             self._request: Any = compiled.create_infer_request()
             for variable in self._request.query_state():
@@ -182,10 +183,17 @@ class OpenVINOProgram:
         request = self._request
         if request is None:
             raise LifecycleError(f"{self.name} is closed: open the package again.")
-        self._check(inputs, outputs or ())
+        self._check({**inputs, **self._kept}, outputs or ())
         with native_errors(self.name):
-            request.infer(dict(inputs), share_inputs=True)
+            request.infer({**inputs, **self._kept}, share_inputs=True)
         return {name: request.get_tensor(name).data for name in (self.outputs if outputs is None else outputs)}
+
+    def keep(self, inputs: Mapping[str, np.ndarray]) -> None:
+        for name, value in inputs.items():
+            _, shape = self._ports.get(name, (None, None))
+            if value.shape != shape:
+                raise OptionError(f"{self.name} takes '{name}' of shape {shape}, got {value.shape}.")
+        self._kept |= {name: np.ascontiguousarray(value) for name, value in inputs.items()}
 
     def _check(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> None:
         """OpenVINO reads what was there before for an input that is missing, and converts one of another type."""

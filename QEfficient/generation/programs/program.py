@@ -46,6 +46,19 @@ class Program(Protocol):
         """
         ...
 
+    def keep(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Set inputs that the runs from now on have without being told, until they are set again.
+
+        Args:
+            inputs: float32, of any names; also the state's, which begins the next run with them.
+
+        Raises:
+            OptionError: an input is unknown, or of another shape.
+            NumericError: a value is beyond the range of the input's type.
+            LifecycleError: the program is closed.
+        """
+        ...
+
     def close(self) -> None:
         """Release its memory and devices. Closing again does nothing."""
         ...

@@ -11,7 +11,7 @@ import numpy as np
 
 from QEfficient.compile.cloud_ai_100 import sdk_of
 from QEfficient.contract import GraphRecord
-from QEfficient.errors import OptionError
+from QEfficient.errors import NumericError, OptionError
 from QEfficient.generation.cloud_infer import QAICInferenceSession
 from QEfficient.generation.programs.program import Opening, Shape
 from QEfficient.generation.qaic_program import TIMEOUT_VARIABLE
@@ -62,6 +62,8 @@ class CloudAI100Program:
             name for name in self.outputs if session.bindings[session.binding_index_map[name]].is_partial_buf_allowed
         }
         self._skipped: set[str] = set()
+        self._fresh: set[str] = set()
+        """State that the next run gets from the host, before the card keeps it again."""
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         wanted = self.outputs if outputs is None else frozenset(outputs)
@@ -73,7 +75,29 @@ class CloudAI100Program:
             self.session.skip_buffers(skipped)
             self._skipped = skipped
         results = self.session.run(inputs)
+        if self._fresh:
+            self.session.skip_buffers(self._fresh)
+            self._fresh = set()
         return {name: results[name] for name in wanted}
+
+    def keep(self, inputs: Mapping[str, np.ndarray]) -> None:
+        self.session.set_buffers({name: self._narrowed(name, value) for name, value in inputs.items()})
+        self._fresh |= inputs.keys() & {*self.session.state_names}
+
+    def _narrowed(self, name: str, value: np.ndarray) -> np.ndarray:
+        """``value`` in the type of the program's input."""
+        index = self.session.binding_index_map.get(name)
+        if index is None:
+            raise OptionError(f"{self.name} has no input '{name}'. Compile again.")
+        dtype = self.session.aic_to_np_dtype_mapping[self.session.bindings[index].type]
+        with np.errstate(over="ignore"):
+            narrowed = value.astype(dtype)
+        if not np.isfinite(narrowed).all():
+            raise NumericError(
+                f"'{name}' has values up to {np.abs(value).max():.3g}, beyond the range of {dtype}: compile with "
+                "precision='fp32'."
+            )
+        return narrowed
 
     def close(self) -> None:
         self.session.close()

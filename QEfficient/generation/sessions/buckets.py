@@ -41,6 +41,7 @@ class Piece:
     start: int
     num_logits: int
     media: PromptMedia = NOTHING
+    adapter: int = 0
 
 
 Run = tuple[Bucket, list[Piece]]
@@ -91,4 +92,4 @@ def _next_piece(index: int, chunk: Chunk, done: int, buckets: Sequence[Bucket]) 
             f"run: the compiled shape for them returns those of {min(count, bucket.num_logits)}. Ask for fewer."
         )
     tokens = chunk.tokens[done : done + count]
-    return bucket, Piece(index, chunk.slot, tokens, start, num_logits, chunk.media)
+    return bucket, Piece(index, chunk.slot, tokens, start, num_logits, chunk.media, chunk.adapter)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import openvino as ov
 
 from QEfficient.compile.openvino_paged import BLOCK_LEN
-from QEfficient.contract import GraphRecord
+from QEfficient.contract import LORA_IDS, GraphRecord
 from QEfficient.errors import CapacityError, LifecycleError, OptionError
 from QEfficient.forks import leave_to_parent
 from QEfficient.generation.media import MediaPacker, Part
@@ -50,6 +50,7 @@ class PagedSession:
         self._name = str(package)
         self._request: ov.InferRequest | None = compiled.create_infer_request()
         self._caches = self._allocate(compiled, num_blocks)
+        self._supplied: dict[str, ov.Tensor] = {}
         leave_to_parent(self)
 
     def natives(self) -> list[object]:
@@ -107,8 +108,21 @@ class PagedSession:
             "block_indices": self._block_indices(chunks, num_blocks),
             "block_indices_begins": np.concatenate([[0], np.cumsum(num_blocks)]).astype(np.int32),
             "max_context_len": np.array((past + lengths).max(), np.int32),
+            **self._adapters(chunks, lengths),
             **self._media(chunks),
         }
+
+    def _adapters(self, chunks: Sequence[Chunk], lengths: np.ndarray) -> dict[str, np.ndarray]:
+        """The adapter of each token, where the graph has adapters to select."""
+        if not self.info.adapters:
+            return {}
+        return {LORA_IDS: np.repeat(np.array([chunk.adapter for chunk in chunks], np.int64), lengths)[None]}
+
+    def supply(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Give inputs that stay as they are from step to step; the next step has them."""
+        for name, value in inputs.items():
+            self._supplied[name] = ov.Tensor(np.ascontiguousarray(value))
+            self._running().set_tensor(name, self._supplied[name])
 
     def _media(self, chunks: Sequence[Chunk]) -> dict[str, np.ndarray]:
         if self._packer is None:
@@ -134,3 +148,4 @@ class PagedSession:
         """Release the memory. Closing again does nothing."""
         self._request = None
         self._caches.clear()
+        self._supplied.clear()

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from QEfficient.contract import DEEPSTACK, FEATURES
+from QEfficient.contract import DEEPSTACK, FEATURES, LORA_IDS
 from QEfficient.errors import CorruptArtifact
 from QEfficient.generation.cross_media import CrossPacker
 from QEfficient.generation.media import MediaPacker, Part
@@ -28,7 +28,7 @@ _CTX_INPUT, _KEEP_INPUT, _ROW_INPUT = "comp_ctx_lengths", "num_logits_to_keep", 
 _STATE_BY_POSITION = ("past_key.", "past_value.")
 """State with a place for each position, or for each of a window, on its third axis."""
 _REQUIRED = frozenset({"input_ids", "position_ids"})
-_OPTIONAL = frozenset({_ROW_INPUT, _CTX_INPUT, _KEEP_INPUT})
+_OPTIONAL = frozenset({_ROW_INPUT, _CTX_INPUT, _KEEP_INPUT, LORA_IDS})
 
 
 class RetainedSession:
@@ -40,6 +40,7 @@ class RetainedSession:
         info: SessionInfo,
         state_rows: int | None = None,
         packer: MediaPacker | CrossPacker | None = None,
+        supplied: frozenset[str] = frozenset(),
     ):
         """
         Args:
@@ -47,6 +48,7 @@ class RetainedSession:
             info: the sizes that the package declares.
             state_rows: rows of state, if the program does not declare them; None: ``info.num_slots``.
             packer: of media, where the program takes them.
+            supplied: inputs that :meth:`supply` gives.
 
         Raises:
             CorruptArtifact: the program's names or shapes are not those of ``info``.
@@ -58,7 +60,7 @@ class RetainedSession:
         required = _REQUIRED
         if packer is not None:
             required |= packer.names(counts_rows=program.shapes is not None)
-        check_names(program, required, _OPTIONAL, "logits")
+        check_names(program, required, _OPTIONAL | supplied, "logits")
         self._media_sizes = {} if packer is None else _media_sizes(program.shapes or ())
         self._num_rows = state_rows or info.num_slots
         self._buckets = None if program.shapes is None else self._read_buckets(program.shapes)
@@ -133,7 +135,7 @@ class RetainedSession:
             return plan(chunks, self._buckets, picks_rows=self._has_batch_index)
         batch_size = len(chunks) if self._has_batch_index else self.info.num_slots
         bucket = Bucket(max(len(chunk.tokens) for chunk in chunks), batch_size, 1, (self.info.ctx_len,))
-        pieces = [Piece(i, c.slot, c.tokens, c.start, c.num_logits, c.media) for i, c in enumerate(chunks)]
+        pieces = [Piece(i, c.slot, c.tokens, c.start, c.num_logits, c.media, c.adapter) for i, c in enumerate(chunks)]
         return [(bucket, pieces)]
 
     def _warn_of_makeshift(self, chunks: Sequence[Chunk], buckets: Sequence[Bucket]) -> None:
@@ -179,6 +181,9 @@ class RetainedSession:
             inputs[_CTX_INPUT] = np.zeros(bucket.ctx_len(num_positions), np.int64)
         if _KEEP_INPUT in self._program.inputs:
             inputs[_KEEP_INPUT] = np.zeros((bucket.num_logits, 1), np.int64)
+        if LORA_IDS in self._program.inputs:
+            ids = inputs[LORA_IDS] = np.zeros((bucket.batch_size, 1), np.int64)
+            ids[list(rows), 0] = [piece.adapter for piece in pieces]
         if self._has_batch_index:
             inputs[_ROW_INPUT] = self._batch_index(bucket, pieces, slots)
         if self._packer is not None:
@@ -194,6 +199,10 @@ class RetainedSession:
         if bucket.batch_size > len(used):
             idle = sorted({*range(self._num_rows)} - {*used}, key=lambda row: (row in slots, row))
         return np.array([*used, *idle[: bucket.batch_size - len(used)]], np.int64)[:, None]
+
+    def supply(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Give inputs that stay as they are from step to step, in float32; the next step has them."""
+        self._program.keep(inputs)
 
     def close(self) -> None:
         """Release memory and devices; the session cannot run afterwards."""

@@ -8,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from QEfficient.errors import CapacityError, OptionError
+from QEfficient.contract import BASE
+from QEfficient.errors import CapacityError, OptionError, nearest
 from QEfficient.generation.media import NOTHING, PromptMedia
 
 
@@ -35,6 +36,39 @@ class SessionInfo:
     """Whether a chunk may have more than ``chunk_len`` tokens where its media must not be split."""
     other_tokens: frozenset[int] = frozenset()
     """Tokens beyond the vocabulary that a prompt may have: those that stand for media."""
+    adapters: tuple[str, ...] = ()
+    """Names of the adapters that a chunk may select, by their numbers from 1 on."""
+
+    def adapter_name(self, number: int) -> str:
+        """The name of an adapter; that of number 0 is "base".
+
+        Raises:
+            OptionError: there is no such number.
+        """
+        if not 0 <= number <= len(self.adapters):
+            raise OptionError(f"There is no adapter {number}: the package has {len(self.adapters)}, from 1 on.")
+        return (BASE, *self.adapters)[number]
+
+    def adapter_number(self, name: str | None) -> int:
+        """The number of an adapter; 0 is the base model.
+
+        Raises:
+            OptionError: there is none of this name.
+        """
+        if name is None or name == BASE:
+            return 0
+        if name in self.adapters:
+            return self.adapters.index(name) + 1
+        if not self.adapters:
+            raise OptionError(
+                f"adapter={name!r}: this package selects no adapters by prompt. Where its adapters take turns, call "
+                "set_adapter(); else load the model with QEffAutoLoraModelForCausalLM and the adapter with "
+                "load_adapter(), and compile it."
+            )
+        raise OptionError(
+            f"There is no adapter {name!r}.{nearest(str(name), self.adapters)} The package has "
+            f"{', '.join(self.adapters)}, and '{BASE}' is the model without one."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +87,8 @@ class Chunk:
     """KV blocks of the sequence in order of position, where the session pages; else empty."""
     media: PromptMedia = NOTHING
     """The prompt's images, videos and audio, with every chunk of a sequence."""
+    adapter: int = 0
+    """The number of the sequence's adapter; 0 is the base model."""
 
 
 class Session(Protocol):
@@ -70,6 +106,18 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Release the memory; the session cannot run afterwards."""
+        ...
+
+
+class SupplyingSession(Session, Protocol):
+    """A session of a model that takes more than what its chunks bring."""
+
+    def supply(self, inputs: Mapping[str, np.ndarray]) -> None:
+        """Give inputs that stay as they are from step to step, in float32.
+
+        Raises:
+            OptionError: the model has no such input, or one of another shape.
+        """
         ...
 
 
@@ -106,6 +154,8 @@ def check_chunks(chunks: Sequence[Chunk], info: SessionInfo, num_rows: int | Non
                 f"Slot {chunk.slot}: num_logits={chunk.num_logits} of {count} tokens; a step of this session returns "
                 f"the logits of {info.max_num_logits or 'all'} token(s)."
             )
+        if not 0 <= chunk.adapter <= len(info.adapters):
+            raise OptionError(f"Slot {chunk.slot}: adapter {chunk.adapter} of {len(info.adapters)}.")
         _check_tokens(chunk, info)
 
 

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
 
 import numpy as np
 
-from QEfficient.contract import Count
-from QEfficient.errors import CapacityError, CorruptArtifact, LifecycleError, OptionError
+from QEfficient.contract import BASE, LORA_IDS, Count
+from QEfficient.errors import CapacityError, CorruptArtifact, LifecycleError, OptionError, nearest
+from QEfficient.generation.adapters import AdapterRecord, adapter_file, read_adapter
 from QEfficient.generation.call_options import CallOptions
 from QEfficient.generation.compiled_model import CompiledModel, RecordT
 from QEfficient.generation.engine import Engine
@@ -22,7 +23,7 @@ from QEfficient.generation.request import NewToken, Request, RequestTimes, check
 from QEfficient.generation.request_builder import RequestBuilder, SamplingValue, for_each, options_of_each
 from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
 from QEfficient.generation.sessions.retained import RetainedSession
-from QEfficient.generation.sessions.session import Chunk, Session, SessionInfo
+from QEfficient.generation.sessions.session import Chunk, Session, SessionInfo, SupplyingSession
 from QEfficient.generation.streaming import AnswerPrinter
 from QEfficient.generation.tokenizer import FOLDER, has_tokenizer, read_side_file
 from QEfficient.generation_config import check_generation_config
@@ -53,6 +54,10 @@ class DecoderRecord:
     min_ctx_len: Count = 1
     max_ctx_len: Count | None = None
     """Lengths that the graph supports; None: no maximum."""
+    adapters: tuple[AdapterRecord, ...] = ()
+    """Those that each prompt selects from, by their numbers from 1 on, or that take turns."""
+    takes_turns: bool = False
+    """Whether all prompts run with one adapter, whose matrices are inputs of the graph."""
 
     def __post_init__(self) -> None:
         if self.state_rows < self.num_slots or self.chunk_len > self.ctx_len:
@@ -60,6 +65,9 @@ class DecoderRecord:
                 f"state_rows={self.state_rows}, num_slots={self.num_slots}, chunk_len={self.chunk_len} and "
                 f"ctx_len={self.ctx_len} do not fit together"
             )
+        names = self.adapter_names
+        if len({*names, BASE}) <= len(names) or (self.takes_turns and not names):
+            raise ValueError(f"adapters {list(names)} with takes_turns={self.takes_turns} are no adapters")
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -75,7 +83,13 @@ class DecoderRecord:
             chunk_len=self.chunk_len,
             is_ragged=is_ragged,
             vocab_size=self.vocab_size,
+            adapters=() if self.takes_turns else self.adapter_names,
         )
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """Names of the adapters."""
+        return tuple(adapter.name for adapter in self.adapters)
 
     def resized(self, ctx_len: int | None, full_batch_size: int | None) -> DecoderRecord:
         """This record for another context or number of slots.
@@ -145,11 +159,12 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
             stream: True prints text while it is generated; a function is called with each piece. Prompts stream in
                 order.
             sampling: :class:`GenerationOptions`, each one value or one for each prompt; and ``generation_config``,
-                ``streamer``, ``logits_processor`` and ``stopping_criteria``, as of transformers.
+                ``streamer``, ``logits_processor`` and ``stopping_criteria``, as of transformers;
+                and ``adapter``, the name of the adapter to answer with, None for the base model.
 
         Raises:
             CapacityError: a prompt is empty or does not fit ``ctx_len``.
-            OptionError: an unknown or impossible option.
+            OptionError: an unknown or impossible option, or no such adapter.
         """
         if not callable(stream):
             require_bool("stream", stream)
@@ -188,8 +203,9 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         """Token ids of prompts without media."""
         return encode_prompts(prompts, lambda: self.tokenizer(tokenizer))
 
-    def layer_outputs(self, ids: list[int]) -> list[np.ndarray]:
-        """Hidden states ``[len(ids), hidden]`` after each layer; an empty list if the target cannot output them.
+    def layer_outputs(self, ids: list[int], adapter: str | None = None) -> list[np.ndarray]:
+        """Hidden states ``[len(ids), hidden]`` after each layer, with the adapter that a prompt selects; an empty list
+        if the target cannot output them.
 
         Raises:
             OptionError: ``ids`` are no token ids of the model.
@@ -255,7 +271,9 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         if not ids:
             raise CapacityError("No prompt was passed.")
         lengths, options = for_each("generation_len", generation_len, len(ids)), options_of_each(sampling, len(ids))
+        adapters = [each.pop("adapter", None) for each in options]
         requests = [self._request(index, prompt, lengths[index], options[index]) for index, prompt in enumerate(ids)]
+        requests = [replace(each, adapter=name) for each, name in zip(requests, adapters, strict=True)]
         return requests, self._decoder(tokenizer)
 
     def _decoder(self, tokenizer: PreTrainedTokenizerBase | None) -> Any | None:
@@ -300,24 +318,65 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
         record = self.record
         info = record.session_info(is_ragged=self.body.lowering == "paged")
         self._check_width("logits", self.record.vocab_size, "vocab_size")
+        if (LORA_IDS in self.body.graph.inputs) != bool(info.adapters):
+            raise self._not_ours(f"its adapters are {list(info.adapters)}, its graph's inputs fit other ones")
         if info.is_ragged:
             from QEfficient.generation.sessions.paged import PagedSession  # imports OpenVINO
 
             return PagedSession(self.path, self.body.graph, self.opening(extra_outputs=extra_outputs), info)
         with ExitStack() as opened:
             program = opened.enter_context(closing(self.open_program(sizes=record.sizes, extra_outputs=extra_outputs)))
-            session = RetainedSession(program, info, record.state_rows)
+            supplied = frozenset(self._matrices(BASE)) if record.takes_turns else frozenset[str]()
+            session = RetainedSession(program, info, record.state_rows, supplied=supplied)
             opened.pop_all()  # the session closes it
         return session
 
-    def layer_outputs(self, ids: list[int]) -> list[np.ndarray]:
+    def _load(self) -> None:
+        super()._load()
+        self.active_adapter: str | None = None
+        if self.record.takes_turns:
+            self.set_adapter(self.record.adapter_names[0])
+
+    def set_adapter(self, name: str, inputs: Mapping[str, np.ndarray] | None = None) -> None:
+        """Run prompts with another adapter from now on.
+
+        Args:
+            name: the adapter's; "base" is the model without one.
+            inputs: its matrices; None: those in the package.
+
+        Raises:
+            OptionError: there is none of this name, or its matrices are not of the graph's shapes.
+            LifecycleError: requests are running.
+        """
+        if not self.record.takes_turns:
+            raise OptionError("This package has no adapters that take turns: pass adapter=... to generate().")
+        matrices = self._matrices(name) if inputs is None else inputs
+        with self.engine.exclusive() as session:
+            cast(SupplyingSession, session).supply(matrices)
+        self.active_adapter, self._supplied = name, matrices
+
+    def _matrices(self, name: str) -> dict[str, np.ndarray]:
+        """An adapter's, or zeros for the base model."""
+        names = self.record.adapter_names
+        if name not in (*names, BASE):
+            raise OptionError(
+                f"There is no adapter {name!r}.{nearest(name, names)} The package has {', '.join(names)}."
+            )
+        number = 0 if name == BASE else names.index(name)
+        matrices = read_adapter(self.artifact.file(adapter_file(number)), self.body.graph)
+        return {key: value * (name != BASE) for key, value in matrices.items()}
+
+    def layer_outputs(self, ids: list[int], adapter: str | None = None) -> list[np.ndarray]:
         ids, names = token_ids(ids, "ids"), self.body.graph.layers
         if self.target.has_static_shapes or not names:
             return []
         check_request(Request(prompt_ids=ids, max_new_tokens=1), self.engine.session.info, 0)
         session = self._open_session(names)
         try:
-            chunk = Chunk(0, ids, 0, block_ids=range(session.info.num_blocks or 0))
+            if self.active_adapter is not None:
+                session.supply(self._supplied)
+            number = session.info.adapter_number(adapter)
+            chunk = Chunk(0, ids, 0, block_ids=range(session.info.num_blocks or 0), adapter=number)
             outputs = session.outputs(names, chunk)
         finally:
             session.close()

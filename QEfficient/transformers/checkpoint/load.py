@@ -122,17 +122,17 @@ def resolve(model_name: str | os.PathLike[str], *, config_only: bool = False, **
     hub_options = {name: options[name] for name in _HUB_OPTIONS if options.get(name) is not None}
     if gguf_file is not None:
         if not folder.is_dir():
-            folder = _download(name, hub_options, [shard_pattern(escape(str(gguf_file)))])
+            folder = download(name, hub_options, [shard_pattern(escape(str(gguf_file)))])
         return gguf_checkpoint(contained(folder, str(gguf_file)))
     if not folder.is_dir():
         if config_only:
-            folder = _download(name, hub_options, _DESCRIPTION)
+            folder = download(name, hub_options, _DESCRIPTION)
         else:
-            folder = _download(name, hub_options, [each for each in READ if each != SHARDS], [*NOT_READ])
+            folder = download(name, hub_options, [each for each in READ if each != SHARDS], [*NOT_READ])
             with loader_errors(folder, "a file"):
                 shards = [escape(shard) for shard in missing_shards(folder)]
             if further := [*shards, *map(escape, module_files(folder))]:
-                folder = _download(name, hub_options, further)
+                folder = download(name, hub_options, further)
     elif not any(folder.glob("*.safetensors")) and (file := gguf_in(folder)) is not None:
         return gguf_checkpoint(file)
     if not (folder / "config.json").is_file():
@@ -152,6 +152,11 @@ def _of_file(path: Path) -> Path:
 
 def _where_else(folder: Path) -> str:
     """What to give instead of a folder without a config."""
+    if (folder / "adapter_config.json").is_file():
+        return (
+            "It is a PEFT adapter: load it with QEffAutoPeftModelForCausalLM.from_pretrained(), or its base model with "
+            "QEffAutoLoraModelForCausalLM.from_pretrained() and the adapter with load_adapter()."
+        )
     inside = sorted(path.parent for path in folder.glob("*/config.json"))
     if inside:
         return f"Its folder {inside[0].name} has one: give {inside[0]}."
@@ -161,7 +166,13 @@ def _where_else(folder: Path) -> str:
     )
 
 
-def _download(model_name: str, options: dict[str, Any], wanted: list[str], unwanted: list[str] | None = None) -> Path:
+def download(model_name: str, options: dict[str, Any], wanted: list[str], unwanted: list[str] | None = None) -> Path:
+    """The snapshot of a repository of the Hub, with the files whose names have a pattern of ``wanted``.
+
+    Raises:
+        CheckpointNotFound: there is none, or it cannot be downloaded.
+        StorageError: the disk is full or not writable.
+    """
     cache = Path(options.get("cache_dir") or HF_HUB_CACHE)
     try:
         with storage_errors(cache, only_under=cache), transferred("Downloading", model_name) as report:

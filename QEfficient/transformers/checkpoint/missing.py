@@ -31,3 +31,11 @@ def mark_missing(model: nn.Module, names: Iterable[str]) -> list[str]:
         for name, parameter in module._parameters.items():
             module._parameters[name] = marked.get(id(parameter), parameter)
     return sorted(set(names) - parameters.keys())
+
+
+def adopt_missing(model: nn.Module) -> None:
+    """Take the values of each :class:`MissingParameter` of ``model`` for weights, to train them."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if isinstance(parameter, MissingParameter):
+                module._parameters[name] = nn.Parameter(parameter.data, parameter.requires_grad)

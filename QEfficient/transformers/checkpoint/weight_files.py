@@ -114,7 +114,7 @@ class WeightFiles:
             raise CorruptCheckpoint(
                 f"{folder} lacks {missing[0].name}{more}, which {_INDEX} names. Download the checkpoint again."
             )
-        self._files = {path: _checked(path) for path in self.paths}
+        self._files = {path: open_weight_file(path) for path in self.paths}
         if not self._files:
             raise _no_weights(folder)
 
@@ -127,7 +127,7 @@ class WeightFiles:
         """
         if path not in self._files:
             name = str(path.relative_to(self.folder)) if path.is_relative_to(self.folder) else str(path)
-            self._files[path] = _checked(contained(self.folder, name))
+            self._files[path] = open_weight_file(contained(self.folder, name))
         self._files[path].check_unchanged()
         return self._files[path]
 
@@ -220,7 +220,12 @@ def _no_weights(folder: Path) -> Exception:
     )
 
 
-def _checked(path: Path) -> WeightFile:
+def open_weight_file(path: Path) -> WeightFile:
+    """A weight file, its header read.
+
+    Raises:
+        CorruptCheckpoint: it is none.
+    """
     if not is_regular(path):
         raise CorruptCheckpoint(f"{path} is no file: weights are in safetensors files. Download the checkpoint again.")
     return WeightFile(

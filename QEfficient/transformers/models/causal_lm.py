@@ -59,6 +59,12 @@ class CausalLMPlan(Plan):
     """The context's length, where the graph holds for one alone."""
     counts_rows: bool = False
     """Whether the graph counts the rows of features that its steps use up (``image_idx``)."""
+    has_lora_ids: bool = False
+    """Whether each row selects its adapter (``lora_ids``)."""
+    supplied: tuple[tuple[str, int, int, int], ...] = ()
+    """Layers whose adapter's matrices are inputs: path, input features, rank, output features."""
+    keeps_supplied: bool = False
+    """Whether the device keeps these inputs as state."""
 
 
 class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompileOptions]):
@@ -273,6 +279,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             stream: True prints the text as it comes; a function is called with each piece.
             sampling: the other options: see :class:`GenerationOptions`; one value or one a prompt. And
                 ``generation_config``, ``streamer``, ``logits_processor`` and ``stopping_criteria``, as in transformers.
+                Of a model with adapters also ``adapter``, the name of one.
 
         Returns:
             Texts and ids in the prompts' order, and how fast it was.
@@ -294,7 +301,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             tokenizer=self._text_tokenizer(tokenizer),
             generation_len=generation_len,
             stream=stream,
-            **sampling,
+            **self._request_options(sampling),
         )
 
     def verify(

@@ -34,5 +34,9 @@ class QEFFGenerativeModel(QEFFBaseModel[PlanT, OptionsT]):
     def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
         """Yield the answer to one prompt as text, as it comes. Options are those of :meth:`generate`."""
         options["tokenizer"] = self._text_tokenizer(options.get("tokenizer"))
-        pieces: Iterator[str] = self._open().stream(prompt, **options)
+        pieces: Iterator[str] = self._open().stream(prompt, **self._request_options(options))
         return pieces
+
+    def _request_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """A caller's options of a request as the package takes them."""
+        return options
