@@ -109,7 +109,8 @@ def test_long_texts_are_cut_as_there_and_never_silently(whole: Any, caplog: pyte
     with caplog.at_level(logging.WARNING, "QEfficient"):
         np.testing.assert_allclose(model.encode([LONG, "Paris"]), theirs.encode([LONG, "Paris"]), atol=1e-4)
         model.encode([LONG])
-    assert [record.getMessage() for record in caplog.records] == ["1 of 2 texts are cut to the model's 40 tokens."]
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("QEfficient")]
+    assert ours == ["1 of 2 texts are cut to the model's 40 tokens."]
     with from_package(model.qpc_path) as package:
         np.testing.assert_allclose(package.encode([LONG]), theirs.encode([LONG]), atol=1e-4)
     np.testing.assert_array_equal(model.encode([LONG], truncation=True), model.encode([LONG]))
