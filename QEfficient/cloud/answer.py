@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from QEfficient.cloud.chat import Chat
 from QEfficient.cloud.generate_args import Question
 from QEfficient.cloud.terminal import Output, remark
+from QEfficient.cloud.text_files import TextItem, write_results
 from QEfficient.progress import stage
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def answer(out: Output, package: Path, question: Question, tokenizer: PreTrained
         compiled = from_package(package)
     question.check_task(compiled.task)
     with compiled:
-        if not isinstance(compiled, CompiledDecoder):
+        if question.batch.output is not None:
+            _write(out, compiled, question, question.batch.output, tokenizer)
+        elif not isinstance(compiled, CompiledDecoder):
             _describe(out, compiled, question, tokenizer)
         elif question.chat:
             Chat(out, compiled, question, tokenizer).run()
@@ -51,10 +54,26 @@ def _describe(
     if question.images and isinstance(compiled, CompiledEncoder):
         rows, text = compiled.describe(question.prompts, tokenizer, question.images)
     else:
-        rows, text = compiled.describe(question.prompts, tokenizer)
+        texts = [*question.prompts, *(item.text for item in question.batch.items)]
+        rows, text = compiled.describe(texts, tokenizer)
     if question.as_json:
         return out.json({"package": str(compiled.path), "answers": rows})
     return out.write(text)
+
+
+def _write(
+    out: Output,
+    compiled: CompiledModel[Any],
+    question: Question,
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> None:
+    items = [*(TextItem(prompt, {"text": prompt}) for prompt in question.prompts), *question.batch.items]
+    array, rows = compiled.tabulate([item.text for item in items], tokenizer)
+    write_results(path, items, array, rows)
+    if question.as_json:
+        return out.json({"package": str(compiled.path), "output": str(path), "shape": list(array.shape)})
+    return remark(f"{path}: {len(items)} texts, {list(array.shape)}")
 
 
 def _complete(

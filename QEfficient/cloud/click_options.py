@@ -33,6 +33,7 @@ class _FlagSettings(TypedDict, total=False):
     default: Any
     show_default: bool
     multiple: bool
+    nargs: int
     is_flag: bool
     is_eager: bool
     expose_value: bool

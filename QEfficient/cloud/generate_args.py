@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from QEfficient.cloud.click_options import JSON, Flag, Function, flags, option_flags
+from QEfficient.cloud.text_files import TextBatch
 from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.prompts import read_prompts
 from QEfficient.generation_config import options_of, refuse_unfollowed
@@ -49,7 +50,7 @@ class Question:
     """Prompts, and how to answer them."""
 
     prompts: list[str]
-    """Empty only in a chat, which then reads them from stdin."""
+    """Empty only in a chat, which then reads them from stdin, and where ``batch`` has texts."""
     chat: bool
     system: str | None
     generation_len: int | None
@@ -60,6 +61,7 @@ class Question:
     stream: bool
     as_json: bool
     sampling: dict[str, Any]
+    batch: TextBatch = field(default_factory=TextBatch)
     generation_config: str | None = None
     """The path of a generation config to go before the checkpoint's."""
 
@@ -69,6 +71,8 @@ class Question:
             raise OptionError("--system is for a chat: give --chat too.")
         if self.images and self.chat:
             raise OptionError("--image-path is for prompts, not for a chat.")
+        if self.batch and (self.chat or self.images):
+            raise OptionError("--pair, --input and --output are for texts alone: leave --chat and --image-path out.")
         if self.chat and len(self.adapters) > 1:
             raise OptionError("A chat runs with one adapter: give --use-adapter once.")
         if self.generation_len is not None and self.generation_len < 1:
@@ -88,6 +92,10 @@ class Question:
         generates = task not in TASKS or TASKS[task].load_compiled().takes_chat
         if asks_for_text and not generates:
             raise OptionError(f"This model is {TASKS[task].kind}: it has no chat, no --generation-len and no sampling.")
+        if self.batch and task in TASKS and not TASKS[task].load_compiled().reads_texts:
+            raise OptionError(
+                f"This model is {TASKS[task].kind}: --pair, --input and --output are for encoders and classifiers."
+            )
         if self.adapters and not generates:
             raise OptionError(f"This model is {TASKS[task].kind}, which has no adapters: leave --use-adapter out.")
         if self.images and task in TASKS and not TASKS[task].load_compiled().takes_images:
@@ -132,27 +140,33 @@ def question_flags(function: Function) -> Callable[..., Any]:
         prompt: tuple[str, ...],
         prompts_txt_file_path: str | None,
         image_path: tuple[str, ...],
+        pair: tuple[tuple[str, str], ...],
+        input_file: str | None,
+        output: str | None,
         use_adapter: tuple[str, ...],
         **params: Any,
     ) -> Any:
         answers = {name: params.pop(name) for name in Question.__dataclass_fields__ if name in params}
-        prompts = _prompts(prompt, prompts_txt_file_path, answers["chat"])
-        question = Question(prompts=prompts, images=[*image_path], adapters=[*use_adapter], **answers)
+        batch = TextBatch.of(pair, input_file, output)
+        has_texts = answers["chat"] or bool(batch.items)
+        prompts = _prompts(prompt, prompts_txt_file_path, has_texts)
+        answers |= {"images": [*image_path], "adapters": [*use_adapter]}
+        question = Question(prompts=prompts, batch=batch, **answers)
         return function(*args, question=question, **params)
 
     return flags(*_FLAGS)(option_flags("sampling", "Sampling", GenerationOptions)(command))
 
 
-def _prompts(texts: tuple[str, ...], file: str | None, chat: bool) -> list[str]:
+def _prompts(texts: tuple[str, ...], file: str | None, has_others: bool) -> list[str]:
     if not texts and file is None:
-        if chat:
+        if has_others:
             return []
         texts = _piped_prompt()
     if texts.count(_STDIN) > 1:
         raise OptionError("--prompt - reads stdin, which there is only one of: give it once.")
     prompts = [_read_stdin() if text == _STDIN else text for text in texts]
     # ``python -m QEfficient.cloud.infer`` is upstream's form, where one text holds several.
-    is_upstreams = len(texts) == 1 and not chat and click.get_current_context().parent is None
+    is_upstreams = len(texts) == 1 and not has_others and click.get_current_context().parent is None
     return read_prompts((prompts[0] if is_upstreams else prompts) if texts else None, file)
 
 
@@ -202,6 +216,27 @@ _FLAGS = (
         metavar="FILE",
         help="An image for the prompt; repeat it for several. Of several prompts, each gets one; an "
         "encoder scores each image with each prompt.",
+    ),
+    Flag(
+        ["pair", "--pair"],
+        section=_SECTION,
+        multiple=True,
+        nargs=2,
+        metavar="TEXT TEXT",
+        help="A pair of texts, such as a query and a document, for a reranker; repeat it for several.",
+    ),
+    Flag(
+        ["input_file", "--input"],
+        section=_SECTION,
+        metavar="FILE",
+        help="A file with a JSON value per line for an encoder or a classifier: a text, a pair, or an object with "
+        "text, pair, or query and document.",
+    ),
+    Flag(
+        ["--output"],
+        section=_SECTION,
+        metavar="FILE",
+        help="Write vectors or scores to this file, in the order of the texts: .jsonl or .npy.",
     ),
     Flag(
         ["--use-adapter"],

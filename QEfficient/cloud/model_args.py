@@ -147,8 +147,9 @@ _LOAD_FLAGS = {
     "pooling": Flag(
         ["--pooling"],
         section=_SECTION,
-        type=click.Choice(["mean", "max", "cls"]),
-        help="One vector per text instead of hidden states (encoders).",
+        type=click.Choice(["auto", "none", "mean", "max", "cls", "last", "weightedmean", "mean_sqrt_len_tokens"]),
+        help="How an encoder makes one vector per text; none: hidden states. Default: auto, what the folder's "
+        "modules.json says, else none.",
     ),
 }
 _DEVICE_GROUP = Flag(

@@ -18,6 +18,7 @@ from QEfficient.store.records import read_record
 from QEfficient.targets import TARGETS, Target, load
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
 RecordT = TypeVar("RecordT")
@@ -52,6 +53,8 @@ class CompiledModel(Generic[RecordT]):
     """Whether it takes conversations, a length and sampling."""
     takes_images: ClassVar[bool] = False
     """Whether prompts may have images."""
+    reads_texts: ClassVar[bool] = False
+    """Whether :meth:`tabulate` makes a row of each text or pair of texts."""
 
     def __init__(
         self,
@@ -201,9 +204,21 @@ class CompiledModel(Generic[RecordT]):
         return open_tokenizer(self.path / FOLDER)
 
     def describe(
-        self, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None
+        self, prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase | None = None
     ) -> tuple[list[dict[str, Any]], str]:
-        """Run prompts for the command line: an entry per prompt for ``--json``, and the text to print."""
+        """Run prompts for the command line: an entry per prompt for ``--json``, and the text to print.
+
+        Args:
+            prompts: texts; where it reads texts, also pairs.
+            tokenizer: default: the package's.
+        """
+        raise NotImplementedError
+
+    def tabulate(
+        self, texts: Sequence[Any], tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Run texts or pairs for a file: an array ``[n, ...]``, and an entry per text. Arguments as of
+        :meth:`describe`."""
         raise NotImplementedError
 
     def close(self) -> None:

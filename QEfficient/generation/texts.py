@@ -43,19 +43,20 @@ def encode_texts(inputs: Texts, tokenizer: Callable[[], Any], takes_token_type_i
         return _from_tokenizer(inputs, tokenizer)
     if isinstance(inputs, str):
         inputs = [inputs]
-    if not isinstance(inputs, list | tuple) or not any(isinstance(item, str) or _is_pair(item) for item in inputs):
+    if not isinstance(inputs, list | tuple) or not any(isinstance(item, str) or is_pair(item) for item in inputs):
         return [EncodedText(ids) for ids in encode_prompts(cast("Prompts", inputs), tokenizer)]  # there are no pairs
     return [text for item in inputs for text in _encode(item, tokenizer, takes_token_type_ids)]
 
 
 def _encode(item: Any, tokenizer: Callable[[], Any], takes_token_type_ids: bool) -> list[EncodedText]:
-    if not isinstance(item, str) and not _is_pair(item):
+    if not isinstance(item, str) and not is_pair(item):
         return [EncodedText(ids) for ids in encode_prompts([item], tokenizer)]
     ids, token_type_ids = tokenizer().encode_text(*map(checked_text, [item] if isinstance(item, str) else item))
     return [EncodedText(ids, token_type_ids if takes_token_type_ids else None)]
 
 
-def _is_pair(item: Any) -> bool:
+def is_pair(item: Any) -> bool:
+    """Whether ``item`` is a pair of texts."""
     return isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(part, str) for part in item)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from QEfficient.errors import CorruptArtifact, LifecycleError, OptionError
+from QEfficient.errors import CapacityError, CorruptArtifact, LifecycleError, OptionError
 from QEfficient.generation.chat_template import checked_length, render_chat
 from QEfficient.generation.prompts import checked_text, token_ids
 from QEfficient.generation.space_cleanup import clean_up
@@ -84,6 +85,7 @@ class PackageTokenizer:
                 "text, or pass tokenizer=..."
             )
         self._path = path
+        self._truncated: dict[int, PackageTokenizer] = {}
         with self._errors():
             self._tokenizer = Tokenizer.from_file(str(path))
             self._tokenizer.no_padding()
@@ -134,6 +136,23 @@ class PackageTokenizer:
         names = self._config.get("model_input_names")
         takes_types = not isinstance(names, list) or "token_type_ids" in names
         return list(encoding.ids), list(encoding.type_ids) if takes_types else None
+
+    def truncated(self, max_len: int) -> PackageTokenizer:
+        """One that cuts what is longer than ``max_len`` tokens, of a pair the longer text first.
+
+        Raises:
+            CapacityError: the special tokens alone are more.
+        """
+        if max_len not in self._truncated:
+            check_room(max_len, self._tokenizer.num_special_tokens_to_add(is_pair=True))
+            shorter = copy(self)
+            with self._errors():
+                shorter._tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+                shorter._tokenizer.encode_special_tokens = self._tokenizer.encode_special_tokens
+                side = "left" if self._config.get("truncation_side") == "left" else "right"
+                shorter._tokenizer.enable_truncation(max_len, strategy="longest_first", direction=side)
+            self._truncated[max_len] = shorter
+        return self._truncated[max_len]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of ``ids``.
@@ -188,6 +207,15 @@ class PackageTokenizer:
         if not isinstance(self.chat_template, str):
             raise OptionError(_NO_TEMPLATE)
         return render_chat(self.chat_template, messages, self._special_tokens, self._template_source)
+
+
+def check_room(max_len: int, num_special: int) -> None:
+    """
+    Raises:
+        CapacityError: a text cut to ``max_len`` tokens has none but those that the tokenizer adds.
+    """
+    if max_len <= num_special:
+        raise CapacityError(f"A text cut to {max_len} tokens has only the {num_special} that the tokenizer adds.")
 
 
 def _probe_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -247,8 +275,14 @@ def _read_text(path: Path) -> str:
 class ForeignTokenizer:
     """A tokenizer of transformers, with the methods of :class:`PackageTokenizer`."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_len: int | None = None):
         self._tokenizer = tokenizer
+        self._cuts: dict[str, Any] = {} if max_len is None else {"truncation": "longest_first", "max_length": max_len}
+
+    def truncated(self, max_len: int) -> ForeignTokenizer:
+        """As of :class:`PackageTokenizer`."""
+        check_room(max_len, self._tokenizer.num_special_tokens_to_add(pair=True))
+        return ForeignTokenizer(self._tokenizer, max_len)
 
     @property
     def groups_tokens(self) -> bool:
@@ -257,10 +291,10 @@ class ForeignTokenizer:
         return "group_tokens" in signature(decode).parameters
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+        return list(self._tokenizer(text, add_special_tokens=add_special_tokens, **self._cuts)["input_ids"])
 
     def encode_text(self, text: str, second: str | None = None) -> tuple[list[int], list[int] | None]:
-        encoding = self._tokenizer(text, second)
+        encoding = self._tokenizer(text, second, **self._cuts)
         token_types = encoding.get("token_type_ids")
         return list(encoding["input_ids"]), None if token_types is None else list(token_types)
 

@@ -17,6 +17,7 @@ from docs.blocks import ALL_TEXTS, ROOT, SOURCE, blocks, commands, prose, sectio
 import QEfficient
 from QEfficient import errors
 from QEfficient.finetune.settings import FinetuneOptions
+from QEfficient.generation.text_options import EncodeOptions, PredictOptions, RankOptions, TextOptions
 from QEfficient.generation_options import GenerationOptions
 from QEfficient.options import (
     CausalLMCompileOptions,
@@ -51,6 +52,9 @@ COMMAND_LINE = (SOURCE / "command_line.md").read_text(encoding="utf-8")
         (Vision2SeqCompileOptions, CompileOptions),
         (SamplingOptions, None),
         (GenerationOptions, SamplingOptions),
+        (EncodeOptions, None),
+        (PredictOptions, TextOptions),
+        (RankOptions, TextOptions),
         (QuantizeOptions, None),
         (FinetuneOptions, None),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -106,15 +106,18 @@ class EncoderSession(SequenceSession[EncodedText | Sequence[int], EncodedText]):
         other._lock = self._lock
         return other
 
-    def run(self, texts: Sequence[EncodedText | Sequence[int]]) -> np.ndarray:
-        """Results of all texts in their order: ``[n, ...]``, or ``[n, longest, hidden]`` of hidden states.
+    def run(
+        self, texts: Sequence[EncodedText | Sequence[int]], report: Callable[[], object] | None = None
+    ) -> np.ndarray:
+        """Results of all texts in their order: ``[n, ...]``, or ``[n, longest, hidden]`` of hidden states; arguments as
+        of :meth:`run_each`.
 
         Raises:
             CapacityError: a text is empty, too long, or of a length that cannot run.
             NumericError: a result is no number.
             OptionError: a text is none, or lacks an input or a token that the model needs.
         """
-        results = self.run_each(texts)
+        results = self.run_each(texts, report)
         longest = max(len(result) for result in results)
         if results[0].ndim > 1:
             results = [np.pad(result, ((0, longest - len(result)), (0, 0))) for result in results]

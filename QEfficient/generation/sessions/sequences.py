@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import ClassVar, Generic, Protocol, TypeVar
 
@@ -96,8 +96,12 @@ class SequenceSession(ABC, Generic[PassedT, SequenceT]):
     def _unpadded(self, item: SequenceT, row: np.ndarray) -> np.ndarray:
         """The part of a result that is of the sequence."""
 
-    def run_each(self, items: Sequence[PassedT]) -> list[np.ndarray]:
+    def run_each(self, items: Sequence[PassedT], report: Callable[[], object] | None = None) -> list[np.ndarray]:
         """Results of all sequences in their order.
+
+        Args:
+            items: the sequences.
+            report: called for each that is done.
 
         Raises:
             CapacityError: a sequence is empty, too long, or of a length that cannot run.
@@ -115,6 +119,8 @@ class SequenceSession(ABC, Generic[PassedT, SequenceT]):
             rows = self._run_group([sequences[index] for index in group], lengths[group[-1]])
             for index, row in zip(group, rows, strict=True):
                 results[index] = self._unpadded(sequences[index], row)
+                if report is not None:
+                    report()
         for index, result in enumerate(results):
             self._check_finite(index, result)
         return results

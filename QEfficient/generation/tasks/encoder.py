@@ -4,110 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from QEfficient.contract import MODEL_GRAPH, TEXT_VECTORS, Count, GraphRecord
-from QEfficient.errors import CapacityError, OptionError
-from QEfficient.generation.compiled_model import CompiledModel, RecordT
+from QEfficient.contract import MODEL_GRAPH, TEXT_VECTORS, GraphRecord
+from QEfficient.errors import OptionError
+from QEfficient.generation.embedding import (
+    EmbeddingRecord,
+    are_vectors,
+    as_asked,
+    finished,
+    similarity,
+)
 from QEfficient.generation.late_interaction import LateRecord
-from QEfficient.generation.media_encoder import MediaEncoderRecord
 from QEfficient.generation.programs.program import Program
-from QEfficient.generation.seeing import Seeing, SeeingRecord, SeeingSession, is_ids
+from QEfficient.generation.seeing import Seeing, SeeingSession, is_ids
 from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
+from QEfficient.generation.tasks.sequence_model import CompiledSequenceModel, EncoderRecord, shown
+from QEfficient.generation.text_options import EncodeOptions
 from QEfficient.generation.texts import EncodedText, Texts, encode_texts
-from QEfficient.generation.two_towers import Pictures, Towers, TowersRecord
+from QEfficient.generation.two_towers import Pictures, Towers
 from QEfficient.options import EncoderCompileOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderRecord:
-    """The values that the session of an encoder needs."""
-
-    inputs: InputContract
-    min_len: Count = 1
-    max_len: Count | None = None
-    """Lengths that the graph supports; None: no maximum."""
-    towers: TowersRecord | None = None
-    """Of a model that gives vectors of images too."""
-    late: LateRecord | None = None
-    """Of a model of late interaction."""
-    seeing: SeeingRecord | None = None
-    """Of a model that reads images among the tokens of a text."""
-
-    @property
-    def images(self) -> MediaEncoderRecord | None:
-        """How images are encoded."""
-        if self.seeing is not None:
-            return self.seeing.images
-        return None if self.towers is None else self.towers.images
-
-    def resized(self, seq_len: int | Sequence[int] | None, batch_size: int | None) -> EncoderRecord:
-        """This record for other lengths or another batch.
-
-        Raises:
-            CapacityError: the graph does not support a length.
-        """
-        inputs = self.inputs
-        lengths = inputs.seq_lens if seq_len is None else _ascending(seq_len)
-        if lengths[0] < self.min_len or lengths[-1] > (self.max_len or lengths[-1]):
-            allowed = f"{self.min_len} to {self.max_len}" if self.max_len else f"{self.min_len} or more"
-            raise CapacityError(f"seq_len={lengths}: the package's graph is for {allowed} tokens. Compile with these.")
-        towers, batch_size = self.towers, batch_size or inputs.batch_size
-        if towers is not None:
-            lengths = towers.with_frame(lengths)
-            towers = towers.resized(lengths, batch_size)
-        return replace(self, inputs=replace(inputs, seq_lens=lengths, batch_size=batch_size), towers=towers)
-
-
-def _ascending(seq_len: int | Sequence[int]) -> tuple[int, ...]:
-    return (seq_len,) if isinstance(seq_len, int) else tuple(sorted({*seq_len}))
-
-
-class CompiledSequenceModel(CompiledModel[RecordT], Generic[RecordT]):
-    """A compiled package that turns each whole sequence into one tensor."""
-
-    lowerings = ("encoder",)
-
-    def _load(self) -> None:
-        self._inputs = self._input_contract()
-        *_, length = self._result_graph.inputs["input_ids"].shape
-        with ExitStack() as opened:
-            program = opened.enter_context(closing(self.open_program()))
-            self.session = self._session(program, length if length > 0 else None)
-            opened.pop_all()  # the session closes it
-
-    def _session(self, program: Program, fixed_len: int | None) -> EncoderSession:
-        return EncoderSession(program, self._inputs, self.output, fixed_len)
-
-    def _input_contract(self) -> InputContract:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        self.session.close()
-
-    def generate(self, inputs: Texts, *, tokenizer: PreTrainedTokenizerBase | None = None) -> dict[str, np.ndarray]:
-        """Run sequences.
-
-        Args:
-            inputs: text, a list of texts or of pairs of texts, lists of token ids, or a tokenizer's output.
-            tokenizer: a transformers tokenizer; default: the one in the package.
-
-        Returns:
-            ``{"output": array}`` of an encoder: ``[n, hidden]`` if pooled, else ``[n, longest input, hidden]``;
-            ``{"logits": array}`` of a classifier: ``[n, num_labels]``.
-
-        Raises:
-            CapacityError: an input is empty, longer than the longest compiled ``seq_len``, or of a length at which the
-                model cannot run.
-        """
-        texts = encode_texts(inputs, lambda: self.tokenizer(tokenizer), self._inputs.token_type_ids != "none")
-        return {self.output: self.session.run(texts)}
 
 
 class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
@@ -188,6 +109,48 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
             return super().generate(inputs, tokenizer=tokenizer)
         return {self.output: self.session.run(self._seeing.texts(inputs, images, instruction, processor))}
 
+    def encode(
+        self, texts: Texts, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: object
+    ) -> np.ndarray:
+        """Vectors of texts, as sentence-transformers' ``encode``: with the folder's prompts and maximum length.
+
+        Texts run in batches of like length; results are in the order of the texts.
+
+        Args:
+            texts: as of :meth:`generate`.
+            tokenizer: as of :meth:`generate`.
+            options: those of :class:`QEfficient.generation.text_options.EncodeOptions`.
+
+        Returns:
+            float32 ``[n, D]``, ``[D]`` of a single text; with ``convert_to_tensor`` a tensor.
+
+        Raises:
+            CapacityError: a text is empty, or too long and not to be cut.
+            OptionError: an option is unknown, or the model gives hidden states.
+        """
+        chosen = EncodeOptions.parse(options)
+        is_single = isinstance(texts, str)
+        if not self._is_pooled:
+            raise OptionError(
+                f"{self.body.architecture} gives hidden states: load it with pooling='mean' or another pooling to get "
+                "one vector per text."
+            )
+        vectors = finished(self._run_texts([texts] if is_single else texts, tokenizer, chosen), chosen)
+        return as_asked(vectors[0] if is_single else vectors, chosen.convert_to_tensor)
+
+    @property
+    def _is_pooled(self) -> bool:
+        return len(self._result_graph.outputs[self.output].shape) == 2
+
+    def tabulate(
+        self, texts: Sequence[Any], tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        vectors = self.encode(texts, tokenizer=tokenizer)
+        return vectors, [{"embedding": row.tolist()} for row in vectors]
+
+    def _embedding(self) -> EmbeddingRecord:
+        return self.record.embedding or EmbeddingRecord()
+
     @property
     def _two_towers(self) -> Towers:
         """
@@ -241,6 +204,9 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
     ) -> np.ndarray:
         """How well images and texts fit: ``logits_per_image [images, texts]`` of the model's forward, float32.
 
+        Of two lists of vectors as :meth:`encode` returns them: how alike they are, ``[n, m]``, by the function that
+        the checkpoint's folder names, else the cosine.
+
         Args:
             texts: as of :meth:`get_text_features`.
             images: as of :meth:`get_image_features`.
@@ -250,6 +216,8 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
         Raises:
             LifecycleError: the model makes its scores otherwise than by a scale and a bias of cosines.
         """
+        if are_vectors(texts):
+            return similarity(texts, images, self._embedding().similarity)
         vectors = self.get_image_features(images, processor=processor)
         return self._two_towers.scores(vectors, self.get_text_features(texts, tokenizer=tokenizer))
 
@@ -306,19 +274,24 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
 
     def describe(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Any],
         tokenizer: PreTrainedTokenizerBase | None = None,
         images: Sequence[str] = (),
     ) -> tuple[list[dict[str, Any]], str]:
         """As of :class:`CompiledModel`; of images, an entry for each, with its scores."""
         if images:
             return self._describe_scores(prompts, images, tokenizer)
-        outputs = self.generate(list(prompts), tokenizer=tokenizer)["output"]
+        texts: Any = list(prompts)
+        outputs = (
+            self.encode(texts, tokenizer=tokenizer)
+            if self._is_pooled
+            else self.generate(texts, tokenizer=tokenizer)["output"]
+        )
         rows = [{"prompt": prompt, "output": row.tolist()} for prompt, row in zip(prompts, outputs, strict=True)]
         lines = []
         for prompt, row in zip(prompts, outputs, strict=True):
             first = " ".join(f"{value:.4f}" for value in row.reshape(-1)[:6])
-            lines.append(f"> {prompt}\n{list(row.shape)} {first} ...")
+            lines.append(f"> {shown(prompt)}\n{list(row.shape)} {first} ...")
         return rows, "\n".join(lines)
 
     def _describe_scores(

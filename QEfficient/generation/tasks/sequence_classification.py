@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from QEfficient.errors import OptionError
+from QEfficient.generation.embedding import EmbeddingRecord, as_asked
 from QEfficient.generation.sessions.encoder import InputContract
-from QEfficient.generation.tasks.encoder import CompiledSequenceModel, EncoderRecord
+from QEfficient.generation.tasks.sequence_model import CompiledSequenceModel, EncoderRecord, shown
+from QEfficient.generation.text_options import PredictOptions, RankOptions
+from QEfficient.generation.texts import Texts, is_pair
 from QEfficient.options import EncoderCompileOptions
 
 if TYPE_CHECKING:
@@ -109,27 +112,77 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
             return "Identity"
         return "Sigmoid" if kind == "multi_label_classification" or len(self.labels) == 1 else "Softmax"
 
-    def rank(
-        self, query: str, documents: Sequence[str], *, tokenizer: PreTrainedTokenizerBase | None = None
-    ) -> list[tuple[int, float]]:
-        """Indices and scores of ``documents``, the best first; without a stored activation, between 0 and 1.
+    def _embedding(self) -> EmbeddingRecord:
+        return self.record.encoder.embedding or EmbeddingRecord()
+
+    def predict(
+        self, pairs: Texts, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: object
+    ) -> np.ndarray:
+        """Scores of pairs of texts, or of texts, as sentence-transformers' ``CrossEncoder.predict``.
+
+        Args:
+            pairs: a list of pairs or of texts; or one pair, a tuple of two texts.
+            tokenizer: as of :meth:`generate`.
+            options: those of :class:`QEfficient.generation.text_options.PredictOptions`.
+
+        Returns:
+            float32 ``[n]`` of a model with one label, else ``[n, num_labels]``; without the first axis of one pair.
+            The activation is the one that the checkpoint stores, else of one label a sigmoid, and of several none.
 
         Raises:
-            OptionError: the model has several labels.
+            CapacityError: a text is empty, or too long and not to be cut.
+            OptionError: an option is unknown.
         """
+        chosen = PredictOptions.parse(options)
+        is_single = isinstance(pairs, str) or (isinstance(pairs, tuple) and is_pair(pairs))
+        scores = self._cross_encoded(self._run_texts([pairs] if is_single else pairs, tokenizer, chosen))
+        if chosen.apply_softmax and len(self.labels) > 1:
+            scores = _softmax(scores)
+        scores = scores[:, 0] if len(self.labels) == 1 else scores
+        return as_asked(scores[0] if is_single else scores, chosen.convert_to_tensor)
+
+    def _cross_encoded(self, logits: np.ndarray) -> np.ndarray:
+        """Scores as a CrossEncoder makes them."""
+        usual: Activation = "Sigmoid" if len(self.labels) == 1 else "Identity"
+        return _ACTIVATIONS[self.record.activation or usual](logits)
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        **options: object,
+    ) -> list[tuple[int, float]] | list[tuple[int, float, str]]:
+        """Indices and scores of ``documents``, the best first; without a stored activation, between 0 and 1.
+
+        Args:
+            query: what is asked.
+            documents: what may answer it.
+            tokenizer: as of :meth:`generate`.
+            options: those of :class:`QEfficient.generation.text_options.RankOptions`.
+
+        Raises:
+            CapacityError: a pair is too long and not to be cut.
+            OptionError: the model has several labels, or an option is unknown.
+        """
+        chosen = RankOptions.parse(options)
         if not isinstance(query, str) or not all(isinstance(document, str) for document in _listed(documents)):
             raise OptionError("rank() takes a text and a list of texts.")
         if len(self.labels) != 1:
             raise OptionError(f"Only a model of one label ranks; this one has {', '.join(self.labels)}.")
-        logits = self.generate([(query, document) for document in documents], tokenizer=tokenizer)["logits"]
-        scores = _ACTIVATIONS[self.record.activation or "Sigmoid"](logits)[:, 0]
-        return [(int(index), float(scores[index])) for index in np.argsort(-logits[:, 0], kind="stable")]
+        logits = self._run_texts([(query, document) for document in documents], tokenizer, chosen)
+        scores = self._cross_encoded(logits)[:, 0]
+        best = [int(index) for index in np.argsort(-logits[:, 0], kind="stable")[: chosen.top_k]]
+        if chosen.return_documents:
+            return [(index, float(scores[index]), documents[index]) for index in best]
+        return [(index, float(scores[index])) for index in best]
 
     def describe(
-        self, prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase | None = None
+        self, prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase | None = None
     ) -> tuple[list[dict[str, Any]], str]:
-        logits = self.generate(list(prompts), tokenizer=tokenizer)["logits"]
-        scores = [dict(zip(self.labels, row.tolist(), strict=True)) for row in self.scores(logits)]
+        logits = self._run_texts(prompts, tokenizer, PredictOptions())
+        scores = self._labelled(logits)
         rows = [
             {"prompt": prompt, "label": max(each, key=each.__getitem__), "scores": each, "logits": row.tolist()}
             for prompt, each, row in zip(prompts, scores, logits, strict=True)
@@ -137,5 +190,19 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
         lines = []
         for prompt, each in zip(prompts, scores, strict=True):
             best = sorted(each.items(), key=lambda item: -item[1])
-            lines.append(f"> {prompt}\n" + "\n".join(f"{score:.4f} {label}" for label, score in best[:5]))
+            lines.append(f"> {shown(prompt)}\n" + "\n".join(f"{score:.4f} {label}" for label, score in best[:5]))
         return rows, "\n".join(lines)
+
+    def tabulate(
+        self, texts: Sequence[Any], tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        logits = self._run_texts(texts, tokenizer, PredictOptions())
+        if len(self.labels) == 1:
+            scores = self.scores(logits)[:, 0]
+            return scores, [{"score": score} for score in scores.tolist()]
+        labelled = self._labelled(logits)
+        return self.scores(logits), [{"label": max(each, key=each.__getitem__), "scores": each} for each in labelled]
+
+    def _labelled(self, logits: np.ndarray) -> list[dict[str, float]]:
+        """The score of each label, for each text."""
+        return [dict(zip(self.labels, row.tolist(), strict=True)) for row in self.scores(logits)]

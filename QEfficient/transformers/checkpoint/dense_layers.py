@@ -1,4 +1,7 @@
-"""Dense layers that PyLate puts after a model, each in a folder of the checkpoint: every token gets a vector."""
+"""Modules that sentence-transformers and PyLate put after a model, each in a folder of the checkpoint: dense layers.
+
+Those of PyLate come right after the model: every token gets a vector.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +22,31 @@ _ATTRIBUTE = "token_vectors"
 """Of the model that the layers are put after."""
 
 
-def dense_files(folder: Path) -> list[str]:
-    """The files of the layers that come right after the model, before any pooling.
+def module_files(folder: Path) -> list[str]:
+    """The files of the modules after the model.
 
     Raises:
         CorruptCheckpoint: ``modules.json`` is no list of modules.
         UnsafeCheckpoint: it is outside of the folder.
     """
-    return [f"{path}/{name}" for path in _paths(folder) for name in (_CONFIG, _WEIGHTS)]
+    return [f"{path}/{name}" for path, _ in module_kinds(folder)[1:] for name in (_CONFIG, _WEIGHTS)]
 
 
-def _paths(folder: Path) -> list[str]:
+def module_kinds(folder: Path) -> list[tuple[str, str]]:
+    """The folder of each module and the name of its class, in order; none without a ``modules.json``. Raises as
+    :func:`module_files`."""
     path = contained(folder, _MODULES)
     if not path.is_file():
         return []
     try:
         modules = json.loads(path.read_text(encoding="utf-8"))
-        kinds = [(str(module["path"]), str(module["type"]).rpartition(".")[2]) for module in modules]
+        return [(str(module["path"]), str(module["type"]).rpartition(".")[2]) for module in modules]
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptCheckpoint(f"{path} is no list of modules, each with a path and a type: {error}.") from error
+
+
+def _paths(folder: Path) -> list[str]:
+    kinds = module_kinds(folder)
     paths = []
     for name, kind in kinds[1:]:
         if kind != "Dense":
@@ -57,7 +66,7 @@ def attach_dense_layers(model: nn.Module, folder: Path) -> bool:
     paths = _paths(folder)
     if not paths:
         return False
-    setattr(model, _ATTRIBUTE, nn.Sequential(*(layer for path in paths for layer in _layers(folder, path))))
+    setattr(model, _ATTRIBUTE, nn.Sequential(*(layer for path in paths for layer in dense_layers(folder, path))))
     model.register_forward_hook(_give_vectors)
     return True
 
@@ -68,10 +77,12 @@ def _give_vectors(model: nn.Module, args: Any, output: Any) -> Any:
     return output
 
 
-def _layers(folder: Path, path: str) -> list[nn.Module]:
+def dense_layers(folder: Path, path: str, usual: str = "Identity") -> list[nn.Module]:
+    """The product and the activation of a layer; ``usual`` is the activation where its config has none. Raises as
+    :func:`attach_dense_layers`."""
     where = contained(folder, f"{path}/{_CONFIG}")
     config = read_json(where)
-    activation = str(config.get("activation_function", "Identity")).rpartition(".")[2]
+    activation = str(config.get("activation_function", usual)).rpartition(".")[2]
     if activation not in _ACTIVATIONS or config.get("use_residual"):
         residual = " and a residual" if config.get("use_residual") else ""
         raise UnsupportedModel(

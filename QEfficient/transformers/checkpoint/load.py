@@ -33,7 +33,7 @@ from QEfficient.options import require_bool
 from QEfficient.progress import transferred
 from QEfficient.store.files import storage_errors
 from QEfficient.transformers.checkpoint.build_limits import BuildLimits
-from QEfficient.transformers.checkpoint.dense_layers import dense_files
+from QEfficient.transformers.checkpoint.dense_layers import module_files
 from QEfficient.transformers.checkpoint.dense_view import DenseView, NothingStored
 from QEfficient.transformers.checkpoint.download_bar import download_bar
 from QEfficient.transformers.checkpoint.files import (
@@ -131,7 +131,7 @@ def resolve(model_name: str | os.PathLike[str], *, config_only: bool = False, **
             folder = download(name, hub_options, [each for each in READ if each != SHARDS], [*NOT_READ])
             with loader_errors(folder, "a file"):
                 shards = [escape(shard) for shard in missing_shards(folder)]
-            if further := [*shards, *map(escape, dense_files(folder))]:
+            if further := [*shards, *map(escape, module_files(folder))]:
                 folder = download(name, hub_options, further)
     elif not any(folder.glob("*.safetensors")) and (file := gguf_in(folder)) is not None:
         return gguf_checkpoint(file)

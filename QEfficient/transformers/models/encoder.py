@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +15,14 @@ from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
 from QEfficient.generation.late_interaction import LateRecord, max_sim
 from QEfficient.generation.media import MediaLayout
 from QEfficient.generation.seeing import SeeingRecord
-from QEfficient.generation.tasks.encoder import EncoderRecord
+from QEfficient.generation.tasks.sequence_model import EncoderRecord
 from QEfficient.generation.two_towers import Scores, TextFrame, TowersRecord
 from QEfficient.options import EncoderCompileOptions
 from QEfficient.targets import Target
+from QEfficient.transformers.models.embedder import AUTO, PoolingChoice, QEFFEmbedder
 from QEfficient.transformers.models.image_tower import ImageTower
 from QEfficient.transformers.models.late_interaction import read_late_interaction
 from QEfficient.transformers.models.media_encoders import sharing_cores
-from QEfficient.transformers.models.sequence_model import QEFFSequenceModel
 from QEfficient.transformers.models.sequence_plan import MeasuredInputs, SequencePlan, encoder_record
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class QEFFAutoModel(QEFFSequenceModel):
+class QEFFAutoModel(QEFFEmbedder):
     """An encoder: hidden states of texts, or one pooled vector each. Decoder-only models give their hidden states.
 
     ``generate`` returns ``{"output": array}``, float32 ``[n, hidden]`` if pooled, else ``[n, longest input, hidden]``.
@@ -50,8 +50,10 @@ class QEFFAutoModel(QEFFSequenceModel):
 
     Args:
         model: a Hugging Face model, already loaded.
-        pooling: None for hidden states, "mean" (or "avg"), "max", "cls", "last", or a traceable function
-            ``(last_hidden_states, attention_mask) -> tensor``.
+        pooling: "auto" for what the folder's ``modules.json`` says, as sentence-transformers, and hidden states where
+            there is none; None (or "none") for hidden states; "mean" (or "avg"), "max", "cls", "last" (or
+            "lasttoken"), "weightedmean", "mean_sqrt_len_tokens", or a list of these, whose vectors are put together;
+            or a traceable function ``(last_hidden_states, attention_mask) -> tensor``.
         tokenizer: used by :meth:`generate` and put into the package; default: the processor's.
         processor: reads images; put into the package. Without one, a model with two towers is compiled for texts.
     """
@@ -65,17 +67,14 @@ class QEFFAutoModel(QEFFSequenceModel):
     def __init__(
         self,
         model: Any,
-        pooling: str | Callable[..., Any] | None = None,
+        pooling: PoolingChoice = AUTO,
         *,
         tokenizer: Any | None = None,
         processor: ProcessorMixin | None = None,
     ) -> None:
-        from QEfficient.transformers.tasks.encoder import resolve_pooling
-
         tokenizer = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
         super().__init__(model, tokenizer=tokenizer)
-        resolve_pooling(pooling)
-        self.pooling = pooling
+        self._choose_pooling(pooling)
         self._check_processor(processor)
         self.processor = processor
         self._vector_inputs = MeasuredInputs(self._prepare_vectors)
@@ -105,6 +104,8 @@ class QEFFAutoModel(QEFFSequenceModel):
             if self._late.filling is not None:
                 # The graph writes the padding token where tokens attend to nothing, as PyLate's tokenizer does.
                 self.config.get_text_config().pad_token_id = self._late.filling
+        elif not self._has_two_towers:
+            self._read_pipeline(folder)
         needs_images = self._has_two_towers or gives_token_vectors(self._loaded())
         if self.processor is None and needs_images and has_processor(folder):
             try:
@@ -196,14 +197,6 @@ class QEFFAutoModel(QEFFSequenceModel):
         images = () if self._image_tower is None else self._image_tower.described()
         return super()._plan(options, target).replaced(pooling=self._pooling_key(), images=images)
 
-    def _pooling_key(self) -> str | None:
-        if not callable(self.pooling):
-            return self.pooling
-        import uuid
-
-        # A callable cannot be hashed, so it never hits the store.
-        return f"function {uuid.uuid4()}"
-
     def _graphs(self, plan: SequencePlan) -> dict[str, TaskGraph]:
         from QEfficient.transformers.tasks.encoder import encoder_graph
         from QEfficient.transformers.tasks.seeing_encoder import seeing_graph
@@ -238,7 +231,7 @@ class QEFFAutoModel(QEFFSequenceModel):
         return sharing_cores(options, target, num_parts, is_encoder=name != MODEL_GRAPH, share=2)
 
     def _session(self, plan: SequencePlan, options: EncoderCompileOptions, target: Target) -> EncoderRecord:
-        record = replace(encoder_record(plan, options, self.config), late=self._late)
+        record = replace(encoder_record(plan, options, self.config), late=self._late, embedding=self._embedding)
         if not self._has_two_towers:
             return replace(record, seeing=self._seeing_record(target))
         vectors = encoder_record(plan.replaced(contract=self._vector_contract(options)), options, self.config)
@@ -381,6 +374,8 @@ class QEFFAutoModel(QEFFSequenceModel):
 
         Returns:
             float32 ``[images, texts]``: of CLIP, a softmax over the texts gives probabilities; of SigLIP, a sigmoid.
+            Of two lists of vectors as :meth:`encode` returns them: how alike they are, ``[n, m]``, by the function that
+            the checkpoint's folder names, else the cosine.
 
         Raises:
             LifecycleError: nothing was compiled yet, or the model's scores are no scale and bias of cosines.

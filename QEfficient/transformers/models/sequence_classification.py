@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from QEfficient.contract import MODEL_GRAPH
+from QEfficient.generation.embedding import EmbeddingRecord
 from QEfficient.generation.tasks.sequence_classification import ClassifierRecord
 from QEfficient.options import EncoderCompileOptions
 from QEfficient.targets import Target
 from QEfficient.transformers.models import score_activation
+from QEfficient.transformers.models.embedding_settings import read_embedding
 from QEfficient.transformers.models.sequence_model import QEFFSequenceModel
 from QEfficient.transformers.models.sequence_plan import SequencePlan, encoder_record
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    import numpy as np
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from QEfficient.generation.tasks.sequence_classification import Activation
+    from QEfficient.generation.texts import Texts
     from QEfficient.transformers.tasks.graph_spec import TaskGraph
     from QEfficient.transformers.tasks.padding_probe import SequenceUse
     from QEfficient.transformers.tasks.sequence_inputs import SequenceContract, SequenceModel
@@ -40,6 +45,7 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
     task = "sequence_classification"
     specialization_name = "SeqClassification"
     _activation_in_folder: str | None = None
+    _embedding: EmbeddingRecord | None = None
 
     @classmethod
     def hf_auto_class(cls) -> Any:
@@ -54,6 +60,8 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
     def _read_files(self, folder: Path) -> None:
         self._activation_in_folder = score_activation.name_in_folder(folder)
         self._activation()
+        if (folder / "modules.json").is_file():
+            self._embedding = read_embedding(folder, self.tokenizer, self.config)
 
     def _activation_name(self) -> str | None:
         return self._activation_in_folder or score_activation.name_in_config(self.config)
@@ -80,13 +88,64 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
     def _session(self, plan: SequencePlan, options: EncoderCompileOptions, target: Target) -> ClassifierRecord:
         if (name := self._activation_name()) is not None and not score_activation.is_of_torch(name):
             logger.warning("The checkpoint scores with %s, code that is not torch's: the default is used.", name[:60])
-        labels = sorted(self.config.id2label.items(), key=lambda item: int(item[0]))
         return ClassifierRecord(
-            encoder=encoder_record(plan, options, self.config),
-            labels=tuple(str(label) for _, label in labels),
+            encoder=replace(encoder_record(plan, options, self.config), embedding=self._embedding),
+            labels=self._labels(),
             problem_type=self.config.problem_type,
             activation=self._activation(),
         )
+
+    @property
+    def labels(self) -> list[str]:
+        """The label of each logit, in order."""
+        labels: list[str] = self._open().labels if self._model is None else list(self._labels())
+        return labels
+
+    def _labels(self) -> tuple[str, ...]:
+        labels = sorted(self.config.id2label.items(), key=lambda item: int(item[0]))
+        return tuple(str(label) for _, label in labels)
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """Scores of the logits ``[n, num_labels]`` of :meth:`generate`: by the activation that the checkpoint stores,
+        else by the problem type probabilities, or the values of a regression.
+
+        Raises:
+            LifecycleError: nothing was compiled yet.
+            OptionError: they have another shape, or are no numbers.
+        """
+        scores: np.ndarray = self._open().scores(logits)
+        return scores
+
+    def predict(
+        self,
+        pairs: Texts,
+        device_ids: Sequence[int] | None = None,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        **options: object,
+    ) -> np.ndarray:
+        """Scores of pairs of texts, or of texts, as sentence-transformers' ``CrossEncoder.predict``.
+
+        Args:
+            pairs: a list of pairs or of texts; or one pair, a tuple of two texts.
+            device_ids: as of :meth:`generate`.
+            tokenizer: as of :meth:`generate`.
+            options: ``apply_softmax``, ``prompt_name``, ``prompt``, ``batch_size``, ``truncation``,
+                ``show_progress_bar`` and ``convert_to_tensor``: see
+                :class:`QEfficient.generation.text_options.PredictOptions`.
+
+        Returns:
+            float32 ``[n]`` of a model with one label, else ``[n, num_labels]``; without the first axis of one pair.
+            The activation is the one that the checkpoint stores, else of one label a sigmoid, and of several none.
+
+        Raises:
+            LifecycleError: nothing was compiled yet.
+            CapacityError: a text is empty, or too long and not to be cut.
+            OptionError: an option is unknown.
+        """
+        compiled = self._open(device_ids)
+        scores: np.ndarray = compiled.predict(pairs, tokenizer=self._text_tokenizer(tokenizer), **options)
+        return scores
 
     def rank(
         self,
@@ -94,8 +153,9 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
         documents: Sequence[str],
         device_ids: Sequence[int] | None = None,
         *,
-        tokenizer: Any | None = None,
-    ) -> list[tuple[int, float]]:
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        **options: object,
+    ) -> list[tuple[int, float]] | list[tuple[int, float, str]]:
         """Put documents in the order of how well they fit a query, with a cross-encoder of one label.
 
         Args:
@@ -103,15 +163,18 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
             documents: what may answer it.
             device_ids: as of :meth:`generate`.
             tokenizer: as of :meth:`generate`.
+            options: ``top_k``, ``return_documents`` and those of :meth:`predict` but ``apply_softmax``: see
+                :class:`QEfficient.generation.text_options.RankOptions`.
 
         Returns:
-            Each document's index and score, best first. The score is made by the activation that sentence-transformers
-            stored with the checkpoint; without one it is between 0 and 1.
+            Each document's index and score, with ``return_documents`` the document too, best first. The score is made
+            by the activation that sentence-transformers stored with the checkpoint; without one it is between 0 and 1.
 
         Raises:
-            OptionError: the model has several labels.
+            CapacityError: a pair is too long and not to be cut.
+            OptionError: the model has several labels, or an option is unknown.
         """
-        ranked: list[tuple[int, float]] = self._open(device_ids).rank(
-            query, documents, tokenizer=self._text_tokenizer(tokenizer)
+        ranked: list[tuple[int, float]] | list[tuple[int, float, str]] = self._open(device_ids).rank(
+            query, documents, tokenizer=self._text_tokenizer(tokenizer), **options
         )
         return ranked

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from QEfficient.contract import MODEL_GRAPH, Json, Plan, Specialization
 from QEfficient.errors import SizeDependence
 from QEfficient.generation.sessions.encoder import InputContract
-from QEfficient.generation.tasks.encoder import EncoderRecord
+from QEfficient.generation.tasks.sequence_model import EncoderRecord
 from QEfficient.options import EncoderCompileOptions
 from QEfficient.targets import Target
 

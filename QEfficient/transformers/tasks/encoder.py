@@ -10,6 +10,7 @@ from torch import nn
 
 from QEfficient.contract import TEXT_VECTORS
 from QEfficient.errors import OptionError, UnsupportedModel, nearest
+from QEfficient.transformers.checkpoint.text_pipeline import through_text_layers
 from QEfficient.transformers.tasks.graph_spec import TaskGraph
 from QEfficient.transformers.tasks.padding_probe import SequenceUse, measure_contract
 from QEfficient.transformers.tasks.sequence_graph import sequence_graph
@@ -31,6 +32,21 @@ def mean_pooling(last_hidden_states: torch.Tensor, attention_mask: torch.Tensor)
     return (last_hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1.0)
 
 
+def mean_sqrt_len_pooling(last_hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """``[B, S, D]`` to ``[B, D]``: the sum over the tokens, divided by the square root of their number."""
+    weights = attention_mask[:, :, None].to(last_hidden_states.dtype)
+    return (last_hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1.0).sqrt()
+
+
+def weighted_mean_pooling(last_hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """``[B, S, D]`` to ``[B, D]``: the mean over the tokens, each weighted by its place, from 1."""
+    numbers = _places(attention_mask) - _first(attention_mask) + 1
+    # Shares of the length: the sum of the numbers of 512 tokens is beyond fp16.
+    shares = numbers.to(last_hidden_states.dtype) / attention_mask.shape[1]
+    weights = (shares * attention_mask.to(last_hidden_states.dtype))[:, :, None]
+    return (last_hidden_states * weights).sum(1) / weights.sum(1).clamp(min=1e-4)
+
+
 def max_pooling(last_hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """``[B, S, D]`` to ``[B, D]``: the maximum of each feature over the tokens of each sequence."""
     lowest = torch.finfo(last_hidden_states.dtype).min
@@ -39,14 +55,27 @@ def max_pooling(last_hidden_states: torch.Tensor, attention_mask: torch.Tensor) 
 
 def cls_pooling(last_hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """``[B, S, D]`` to ``[B, D]``: the first token's state."""
-    return last_hidden_states[:, 0]
+    return _state_at(last_hidden_states, _first(attention_mask))
 
 
 def last_pooling(last_hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """``[B, S, D]`` to ``[B, D]``: the last token's state."""
-    places = torch.arange(attention_mask.shape[1], device=attention_mask.device)[None]
-    last = torch.where(attention_mask > 0, places, 0).amax(1)
-    return last_hidden_states.gather(1, last[:, None, None].expand(-1, 1, last_hidden_states.shape[2]))[:, 0]
+    last = torch.where(attention_mask > 0, _places(attention_mask), 0).amax(1, keepdim=True)
+    return _state_at(last_hidden_states, last)
+
+
+def _places(attention_mask: torch.Tensor) -> torch.Tensor:
+    return torch.arange(attention_mask.shape[1], device=attention_mask.device)[None]
+
+
+def _first(attention_mask: torch.Tensor) -> torch.Tensor:
+    """``[B, 1]``: the place of each sequence's first token, behind padding on the left."""
+    length = attention_mask.shape[1]
+    return torch.where(attention_mask > 0, _places(attention_mask), length - 1).amin(1, keepdim=True)
+
+
+def _state_at(states: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    return states.gather(1, place[:, :, None].expand(-1, 1, states.shape[2]))[:, 0]
 
 
 POOLINGS: dict[str, Pooling] = {
@@ -55,33 +84,42 @@ POOLINGS: dict[str, Pooling] = {
     "max": max_pooling,
     "cls": cls_pooling,
     "last": last_pooling,
+    "lasttoken": last_pooling,
+    "weightedmean": weighted_mean_pooling,
+    "mean_sqrt_len_tokens": mean_sqrt_len_pooling,
 }
 
 
-def resolve_pooling(pooling: str | Pooling | None) -> Pooling | None:
-    """The pooling function for a name, a function or None.
+def resolve_pooling(pooling: str | Sequence[str] | Pooling | None) -> Pooling | None:
+    """The pooling function for a name, several names, whose results are put together, a function or None.
 
     Raises:
         OptionError: no pooling has this name.
     """
     if pooling is None or callable(pooling):
         return pooling
-    if pooling not in POOLINGS:
+    names = [pooling] if isinstance(pooling, str) else [*pooling]
+    unknown = [name for name in names if name not in POOLINGS]
+    if unknown or not names:
+        name = str(unknown[0]) if unknown else ""
         raise OptionError(
-            f"There is no pooling '{pooling}'.{nearest(pooling, POOLINGS)} Known: {', '.join(POOLINGS)}, None, or a "
+            f"There is no pooling '{name}'.{nearest(name, POOLINGS)} Known: {', '.join(POOLINGS)}, None, or a "
             "function (last_hidden_states, attention_mask) -> tensor."
         )
-    return POOLINGS[pooling]
+    functions = [POOLINGS[name] for name in names]
+    if len(functions) == 1:
+        return functions[0]
+    return lambda states, mask: torch.cat([function(states, mask) for function in functions], dim=-1)
 
 
 def prepare_encoder(
-    model: nn.Module, pooling: str | Pooling | None, use: SequenceUse, types: Sequence[str] = ()
+    model: nn.Module, pooling: str | Sequence[str] | Pooling | None, use: SequenceUse, types: Sequence[str] = ()
 ) -> tuple[SequenceModel, SequenceContract]:
     """``model`` with its pooling, ready to be lowered, and how it takes input sequences.
 
     Args:
         model: a Hugging Face model, or what reads its texts.
-        pooling: a name, a function or None.
+        pooling: as of :func:`resolve_pooling`; the layers that the model brings for texts come after it.
         use: what to measure for.
         types: further arguments of its forward with a value a token, of which texts have zeros.
 
@@ -93,7 +131,7 @@ def prepare_encoder(
     def read(model: Any, arguments: dict[str, Any], attention_mask: torch.Tensor) -> Any:
         output = model(**arguments)
         states = states_of(output).float()
-        result = states if function is None else function(states, attention_mask)
+        result = states if function is None else through_text_layers(model, function(states, attention_mask))
         return (result, output.pooler_output.float()) if isinstance(model, TextTower) else result
 
     def read_text(model: Any, arguments: dict[str, Any], attention_mask: torch.Tensor) -> torch.Tensor:

@@ -161,7 +161,8 @@ def test_nothing_to_encode(by_mean: QEFFAutoModel, hf: Any, tokenizer: Any) -> N
     for nothing in ([[]], [[5, 6], []]):
         with pytest.raises(CapacityError, match=f"Text {len(nothing) - 1} is empty"):
             by_mean.generate(nothing)
-    for none in ([], None, {"input_ids": []}):
+    assert by_mean.generate([])["output"].shape == (0, hf.config.hidden_size)
+    for none in (None, {"input_ids": []}):
         with pytest.raises(CapacityError, match="No text"):
             by_mean.generate(none)
     with torch.no_grad():

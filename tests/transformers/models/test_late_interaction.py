@@ -105,7 +105,7 @@ def test_a_layer_after_a_pooling_is_for_texts(tmp_path: Path) -> None:
     folder = tiny_models.save_colbert(tmp_path / "colbert", query_len=QUERY_LEN)
     kinds = ("Transformer", "Pooling", "Dense")
     (folder / "modules.json").write_text(json.dumps([{"path": "1_Dense", "type": kind} for kind in kinds]))
-    with QEFFAutoModel.from_pretrained(folder) as model:
+    with QEFFAutoModel.from_pretrained(folder, pooling=None) as model:
         model.compile(target="cpu", **OPTIONS)
         assert model.generate("My name")["output"].shape[-1] == model.config.hidden_size
         with pytest.raises(OptionError, match="not loaded from a checkpoint of late interaction"):
