@@ -43,7 +43,7 @@ class Annotated:
         (TextStreamer(None), True),  # type: ignore[arg-type]
         (torch.nn.Identity(), True),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, bool) else type(value).__name__,
 )
 def test_who_takes_tensors(called: Any, expected: bool) -> None:
     assert takes_tensors(called) is expected

@@ -37,8 +37,9 @@ class EncoderRepetitionPenalty:
 
 
 def _penalise(scores: np.ndarray, ids: np.ndarray, penalty: float) -> None:
-    before = scores[ids]
-    most = np.finfo(scores.dtype).max  # the difference of two is then finite, but for what is ruled out
+    before, limits = scores[ids], np.finfo(scores.dtype)
+    penalty = float(np.clip(penalty, limits.tiny, limits.max))  # beyond, it would be 0 or infinite as a score is
+    most = limits.max  # the difference of two is then finite, but for what is ruled out
     with np.errstate(over="ignore"):
         after = np.where(before < 0, before * penalty, before / penalty).clip(-most, most)
     scores[ids] = np.where(np.isneginf(before), before, after)
