@@ -317,7 +317,7 @@ def count_steps(compiled: CompiledCausalLM, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_stream_takes_one_prompt(model: QEFFAutoModelForCausalLM) -> None:
-    with pytest.raises(OptionError, match="one prompt, got 3"):
+    with pytest.raises(OptionError, match="yields one answer, got 3"):
         model.stream(TEXTS)
 
 

@@ -183,9 +183,10 @@ class OpenVINOProgram:
         request = self._request
         if request is None:
             raise LifecycleError(f"{self.name} is closed: open the package again.")
-        self._check({**inputs, **self._kept}, outputs or ())
+        brought = {**inputs, **self._kept} if isinstance(inputs, Mapping) else inputs
+        self._check(brought, outputs or ())
         with native_errors(self.name):
-            request.infer({**inputs, **self._kept}, share_inputs=True)
+            request.infer(brought, share_inputs=True)
         return {name: request.get_tensor(name).data for name in (self.outputs if outputs is None else outputs)}
 
     def keep(self, inputs: Mapping[str, np.ndarray]) -> None:

@@ -228,7 +228,7 @@ def test_images_and_placeholders_are_counted(compiled: Any, folders: Any) -> Non
         compiled("llava").generate(prompts=f"{placeholder} what", images=images(SMALL, WIDE))
     with pytest.raises(OptionError, match="'pixel_values' must be an array with a row for each image"):
         compiled("llava").generate({**inputs, "pixel_values": "none"})
-    with pytest.raises(OptionError, match="images has 1 entries for 2 prompts"):
+    with pytest.raises(OptionError, match="There are 1 images for 2 prompts"):
         compiled("llava").generate(prompts=["a", "b"], images=[images(SMALL)])
 
 
