@@ -6,9 +6,6 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 TORCH_INDEX ?= $(shell test "$$(uname)" != Linux || $(PYTHON) -m pip config list | grep -q 'index-url\|find-links' \
 	|| echo https://download.pytorch.org/whl/cpu)
 export HF_HUB_OFFLINE ?= 1
-# After training beside other native libraries, the kernel ends the process at its next blocking call: what it reads of
-# glibc's restartable sequences is no longer valid. Without them nothing is read.
-export GLIBC_TUNABLES ?= glibc.pthread.rseq=0
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test sweep coverage check format bench docs clean

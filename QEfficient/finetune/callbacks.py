@@ -72,12 +72,17 @@ class StopOnSignal(TrainerCallback):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        heard = (signal.SIGTERM, signal.SIGUSR1)
+        # torch's loader of data handles SIGCHLD from its first worker process on, also when the training is over.
+        before = {number: signal.getsignal(number) for number in (*heard, signal.SIGCHLD)}
+        for number in heard:
+            signal.signal(number, self._note)
         try:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                if handler is not None:  # else it is not Python's
+                    signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number

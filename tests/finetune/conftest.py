@@ -18,7 +18,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.xdist_group("finetune"))  # one process imports TRL
-    items.sort(key=lambda item: item.path.is_relative_to(HERE))  # last: what they import stays in that process
 
 
 @pytest.fixture(scope="session")

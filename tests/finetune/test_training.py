@@ -303,7 +303,9 @@ def test_packed_rows_do_not_see_each_other(base: Path, data: str, tmp_path: Path
 def test_settings_that_change_no_loss(
     base: Path, finished: Path, checkpoints: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
+    handler = signal.getsignal(signal.SIGCHLD)
     finetune(base, **{**checkpoints, "output_dir": tmp_path / "other"}, **changes)
+    assert signal.getsignal(signal.SIGCHLD) is handler
     expected = [loss for _, loss in losses(finished / "out")]
     assert [loss for _, loss in losses(tmp_path / "other")] == pytest.approx(expected, rel=1e-5)
 
