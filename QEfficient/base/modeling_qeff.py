@@ -205,6 +205,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         checkpoint.check_options({**kwargs, "trust_remote_code": trust_remote_code})
         with stage("Loading", str(pretrained_model_name_or_path)):
             folder = checkpoint.resolve(pretrained_model_name_or_path, **kwargs)
+            cls._check_files(folder)
             dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
             options = {} if dtype is None else {"dtype": dtype}
             model = checkpoint.load_skeleton(cls.hf_auto_class(), folder, trust_remote_code, **options)
@@ -214,6 +215,10 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             loaded._read_files(folder)
             loaded._check_missing()
         return loaded
+
+    @classmethod
+    def _check_files(cls, folder: Path) -> None:
+        """Refuse a checkpoint's folder before anything of it is loaded."""
 
     def _read_files(self, folder: Path) -> None:
         """Read what else the task needs of a checkpoint's folder."""

@@ -79,7 +79,7 @@ class RequestBuilder:
         """
         options = self._options(sampling)
         self._check_tokens(options)
-        source = inputs.get(TEXT) if inputs else np.array(prompt_ids, np.int64)
+        source = prompt_ids if not inputs else inputs[TEXT].tolist() if TEXT in inputs else None
         self._check_uses(sampling, options, reads_tokens=source is not None)
         return Request(
             prompt_ids=prompt_ids,
@@ -88,7 +88,7 @@ class RequestBuilder:
             sampling=options,
             inputs=dict(inputs or {}),
             media=media,
-            source_ids=None if source is None else tuple(source.tolist()),
+            source_ids=None if source is None else tuple(source),
         )
 
     def _max_new_tokens(

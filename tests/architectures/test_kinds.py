@@ -46,6 +46,7 @@ QUIRKS_ALONE = {
     "speech_seq2seq": (
         *("whisper", "moonshine", "moonshine_streaming"),
         *("granite_speech", "granite_speech_plus", "qwen3_asr"),
+        *("kyutai_speech_to_text", "pop2piano"),
     ),
     "seq2seq": ("fsmt", "led", "longt5", "nllb-moe", "switch_transformers"),
     "text_encoder": ("funnel", "longformer"),
@@ -59,6 +60,7 @@ SLOW = {
     *("cpmant", "jetmoe", "roformer"),
     *("moonshine", "moonshine_streaming", "granite_speech5_ctc"),
     *("granite_speech", "granite_speech_plus", "qwen3_asr"),
+    *("kyutai_speech_to_text", "pop2piano"),
 }
 """More than ten seconds each: in the sweep."""
 SIMULATOR = "cloud-ai-100-sim"
@@ -104,7 +106,7 @@ def test_every_quirk_has_a_test() -> None:
     parts = {"granite_speech5_encoder": "granite_speech5_ctc", "ernie4_5_vl_moe_text": "ernie4_5_vl_moe"}
     parts |= {"step3p5": "step3p7", "step3p5_vision": "step3p7", "glm5_next_text": "glm5_next"}
     parts |= {"kosmos_2_text_model": "kosmos-2", "kosmos_2_5_text_model": "kosmos-2.5"}
-    parts |= {"qwen3_omni_moe_audio_encoder": "qwen3_omni_moe_thinker"}
+    parts |= {"qwen3_omni_moe_audio_encoder": "qwen3_omni_moe_thinker", "mimi": "kyutai_speech_to_text"}
     parts |= {f"{name}_encoder": name for name in QUIRKS_ALONE["speech_seq2seq"]}
     tested = {*BY_KIND.values(), *SCANS, *chain(*OTHERS.values(), *QUIRKS_ALONE.values())}
     tested |= {variant.partition("+")[0] for variant in VARIANTS}

@@ -135,10 +135,13 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     def takes_model(cls, model: PreTrainedModel) -> bool:
         return cls.takes(model.config, [type(model).__name__])
 
+    @classmethod
+    def _check_files(cls, folder: Path) -> None:
+        check_adapter(folder)
+
     def _read_files(self, folder: Path) -> None:
         from QEfficient.processing.processor import has_processor, open_processor
 
-        check_adapter(folder, self.model_name)
         if self.processor is None and has_processor(folder):
             self.processor = open_processor(folder)
             if self.tokenizer is None:

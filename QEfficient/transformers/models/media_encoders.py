@@ -86,7 +86,7 @@ def _of_another_model(model: PreTrainedModel, processor: ProcessorMixin) -> Iter
 _ADAPTER = "adapter_config.json"
 
 
-def check_adapter(folder: Path, name: str) -> None:
+def check_adapter(folder: Path) -> None:
     """
     Raises:
         UnsupportedModel: a checkpoint has an adapter beside its weights, which transformers turns on for prompts with
@@ -95,8 +95,8 @@ def check_adapter(folder: Path, name: str) -> None:
     path = folder / _ADAPTER
     if path.is_file():
         raise UnsupportedModel(
-            f"{name} has a LoRA adapter ({path}), which transformers applies to prompts with audio or images alone; "
-            "adapters of such models are not run. Merge it: save what PeftModel.from_pretrained(model, folder)"
+            f"{folder.name} has a LoRA adapter ({path}), which transformers applies to prompts with audio or images "
+            "alone; adapters of such models are not run. Merge it: save what PeftModel.from_pretrained(model, folder)"
             ".merge_and_unload() returns, with has_lora_adapter false in its config."
         )
 
