@@ -14,14 +14,8 @@ if TYPE_CHECKING:
 
 _NO_LIMIT = 1 << 24
 """Tokenizers without a maximum length say a number far beyond this."""
-_SETTINGS = (
-    "sentence_bert_config.json",
-    *(
-        f"sentence_{name}_config.json"
-        for name in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-    ),
-)
-"""The files that sentence-transformers looks for, in its order."""
+_SETTINGS, _OLD_SETTINGS = "sentence_bert_config.json", "sentence_*_config.json"
+"""What sentence-transformers reads, and what it called the file of other models once."""
 
 
 def read_embedding(
@@ -33,7 +27,8 @@ def read_embedding(
         CorruptCheckpoint: a setting has another type than sentence-transformers writes.
         UnsafeCheckpoint: a file is outside of the folder.
     """
-    paths = [path for name in _SETTINGS if (path := contained(folder, name)).is_file()]
+    names = [_SETTINGS, *sorted(path.name for path in folder.glob(_OLD_SETTINGS))]
+    paths = [path for name in names if (path := contained(folder, name)).is_file()]
     settings = read_json(paths[0]) if paths else {}
     if settings.get("do_lower_case") and tokenizer is not None:
         _lower_case(tokenizer)
