@@ -2,7 +2,7 @@
 
     python examples/finetune.py
 
-None of the questions that count is in the training data. Takes about a minute and a half on two cores; needs the
+None of the questions that count is in the training data. Takes about a minute on two cores; needs the
 extra ``train``: pip install 'qefficient[train]'.
 """
 
@@ -48,7 +48,7 @@ def train(task: str, rows: Sequence[Row], output_dir: Path) -> Path:
         lora_r=16,
         lora_dropout=0.0,
         target_modules="all-linear",
-        max_train_step=80,
+        max_train_step=120,
         train_batch_size=16,
         gradient_accumulation_steps=1,
         lr=3e-3,
