@@ -129,13 +129,14 @@ def remove(out: Output, /, *, names: tuple[str, ...], dry_run: bool, as_json: bo
         raise OptionError("Name what to remove: keys or models, as 'qefficient cache ls' shows them.")
     store = ArtifactStore()
     entries = store.entries()
-    removed = store.remove([entry for entry in entries if _is_named(entry, _checked(names, entries))], dry_run)
+    _check_names(names, entries)
+    removed = store.remove([entry for entry in entries if _is_named(entry, names)], dry_run)
     _show(out, store, removed, as_json)
     if not as_json:
         _tell_removed(removed, dry_run)
 
 
-def _checked(names: Sequence[str], entries: Sequence[Entry]) -> Sequence[str]:
+def _check_names(names: Sequence[str], entries: Sequence[Entry]) -> None:
     """
     Raises:
         OptionError: a name is of no entry.
@@ -146,7 +147,6 @@ def _checked(names: Sequence[str], entries: Sequence[Entry]) -> Sequence[str]:
             raise OptionError(
                 f"The store has no entry '{name}'.{nearest(name, models)} 'qefficient cache ls' lists all."
             )
-    return names
 
 
 def _is_named(entry: Entry, names: Sequence[str]) -> bool:

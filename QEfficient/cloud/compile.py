@@ -18,7 +18,7 @@ from QEfficient.cloud.model_args import (
     read_adapters,
     required,
 )
-from QEfficient.cloud.stored_package import PackageNote
+from QEfficient.cloud.stored_package import stored_or_compiled
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.contract import COMMAND_FILE
 from QEfficient.errors import OptionError
@@ -66,15 +66,11 @@ def command(
 
 
 def _package(source: ModelSource, compile_dir: str | None, compile_options: dict[str, Any]) -> Path:
-    note = PackageNote.of(source, compile_options)
-    if compile_dir is None and (stored := note.read(compile_options)) is not None:
-        return stored.path
+    if compile_dir is None:
+        return stored_or_compiled(source, compile_options)
     model = source.load()
     check_options(model, compile_options)
-    package = model.compile(compile_dir, **compile_options)
-    if compile_dir is None:
-        note.write(model, package)
-    return package
+    return model.compile(compile_dir, **compile_options)
 
 
 def _no_graphs(onnx_path: Path) -> str:

@@ -101,6 +101,11 @@ class Question:
         if self.images and task in TASKS and not TASKS[task].load_compiled().takes_images:
             raise OptionError(f"This model is {TASKS[task].kind}, which sees no images: leave --image-path out.")
 
+    def check(self, task: str, reads: TextSupport) -> None:
+        """:meth:`check_task` and :meth:`check_tokenizer`."""
+        self.check_task(task)
+        self.check_tokenizer(reads)
+
     def check_tokenizer(self, reads: TextSupport) -> None:
         """Before a compilation, which would be for nothing.
 

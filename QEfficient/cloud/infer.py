@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
 
 from QEfficient.cloud.answer import answer
 from QEfficient.cloud.click_options import LOGGING, flags
-from QEfficient.cloud.generate_args import Question, TextSupport, question_flags
+from QEfficient.cloud.generate_args import Question, question_flags
 from QEfficient.cloud.model_args import (
     ADAPTER,
     ModelSource,
-    check_options,
     compile_flags,
     model_flags,
     read_adapters,
     required,
 )
-from QEfficient.cloud.stored_package import PackageNote
+from QEfficient.cloud.stored_package import stored_or_compiled
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
 
@@ -47,7 +45,7 @@ def command(
     """
     adapters = read_adapters(adapter)
     question = _with_only(question, adapters)
-    answer(out, _package(required(source, adapters), question, compile_options), question)
+    answer(out, stored_or_compiled(required(source, adapters), compile_options, question.check), question)
 
 
 def _with_only(question: Question, adapters: Mapping[str, str]) -> Question:
@@ -61,21 +59,6 @@ def _with_only(question: Question, adapters: Mapping[str, str]) -> Question:
     if len(adapters) > 1:
         raise OptionError(f"Which of the adapters {', '.join(adapters)}? Give --use-adapter, once or for each prompt.")
     return replace(question, adapters=[*adapters])
-
-
-def _package(source: ModelSource, question: Question, compile_options: dict[str, Any]) -> Path:
-    note = PackageNote.of(source, compile_options)
-    if (stored := note.read(compile_options)) is not None:
-        question.check_task(stored.task)
-        question.check_tokenizer(stored.reads)
-        return stored.path
-    model = source.load()  # its memory is freed before the package is opened
-    check_options(model, compile_options)
-    question.check_task(model.task)
-    question.check_tokenizer(TextSupport.of(model))
-    package = model.compile(**compile_options)
-    note.write(model, package)
-    return package
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from QEfficient.cloud.generate_args import TextSupport
+from QEfficient.cloud.model_args import ModelSource, check_options
 from QEfficient.contract import PACKAGE
 from QEfficient.errors import OptionError
 from QEfficient.machine import memory_bytes
@@ -24,7 +25,6 @@ from QEfficient.tasks import TASKS
 
 if TYPE_CHECKING:
     from QEfficient.base.modeling_qeff import QEFFBaseModel
-    from QEfficient.cloud.model_args import ModelSource
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +97,33 @@ class PackageNote:
             return
         key, reads = read_artifact(package).manifest.key, asdict(TextSupport.of(model))
         write_note(_KIND, self.ingredients, {"key": key, "task": model.task, "reads": reads})
+
+
+def stored_or_compiled(
+    source: ModelSource,
+    compile_options: Mapping[str, Any],
+    check: Callable[[str, TextSupport], None] = lambda task, reads: None,
+) -> Path:
+    """The package of a command line, by its note or compiled now. The model's memory is free when this returns.
+
+    Args:
+        source: the model.
+        compile_options: options of ``compile``.
+        check: called with the model's task and what reads its texts before anything is compiled or used.
+
+    Raises:
+        OptionError: an option belongs to models of another task; and as ``from_pretrained`` and ``compile``.
+    """
+    note = PackageNote.of(source, compile_options)
+    if (stored := note.read(compile_options)) is not None:
+        check(stored.task, stored.reads)
+        return stored.path
+    model = source.load()
+    check_options(model, compile_options)
+    check(model.task, TextSupport.of(model))
+    package = model.compile(**compile_options)
+    note.write(model, package)
+    return package
 
 
 def _target(compile_options: Mapping[str, Any]) -> Target | None:
