@@ -67,6 +67,7 @@ class History:
         self.tokens, self.prompt_len, self.source_ids = tokens, prompt_len, source_ids
         self._counts: dict[int, tuple[TokenCounts, int]] = {}
         self._ngrams: dict[tuple[int, bool], NGrams] = {}
+        self._source: TokenCounts | None = None
 
     @property
     def answer(self) -> list[int]:
@@ -86,6 +87,14 @@ class History:
         """Of the answer."""
         return self._counted(self.prompt_len)
 
+    def source(self) -> TokenCounts:
+        """Of what the encoder reads, or of the prompt."""
+        if self._source is None:
+            self._source = TokenCounts()
+            for token in self.source_ids or ():
+                self._source.read(token)
+        return self._source
+
     def _counted(self, begin: int) -> TokenCounts:
         counts, num_read = self._counts.get(begin, (TokenCounts(), begin))
         for token in self.tokens[num_read:]:
@@ -96,5 +105,5 @@ class History:
     def repeating(self, size: int, *, of_source: bool = False) -> list[int]:
         """Tokens that would repeat ``size`` tokens in a row of prompt and answer, or of what the encoder reads."""
         ngrams = self._ngrams.setdefault((size, of_source), NGrams(size))
-        ngrams.read(list(self.source_ids or ()) if of_source else self.tokens)
+        ngrams.read((self.source_ids or ()) if of_source else self.tokens)
         return ngrams.after(self.tokens)

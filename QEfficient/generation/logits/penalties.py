@@ -31,8 +31,8 @@ class EncoderRepetitionPenalty:
 
     def __call__(self, scores: np.ndarray, rows: Sequence[History]) -> np.ndarray:
         for index, history in enumerate(rows):
-            source = np.unique(np.array(history.source_ids or (), np.int64))
-            _penalise(scores[index], source[(source >= 0) & (source < scores.shape[1])], 1 / self.penalty)
+            source, _ = history.source().below(scores.shape[1])
+            _penalise(scores[index], source, 1 / self.penalty)
         return scores
 
 
