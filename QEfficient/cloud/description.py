@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from QEfficient.transformers.checkpoint.config import OpenedConfig
     from QEfficient.transformers.lowering.cache_spec import StateSpec
 
-STATE_VALUE_BYTES = 2
-"""State is counted in 16-bit values; a target that compresses it needs less."""
 _TOKEN_BYTES = 8
 
 
@@ -137,7 +135,7 @@ def _why_recomputed(model: Any, specs: list[StateSpec]) -> str | None:
 
 def _state(specs: list[StateSpec], lens: Mapping[str, int]) -> dict[str, Any]:
     """Bytes of state; those of a recurrent layer are per slot and do not depend on its length."""
-    from QEfficient.transformers.lowering.cache_spec import ENCODER_CTX_LEN, ROWS, axis_sizes
+    from QEfficient.transformers.lowering.cache_spec import ENCODER_CTX_LEN, ROWS, STATE_VALUE_BYTES, axis_sizes
 
     sizes = {**axis_sizes(specs, lens["ctx_len"]), ENCODER_CTX_LEN: lens["encoder_ctx_len"]}
     growth: Counter[str] = Counter()

@@ -25,6 +25,8 @@ KINDS: dict[str, StateKind] = {
 }
 """transformers' layer types."""
 
+STATE_VALUE_BYTES = 2
+"""State is counted in 16-bit values; a target that compresses it needs less."""
 ROWS, CTX_LEN, WINDOW, ENCODER_CTX_LEN = "rows", "ctx_len", "sliding_window", "encoder_ctx_len"
 """Named axes of a state: its rows, the slots of a layer over the whole context, those of a ring, those of
 cross-attention."""

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from QEfficient.transformers.lowering.cache_spec import StateSpec
 
-_STATE_VALUE_BYTES = 2
 _READ_AT_EVERY_STEP = 1024
 """A retained step computes over the whole context, full or not."""
 _SMALLEST = 128
@@ -49,7 +48,7 @@ def default_ctx_len(
 
 def _state_bytes(specs: Sequence[StateSpec], ctx_len: int) -> int:
     """Of a slot whose context is full."""
-    from QEfficient.transformers.lowering.cache_spec import axis_sizes
+    from QEfficient.transformers.lowering.cache_spec import STATE_VALUE_BYTES, axis_sizes
 
     sizes = Counter(axis_sizes([*specs], ctx_len))  # not media's, whose number another option settles
-    return sum(tensor.num_values(sizes) for spec in specs for tensor in spec.tensors) * _STATE_VALUE_BYTES
+    return sum(tensor.num_values(sizes) for spec in specs for tensor in spec.tensors) * STATE_VALUE_BYTES
