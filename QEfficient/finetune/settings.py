@@ -96,7 +96,7 @@ class FinetuneOptions(Options):
     fsdp: bool = False
     """Split weights, gradients and optimizer states over the processes (FSDP2) instead of keeping all in each (DDP)."""
     num_workers_dataloader: int = 0
-    """Processes that prepare batches. They start afresh: scripts need `if __name__ == "__main__":` around its calls."""
+    """Processes that prepare batches."""
     intermediate_step_save: int = 1000
     """Optimizer steps between checkpoints; 0: one at the end."""
     keep_checkpoints: int = 2

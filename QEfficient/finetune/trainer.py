@@ -80,9 +80,6 @@ def _settings(options: FinetuneOptions) -> dict[str, Any]:
         "seed": options.seed,
         "data_seed": options.seed,
         "dataloader_num_workers": options.num_workers_dataloader,
-        # A fork would copy the locks of OpenVINO's, Arrow's and the tokenizers' threads, and none of the threads.
-        "dataloader_multiprocessing_context": "forkserver" if options.num_workers_dataloader else None,
-        "dataloader_persistent_workers": bool(options.num_workers_dataloader),
         "save_strategy": "steps",
         "save_steps": options.intermediate_step_save or 2**31,
         "logging_steps": options.logging_steps,
