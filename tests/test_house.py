@@ -53,6 +53,7 @@ LIGHT = frozenset(
         "output",
         "progress",
         "forks",
+        "interrupts",
         "machine",
         "telemetry",
         "options",
