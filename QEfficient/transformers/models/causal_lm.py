@@ -17,7 +17,9 @@ from QEfficient.generation.prompts import encode_prompts
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.generation.tokenizer import ForeignTokenizer
-from QEfficient.option_types import CausalLMCompileArgs
+from QEfficient.generation_options import CallArguments, GenerationOptions
+from QEfficient.option_docs import lists_options
+from QEfficient.option_types import CausalLMCompileArgs, GenerateArgs
 from QEfficient.options import CausalLMCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
@@ -249,6 +251,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
     ) -> Path:
         return super().compile(compile_dir, **options)
 
+    @lists_options(GenerationOptions, CallArguments)
     def generate(
         self,
         prompts: Any = None,
@@ -261,7 +264,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         tokenizer: Any | None = None,
         generation_len: int | Sequence[int] | None = None,
         stream: Stream = False,
-        **sampling: Any,
+        **options: Unpack[GenerateArgs],
     ) -> CloudAI100ExecInfo:
         """Answer prompts with the compiled package.
 
@@ -277,9 +280,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             generation_len: most new tokens, for all prompts or one number each; default: the
                 checkpoint's ``max_new_tokens`` or ``max_length``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
-            sampling: the other options: see :class:`GenerationOptions`; one value or one a prompt. And
-                ``generation_config``, ``streamer``, ``logits_processor`` and ``stopping_criteria``, as in transformers.
-                Of a model with adapters also ``adapter``, the name of one.
+            options: see :class:`GenerationOptions`, each one value or one for each prompt; and :class:`CallArguments`.
 
         Returns:
             Texts and ids in the prompts' order, and how fast it was.
@@ -301,7 +302,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             tokenizer=self._text_tokenizer(tokenizer),
             generation_len=generation_len,
             stream=stream,
-            **self._request_options(sampling),
+            **self._request_options({**options}),
         )
 
     def verify(
