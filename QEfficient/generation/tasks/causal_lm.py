@@ -59,6 +59,8 @@ class DecoderRecord:
     """Lengths that the graph supports; None: no maximum."""
     adapters: tuple[AdapterRecord, ...] = ()
     """Those that each prompt selects from, by their numbers from 1 on, or that take turns."""
+    restart_len: Count | None = None
+    """As of :class:`SessionInfo`."""
     takes_turns: bool = False
     """Whether all prompts run with one adapter, whose matrices are inputs of the graph."""
 
@@ -87,6 +89,7 @@ class DecoderRecord:
             is_ragged=is_ragged,
             vocab_size=self.vocab_size,
             adapters=() if self.takes_turns else self.adapter_names,
+            restart_len=self.restart_len,
         )
 
     @property
@@ -392,7 +395,9 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
             if self.active_adapter is not None:
                 session.supply(self._supplied)
             number = session.info.adapter_number(adapter)
-            chunk = Chunk(0, ids, 0, block_ids=range(session.info.num_blocks or 0), adapter=number)
+            chunk = Chunk(
+                0, ids, 0, block_ids=range(session.info.num_blocks or 0), adapter=number, prefill_len=len(ids)
+            )
             outputs = session.outputs(names, chunk)
         finally:
             session.close()

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from QEfficient.base.modeling_qeff import PathLike
 from QEfficient.base.open_package import check_runtime
-from QEfficient.contract import MODEL_GRAPH, LoweringName, Plan, Specialization
+from QEfficient.contract import MODEL_GRAPH, ROPE_LENS, LoweringName, Plan, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
 from QEfficient.generation.prompts import encode_prompts
 from QEfficient.generation.results import CloudAI100ExecInfo
-from QEfficient.generation.tasks.causal_lm import DecoderRecord
+from QEfficient.generation.tasks.causal_lm import CompiledCausalLM, DecoderRecord
 from QEfficient.generation.tokenizer import ForeignTokenizer
 from QEfficient.generation_options import CallArguments, GenerationOptions
 from QEfficient.option_docs import lists_options
@@ -51,6 +51,8 @@ class CausalLMPlan(Plan):
     """Whether ``batch_index`` picks the rows of the state; else row i of a batch is row i of the state."""
     rope_len: int | None = None
     """The context that rotary scalings settle for, where they depend on it."""
+    has_rope_lens: bool = False
+    """Whether the length of each token's sequence comes in, for rotary embeddings that depend on it (``rope_lens``)."""
     has_context_lens: bool = False
     """Whether a step may compute over a part of the context (``comp_ctx_lengths``)."""
     has_num_logits: bool = False
@@ -117,13 +119,15 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         return has_head and not _is_bidirectional(model)
 
     def _plan(self, options: CausalLMCompileOptions, target: Target) -> CausalLMPlan:
-        from QEfficient.transformers.lowering.apply import rope_depends_on_length, rope_remark
         from QEfficient.transformers.lowering.infer_cache_spec import depends_on_length
+        from QEfficient.transformers.lowering.rope import rope_depends_on_length, rope_remark, takes_lens
 
         if self.continuous_batching and options.full_batch_size is None:
             raise OptionError("The model was loaded with continuous_batching=True: compile() needs full_batch_size.")
-        if (remark := rope_remark(self._loaded(), options.ctx_len)) is not None:
+        has_rope_lens = not target.has_static_shapes and takes_lens(self._loaded())
+        if not has_rope_lens and (remark := rope_remark(self._loaded(), options.ctx_len)) is not None:
             logger.warning("%s: %s", self.source_name, remark)
+        depends = not has_rope_lens and rope_depends_on_length(self._loaded())
         choice = self._choose(target, options.lowering)
         # Where any shape runs, one graph serves any number of slots.
         picks_rows = options.full_batch_size is not None or not target.has_static_shapes
@@ -131,7 +135,8 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             lowering=choice.lowering,
             transforms=target.transforms(options),
             has_batch_index=choice.lowering == "retained" and picks_rows,
-            rope_len=options.ctx_len if rope_depends_on_length(self._loaded()) else None,
+            rope_len=options.ctx_len if depends else None,
+            has_rope_lens=has_rope_lens,
             has_context_lens=target.has_static_shapes and options.has_comp_ctx_lengths,
             has_num_logits=options.num_speculative_tokens is not None,
             max_step_tokens=self._max_step_tokens(options, target),
@@ -169,10 +174,12 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
 
     def _language_graph(self, plan: CausalLMPlan, media: MediaTokens | None = None) -> TaskGraph:
         from QEfficient.transformers.tasks import causal_lm
+        from QEfficient.transformers.tasks.rope_inputs import with_rope_lens
 
         if plan.lowering == "paged":
-            return causal_lm.paged_graph(self._loaded(), plan.rope_len, media)
-        return causal_lm.retained_graph(
+            graph = causal_lm.paged_graph(self._loaded(), plan.rope_len, media)
+            return with_rope_lens(graph) if plan.has_rope_lens else graph
+        graph = causal_lm.retained_graph(
             self._loaded(),
             plan.rope_len,
             continuous_batching=plan.has_batch_index,
@@ -183,6 +190,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             media=media,
             counts_rows=plan.counts_rows,
         )
+        return with_rope_lens(graph) if plan.has_rope_lens else graph
 
     def _specializations(
         self, plan: CausalLMPlan, options: CausalLMCompileOptions, target: Target
@@ -232,6 +240,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
 
     def _session(self, plan: CausalLMPlan, options: CausalLMCompileOptions, target: Target) -> DecoderRecord:
         from QEfficient.transformers.lowering.cache_spec import windows
+        from QEfficient.transformers.lowering.rope import restart_len
 
         fixed = plan.rope_len or plan.traced_len
         return DecoderRecord(
@@ -244,6 +253,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             windows=windows(self.state_specs()),
             min_ctx_len=plan.traced_len or 1,
             max_ctx_len=fixed or self.max_lens().get("ctx_len"),
+            restart_len=restart_len(self._loaded()) if plan.has_rope_lens else None,
         )
 
     def compile(  # type: ignore[override]  # of the base, any
@@ -340,8 +350,17 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         if compiled.target.has_card_numerics:
             numerics = numeric_check.examine_package(self, compiled, prompt_ids, out)
             report = report.with_numerics(numerics) if numerics is not None else report
+        report = replace(report, remark=self._rope_remark(compiled))
         compiled.artifact = update_body(compiled.artifact, {"parity": report.to_dict()})
         return report
+
+    def _rope_remark(self, compiled: CompiledCausalLM) -> str | None:
+        """Which texts get another rotary embedding than in Hugging Face."""
+        from QEfficient.transformers.lowering.rope import rope_remark
+
+        if ROPE_LENS in compiled.body.graph.inputs:
+            return None
+        return rope_remark(self._loaded(), compiled.record.ctx_len)
 
     def evaluate(
         self,
