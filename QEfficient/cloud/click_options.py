@@ -11,7 +11,9 @@ from functools import wraps
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, get_origin, get_type_hints
 
 import click
+from click.shell_completion import CompletionItem
 
+from QEfficient.cloud.completion import complete_target, paths_of
 from QEfficient.cloud.terminal import OTHER, log_to_stderr
 from QEfficient.errors import OptionError
 from QEfficient.options import Options
@@ -49,6 +51,11 @@ class Flag(click.Option):
     def __init__(self, param_decls: list[str], *, section: str = OTHER, **kwargs: Unpack[_FlagSettings]):
         super().__init__(param_decls, **kwargs)
         self.section = section
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """What a shell offers for the value."""
+        kind = paths_of(self.metavar)
+        return [CompletionItem(incomplete, type=kind)] if kind else super().shell_complete(ctx, incomplete)
 
 
 class _FieldFlag(Flag):
@@ -130,6 +137,8 @@ def _field_flag(cls: type[Options], field: Field[Any], section: str) -> Flag:
         more = {"type": _KeyValue(), "multiple": True, "callback": _to_dict, "metavar": "KEY=VALUE"}
     else:
         more = {"type": _Lengths(is_list=get_origin(kind) is tuple), "metavar": "N,N"}
+    if field.name == "target":
+        more["shell_complete"] = complete_target
     names = [field.name, spelling, *_UPSTREAM_SPELLINGS.get(field.name, ())]
     return _FieldFlag(names, source=(cls, field), section=section, **more)
 

@@ -9,6 +9,7 @@ import click
 
 from QEfficient.cloud.answer import answer
 from QEfficient.cloud.click_options import LOGGING, DeviceGroup, Flag, flags
+from QEfficient.cloud.completion import complete_path
 from QEfficient.cloud.generate_args import Question, question_flags
 from QEfficient.cloud.terminal import Command, Output, note, run
 from QEfficient.contract import PackageBody
@@ -33,7 +34,7 @@ _FLAGS = (
 
 
 @click.command("execute", cls=Command)
-@click.argument("package", required=False)
+@click.argument("package", required=False, shell_complete=complete_path)
 @question_flags
 @flags(*_FLAGS)
 @click.pass_obj

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from QEfficient.cloud.click_options import DeviceGroup, Flag, Function, as_flag, flags, option_flags, with_device_group
+from QEfficient.cloud.completion import complete_path
 from QEfficient.cloud.terminal import note
 from QEfficient.errors import OptionError, TargetUnavailable
 from QEfficient.progress import stage
@@ -91,7 +92,7 @@ def check_options(model: QEFFBaseModel, compile_options: Mapping[str, Any]) -> N
 
 def model_flags(function: Function) -> Callable[..., Any]:
     """Give a command ``MODEL`` and the flags that say how to load it, as its argument ``source``."""
-    return click.argument("model", required=False)(named_model_flags(function))
+    return click.argument("model", required=False, shell_complete=complete_path)(named_model_flags(function))
 
 
 def named_model_flags(function: Function) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from QEfficient.cloud.click_options import LOGGING, Flag, flags
+from QEfficient.cloud.completion import complete_path
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, named_model_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
@@ -54,7 +55,7 @@ _FLAGS = (
 
 
 @click.command("transcribe", cls=Command)
-@click.argument("files", metavar="FILE...", nargs=-1)
+@click.argument("files", metavar="FILE...", nargs=-1, shell_complete=complete_path)
 @named_model_flags
 @flags(*_FLAGS)
 @compile_flags
