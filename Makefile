@@ -50,7 +50,7 @@ bench: install ## Measure speed against Hugging Face and, where installed, OpenV
 
 docs: install ## Build the documentation into build/docs
 	$(PIP) -e '.[docs]'
-	$(BIN)/mkdocs build --strict --site-dir build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/docs
 
 clean: ## Remove what was built
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
