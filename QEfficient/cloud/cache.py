@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import click
@@ -151,7 +152,11 @@ def _check_names(names: Sequence[str], entries: Sequence[Entry]) -> None:
 
 def _is_named(entry: Entry, names: Sequence[str]) -> bool:
     model = _about(entry)[0]
-    return any(name == model or (len(name) >= _KEY_LEN and entry.key.startswith(name)) for name in names)
+    named = {
+        *names,
+        *(Path(name).name for name in names if Path(name).is_dir()),
+    }  # a local model is named by its folder
+    return model in named or any(len(name) >= _KEY_LEN and entry.key.startswith(name) for name in names)
 
 
 def _tell_removed(removed: Sequence[Entry], dry_run: bool) -> None:

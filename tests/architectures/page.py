@@ -30,22 +30,22 @@ hide:
 # Coverage
 
 This page lists every text, image and speech architecture of transformers. Each was built as a tiny random model that
-keeps the peculiarities of the real one, compiled in float32, and compared with Hugging Face on `cpu` and on the simulated
-card. `make coverage` repeats the comparison and writes this page; [coverage.json](coverage.json) has the same data for
-programs.
+keeps the peculiarities of the real one, compiled in float32, and compared with Hugging Face on `cpu` and on the
+simulated card. `make coverage` repeats the comparison and writes this page; [coverage.json](coverage.json) has the same
+data for programs.
 
 What counts as a match:
 
-- **Models that generate:** the greedy output for three prompts of 5, 37 and 70 tokens, 32 new tokens each, is identical.
-  Prompts are read in chunks of 24 tokens, and the three share two slots. The margin is the smallest difference between
-  the two largest logits at any token: an error below it changes no token.
+- **Models that generate:** the greedy output for three prompts of 5, 37 and 70 tokens, 32 new tokens each, is
+  identical. Prompts are read in chunks of 24 tokens, and the three share two slots. The margin is the smallest
+  difference between the two largest logits at any token: an error below it changes no token.
 - **Classifiers and encoders:** the results for the same three texts, in batches of two, differ from those of each text
   alone by at most 1e-3, relative to the largest value. That is the distance.
 - **Models that read images:** the greedy output is identical, 8 new tokens each, for prompts with one image, with an
   image of another size, with two images, and with none. On the card, images have the compiled size.
-- **Speech models:** for audio of three lengths in batches of two, CTC logits are within the same distance of those of each
-  clip alone, and 24 greedy tokens of a decoder are identical. Models whose result depends on padding have one package
-  per length on the card.
+- **Speech models:** for audio of three lengths in batches of two, CTC logits are within the same distance of those of
+  each clip alone, and 24 greedy tokens of a decoder are identical. Models whose result depends on padding have one
+  package per length on the card.
 - **Checkpoints saved by another head:** a text encoder or causal language model that is loaded from the checkpoint of a
   masked language model, an encoder-decoder or a multimodal model matches what transformers loads from the same folder.
 

@@ -41,9 +41,10 @@ def test_ls(cli: Cli, store: list[Artifact]) -> None:
     assert str(ArtifactStore().root) in result.err
 
 
-@pytest.mark.parametrize("by", ["key", "model"])
-def test_rm(by: str, cli: Cli, store: list[Artifact]) -> None:
-    names = [store[0].manifest.key[:8]] if by == "key" else ["Tiny"]
+@pytest.mark.parametrize("by", ["key", "model", "folder"])
+def test_rm(by: str, cli: Cli, store: list[Artifact], tmp_path: Path) -> None:
+    (tmp_path / "models" / "Tiny").mkdir(parents=True)
+    names = {"key": [store[0].manifest.key[:8]], "model": ["Tiny"], "folder": [f"{tmp_path}/models/Tiny/"]}[by]
     assert cli("cache", "rm", *names, "--dry-run").err.startswith("Would remove ")
     assert len(ArtifactStore().entries()) == 2
     assert cli("cache", "rm", *names).code == 0
