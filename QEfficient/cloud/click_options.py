@@ -68,7 +68,7 @@ class _FieldFlag(Flag):
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         cls, field = self.source  # read here: extracting the documentation takes time that only the help needs
         self.help = " ".join(cls.help(field.name).split())
-        if field.default not in (None, False, MISSING):
+        if field.default not in (None, False, MISSING) and "Default:" not in self.help:
             self.help += f" [default: {field.default}]"
         return super().get_help_record(ctx)
 
@@ -271,7 +271,7 @@ VERBOSE = Flag(
     is_eager=True,
     expose_value=False,
     callback=_log_all,
-    help="Log each stage with its duration; show tracebacks of errors.",
+    help="Log each stage with its duration, and show tracebacks of errors.",
 )
 QUIET = Flag(
     ["-q", "--quiet"],
@@ -279,7 +279,7 @@ QUIET = Flag(
     is_eager=True,
     expose_value=False,
     callback=_log_errors,
-    help="Show results and errors alone: no progress, no warnings, no speed.",
+    help="Show only results and errors: no progress, warnings or speed.",
 )
 LOGGING = (VERBOSE, QUIET)
 """Of every command."""

@@ -78,12 +78,12 @@ def test_ls_of_nothing(cli: Cli, own_home: Path) -> None:
 
 def test_why(cli: Cli, checkpoint: Path, package: Path) -> None:
     compiled = ("cache", "why", checkpoint, "--precision", "fp32")
-    assert cli(*compiled, "--ctx-len", "128").out == "It is in the store: nothing would be compiled.\n"
+    assert cli(*compiled, "--ctx-len", "128").out == "The package is in the store: nothing would be compiled.\n"
     assert cli(*compiled, "--ctx-len", "128", "--json").json["is_stored"]
     other = cli(*compiled, "--ctx-len", "96")
     assert other.code == 0
     lines = other.out.splitlines()
-    assert lines[0].startswith("It would be compiled.")
+    assert lines[0].startswith("The package would be compiled.")
     assert [line.split()[0] for line in lines[2:]] == ["session.chunk_len", "session.ctx_len"]
     found = cli(*compiled, "--ctx-len", "96", "--json").json
     assert found["nearest_differs_in"][1] == {"name": "session.ctx_len", "stored": 128, "asked": 96}
@@ -132,7 +132,7 @@ def test_prune(cli: Cli, store: list[Artifact], args: tuple[str, ...], kept: lis
 def test_prune_says_what_went(cli: Cli, store: list[Artifact]) -> None:
     would = cli("cache", "prune", "--older-than", "30d", "--dry-run")
     assert store[1].path.name[:12] in would.out
-    assert would.err.startswith("Would remove 1: ")
+    assert would.err.startswith("Would remove 1 entry: ")
     did = cli("cache", "prune", "--older-than", "30d", "--json").json
     assert [entry["key"] for entry in did["entries"]] == [store[1].manifest.key]
 

@@ -209,7 +209,7 @@ def test_no_package(cli: Cli, tmp_path: Path) -> None:
 def test_one_package_is_needed(cli: Cli, args: tuple[str, ...]) -> None:
     result = cli("execute", *args, "-p", "hi")
     assert result.code == 2
-    assert "Which package?" in result.err
+    assert "Give one package folder?" in result.err
 
 
 def test_exported_graph_is_no_package(cli: Cli, checkpoint: Path, package: Path) -> None:
