@@ -14,8 +14,8 @@ from QEfficient.version import __version__
 COMMANDS = {
     "infer": "Load a model, compile it and answer prompts.",
     "transcribe": "Transcribe audio files.",
-    "quantize": "Write a quantized checkpoint that other libraries can load.",
-    "finetune": "Fine-tune a language model or a classifier, in full or with LoRA.",
+    "quantize": "Write a quantized checkpoint.",
+    "finetune": "Fine-tune a language model or a classifier.",
     "export": "Export a model as an ONNX graph.",
     "compile": "Compile a model for a target.",
     "execute": "Answer prompts with a compiled package.",

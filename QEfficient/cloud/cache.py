@@ -18,7 +18,7 @@ from QEfficient.contract import PACKAGE
 from QEfficient.errors import OptionError, nearest
 from QEfficient.store.artifacts import ArtifactStore, Entry
 from QEfficient.store.entries import stored_bytes
-from QEfficient.store.files import readable_bytes
+from QEfficient.store.files import readable_bytes, short_name
 
 _KEY_LEN = 6
 """Characters of a key that name an entry at least."""
@@ -62,7 +62,7 @@ def why(out: Output, /, *, source: ModelSource | None, as_json: bool, compile_op
         return out.write("The store has no package yet: this one would be compiled.")
     if not differences:
         return out.write("The package is in the store: nothing would be compiled.")
-    out.write("It would be compiled. Differences from the nearest package:")
+    out.write("The package would be compiled. Differences from the nearest package:")
     return out.table(["", "Stored", "Asked"], [[name, *map(_short, pair)] for name, pair in differences.items()])
 
 
@@ -152,10 +152,7 @@ def _check_names(names: Sequence[str], entries: Sequence[Entry]) -> None:
 
 def _is_named(entry: Entry, names: Sequence[str]) -> bool:
     model = _about(entry)[0]
-    named = {
-        *names,
-        *(Path(name).name for name in names if Path(name).is_dir()),
-    }  # a local model is named by its folder
+    named = {*names, *(short_name(name) for name in names if Path(name).exists())}
     return model in named or any(len(name) >= _KEY_LEN and entry.key.startswith(name) for name in names)
 
 

@@ -67,7 +67,7 @@ def command(
     as_json: bool,
     **upstream: str | bool | None,
 ) -> None:
-    """Fine-tune a language model or a classifier, in full or with LoRA.
+    """Fine-tune a language model or a classifier.
 
     Writes checkpoints, metrics.jsonl, loss.png and, in the folder 'model', the result. SIGTERM saves a checkpoint and
     ends with code 143; --resume continues. On several devices: torchrun -m QEfficient.cloud.finetune.

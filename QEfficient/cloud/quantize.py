@@ -51,10 +51,10 @@ def command(
     as_json: bool,
     options: dict[str, Any],
 ) -> None:
-    """Write a quantized checkpoint that other libraries can load.
+    """Write a quantized checkpoint.
 
-    The weights of linear layers are quantized, in the layout of compressed-tensors; the output head, embeddings and
-    all else stay. Prints the error of each layer.
+    It has the layout of compressed-tensors, which other libraries load too. The weights of linear layers are
+    quantized; the output head, the embeddings and all else stay as they are. Prints the error of each layer.
     """
     chosen = required(source)
     if output is None:

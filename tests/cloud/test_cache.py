@@ -12,12 +12,12 @@ from cloud.commands import Cli
 from QEfficient.store.artifacts import Artifact, ArtifactStore
 
 
-def stored(kind: str, size: int, days_ago: float = 0, **ingredients: object) -> Artifact:
+def stored(kind: str, size: int, days_ago: float = 0, model: str = "Tiny", **ingredients: object) -> Artifact:
     def build(folder: Path) -> dict[str, object]:
         (folder / "model.bin").write_bytes(bytes(size))
         return {"target": "cpu", "lowering": "paged", "session": {"ctx_len": 64}}
 
-    artifact, _ = ArtifactStore().get_or_build(kind, ingredients, build, label=f"Tiny {kind}")
+    artifact, _ = ArtifactStore().get_or_build(kind, ingredients, build, label=f"{model} {kind}")
     used = time.time() - days_ago * 86400
     os.utime(artifact.path.parent / f".{artifact.path.name}.used", (used, used))
     return artifact
@@ -41,14 +41,22 @@ def test_ls(cli: Cli, store: list[Artifact]) -> None:
     assert str(ArtifactStore().root) in result.err
 
 
-@pytest.mark.parametrize("by", ["key", "model", "folder"])
-def test_rm(by: str, cli: Cli, store: list[Artifact], tmp_path: Path) -> None:
-    (tmp_path / "models" / "Tiny").mkdir(parents=True)
-    names = {"key": [store[0].manifest.key[:8]], "model": ["Tiny"], "folder": [f"{tmp_path}/models/Tiny/"]}[by]
+@pytest.mark.parametrize("by", ["key", "model"])
+def test_rm(by: str, cli: Cli, store: list[Artifact]) -> None:
+    names = [store[0].manifest.key[:8]] if by == "key" else ["Tiny"]
     assert cli("cache", "rm", *names, "--dry-run").err.startswith("Would remove ")
     assert len(ArtifactStore().entries()) == 2
     assert cli("cache", "rm", *names).code == 0
     assert [entry.key for entry in ArtifactStore().entries()] == ([store[1].manifest.key] if by == "key" else [])
+
+
+def test_rm_of_a_local_model_by_its_path(cli: Cli, own_home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    local = stored("package", 3000, model=f"{tmp_path.name}/checkpoint", n=1)
+    other = stored("package", 3000, model="elsewhere/checkpoint", n=2)
+    assert cli("cache", "rm", f"{folder}/").code == 0
+    assert [local.path.exists(), other.path.exists()] == [False, True]
 
 
 @pytest.mark.parametrize("names", [(), ("Tniy",), ("ab",)], ids=str)
@@ -60,7 +68,7 @@ def test_rm_of_what_is_not_there(names: tuple[str, ...], cli: Cli, store: list[A
 
 def test_ls_names_models_as_they_were_loaded(cli: Cli, checkpoint: Path, package: Path) -> None:
     models = {line.split()[2] for line in cli("cache", "ls").out.splitlines()[1:]}
-    assert checkpoint.name in models
+    assert f"{checkpoint.parent.name}/{checkpoint.name}" in models
 
 
 def test_ls_json(cli: Cli, store: list[Artifact]) -> None:
