@@ -54,7 +54,7 @@ def test_each_field_has_help(kind: type[Options]) -> None:
 
 
 def test_help_is_the_fields_own() -> None:
-    assert CausalLMCompileOptions.help("ctx_len").startswith("Longest context")
+    assert CausalLMCompileOptions.help("ctx_len").startswith("Maximum context")
     assert CausalLMCompileOptions.help("num_cores") == CompileOptions.help("num_cores")
     texts = [CausalLMCompileOptions.help(field.name) for field in fields(CausalLMCompileOptions)]
     assert len(set(texts)) == len(texts)
