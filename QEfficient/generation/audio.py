@@ -23,7 +23,7 @@ AUDIO_EXTRA = 'pip install "qefficient[audio]"'
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")
 """Those that soundfile may read here; it knows others, whose decoders are little tested."""
 _HEADER_BYTES = 4096
-_HEADERS = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "OGG", b"ID3": "MP3", b"\xff\xfb": "MP3", b"\xff\xf3": "MP3"}
+_HEADERS = {b"RIFF": "WAV", b"fLaC": "FLAC", b"OggS": "OGG", b"ID3": "MP3"}
 
 
 _MAX_SAMPLE = 32.0
@@ -129,7 +129,7 @@ def _from_file(path: Path, sampling_rate: int, max_len: int, name: str) -> np.nd
             header = file.read(_HEADER_BYTES)
     except (OSError, ValueError) as error:
         raise OptionError(f"{name} cannot be read: {error}") from error
-    kind = next((kind for start, kind in _HEADERS.items() if header.startswith(start)), None)
+    kind = _kind(header)
     if kind is None:
         raise OptionError(f"{name} is no audio file: it begins like none of {', '.join(sorted({*_HEADERS.values()}))}.")
     if kind == "WAV" and len(header) < _HEADER_BYTES and b"data" not in header:
@@ -145,7 +145,17 @@ def _from_file(path: Path, sampling_rate: int, max_len: int, name: str) -> np.nd
         if length > max_len:
             raise _too_long(name, length, rate, max_len)
 
-    return _read_wave(path, check, name) if is_plain else _read_any(path, check, name)
+    return as_samples(_read_wave(path, check, name) if is_plain else _read_any(path, check, name), name)
+
+
+def _kind(header: bytes) -> str | None:
+    """The format of a file that begins with ``header``; None: of none that is read."""
+    if header.startswith(b"RIFF") and not b"WAVE".startswith(header[8:12]):
+        return None
+    # An MPEG frame: eleven bits that are set, any version, layer III.
+    if len(header) > 1 and header[0] == 0xFF and header[1] & 0xE6 == 0xE2:
+        return "MP3"
+    return next((kind for start, kind in _HEADERS.items() if header.startswith(start)), None)
 
 
 def _encoding(header: bytes) -> tuple[int, int]:
@@ -157,6 +167,12 @@ def _encoding(header: bytes) -> tuple[int, int]:
     return int.from_bytes(encoding, "little"), int.from_bytes(bits, "little") % 8
 
 
+def _cut_off(name: str, length: int) -> OptionError:
+    return OptionError(
+        f"{name} is cut off: its header promises {length} samples, and it ends before them. Copy or convert it again."
+    )
+
+
 _WIDTHS: dict[int, str] = {2: "<i2", 4: "<i4"}
 
 
@@ -164,12 +180,15 @@ def _read_wave(path: Path, check: Callable[[int, int], None], name: str) -> np.n
     try:
         with wave.open(str(path)) as file:
             num_channels, width, length = file.getnchannels(), file.getsampwidth(), file.getnframes()
+            if length * num_channels * width > path.stat().st_size:
+                raise _cut_off(name, length)
             check(file.getframerate(), length)
             content = file.readframes(length)
-    except (wave.Error, EOFError) as error:
-        raise OptionError(f"{name} is no WAV file that can be read: {error}") from error
+    except (wave.Error, EOFError, RuntimeError) as error:
+        said = str(error) or "its parts have other sizes than they say"
+        raise OptionError(f"{name} is no WAV file that can be read: {said}") from error
     if len(content) != length * num_channels * width:
-        raise OptionError(f"{name} is cut off: its header promises {length} samples, and it ends before them.")
+        raise _cut_off(name, length)
     return _numbers(content, width, name).reshape(-1, num_channels).mean(1, dtype=np.float32)
 
 
@@ -191,15 +210,18 @@ def _read_any(path: Path, check: Callable[[int, int], None], name: str) -> np.nd
         soundfile: Any = import_module("soundfile")
     except (ImportError, OSError) as error:
         raise OptionError(
-            f"{name} is no WAV file of whole numbers, and what reads other formats is not installed ({AUDIO_EXTRA}). "
-            "Convert it with `ffmpeg -i IN OUT.wav`, or install it."
+            f"{name} is no plain WAV file of whole numbers, and soundfile, which reads other formats, is not installed "
+            f"({AUDIO_EXTRA}). Install it, or convert the file with `ffmpeg -i IN OUT.wav`."
         ) from error
     try:
         with soundfile.SoundFile(str(path)) as file:
             if file.format not in FORMATS:
                 raise OptionError(f"{name} is a {file.format} file, expected one of {', '.join(FORMATS)}.")
             check(file.samplerate, file.frames)
-            samples: np.ndarray = file.read(frames=file.frames, dtype="float32", always_2d=True)
+            length = file.frames
+            samples: np.ndarray = file.read(frames=length, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise OptionError(f"{name} is no audio file that can be read: {error}") from error
+    if len(samples) < length:
+        raise _cut_off(name, length)
     return samples.mean(1, dtype=np.float32)

@@ -46,11 +46,34 @@ def with_media(
     texts = [prompts] if _is_one(prompts) else prompts
     if isinstance(texts, list | tuple):
         texts = [_with_known_parts(text) for text in texts]
-    if images is None and audio is None and processor is None and not names_media(texts):
+    if images is None and audio is None and processor is None and not _names_or_leaves_places(texts):
         return prompts
     if isinstance(prompts, Mapping) or not isinstance(texts, list | tuple):
         raise OptionError("images and audio go with texts or chats; a processor's output has them already.")
-    return Pictured(texts, _of_each("image", texts, images), processor, _of_each("audio", texts, audio))
+    pictures, clips = _of_each("image", texts, images), _of_each("audio", texts, audio)
+    for index, text in enumerate(texts):
+        _check_parts(index, text, "image", len(pictures[index]))
+        _check_parts(index, text, "audio", len(clips[index]))
+    return Pictured(texts, pictures, processor, clips)
+
+
+def _names_or_leaves_places(texts: object) -> bool:
+    return isinstance(texts, list | tuple) and any(_parts(text, each) for text in texts for each in _NAMES)
+
+
+def _check_parts(index: int, prompt: Any, modality: str, number: int) -> None:
+    """
+    Raises:
+        OptionError: a chat has other places for media than there are. Some templates and processors pass over those
+            that are left, and the answer would be to another question.
+    """
+    parts = _parts(prompt, modality)
+    if parts and len(parts) != number:
+        many = {"image": "images", "audio": "audio"}[modality]
+        raise OptionError(
+            f"Prompt {index} has {len(parts)} part(s) of the type '{modality}', and {number} {many} to go there: write "
+            f'{{"type": "{modality}", "path": ...}}, or pass {many}=... with one for each.'
+        )
 
 
 def names_media(prompts: object) -> bool:
@@ -128,14 +151,19 @@ def _is_one(prompts: Any) -> bool:
 
 def _named(prompt: Any, modality: str) -> list[Any]:
     """The media that the messages of a chat name: ``{"type": "image", "image": …}``, or ``path`` or ``url``."""
+    named = [[part.get(name) for name in _NAMES[modality]] for part in _parts(prompt, modality)]
+    return [
+        next(value for value in values if value is not None) for values in named if any(v is not None for v in values)
+    ]
+
+
+def _parts(prompt: Any, modality: str) -> list[Mapping[str, Any]]:
+    """What the messages of a chat have of a modality."""
     if not isinstance(prompt, list):
         return []
     contents = [message.get("content") for message in prompt if isinstance(message, Mapping)]
     parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
-    named = [[part.get(name) for name in _NAMES[modality]] for part in parts if part.get("type") == modality]
-    return [
-        next(value for value in values if value is not None) for values in named if any(v is not None for v in values)
-    ]
+    return [part for part in parts if part.get("type") == modality]
 
 
 def open_audio(clips: Sequence[AudioInput], processor: ProcessorMixin) -> list[np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,71 @@ def test_a_long_file_is_refused_by_its_header(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(wave.Wave_read, "readframes", decoded)
     with pytest.raises(CapacityError, match="at most 48000"):
+        load_audio(path, RATE, LONGEST, "Audio 0")
+
+
+class Decoded:
+    """As ``soundfile.SoundFile``, of a file that says it has more samples than it has."""
+
+    format, samplerate, frames = "MP3", RATE, 4000
+    samples: np.ndarray
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __enter__(self) -> Decoded:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def read(self, frames: int, dtype: str, always_2d: bool) -> np.ndarray:
+        return self.samples[:frames, None].astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("samples", "says"),
+    [
+        (np.zeros(3000), "is cut off: its header promises 4000 samples"),
+        (np.full(4000, np.nan), "values that are no numbers"),
+        (np.full(4000, 9000.0), "samples up to 9000"),
+    ],
+    ids=["cut", "NaN", "not scaled"],
+)
+def test_what_soundfile_decodes_is_checked(
+    samples: np.ndarray, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = SimpleNamespace(SoundFile=Decoded, LibsndfileError=RuntimeError)
+    monkeypatch.setattr(Decoded, "samples", samples, raising=False)
+    monkeypatch.setitem(sys.modules, "soundfile", fake)
+    path = tmp_path / "a.mp3"
+    path.write_bytes(b"\xff\xfb" + bytes(64))
+    with pytest.raises(OptionError, match=says):
+        load_audio(path, RATE, LONGEST, "Audio 0")
+
+
+@pytest.mark.parametrize("second", [0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2])
+def test_every_version_of_mp3_is_known(second: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    path = tmp_path / "a.mp3"
+    path.write_bytes(bytes([0xFF, second]) + bytes(64))
+    with pytest.raises(OptionError, match="soundfile"):
+        load_audio(path, RATE, LONGEST, "Audio 0")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "says"),
+    [
+        (8, b"WEBP", "is no audio file"),
+        (16, b"\xff\xff\xff\x7f", "is no WAV file that can be read: its parts"),
+        (40, b"\xff\xff\xff\xff", "is cut off: its header promises"),
+    ],
+    ids=["RIFF of images", "long part", "length of a stream"],
+)
+def test_a_header_that_is_wrong_is_an_option_error(place: int, value: bytes, says: str, tmp_path: Path) -> None:
+    path = write_wave(tmp_path / "a.wav", tone(100))
+    content = path.read_bytes()
+    path.write_bytes(content[:place] + value + content[place + 4 :])
+    with pytest.raises(OptionError, match=says):
         load_audio(path, RATE, LONGEST, "Audio 0")
 
 

@@ -90,6 +90,32 @@ def test_a_batch_that_mixes_them_answers_as_each_alone(model_type: str, folders:
     assert answers == [expected for _, expected in cases]
 
 
+def turns(*pictures: Any) -> list[dict[str, Any]]:
+    """A chat with no image, or with the last in its second turn and the others in its first."""
+    *before, last = [{"type": "image", "image": picture} for picture in pictures] or [{"type": "text", "text": "more"}]
+    return [
+        {"role": "user", "content": [*before, {"type": "text", "text": "hello"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "world"}]},
+        {"role": "user", "content": [last, {"type": "text", "text": "what is it"}]},
+    ]
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_chats_answer_as_hugging_face_together_and_alone(model_type: str, folders: Any, compiled: Any) -> None:
+    """Text alone, an image in the second turn, and three of three sizes, two of them in the first turn."""
+    chats = [turns(), turns(images(WIDE)[0]), turns(*images(TALL, SMALL, WIDE))]
+    processor, expected = load_processor(folders(model_type)), []
+    for each, pictures in zip(chats, ([], images(WIDE), images(TALL, SMALL, WIDE)), strict=True):
+        template, tokenizer = processor.chat_template, processor.tokenizer
+        text = tokenizer.apply_chat_template(each, chat_template=template, add_generation_prompt=True, tokenize=False)
+        asked = {"text": [text], "images": pictures or None, "return_tensors": "pt", "add_special_tokens": False}
+        expected.append(image_text_models.reference(folders(model_type), dict(processor(**asked)), 4))
+    model = compiled(model_type)
+    together = [ids.tolist() for ids in model.generate(chats, generation_len=4, eos_token_id=-1).generated_ids]
+    alone = [model.generate(each, generation_len=4, eos_token_id=-1).generated_ids[0].tolist() for each in chats]
+    assert together == alone == expected
+
+
 @pytest.mark.parametrize("model_type", OF_ONE_IMAGE)
 def test_models_of_one_image_answer_as_hugging_face(model_type: str, folders: Any, compiled: Any) -> None:
     inputs, expected = case(folders(model_type), "another size")
@@ -317,6 +343,15 @@ def test_a_part_that_would_not_be_seen_is_refused(
 ) -> None:
     with pytest.raises(OptionError, match=says):
         compiled("llava").generate(chat(part), images=images(SMALL) if images_too else None)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "numbers"), [(None, "1 part.* 0 images"), ((), "1 part.* 0 images"), ((SMALL, WIDE), "1 part.* 2 images")]
+)
+def test_a_chat_has_as_many_images_as_places(sizes: Any, numbers: str, compiled: Any) -> None:
+    """A placeholder that nothing takes the place of may be a word like others to the model."""
+    with pytest.raises(OptionError, match=f"Prompt 0 has {numbers}"):
+        compiled("llava").generate(chat({"type": "image"}), images=None if sizes is None else images(*sizes))
 
 
 @pytest.mark.parametrize(
