@@ -162,6 +162,19 @@ def test_requests_are_streamed_with_their_adapter(compiled: QEffAutoLoraModelFor
     assert [request.adapter for request in requests] == ["third", "base"]
 
 
+def test_no_adapter_comes_or_goes_under_running_requests(compiled: QEffAutoLoraModelForCausalLM, root: Path) -> None:
+    requests, _ = compiled._open()._requests(PROMPTS[:1], None, 4, {"adapter": "first"})
+    tokens = compiled._open().engine.run(requests)
+    next(tokens)
+    with pytest.raises(LifecycleError, match="running"):
+        compiled.unload_adapter("first")
+    with pytest.raises(LifecycleError, match="running"):
+        compiled.load_adapter(folders(root, "llama")["first"], "fourth")
+    tokens.close()
+    assert compiled.adapters == ("first", "second", "third")
+    assert answers(compiled, PROMPTS[:1], adapter="first") == expected(root, "llama")[:1]
+
+
 def test_verify_compares_with_the_merged_model(compiled: QEffAutoLoraModelForCausalLM) -> None:
     report = compiled.verify([PROMPTS[0]], adapter="third", generation_len=4)
     assert report.agrees
