@@ -210,6 +210,12 @@ def _names(folder: Path) -> list[str]:
 
 
 def _no_weights(folder: Path) -> Exception:
+    if (folder / "adapter_config.json").is_file():
+        return CheckpointNotFound(
+            f"{folder} is a PEFT adapter, without the weights of its model. Load that of a causal LM with "
+            "QEffAutoPeftModelForCausalLM.from_pretrained(); merge another with PEFT's merge_and_unload(), and save "
+            "the model with its tokenizer."
+        )
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if not pickles:
         return CheckpointNotFound(f"{folder} has a config but no weights ({_WHOLE}, or {_INDEX} and its files).")
