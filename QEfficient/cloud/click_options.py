@@ -12,9 +12,10 @@ from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, get_origi
 
 import click
 
-from QEfficient.cloud.terminal import OTHER, log_to_stderr
+from QEfficient.cloud.flag_words import as_flag, note_spelling
+from QEfficient.cloud.terminal import CARD_ONLY, OTHER, log_to_stderr
 from QEfficient.errors import OptionError
-from QEfficient.options import Options
+from QEfficient.options import HONOURED, Options
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -106,11 +107,6 @@ def _collected(function: Function, into: str, names: list[str]) -> Function:
     return command  # type: ignore[return-value]
 
 
-def as_flag(name: str) -> str:
-    """``ctx_len`` -> ``--ctx-len``."""
-    return "--" + name.replace("_", "-")
-
-
 def _field_flag(cls: type[Options], field: Field[Any], section: str) -> Flag:
     spelling = as_flag(field.name)
     kind = _without_none(get_type_hints(cls)[field.name])
@@ -130,6 +126,8 @@ def _field_flag(cls: type[Options], field: Field[Any], section: str) -> Flag:
         more = {"type": _KeyValue(), "multiple": True, "callback": _to_dict, "metavar": "KEY=VALUE"}
     else:
         more = {"type": _Lengths(is_list=get_origin(kind) is tuple), "metavar": "N,N"}
+    if cls.support(field.name, "openvino") not in (None, HONOURED):
+        section = CARD_ONLY
     names = [field.name, spelling, *_UPSTREAM_SPELLINGS.get(field.name, ())]
     return _FieldFlag(names, source=(cls, field), section=section, **more)
 
@@ -243,6 +241,8 @@ def with_device_group(compile_options: dict[str, Any], device_group: list[int] |
         raise OptionError(
             f"--num-devices {compile_options['num_devices']} and --device-group {device_group} contradict each other."
         )
+    if "num_devices" not in compile_options:
+        note_spelling("num_devices", "--device-group")
     return {**compile_options, "num_devices": count}
 
 
