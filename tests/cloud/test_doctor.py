@@ -90,7 +90,7 @@ def test_no_card_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path
     """Where nobody said that there is one."""
     monkeypatch.delenv("QEFF_QAIC_SDK", raising=False)
     monkeypatch.delenv("QNN_SDK_ROOT", raising=False)
-    monkeypatch.setattr(doctor.QaicSDK, "find", lambda: None)
+    monkeypatch.setattr(doctor.QaicSDK, "find", lambda root=None: None)
     monkeypatch.setattr(doctor, "NODES", tmp_path / "none")
     lines = cli("doctor").out.splitlines()
     assert [line for line in lines if line.startswith("Cloud AI 100 ")] == [
