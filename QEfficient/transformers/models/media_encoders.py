@@ -94,8 +94,9 @@ def check_adapter(folder: Path) -> None:
     if has_adapter_beside(folder):
         raise UnsupportedModel(
             f"{folder.name} has a LoRA adapter ({folder / ADAPTER_CONFIG}), which transformers applies to prompts with "
-            "audio or images alone; adapters of such models are not run. Merge it: save what PeftModel.from_pretrained(model, folder)"
-            ".merge_and_unload() returns, with has_lora_adapter false in its config."
+            "audio or images alone; adapters of such models are not run. Merge it: save what "
+            "PeftModel.from_pretrained(model, folder).merge_and_unload() returns, with has_lora_adapter false in its "
+            "config."
         )
 
 
