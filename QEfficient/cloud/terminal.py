@@ -14,11 +14,14 @@ from typing import Any, NoReturn, TextIO, TypedDict, Unpack
 
 import click
 
-from QEfficient.errors import OptionError, QEffError
+from QEfficient.cloud.flag_words import as_flag, as_typed
+from QEfficient.errors import CorruptArtifact, CorruptCheckpoint, OptionError, QEffError, nearest
 from QEfficient.output import can_encode, encodable
 from QEfficient.progress import STARTED
 
 OTHER = "Other options"
+CARD_ONLY = "Cloud AI 100 only"
+"""Title of the flags that have no effect on cpu, or are refused there."""
 _BAD_USAGE, _INTERRUPTED = 2, 130
 _CONTEXT = {
     "help_option_names": ["-h", "--help"],
@@ -127,7 +130,7 @@ class Command(click.Command):
             record = param.get_help_record(ctx)
             if record is not None and not isinstance(param, click.Argument):
                 sections.setdefault(getattr(param, "section", OTHER), []).append(record)
-        for title, records in sorted(sections.items(), key=lambda item: item[0] == OTHER):
+        for title, records in sorted(sections.items(), key=lambda item: (item[0] == OTHER, item[0] == CARD_ONLY)):
             with formatter.section(title):
                 formatter.write_dl(records)
 
@@ -153,7 +156,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "" if record.levelno == STARTED else f"{record.levelname.lower()}: "
-        note(f"{level}{record.getMessage()}")
+        note(f"{level}{as_typed(record.getMessage())}")
 
 
 def run(command: click.Command, args: Sequence[str] | None = None, prog_name: str | None = None) -> NoReturn:
@@ -176,7 +179,7 @@ def run(command: click.Command, args: Sequence[str] | None = None, prog_name: st
     except QEffError as error:
         if logging.getLogger("QEfficient").isEnabledFor(logging.INFO):
             traceback.print_exception(error)
-        note(f"error: {error}")
+        note(f"error: {_as_typed(error)}")
         code = _BAD_USAGE if isinstance(error, OptionError) else 1
     except (KeyboardInterrupt, click.Abort):
         note("Interrupted.")
@@ -187,11 +190,32 @@ def run(command: click.Command, args: Sequence[str] | None = None, prog_name: st
     sys.exit(code or 0)
 
 
+def _as_typed(error: QEffError) -> str:
+    """Damaged files are described in their own words."""
+    is_of_file = isinstance(error, CorruptArtifact | CorruptCheckpoint)
+    return str(error) if is_of_file else as_typed(str(error))
+
+
+def _hint(error: click.NoSuchOption) -> str:
+    """Where an option is that the command does not have, or which one it might be."""
+    from QEfficient.generation_config import is_unfollowed
+    from QEfficient.options import CausalLMCompileOptions
+
+    name = error.option_name.lstrip("-").replace("-", "_")
+    if is_unfollowed(name):
+        return " Of transformers' options it is one that is not followed here."
+    if CausalLMCompileOptions.help(name):
+        return " It is for compiling: `qefficient compile` takes it."
+    params = [] if error.ctx is None else error.ctx.command.get_params(error.ctx)
+    shown = [param for param in params if not getattr(param, "hidden", False)]
+    known = {flag.lstrip("-").replace("-", "_") for param in shown for flag in param.opts if flag.startswith("--")}
+    return nearest(name, known, as_flag)
+
+
 def _explain_usage(error: click.UsageError) -> None:
     message = error.format_message()
     if isinstance(error, click.NoSuchOption):
-        hint = f" Did you mean '{error.possibilities[0]}'?" if error.possibilities else ""
-        message = f"There is no option '{error.option_name}'.{hint}"
+        message = f"There is no option '{error.option_name}'.{_hint(error)}"
     note(f"error: {message}")
     if error.ctx is not None:
         note(f"See '{error.ctx.command_path} --help'.")
