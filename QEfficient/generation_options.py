@@ -1,14 +1,18 @@
-"""The options of ``generate``: transformers' names and meanings, and three of OpenAI's."""
+"""The options of ``generate``: transformers' names and meanings, and four of OpenAI's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from QEfficient.errors import OptionError
-from QEfficient.options import SamplingOptions
+from QEfficient.options import Options, SamplingOptions
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 Biases = tuple[tuple[tuple[int, ...], float], ...]
 
@@ -100,6 +104,41 @@ class GenerationOptions(SamplingOptions):
         value = getattr(self, name)
         if value is not None:
             object.__setattr__(self, name, read(name, value))
+
+
+class Streamer(Protocol):
+    """What transformers' streamers do: it gets the prompt's tokens, then each new one."""
+
+    def put(self, value: Any) -> None:
+        """Take tokens: of the prompt ``[1, tokens]``, then ``[1]``."""
+        ...
+
+    def end(self) -> None:
+        """The answer is complete."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamArguments(Options):
+    """What ``stream`` takes besides :class:`GenerationOptions`."""
+
+    adapter: str | None = None
+    """The name of the adapter to answer with, where the model has some. Default: the model without one."""
+    generation_config: GenerationConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None
+    """A ``GenerationConfig`` of transformers, a dict with its entries, or the path of a ``generation_config.json`` or
+    of its folder. It goes before the checkpoint's."""
+    logits_processor: Callable[[Any, Any], Any] | Sequence[Callable[[Any, Any], Any]] | None = None
+    """A function, or a list of them, from tokens ``[1, tokens]`` and scores ``[1, vocab]`` to scores."""
+    stopping_criteria: Callable[[Any, Any], Any] | Sequence[Callable[[Any, Any], Any]] | None = None
+    """A function, or a list of them, from tokens ``[1, tokens]`` and None to whether the answer ends."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallArguments(StreamArguments):
+    """What ``generate`` takes besides :class:`GenerationOptions`."""
+
+    streamer: Streamer | None = None
+    """A streamer of transformers, or another object with its put() and end(), for a single answer."""
 
 
 LIST_DEPTHS: dict[str, int] = {

@@ -1,13 +1,17 @@
-"""The options as keyword arguments, for editors and type checkers. Made of :mod:`QEfficient.options` by
+"""The options as keyword arguments, for editors and type checkers. Made of the option dataclasses by
 ``python -m option_types`` in ``tests/``; a test compares the two."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from QEfficient.generation_options import Streamer
 from QEfficient.options import Precision, WeightFormat
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 
 class CompileArgs(TypedDict, total=False):
@@ -149,3 +153,166 @@ class Vision2SeqCompileArgs(EncoderDecoderCompileArgs, total=False):
     img_size: int | Sequence[int] | None
     """Size in pixels of the square images that the encoder takes on a card, if the processor does not fix it. No effect
     on cpu, which takes every size that the model does."""
+
+
+class SamplingArgs(TypedDict, total=False):
+    """Of :class:`QEfficient.options.SamplingOptions`."""
+
+    do_sample: bool | Sequence[bool | None] | None
+    """Sample instead of taking the most likely token. Default: on if temperature, top_k, top_p, min_p, typical_p,
+    epsilon_cutoff or eta_cutoff is set."""
+    temperature: float | Sequence[float | None] | None
+    """Divides the logits: above 1 flattens the distribution, below 1 sharpens it."""
+    top_k: int | Sequence[int | None] | None
+    """Keep the k most likely tokens; 0 keeps all."""
+    top_p: float | Sequence[float | None] | None
+    """Keep the most likely tokens whose probabilities add up to this."""
+    min_p: float | Sequence[float | None] | None
+    """Keep tokens with at least this fraction of the most likely token's probability."""
+    typical_p: float | Sequence[float | None] | None
+    """Keep the tokens whose information content is closest to the expected one, until their probabilities add up to
+    this."""
+    epsilon_cutoff: float | Sequence[float | None] | None
+    """Keep tokens with at least this probability; 0 keeps all."""
+    eta_cutoff: float | Sequence[float | None] | None
+    """Keep tokens with at least this probability, or less if the distribution is flat; 0 keeps all."""
+    repetition_penalty: float | Sequence[float | None] | None
+    """Above 1, makes tokens that already occurred less likely."""
+    seed: int | Sequence[int | None] | None
+    """Seed of the random generator, for repeatable sampling."""
+
+
+class GenerationArgs(SamplingArgs, total=False):
+    """Of :class:`QEfficient.generation_options.GenerationOptions`."""
+
+    max_new_tokens: int | Sequence[int | None] | None
+    """Maximum number of new tokens; the same as generation_len. Default: max_length, else what fits into ctx_len."""
+    max_length: int | Sequence[int | None] | None
+    """Maximum number of tokens, prompt and answer together; max_new_tokens takes precedence."""
+    min_new_tokens: int | Sequence[int | None] | None
+    """Minimum number of new tokens before an end token is allowed."""
+    min_length: int | Sequence[int | None] | None
+    """Minimum number of tokens, prompt and answer together, before an end token is allowed; min_new_tokens takes
+    precedence."""
+    eos_token_id: int | Sequence[int] | Sequence[int | Sequence[int] | None] | None
+    """One or several tokens that end the answer."""
+    stop_strings: str | Sequence[str] | Sequence[str | Sequence[str] | None] | None
+    """One or several strings that end the answer, which includes the token that completes the string."""
+    no_repeat_ngram_size: int | Sequence[int | None] | None
+    """No sequence of this many tokens occurs twice in prompt and answer."""
+    encoder_no_repeat_ngram_size: int | Sequence[int | None] | None
+    """No sequence of this many tokens from the encoder's input, or from the prompt, occurs in the answer."""
+    bad_words_ids: Sequence[Sequence[int]] | Sequence[Sequence[Sequence[int]] | None] | None
+    """Token sequences that are not generated: a list of lists."""
+    sequence_bias: (
+        Mapping[tuple[int, ...], float]
+        | Sequence[Any]
+        | Sequence[Mapping[tuple[int, ...], float] | Sequence[Any] | None]
+        | None
+    )
+    """Pairs of a token sequence and a number, which is added to the score of the last token of the sequence after the
+    others."""
+    suppress_tokens: int | Sequence[int] | Sequence[int | Sequence[int] | None] | None
+    """Tokens that are not generated."""
+    begin_suppress_tokens: int | Sequence[int] | Sequence[int | Sequence[int] | None] | None
+    """Tokens that the answer does not start with."""
+    forced_bos_token_id: int | Sequence[int | None] | None
+    """Token that the answer starts with, if the prompt is a single token, as for an encoder-decoder model."""
+    forced_eos_token_id: int | Sequence[int] | Sequence[int | Sequence[int] | None] | None
+    """Tokens one of which ends the answer when it reaches its maximum length."""
+    exponential_decay_length_penalty: Sequence[float] | Sequence[Sequence[float] | None] | None
+    """A number of new tokens, and a factor above 1: after that many tokens, end tokens become exponentially more
+    likely."""
+    encoder_repetition_penalty: float | Sequence[float | None] | None
+    """Above 1, makes tokens of the encoder's input, or of the prompt, more likely."""
+    presence_penalty: float | Sequence[float | None] | None
+    """Subtracted from the score of each token that the answer already contains."""
+    frequency_penalty: float | Sequence[float | None] | None
+    """Subtracted from the score of each token once per occurrence in the answer."""
+    logit_bias: (
+        Mapping[int, float] | Mapping[str, float] | Sequence[Mapping[int, float] | Mapping[str, float] | None] | None
+    )
+    """Numbers to add to scores: a dict from token id to number."""
+    logprobs: int | Sequence[int | None] | None
+    """Return the log probability of each token, and of this many most likely alternatives (0: none)."""
+    num_return_sequences: int | None
+    """Answers per prompt; more than one requires sampling."""
+
+
+class StreamArgs(GenerationArgs, total=False):
+    """Of :class:`QEfficient.generation_options.StreamArguments`."""
+
+    adapter: str | Sequence[str | None] | None
+    """The name of the adapter to answer with, where the model has some. Default: the model without one."""
+    generation_config: GenerationConfig | Mapping[str, Any] | str | os.PathLike[str] | None
+    """A ``GenerationConfig`` of transformers, a dict with its entries, or the path of a ``generation_config.json`` or
+    of its folder. It goes before the checkpoint's."""
+    logits_processor: Callable[[Any, Any], Any] | Sequence[Callable[[Any, Any], Any]] | None
+    """A function, or a list of them, from tokens ``[1, tokens]`` and scores ``[1, vocab]`` to scores."""
+    stopping_criteria: Callable[[Any, Any], Any] | Sequence[Callable[[Any, Any], Any]] | None
+    """A function, or a list of them, from tokens ``[1, tokens]`` and None to whether the answer ends."""
+
+
+class GenerateArgs(StreamArgs, total=False):
+    """Of :class:`QEfficient.generation_options.CallArguments`."""
+
+    streamer: Streamer | None
+    """A streamer of transformers, or another object with its put() and end(), for a single answer."""
+
+
+class SpeechArgs(GenerateArgs, total=False):
+    """Of :class:`QEfficient.generation.speech_rules.SpeechOptions`."""
+
+    language: str | Sequence[str | None] | None
+    """Of the audio: a code such as 'en', its token, or its name in English; None: the model says it."""
+    task: str | Sequence[str | None] | None
+    """'transcribe', or 'translate' into English; None: the checkpoint's."""
+    return_timestamps: bool | Sequence[bool | None] | None
+    """Whether the answer has tokens of times; None: the checkpoint's."""
+    composer: str | Sequence[str | None] | None
+    """Whom the notes of an answer are to be like; None: the model's usual one."""
+
+
+class TextArgs(TypedDict, total=False):
+    """Of :class:`QEfficient.generation.text_options.TextOptions`."""
+
+    prompt_name: str | None
+    """Name of the model's prompt to put before each text. Default: the model's default prompt, if it has one."""
+    prompt: str | None
+    """A prompt to put before each text, instead of one of the model's."""
+    batch_size: int | None
+    """Texts per run. Default: the compiled batch size, which is fixed on a card."""
+    truncation: bool | None
+    """Cut texts that are too long. True: at the maximum of the model and the package. False: never. Default: at the
+    maximum length that the model's folder names, if any, with a warning."""
+    show_progress_bar: bool
+    """Show a progress bar."""
+
+
+class EncodeArgs(TextArgs, total=False):
+    """Of :class:`QEfficient.generation.text_options.EncodeOptions`."""
+
+    normalize_embeddings: bool
+    """Scale each vector to length 1."""
+    truncate_dim: int | None
+    """Keep only the first so many dimensions of each vector, before normalization."""
+    convert_to_tensor: bool
+    """Return a torch tensor instead of an array."""
+
+
+class PredictArgs(TextArgs, total=False):
+    """Of :class:`QEfficient.generation.text_options.PredictOptions`."""
+
+    apply_softmax: bool
+    """Turn the scores of several labels into probabilities that add up to 1."""
+    convert_to_tensor: bool
+    """Return a torch tensor instead of an array."""
+
+
+class RankArgs(TextArgs, total=False):
+    """Of :class:`QEfficient.generation.text_options.RankOptions`."""
+
+    top_k: int | None
+    """Return only the best k documents. Default: all."""
+    return_documents: bool
+    """Return each document beside its index and score."""

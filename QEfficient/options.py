@@ -9,9 +9,11 @@ from __future__ import annotations
 import ast
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -136,16 +138,21 @@ def _field_docs(cls: type[Options]) -> dict[str, str]:
     """The docstring of each field of a dataclass and its bases."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
-        body = ast.parse(inspect.getsource(base)).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for line, following in zip(body.body, body.body[1:], strict=False):
-            if (
-                isinstance(line, ast.AnnAssign)
-                and isinstance(line.target, ast.Name)
-                and isinstance(following, ast.Expr)
-            ):
-                docs[line.target.id] = inspect.cleandoc(ast.literal_eval(following.value))
+        docs |= _docs_by_class(base.__module__).get(base.__name__, {})
     return docs
+
+
+@cache
+def _docs_by_class(module: str) -> dict[str, dict[str, str]]:
+    """The docstrings of the fields of each class of a module: its source is parsed once."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: dict(_docs_in(node.body)) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _docs_in(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+    for line, following in pairwise(body):
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(following, ast.Expr):
+            yield line.target.id, inspect.cleandoc(ast.literal_eval(following.value))
 
 
 def _require_positive(options: Options, *names: str) -> None:

@@ -10,9 +10,8 @@ import logging
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from QEfficient.base.compilation import Compilation, first_graph
@@ -20,7 +19,8 @@ from QEfficient.base.open_package import PackageOwner
 from QEfficient.base.plan_resolution import first_exportable
 from QEfficient.contract import ONNX, PACKAGE, CompileJob, PackageBody, Plan, Specialization
 from QEfficient.errors import CapacityError, ExportError, LifecycleError, OptionError, nearest
-from QEfficient.options import CompileOptions
+from QEfficient.option_docs import with_options
+from QEfficient.options import CompileOptions, Options
 from QEfficient.progress import long_stage, stage
 from QEfficient.store.artifacts import Artifact, ArtifactStore, Build, Built, write_artifact
 from QEfficient.store.digests import hash_file, json_safe
@@ -79,7 +79,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         """Document ``compile`` with the options of the class."""
         super().__init_subclass__(**kwargs)
         if "compile" in cls.__dict__:
-            cls.compile.__doc__ = _documented(QEFFBaseModel.compile.__doc__, getattr(cls, "options_class", None))
+            cls.compile.__doc__ = with_options(QEFFBaseModel.compile.__doc__, getattr(cls, "options_class", Options))
 
     def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
         super().__init__()
@@ -334,7 +334,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
         Args:
             compile_dir: a folder to write to instead of the store.
-            options: see the class's options.
+            options: see the class of options of the auto class, ``options_class``.
 
         Returns:
             The package's folder.
@@ -490,22 +490,6 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
         if self.tokenizer is not None:
             save_tokenizer(self.tokenizer, folder / FOLDER, self.config.name_or_path or self.model_name)
-
-
-_OPTIONS = "options: see the class's options."
-
-
-def _documented(doc: str | None, options: type[CompileOptions] | None) -> str | None:
-    """The docstring of ``compile``, with a line for each option."""
-    if doc is None or options is None:
-        return doc
-    indent = " " * 16
-    listed = [f"{field.name}: {options.help(field.name)}" for field in fields(options)]
-    lines = [
-        fill(line, 120, initial_indent=indent, subsequent_indent=f"{indent}    ", break_on_hyphens=False)
-        for line in listed
-    ]
-    return doc.replace(_OPTIONS, "\n".join(["options:", *lines]))
 
 
 def _check_is_model(class_name: str, model: Any) -> None:

@@ -109,6 +109,9 @@ class FinetuneOptions(Options):
     """Optimizer steps between lines of metrics."""
 
     def __post_init__(self) -> None:
+        for name in ("dataset", "eval_dataset", "output_dir", "target_modules"):
+            if getattr(self, name) == "":
+                raise OptionError(f"{name} is empty text: a shell puts that for a variable that is not set.")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in choices:
