@@ -58,7 +58,7 @@ def command(
     content = _read(text)
     lens = {"stride": stride, "max_tokens": max_tokens}
     _check_lens(compile_options, **lens)
-    package = _package_in(chosen)
+    package = package_in(chosen)
     if package is not None:
         described, report = _of_package(package, content, lens, compile_options)
     else:
@@ -87,7 +87,7 @@ def _check_lens(options: dict[str, Any], stride: int | None, max_tokens: int | N
     check_lens(options.get("ctx_len"), stride, max_tokens)
 
 
-def _package_in(source: ModelSource) -> Path | None:
+def package_in(source: ModelSource) -> Path | None:
     """The folder of a package, if MODEL is one."""
     from QEfficient.store.manifest import MANIFEST_NAME
 

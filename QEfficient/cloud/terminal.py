@@ -102,9 +102,13 @@ def remark(text: str) -> None:
 
 def tell_speed(speed: str) -> None:
     """:func:`remark` of how fast a run was, with the most memory that the process has had."""
+    remark(f"{speed.removesuffix(']')}, peak memory {readable_bytes(peak_memory_bytes())}]")
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that the process has had."""
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    num_bytes = kibibytes if sys.platform == "darwin" else kibibytes * 1024
-    remark(f"{speed.removesuffix(']')}, peak memory {readable_bytes(num_bytes)}]")
+    return kibibytes if sys.platform == "darwin" else kibibytes * 1024
 
 
 class _CommandSettings(TypedDict, total=False):
