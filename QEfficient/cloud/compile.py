@@ -18,6 +18,7 @@ from QEfficient.cloud.model_args import (
     read_adapters,
     required,
 )
+from QEfficient.cloud.settings_file import CONFIG
 from QEfficient.cloud.stored_package import stored_or_compiled
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.contract import COMMAND_FILE
@@ -30,6 +31,7 @@ _FLAGS = (
     ADAPTER,
     Flag(["--onnx-path"], hidden=True),
     JSON,
+    CONFIG,
     *LOGGING,
 )
 

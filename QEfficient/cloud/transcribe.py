@@ -80,7 +80,7 @@ def command(
     The model of --model-name is compiled as by infer, or opened from a package. Files have the model's sampling rate.
     """
     if not files:
-        raise click.UsageError("No audio files given.", click.get_current_context())
+        raise click.UsageError("No audio files.", click.get_current_context())
     if form in ("srt", "vtt") and len(files) > 1:
         raise OptionError(f"--format {form} is for one file, got {len(files)}.")
     if package is not None and source is not None:
