@@ -23,7 +23,7 @@ _LENS: dict[str, type[Options]] = {"ctx_len": CausalLMCompileOptions, "encoder_c
 @flags(JSON, *LOGGING)
 @click.pass_obj
 def command(out: Output, /, *, source: ModelSource | None, options: dict[str, Any], as_json: bool) -> None:
-    """Describe a model and how each target would run it.
+    """Show a model's structure and how each target would run it.
 
     Parameters, layers by the kind of state they keep, and for each target the lowering it gets and why faster ones
     cannot express the model. No weights are needed, and none are downloaded.
@@ -31,7 +31,7 @@ def command(out: Output, /, *, source: ModelSource | None, options: dict[str, An
     chosen = required(source)
     lens = {name: _len(cls, name, options) for name, cls in _LENS.items()}
     with stage("Inspecting", chosen.name):
-        description = {"card": chosen.name, **describe_model(chosen, lens)}
+        description = {"model": chosen.name, **describe_model(chosen, lens)}
     if as_json:
         return out.json(description)
     out.pairs(_lines(description))
@@ -69,6 +69,8 @@ def _lines(description: dict[str, Any]) -> dict[str, str]:
         "Weights": _weights_line(description),
         "Positions": _positions_line(description),
     }
+    if description.get("why_not_loaded"):
+        lines["Cannot be loaded"] = description["why_not_loaded"]
     if description.get("recomputes"):
         lines["Layers"] = f"recompute every step: {description['recomputes']}"
     elif "layers" in description:

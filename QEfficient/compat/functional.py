@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from QEfficient.base.modeling_qeff import PathLike, QEFFBaseModel
 from QEfficient.errors import OptionError
@@ -16,7 +16,7 @@ from QEfficient.transformers.transform import transform
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from QEfficient.generation.request_builder import SamplingValue
+    from QEfficient.option_types import GenerateArgs
 
 CompileValue = bool | float | str | Sequence[int] | Mapping[str, Any] | None
 """An option of ``compile``."""
@@ -89,7 +89,7 @@ def cloud_ai_100_exec_kv(
     generation_len: int | None = None,
     stream: bool = True,
     prompt_to_lora_id_mapping: Sequence[int] | None = None,
-    **sampling: SamplingValue,
+    **sampling: Unpack[GenerateArgs],
 ) -> CloudAI100ExecInfo:
     """Run a compiled package.
 
@@ -102,6 +102,7 @@ def cloud_ai_100_exec_kv(
         stream: print the text while it is generated.
         prompt_to_lora_id_mapping: the number of each prompt's adapter, 0 for the base model; the option ``adapter``
             takes their names.
+        sampling: the other options of ``generate``.
     """
     from QEfficient.generation.package import from_package
     from QEfficient.generation.prompts import read_prompts

@@ -13,6 +13,7 @@ from QEfficient.errors import ArtifactError, CorruptArtifact, OptionError
 from QEfficient.generation.programs.program import Opening, Program
 from QEfficient.generation.tokenizer import FOLDER, ForeignTokenizer, PackageTokenizer, open_tokenizer
 from QEfficient.options import CompileOptions
+from QEfficient.output import name_warnings
 from QEfficient.store.manifest import Artifact
 from QEfficient.store.records import read_record
 from QEfficient.targets import TARGETS, Target, load
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
+name_warnings()
 RecordT = TypeVar("RecordT")
 _NOTHING = Binding(dtype="", shape=())
 _AT_OPEN = ("precision", "num_threads", "compiler_options")
@@ -82,6 +84,10 @@ class CompiledModel(Generic[RecordT]):
         record: RecordT = read_record(self.record_class, body.session, f"{artifact.path}: session")
         self.record, self._open_options = self._settled(record, dict(settings or {}))
         self._load()
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the package; the class of each task says what with."""
+        raise NotImplementedError
 
     def _load(self) -> None:
         """Load what :meth:`generate` runs, from what the package and the settings say."""

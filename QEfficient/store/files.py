@@ -64,6 +64,11 @@ def user_path(path: str | os.PathLike[str], name: str = "The path") -> Path:
         raise StorageError(f"{name} {text!r} cannot be used: {error}. Choose another one.") from error
 
 
+def short_name(path: str | os.PathLike[str]) -> str:
+    """The last two parts of a path, since folders of models are often called ``model`` or ``checkpoint``."""
+    return "/".join(part for part in Path(path).absolute().parts[-2:] if part != os.sep)
+
+
 def temporary_home() -> Path:
     """A folder of this user alone that stands in for one that cannot be written. Created on first use.
 

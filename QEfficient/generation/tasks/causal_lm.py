@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Unpack, cast
 
 import numpy as np
 
@@ -20,13 +20,16 @@ from QEfficient.generation.compiled_model import CompiledModel, RecordT
 from QEfficient.generation.engine import Engine
 from QEfficient.generation.prompts import Prompts, are_chats, encode_prompts, token_ids
 from QEfficient.generation.request import NewToken, Request, RequestTimes, check_request
-from QEfficient.generation.request_builder import RequestBuilder, SamplingValue, for_each, options_of_each
+from QEfficient.generation.request_builder import RequestBuilder, for_each, options_of_each
 from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
 from QEfficient.generation.sessions.retained import RetainedSession
 from QEfficient.generation.sessions.session import Chunk, Session, SessionInfo, SupplyingSession
 from QEfficient.generation.streaming import AnswerPrinter
 from QEfficient.generation.tokenizer import FOLDER, has_tokenizer, read_side_file
 from QEfficient.generation_config import check_generation_config
+from QEfficient.generation_options import CallArguments, GenerationOptions, StreamArguments
+from QEfficient.option_docs import lists_options
+from QEfficient.option_types import GenerateArgs, StreamArgs
 from QEfficient.options import CausalLMCompileOptions, require_bool
 from QEfficient.output import encodable
 
@@ -56,6 +59,8 @@ class DecoderRecord:
     """Lengths that the graph supports; None: no maximum."""
     adapters: tuple[AdapterRecord, ...] = ()
     """Those that each prompt selects from, by their numbers from 1 on, or that take turns."""
+    restart_len: Count | None = None
+    """As of :class:`SessionInfo`."""
     takes_turns: bool = False
     """Whether all prompts run with one adapter, whose matrices are inputs of the graph."""
 
@@ -84,6 +89,7 @@ class DecoderRecord:
             is_ragged=is_ragged,
             vocab_size=self.vocab_size,
             adapters=() if self.takes_turns else self.adapter_names,
+            restart_len=self.restart_len,
         )
 
     @property
@@ -140,6 +146,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
     def close(self) -> None:
         self.engine.close()
 
+    @lists_options(GenerationOptions, CallArguments)
     def generate(
         self,
         prompts: Prompts,
@@ -147,7 +154,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         tokenizer: PreTrainedTokenizerBase | None = None,
         generation_len: int | Sequence[int] | None = None,
         stream: bool | Callable[[str], None] = False,
-        **sampling: SamplingValue,
+        **options: Unpack[GenerateArgs],
     ) -> CloudAI100ExecInfo:
         """Generate from prompts.
 
@@ -158,9 +165,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
                 ``max_new_tokens`` or ``max_length``, else what fits in ``ctx_len``.
             stream: True prints text while it is generated; a function is called with each piece. Prompts stream in
                 order.
-            sampling: :class:`GenerationOptions`, each one value or one for each prompt; and ``generation_config``,
-                ``streamer``, ``logits_processor`` and ``stopping_criteria``, as of transformers;
-                and ``adapter``, the name of the adapter to answer with, None for the base model.
+            options: see :class:`GenerationOptions`, each one value or one for each prompt; and :class:`CallArguments`.
 
         Raises:
             CapacityError: a prompt is empty or does not fit ``ctx_len``.
@@ -168,7 +173,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         """
         if not callable(stream):
             require_bool("stream", stream)
-        call = CallOptions.read(generation_len, sampling)
+        call = CallOptions.read(generation_len, options)
         requests, decoder = self._requests_of(prompts, tokenizer, call)
         printer = _printer(decoder, len(requests), stream) if stream else None
         answers: list[list[NewToken]] = [[] for _ in requests]
@@ -192,6 +197,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
             generated_ids=[np.array(each, np.int64) for each in ids],
             perf_metrics=_metrics(times, sum(map(len, ids)), seconds),
             finish_reasons=[str(token.finish_reason) for token in ends],
+            first_token_times=[token.times.first_token or 0.0 for token in ends if token.times is not None],
             logprobs=logprobs if any(logprobs) else [],
         )
 
@@ -213,14 +219,28 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         """
         return []
 
+    @lists_options(GenerationOptions, StreamArguments)
     def stream(
-        self, prompt: Prompts, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: SamplingValue
+        self,
+        prompt: Prompts,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        generation_len: int | None = None,
+        **options: Unpack[StreamArgs],
     ) -> Iterator[str]:
         """Yield the output for one prompt as text, while it is generated. Closing the iterator cancels it.
 
-        Options are those of :meth:`generate`.
+        Args:
+            prompt: as of :meth:`generate`, a single one.
+            tokenizer: as of :meth:`generate`.
+            generation_len: maximum number of new tokens.
+            options: see :meth:`generate`.
+
+        Raises:
+            CapacityError: the prompt is empty or does not fit ``ctx_len``.
+            OptionError: an unknown or impossible option, several prompts or answers, or a streamer.
         """
-        call = CallOptions.read(options.pop("generation_len", None), options)
+        call = CallOptions.read(generation_len, options)
         requests, decoder = self._requests_of(prompt, tokenizer, call)
         if len(requests) != 1:
             raise OptionError(f"stream() yields one answer, got {len(requests)}; use generate() for several.")
@@ -376,7 +396,9 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
             if self.active_adapter is not None:
                 session.supply(self._supplied)
             number = session.info.adapter_number(adapter)
-            chunk = Chunk(0, ids, 0, block_ids=range(session.info.num_blocks or 0), adapter=number)
+            chunk = Chunk(
+                0, ids, 0, block_ids=range(session.info.num_blocks or 0), adapter=number, prefill_len=len(ids)
+            )
             outputs = session.outputs(names, chunk)
         finally:
             session.close()

@@ -23,6 +23,7 @@ from QEfficient.transformers.checkpoint.files import (
 from QEfficient.transformers.checkpoint.gguf_folder import SUFFIX as GGUF_SUFFIX
 from QEfficient.transformers.checkpoint.gguf_folder import linked_weights
 from QEfficient.transformers.checkpoint.gguf_header import read_gguf_header
+from QEfficient.transformers.checkpoint.other_layouts import without_weights
 from QEfficient.transformers.checkpoint.sizes import check_fits
 
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"} | {
@@ -210,12 +211,8 @@ def _names(folder: Path) -> list[str]:
 
 
 def _no_weights(folder: Path) -> Exception:
-    if (folder / "adapter_config.json").is_file():
-        return CheckpointNotFound(
-            f"{folder} is a PEFT adapter, without the weights of its model. Load that of a causal LM with "
-            "QEffAutoPeftModelForCausalLM.from_pretrained(); merge another with PEFT's merge_and_unload(), and save "
-            "the model with its tokenizer."
-        )
+    if (other := without_weights(folder)) is not None:
+        return CheckpointNotFound(f"{folder} has a config but no weights that are read. {other}")
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if not pickles:
         return CheckpointNotFound(f"{folder} has a config but no weights ({_WHOLE}, or {_INDEX} and its files).")

@@ -33,7 +33,7 @@ def _refuse_unknown(module: nn.Module, kwargs: dict[str, object]) -> None:
     if unknown and not _are_ignored(module, unknown):
         raise UnsupportedModel(
             f"{type(module).__name__} passes {', '.join(unknown)} to its attention function, which no lowering "
-            "computes. See docs/source/adding_a_state_kind.md."
+            "computes. See 'Adding a state kind' in the documentation."
         )
 
 
