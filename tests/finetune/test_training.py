@@ -301,6 +301,18 @@ def test_layers_that_get_no_adapter(base: Path, data: str, tmp_path: Path, names
         finetune(base, **options, **SHORT)
 
 
+@pytest.mark.parametrize("task", ["generation", "seq_classification"])
+def test_more_tokens_than_the_model_has_positions(write: Write, tmp_path: Path, task: str) -> None:
+    made = tiny_models.causal_lm("gpt2") if task == "generation" else tiny_models.classifier(2)
+    model = tiny_models.save(made, tmp_path / "model")
+    tiny_models.tiny_tokenizer().save_pretrained(model)
+    data = str(write([{"text": "x" * 600, "label": number} for number in range(2)]))
+    options = {**SHORT, "dataset": data, "output_dir": tmp_path / "out", "task_mode": task, "max_train_step": 1}
+    with pytest.raises(OptionError, match=r"tokens, and .* has 512 positions: give context_length=512"):
+        finetune(model, **options)
+    finetune(model, context_length=512, **options)
+
+
 @pytest.mark.parametrize("token", ["<pad>", "zebra"])
 def test_tokens_that_the_model_does_not_have(base: Path, write: Write, tmp_path: Path, token: str) -> None:
     model = copytree(base, tmp_path / "model")
