@@ -62,6 +62,7 @@ LIGHT = frozenset(
         "output",
         "progress",
         "forks",
+        "interrupts",
         "machine",
         "telemetry",
         "options",

@@ -24,7 +24,7 @@ from QEfficient.options import CompileOptions, Options
 from QEfficient.progress import long_stage, stage
 from QEfficient.store.artifacts import Artifact, ArtifactStore, Build, Built, write_artifact
 from QEfficient.store.digests import hash_file, json_safe
-from QEfficient.store.files import check_free_space, list_files
+from QEfficient.store.files import check_free_space, list_files, short_name
 from QEfficient.store.leftovers import scratch_folder
 from QEfficient.store.source_version import source_version
 from QEfficient.targets import TARGETS, Target, choose_target
@@ -274,9 +274,10 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
     @property
     def source_name(self) -> str:
-        """What people call the checkpoint: its id on the Hub or the name of its folder, else the architecture's."""
+        """What people call the checkpoint: its id on the Hub or the name of its folder in its parent, else the
+        architecture's."""
         source = self._named or str(self.config.name_or_path or "")
-        return (Path(source).name if Path(source).exists() else source) or self.model_name
+        return (short_name(source) if Path(source).exists() else source) or self.model_name
 
     def _loaded(self) -> Any:
         """The Hugging Face model, whose weights may be still to be read."""

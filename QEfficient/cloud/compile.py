@@ -18,6 +18,7 @@ from QEfficient.cloud.model_args import (
     read_adapters,
     required,
 )
+from QEfficient.cloud.settings_file import CONFIG
 from QEfficient.cloud.stored_package import stored_or_compiled
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.contract import COMMAND_FILE
@@ -30,6 +31,7 @@ _FLAGS = (
     ADAPTER,
     Flag(["--onnx-path"], hidden=True),
     JSON,
+    CONFIG,
     *LOGGING,
 )
 
@@ -50,7 +52,7 @@ def command(
     as_json: bool,
     compile_options: dict[str, Any],
 ) -> None:
-    """Make a package for a target.
+    """Compile a model for a target.
 
     Prints the package's folder. A graph that was exported before is taken from the store. With --dry-run nothing is
     compiled: prints the folder with the compiler's input files, then its command.

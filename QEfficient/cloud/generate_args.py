@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from QEfficient.cloud.click_options import JSON, Flag, Function, flags, option_flags
-from QEfficient.cloud.text_files import TextBatch
+from QEfficient.cloud.text_files import JSONL, TextBatch
 from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.prompts import read_prompts
 from QEfficient.generation_config import options_of, refuse_unfollowed
@@ -67,8 +67,8 @@ class Question:
 
     def __post_init__(self) -> None:
         """Check the flags before a model is loaded."""
-        if self.system is not None and not self.chat:
-            raise OptionError("--system is for a chat: give --chat too.")
+        if self.system is not None and (self.images or self.batch.pairs):
+            raise OptionError("--system is for prompts of text: leave --image-path and --pair out.")
         if self.images and self.chat:
             raise OptionError("--image-path is for prompts, not for a chat.")
         if self.batch and (self.chat or self.images):
@@ -81,21 +81,26 @@ class Question:
         if self.generation_config is not None:
             refuse_unfollowed(options_of(Path(self.generation_config)))
         if self.chat and (options.num_return_sequences or 1) > 1:
-            raise OptionError("--num-return-sequences is for prompts: a chat goes on from one answer.")
+            raise OptionError("--num-return-sequences is for prompts: a chat continues from a single answer.")
 
     def check_task(self, task: str) -> None:
         """
         Raises:
             OptionError: a flag is not for models of this task.
         """
-        asks_for_text = self.chat or self.generation_len is not None or bool(self.sampling or self.generation_config)
+        asks_for_text = self.chat or self.system is not None or self.generation_len is not None
+        asks_for_text = asks_for_text or bool(self.sampling or self.generation_config)
         generates = task not in TASKS or TASKS[task].load_compiled().takes_chat
         if asks_for_text and not generates:
             raise OptionError(f"This model is {TASKS[task].kind}: it has no chat, no --generation-len and no sampling.")
-        if self.batch and task in TASKS and not TASKS[task].load_compiled().reads_texts:
+        if self.batch and not generates and not TASKS[task].load_compiled().reads_texts:
             raise OptionError(
-                f"This model is {TASKS[task].kind}: --pair, --input and --output are for encoders and classifiers."
+                f"This model is {TASKS[task].kind}: --pair, --input and --output are for models that read text."
             )
+        if generates and self.batch.pairs:
+            raise OptionError("--pair, and pairs in the file of --input, are for encoders and classifiers.")
+        if generates and self.batch.output is not None and self.batch.output.suffix != JSONL:
+            raise OptionError(f"--output {self.batch.output}: answers go to a file whose name ends in {JSONL}.")
         if self.adapters and not generates:
             raise OptionError(f"This model is {TASKS[task].kind}, which has no adapters: leave --use-adapter out.")
         if self.images and task in TASKS and not TASKS[task].load_compiled().takes_images:
@@ -118,8 +123,18 @@ class Question:
                 f"{reads.source_name} has no tokenizer, which prompts of text need: put its files into the folder, or "
                 "use Python, where generate() takes token ids and tokenizer=."
             )
-        if self.chat and not reads.has_chat_template:
-            raise OptionError(f"{reads.source_name} has no chat template: use --prompt instead of --chat.")
+        if (self.chat or self.system is not None) and not reads.has_chat_template:
+            raise OptionError(
+                f"{reads.source_name} has no chat template: use --prompt instead of --chat, and no --system."
+            )
+
+    @property
+    def asked(self) -> list[Any]:
+        """What to answer: the prompts and those of the file, as conversations if there is a system prompt."""
+        texts = [*self.prompts, *(item.text for item in self.batch.items)]
+        if self.system is None:
+            return texts
+        return [[{"role": "system", "content": self.system}, {"role": "user", "content": text}] for text in texts]
 
     @property
     def max_new_tokens(self) -> int | None:
@@ -168,7 +183,7 @@ def _prompts(texts: tuple[str, ...], file: str | None, has_others: bool) -> list
             return []
         texts = _piped_prompt()
     if texts.count(_STDIN) > 1:
-        raise OptionError("--prompt - reads stdin, which there is only one of: give it once.")
+        raise OptionError("--prompt - reads stdin, so use it only once.")
     prompts = [_read_stdin() if text == _STDIN else text for text in texts]
     # ``python -m QEfficient.cloud.infer`` is upstream's form, where one text holds several.
     is_upstreams = len(texts) == 1 and not has_others and click.get_current_context().parent is None
@@ -180,7 +195,7 @@ def _piped_prompt() -> tuple[str, ...]:
     text = "" if sys.stdin is None or sys.stdin.isatty() else _read_stdin()
     if not text:
         raise click.UsageError(
-            "No prompt. Use --prompt, --prompts-txt-file-path or --chat, or pipe a text in.",
+            "No prompt. Use --prompt, --prompts-txt-file-path or --chat, or pipe text in.",
             click.get_current_context(),
         )
     return (text,)
@@ -205,8 +220,8 @@ _FLAGS = (
         section=_SECTION,
         multiple=True,
         metavar="TEXT",
-        help="A prompt; repeat it for several. - reads stdin. python -m QEfficient.cloud.infer splits a single "
-        "one at |, as upstream does.",
+        help="A prompt; repeatable; - reads stdin. As in upstream, python -m QEfficient.cloud.infer splits a single "
+        "prompt at |.",
     ),
     Flag(
         ["--prompts-txt-file-path"],
@@ -219,8 +234,8 @@ _FLAGS = (
         section=_SECTION,
         multiple=True,
         metavar="FILE",
-        help="An image for the prompt; repeat it for several. Of several prompts, each gets one; an "
-        "encoder scores each image with each prompt.",
+        help="An image for the prompt; repeatable. With several prompts, one image per prompt; an encoder scores "
+        "every image against every prompt.",
     ),
     Flag(
         ["pair", "--pair"],
@@ -228,43 +243,43 @@ _FLAGS = (
         multiple=True,
         nargs=2,
         metavar="TEXT TEXT",
-        help="A pair of texts, such as a query and a document, for a reranker; repeat it for several.",
+        help="A pair of texts for a reranker, such as a query and a document; repeatable.",
     ),
     Flag(
         ["input_file", "--input"],
         section=_SECTION,
         metavar="FILE",
-        help="A file with a JSON value per line for an encoder or a classifier: a text, a pair, or an object with "
-        "text, pair, or query and document.",
+        help="A JSONL file of prompts or texts. Each line is a text, a pair, or an object with prompt, text, pair, or "
+        "query and document.",
     ),
     Flag(
         ["--output"],
         section=_SECTION,
         metavar="FILE",
-        help="Write vectors or scores to this file, in the order of the texts: .jsonl or .npy.",
+        help="Write answers, vectors or scores to this .jsonl file, in input order; vectors and scores also to .npy.",
     ),
     Flag(
         ["--use-adapter"],
         section=_SECTION,
         multiple=True,
         metavar="NAME",
-        help="The adapter to answer with; repeat it to give each prompt one. 'base' is the model without an adapter.",
+        help="The adapter to answer with; repeat it to select one per prompt. 'base' is the model without adapters.",
     ),
-    Flag(["--chat"], section=_SECTION, is_flag=True, help="Chat with the model; /help lists what a chat understands."),
-    Flag(["--system"], section=_SECTION, metavar="TEXT", help="System prompt of the chat."),
+    Flag(["--chat"], section=_SECTION, is_flag=True, help="Chat with the model; /help lists the commands of a chat."),
+    Flag(["--system"], section=_SECTION, metavar="TEXT", help="System prompt, for a chat or for prompts."),
     Flag(
         ["--generation-len"],
         section=_SECTION,
         type=int,
         metavar="N",
-        help="Maximum new tokens per prompt. Default: the checkpoint's max_new_tokens or max_length, else "
-        "what fits the context.",
+        help="Maximum new tokens per prompt. Default: the checkpoint's max_new_tokens or max_length, else as many as "
+        "fit into the context.",
     ),
     Flag(
         ["--generation-config"],
         section=_SECTION,
         metavar="PATH",
-        help="A generation_config.json, or its folder, whose entries go before the checkpoint's.",
+        help="A generation_config.json, or its folder, whose entries override the checkpoint's.",
     ),
     Flag(
         ["stream", "--stream/--no-stream"],

@@ -19,6 +19,7 @@ from QEfficient.cloud.model_args import (
     read_adapters,
     required,
 )
+from QEfficient.cloud.settings_file import CONFIG
 from QEfficient.cloud.stored_package import stored_or_compiled
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
@@ -28,7 +29,7 @@ from QEfficient.errors import OptionError
 @model_flags
 @question_flags
 @compile_flags
-@flags(ADAPTER, *LOGGING)
+@flags(ADAPTER, CONFIG, *LOGGING)
 @click.pass_obj
 def command(
     out: Output,
@@ -41,7 +42,7 @@ def command(
 ) -> None:
     """Load a model, compile it and answer prompts.
 
-    The package is kept in the store: the next time, nothing is exported or compiled.
+    The package is cached, so that the next run exports and compiles nothing.
     """
     adapters = read_adapters(adapter)
     question = _with_only(question, adapters)
@@ -57,7 +58,9 @@ def _with_only(question: Question, adapters: Mapping[str, str]) -> Question:
     if question.adapters or not adapters:
         return question
     if len(adapters) > 1:
-        raise OptionError(f"Which of the adapters {', '.join(adapters)}? Give --use-adapter, once or for each prompt.")
+        raise OptionError(
+            f"Several adapters ({', '.join(adapters)}): select one with --use-adapter, once or per prompt."
+        )
     return replace(question, adapters=[*adapters])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import sys
 import traceback
 import warnings
@@ -18,11 +19,13 @@ from QEfficient.cloud.flag_words import as_flag, as_typed
 from QEfficient.errors import CorruptArtifact, CorruptCheckpoint, OptionError, QEffError, nearest
 from QEfficient.output import can_encode, encodable
 from QEfficient.progress import STARTED
+from QEfficient.store.files import readable_bytes
 
 OTHER = "Other options"
 CARD_ONLY = "Cloud AI 100 only"
 """Title of the flags that have no effect on cpu, or are refused there."""
 _BAD_USAGE, _INTERRUPTED = 2, 130
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _CONTEXT = {
     "help_option_names": ["-h", "--help"],
     "max_content_width": 110,
@@ -100,6 +103,17 @@ def remark(text: str) -> None:
         note(text)
 
 
+def tell_speed(speed: str) -> None:
+    """:func:`remark` of how fast a run was, with the most memory that the process has had."""
+    remark(f"{speed.removesuffix(']')}, peak memory {readable_bytes(peak_memory_bytes())}]")
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that the process has had."""
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes if sys.platform == "darwin" else kibibytes * 1024
+
+
 class _CommandSettings(TypedDict, total=False):
     """Arguments of :class:`click.Command`."""
 
@@ -139,9 +153,14 @@ def log_to_stderr(level: int | None = None) -> None:
     """Show the library's log. Logs of other libraries do not change.
 
     Args:
-        level: default: warnings, and where no terminal shows progress, also which long stages start.
+        level: default: that of QEFF_LOG_LEVEL; else warnings, and where no terminal shows progress, also which long
+            stages start.
+
+    Raises:
+        OptionError: QEFF_LOG_LEVEL names no level.
     """
     logger = logging.getLogger("QEfficient")
+    level = level or _level_of_environment()
     logger.setLevel(level or (logging.WARNING if sys.stderr.isatty() else STARTED))
     logger.propagate = False
     logger.handlers = [_StderrHandler()]
@@ -149,6 +168,13 @@ def log_to_stderr(level: int | None = None) -> None:
         # Warnings of libraries for developers of other libraries.
         for category in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", category)
+
+
+def _level_of_environment() -> int | None:
+    name = os.environ.get("QEFF_LOG_LEVEL", "")
+    if name.lower() not in ("", *_LEVELS):
+        raise OptionError(f"QEFF_LOG_LEVEL must be {', '.join(_LEVELS)}, got '{name}'.")
+    return _LEVELS.get(name.lower())
 
 
 class _StderrHandler(logging.Handler):
@@ -167,8 +193,8 @@ def run(command: click.Command, args: Sequence[str] | None = None, prog_name: st
         args: default: those of the process.
         prog_name: how the command is called in messages; default: as the process was started.
     """
-    log_to_stderr()
     try:
+        log_to_stderr()
         code = command.main(args, prog_name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         note(error.format_message())

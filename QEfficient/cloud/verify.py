@@ -9,6 +9,7 @@ import click
 
 from QEfficient.cloud.click_options import JSON, LOGGING, Flag, flags
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
+from QEfficient.cloud.settings_file import CONFIG
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
 from QEfficient.generation.prompts import read_prompts
@@ -24,12 +25,12 @@ PROMPTS = (
 )
 """Default prompts, of several lengths, so that they start to decode at different steps."""
 _FLAGS = (
-    Flag(["prompt", "-p", "--prompt"], multiple=True, metavar="TEXT", help="A prompt; repeat it for several."),
+    Flag(["prompt", "-p", "--prompt"], multiple=True, metavar="TEXT", help="A prompt; repeatable."),
     Flag(
         ["--image-path"],
         multiple=True,
         metavar="FILE",
-        help="An image for the prompt; repeat it for several. Of several prompts, each gets one.",
+        help="An image for the prompt; repeatable. With several prompts, one image per prompt.",
     ),
     Flag(["--prompts-txt-file-path"], metavar="FILE", help="A file with one prompt per line, in UTF-8 or UTF-16."),
     Flag(
@@ -43,9 +44,10 @@ _FLAGS = (
     Flag(
         ["--node-precision-info-out"],
         metavar="FILE",
-        help="Where to write the nodes that must stay in fp32, if fp16 overflows; for --node-precision-info.",
+        help="File to list the nodes in that must stay in fp32 if fp16 overflows, for --node-precision-info.",
     ),
     JSON,
+    CONFIG,
     *LOGGING,
 )
 

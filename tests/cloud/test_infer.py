@@ -49,7 +49,7 @@ def test_upstreams_command_line(checkpoint: Path, package: Path, expected: str) 
     [
         ((), "Which model?"),
         (("a", "--model-name", "b"), "Two models"),
-        (("a", "--system", "x"), "--system is for a chat"),
+        (("a", "--system", "x", "--pair", "a", "b"), "--system is for prompts of text"),
         (("a", "--generation-len", "0"), "--generation-len must be at least 1"),
         (("a", "--top-p", "2"), "top_p must be"),
         (("a", "--prompts-txt-file-path", "x"), "either a prompt or a file"),
@@ -65,7 +65,7 @@ def test_bad_usage(cli: Cli, args: tuple[str, ...], message: str) -> None:
 def test_no_prompt(cli: Cli) -> None:
     result = cli("infer", "some/card")
     assert (result.code, result.out) == (2, "")
-    assert "Use --prompt, --prompts-txt-file-path or --chat, or pipe a text in." in result.err
+    assert "Use --prompt, --prompts-txt-file-path or --chat, or pipe text in." in result.err
 
 
 def test_no_such_card(cli: Cli) -> None:

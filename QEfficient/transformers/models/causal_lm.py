@@ -154,6 +154,8 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         return replace(options, ctx_len=ctx_len)
 
     def _max_step_tokens(self, options: CausalLMCompileOptions, target: Target) -> int | None:
+        from QEfficient.transformers.tasks.step_inputs import SAMPLE_SEQ_LEN
+
         if not self._is_recurrent():
             return None
         if options.num_speculative_tokens is not None:
@@ -161,7 +163,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
                 f"num_speculative_tokens={options.num_speculative_tokens}: {self.model_name} has recurrent layers, "
                 "from whose state a rejected token cannot be taken back. Leave the option out."
             )
-        return 1 << (self._chunk_len(options, target) - 1).bit_length()
+        return 1 << (max(self._chunk_len(options, target), SAMPLE_SEQ_LEN) - 1).bit_length()
 
     def max_lens(self) -> dict[str, int]:
         from QEfficient.transformers.tasks.causal_lm import max_ctx_len
