@@ -80,8 +80,9 @@ def _number(value: object) -> object:
 
 
 def _joined(names: object) -> object:
-    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return ",".join(names) if is_list else names
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return ",".join(names)
+    return names
 
 
 def _task_mode(name: object) -> object:
