@@ -203,9 +203,7 @@ def test_upstream_loads_either_class_by_the_adapter(root: Path) -> None:
 
 
 def test_other_classes_name_the_one_for_adapters(root: Path) -> None:
-    with pytest.raises(
-        CheckpointNotFound, match=r"PEFT adapter\. Load that of .* QEffAutoPeftModelForCausalLM"
-    ):
+    with pytest.raises(CheckpointNotFound, match=r"PEFT adapter\. Load that of .* QEffAutoPeftModelForCausalLM"):
         QEFFAutoModelForCausalLM.from_pretrained(root / "a")
     with_config = copytree(root / "a", root / "with_config")
     base().config.save_pretrained(with_config)
