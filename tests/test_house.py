@@ -66,6 +66,7 @@ LIGHT = frozenset(
         "base",
         "compile",
         "generation",
+        "compat.finder",
     }
 )
 """Run where neither torch nor transformers is."""
@@ -194,12 +195,25 @@ def test_imports_go_downward(module: str) -> None:
     assert [name for name in ours if level(name) > level(module)] == []
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if inside(name).partition(".")[0] in LIGHT])
+def is_light(module: str) -> bool:
+    """Whether a module of the package is in LIGHT, by itself or with those around it."""
+    name = inside(module)
+    return name in LIGHT or any(entry and name.startswith(f"{entry}.") for entry in LIGHT)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if is_light(name)])
 def test_what_runs_a_package_imports_nothing_heavy(module: str) -> None:
     for name in imports(MODULES[module], when_imported=True):
-        top, _, rest = name.partition(".")
+        top = name.partition(".")[0]
         assert top not in HEAVY
-        assert top != "QEfficient" or rest.partition(".")[0] in LIGHT
+        assert top != "QEfficient" or is_light(name)
+
+
+def test_the_rest_does_not_know_the_room_for_compatibility() -> None:
+    """Only the front does: the public names, and commands that are functions too."""
+    users = {name for name, path in MODULES.items() if any(".compat" in each for each in imports(path))}
+    outside = {name for name in users if not inside(name).startswith("compat")}
+    assert {inside(name).partition(".")[0] for name in outside} <= {"", "cloud"}
 
 
 def test_experimental_exporters_are_imported_in_two_modules() -> None:

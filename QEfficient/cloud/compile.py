@@ -20,6 +20,7 @@ from QEfficient.cloud.model_args import (
 )
 from QEfficient.cloud.stored_package import stored_or_compiled
 from QEfficient.cloud.terminal import Command, Output, run
+from QEfficient.compat.commands import as_function
 from QEfficient.contract import COMMAND_FILE
 from QEfficient.errors import OptionError
 
@@ -112,6 +113,8 @@ def _graphs(body: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
     graphs: dict[str, dict[str, Any]] = body["graphs"]
     return graphs.items()
 
+
+main = as_function(command)
 
 if __name__ == "__main__":
     run(command)

@@ -21,6 +21,7 @@ from QEfficient.cloud.model_args import (
 )
 from QEfficient.cloud.stored_package import stored_or_compiled
 from QEfficient.cloud.terminal import Command, Output, run
+from QEfficient.compat.commands import as_function
 from QEfficient.errors import OptionError
 
 
@@ -60,6 +61,8 @@ def _with_only(question: Question, adapters: Mapping[str, str]) -> Question:
         raise OptionError(f"Which of the adapters {', '.join(adapters)}? Give --use-adapter, once or for each prompt.")
     return replace(question, adapters=[*adapters])
 
+
+main = as_function(command)
 
 if __name__ == "__main__":
     run(command)

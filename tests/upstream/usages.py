@@ -94,7 +94,6 @@ _MOVED = {
     "QEfficient.utils.dump_qconfig": "manifest.json",
     "QEfficient.utils.onnx_exists": r"export\(\)",
     "QEfficient.utils.get_onnx_dir_name": r"export\(\)",
-    "QEfficient.cloud.export.get_onnx_model_path": r"export\(\)",
     "QEfficient.utils.get_padding_shape_vlm": "describe|inspect",
     "QEfficient.utils.replace_transformers_quantizers": r"from_pretrained\(\)",
     "QEfficient.finetune.configs.training.TrainConfig": "qefficient finetune",
@@ -240,7 +239,8 @@ COMPILING = (
     ),
     _works(
         "lists in qaic_config",
-        _LOAD + "model = QEFFAutoModelForCausalLM.from_pretrained(card, qaic_config={'comp_ctx_lengths_decode': [16]})\n"
+        _LOAD
+        + "model = QEFFAutoModelForCausalLM.from_pretrained(card, qaic_config={'comp_ctx_lengths_decode': [16]})\n"
         f"path = model.compile({_SIZES})",
         "assert [symbols(number)['comp_ctx_lengths'] for number in (-2, -1)] == ['16', '32']",
     ),
@@ -426,26 +426,48 @@ _INFER = "--prompt_len 8 --ctx_len 32 --num_cores 4 --generation_len 4 --prompt 
 
 
 def _command(module: str, arguments: str, check: str = "", answer: str = "") -> Usage:
-    return Usage(f"python -m QEfficient.cloud.{module} {arguments}", f"run_module({module!r}, f{arguments!r})", check, answer)
+    return Usage(
+        f"python -m QEfficient.cloud.{module} {arguments}", f"run_module({module!r}, f{arguments!r})", check, answer
+    )
 
 
 COMMANDS = (
-    _command("infer", "--model_name {card} --batch_size 1 " + _INFER + " --device_group [0] --mos 1 --aic_enable_depth_first"),
+    _command(
+        "infer", "--model_name {card} --batch_size 1 " + _INFER + " --device_group [0] --mos 1 --aic_enable_depth_first"
+    ),
     _command("infer", "--model-name {card} " + _INFER + " --mxfp6 --mxint8 --full_batch_size 2 --verbose"),
     _command("infer", "--model-name {card} " + _INFER + " --mxfp6-matmul --mxint8-kv-cache --trust_remote_code"),
-    _command("infer", "--model-name {card} " + _INFER + " --comp-ctx-lengths-prefill 16 --comp-ctx-lengths-decode 16,32"),
+    _command(
+        "infer", "--model-name {card} " + _INFER + " --comp-ctx-lengths-prefill 16 --comp-ctx-lengths-decode 16,32"
+    ),
     _command("infer", "--model-name {card} " + _INFER + " --ccl-enabled"),
     _command("infer", "--model-name {card} " + _INFER + " --use-onnx-subfunctions --dynamo --allow-mxint8-mdp-io"),
     _command("infer", "--model-name {card} " + _INFER + " --iteration 2 --automation"),
     _command("infer", "--model-name {card} " + _INFER + " --user_tiled --stats_level 70"),
     _command("infer", "--model-name {card} " + _INFER + " --user_tilde", answer="user-tiled|user_tiled"),
-    _command("infer", "--model-name {card} --local-model-dir {card} --hf-token '' " + _INFER.replace("'My name is'", "'My|name'")),
-    _command("infer", "--model-name {card} --prompts_txt_file_path {prompts_file} --prompt_len 8 --ctx_len 32 --num_cores 4 --generation_len 4"),
+    _command(
+        "infer",
+        "--model-name {card} --local-model-dir {card} --hf-token '' " + _INFER.replace("'My name is'", "'My|name'"),
+    ),
+    _command(
+        "infer",
+        "--model-name {card} --prompts_txt_file_path {prompts_file} --prompt_len 8 --ctx_len 32 --num_cores 4 --generation_len 4",
+    ),
     _command("export", "--model_name {card} --full_batch_size 2"),
     _command("export", "--model_name {card} --mxint8-kv-cache True"),
-    _command("compile", "--onnx_path {graph()} --qpc-path {tmp}/qpcs --batch_size 1 --prompt_len 8 --ctx_len 32 --mxfp6 --num_cores 4 --device_group [0] --mos -1"),
-    _command("execute", "--model_name {card} --qpc_path {qpc} --prompt 'Once upon a time in' --device_group [0] --generation_len 4"),
-    _command("finetune", "--model_name {card} --device qaic:0 --use-peft --output_dir {tmp}/out --num_epochs 1", answer="device|dataset|data"),
+    _command(
+        "compile",
+        "--onnx_path {graph()} --qpc-path {tmp}/qpcs --batch_size 1 --prompt_len 8 --ctx_len 32 --mxfp6 --num_cores 4 --device_group [0] --mos -1",
+    ),
+    _command(
+        "execute",
+        "--model_name {card} --qpc_path {qpc} --prompt 'Once upon a time in' --device_group [0] --generation_len 4",
+    ),
+    _command(
+        "finetune",
+        "--model_name {card} --device qaic:0 --use-peft --output_dir {tmp}/out --num_epochs 1",
+        answer="device|dataset|data",
+    ),
     _works(
         "infer.main(...)",
         "from QEfficient.cloud.infer import main as infer\n"

@@ -1,0 +1,5 @@
+"""The library's log under upstream's path."""
+
+import logging
+
+logger = logging.getLogger("QEfficient")
