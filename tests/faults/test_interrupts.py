@@ -5,6 +5,8 @@ It is raised in the callback, as the interpreter does when Ctrl-C came while nat
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +80,31 @@ def convert(graph: Path) -> None:
 def answer(path: Path) -> list[int]:
     with from_package(path) as compiled:
         return compiled.generate([IDS], generation_len=4).generated_ids[0].tolist()  # type: ignore[attr-defined]
+
+
+OPENED_IN_TURN = """
+import signal, sys
+from QEfficient.generation.package import from_package
+packages = [from_package(sys.argv[1]) for _ in range(2)]
+for package in packages:
+    package.generate([[5, 6, 7]], generation_len=1)
+while packages:
+    del package
+    package = packages.pop(0)
+    package.close()
+del package
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_after_models_that_are_gone(package: Path) -> None:
+    """OpenVINO's plugins, freed in the order in which they were loaded, would leave signals without a stack."""
+    command = [sys.executable, "-c", OPENED_IN_TURN, str(package)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (0, "interrupted\n"), result.stderr
 
 
 METHODS = ["__init__", "validate_and_infer_types", "clone_with_new_inputs", "visit_attributes"]
