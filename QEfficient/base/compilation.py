@@ -144,12 +144,6 @@ class Compilation:
         return path
 
 
-def first_graph(onnx: Artifact) -> Path:
-    """The path of an export's first graph."""
-    record = next(iter(onnx.manifest.body["graphs"].values()))
-    return onnx.file(record["file"])
-
-
 def _graph_folder(root: Path, graph: str) -> Path:
     """A graph's folder: the root for a task's only graph."""
     folder = root if graph == MODEL_GRAPH else root / graph

@@ -10,6 +10,7 @@ import logging
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,14 @@ def _raw_flags(compiler_options: Mapping[str, Any]) -> dict[str, Any]:
             raise OptionError(f"compiler_options: '{key}' must be a text, a number or a bool, got {value!r}.")
         flags[name] = value
     return flags
+
+
+@cache
+def raw_flag_names() -> frozenset[str]:
+    """Flags of the compiler that no option of ``compile`` sets, spelt as keywords."""
+    from QEfficient.simulator.compiler.command_line import SWITCHES, UNSIMULATED, VALUES
+
+    return frozenset(flag.replace("-", "_") for flag in (SWITCHES | VALUES | UNSIMULATED) - _OWNERS.keys())
 
 
 def as_arguments(flags: Mapping[str, Any]) -> list[str]:

@@ -198,7 +198,11 @@ COMPILING = (
     _compiles("mxfp6_matmul=True, mxint8_kv_cache=True", "assert '-mxfp6-matmul' in argv()"),
     _compiles("mxfp6=True, device_group=[0, 1]", "assert '-mxfp6-matmul' in argv()\nassert devices() == 2"),
     _compiles("aic_enable_depth_first=True, mos=1", "assert {'-mos=1', '-aic-enable-depth-first'} <= {*argv()}"),
-    _compiles("mos=-1", "assert not [each for each in argv() if each.startswith('-mos')]"),
+    _compiles(
+        "mos=-1",
+        "assert not [each for each in argv() if each.startswith('-mos')]",
+        sizes="prefill_seq_len=8, ctx_len=32, num_cores=5",
+    ),
     _compiles("num_devices=2, mdp_ts_num_devices=2", "assert devices() == 2"),
     _compiles("mdp_ts_num_devices=2", "assert devices() == 2"),
     _compiles("mdp_num_partitions=2, num_devices=2, mdp_strategy='onnx'", "assert devices() == 2"),
@@ -241,7 +245,7 @@ COMPILING = (
         "lists in qaic_config",
         _LOAD
         + "model = QEFFAutoModelForCausalLM.from_pretrained(card, qaic_config={'comp_ctx_lengths_decode': [16]})\n"
-        f"path = model.compile({_SIZES})",
+        "path = model.compile(prefill_seq_len=8, ctx_len=32, num_cores=6)",
         "assert [symbols(number)['comp_ctx_lengths'] for number in (-2, -1)] == ['16', '32']",
     ),
     _works(
@@ -267,7 +271,7 @@ COMPILING = (
     _works(
         "QEfficient.compile(onnx_path, qpc_path, num_cores)",
         "import QEfficient\n_, onnx_path = QEfficient.export(card)\n"
-        "path = QEfficient.compile(str(onnx_path), str(tmp / 'qpcs'), 4, [0])",
+        "path = QEfficient.compile(str(onnx_path), str(tmp / 'qpcs'), 7, [0])",
         "assert '-mxfp6-matmul' in argv()",
     ),
     _works(

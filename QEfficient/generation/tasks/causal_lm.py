@@ -22,6 +22,7 @@ from QEfficient.generation.prompts import Prompts, are_chats, encode_prompts, to
 from QEfficient.generation.request import NewToken, Request, RequestTimes, check_request
 from QEfficient.generation.request_builder import RequestBuilder, SamplingValue, for_each, options_of_each
 from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
+from QEfficient.generation.run_options import RunOptions
 from QEfficient.generation.sessions.retained import RetainedSession
 from QEfficient.generation.sessions.session import Chunk, Session, SessionInfo, SupplyingSession
 from QEfficient.generation.streaming import AnswerPrinter
@@ -160,7 +161,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
                 order.
             sampling: :class:`GenerationOptions`, each one value or one for each prompt; and ``generation_config``,
                 ``streamer``, ``logits_processor`` and ``stopping_criteria``, as of transformers;
-                and ``adapter``, the name of the adapter to answer with, None for the base model.
+                ``adapter``, the name of the adapter to answer with, None for the base model; and :class:`RunOptions`.
 
         Raises:
             CapacityError: a prompt is empty or does not fit ``ctx_len``.
@@ -168,7 +169,20 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         """
         if not callable(stream):
             require_bool("stream", stream)
-        call = CallOptions.read(generation_len, sampling)
+        run, options = RunOptions.split(sampling)
+        call = CallOptions.read(generation_len, options)
+        with run.recording(self.engine, self.path):
+            for _ in range(run.iteration):
+                info = self._generate(prompts, tokenizer, call, stream)
+        return info
+
+    def _generate(
+        self,
+        prompts: Prompts,
+        tokenizer: PreTrainedTokenizerBase | None,
+        call: CallOptions,
+        stream: bool | Callable[[str], None],
+    ) -> CloudAI100ExecInfo:
         requests, decoder = self._requests_of(prompts, tokenizer, call)
         printer = _printer(decoder, len(requests), stream) if stream else None
         answers: list[list[NewToken]] = [[] for _ in requests]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
@@ -19,6 +19,7 @@ from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.generation.tokenizer import ForeignTokenizer
 from QEfficient.option_types import CausalLMCompileArgs
 from QEfficient.options import CausalLMCompileOptions, require_bool
+from QEfficient.qaic_config import QaicConfig
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
 from QEfficient.transformers.models.default_context import default_ctx_len
@@ -73,6 +74,8 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
     Args:
         model: a Hugging Face causal LM, already loaded; :meth:`from_pretrained` loads one.
         continuous_batching: upstream's switch; :meth:`compile` with ``full_batch_size`` needs no switch here.
+        qaic_config: upstream's settings: see :class:`QEfficient.qaic_config.QaicConfig`.
+        max_seq_len_cached: upstream's length of tables of positions; no effect, they are made for ``ctx_len``.
         tokenizer: used by :meth:`generate` and put into the package.
 
     Raises:
@@ -81,10 +84,25 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
 
     task = "causal_lm"
     options_class: ClassVar[type[CausalLMCompileOptions]] = CausalLMCompileOptions
-    load_arguments: ClassVar[tuple[str, ...]] = ("continuous_batching",)
+    load_arguments: ClassVar[tuple[str, ...]] = ("continuous_batching", "qaic_config", "max_seq_len_cached")
+    qaic_config = QaicConfig()
+    """Settings that the model was loaded with."""
 
-    def __init__(self, model: Any, continuous_batching: bool = False, *, tokenizer: Any | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        continuous_batching: bool = False,
+        qaic_config: Mapping[str, Any] | None = None,
+        max_seq_len_cached: int | None = None,
+        *,
+        tokenizer: Any | None = None,
+    ) -> None:
         super().__init__(model, tokenizer=tokenizer)
+        self.qaic_config = QaicConfig.read(qaic_config)
+        for remark in self.qaic_config.remarks:
+            logger.warning("%s", remark)
+        if max_seq_len_cached is not None:
+            logger.warning("max_seq_len_cached: no effect, tables of positions are made for ctx_len.")
         require_bool("continuous_batching", continuous_batching)
         self._check_direction()
         self.continuous_batching = continuous_batching
@@ -135,6 +153,10 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             max_step_tokens=self._max_step_tokens(options, target),
             traced_len=options.ctx_len if depends_on_length(self._loaded(), self.state_specs()) else None,
         )
+
+    def _accepted(self, passed: dict[str, Any]) -> dict[str, Any]:
+        config = QaicConfig.read(passed.pop("qaic_config")) if "qaic_config" in passed else self.qaic_config
+        return {**config.compile_defaults(passed.get("ctx_len")), **passed}
 
     def _with_defaults(
         self, options: CausalLMCompileOptions, target: Target, passed: Collection[str]
