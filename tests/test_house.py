@@ -30,7 +30,16 @@ IMPORT_S = 0.3
 # Lowest first; a module imports from its own level and from those before it.
 LEVELS = (
     ("errors", "version", "output", "progress", "forks", "interrupts", "machine", "telemetry"),
-    ("options", "option_types", "generation_options", "qaic_config", "contract", "targets", "tasks", "generation_config"),
+    (
+        "options",
+        "option_types",
+        "generation_options",
+        "qaic_config",
+        "contract",
+        "targets",
+        "tasks",
+        "generation_config",
+    ),
     ("store",),
     ("transformers", "processing"),
     ("exporter",),

@@ -30,8 +30,8 @@ def open_exported(onnx_path: PathLike) -> Artifact:
         artifact = open_artifact(path.parent)
     except ArtifactNotFound as error:
         raise OptionError(
-            f"onnx_path={str(path)!r} is no graph of this library, whose manifest says what it was made of. {_CURE}, or "
-            "leave it out: compile() exports by itself."
+            f"onnx_path={str(path)!r} is no graph of this library, whose manifest says what made it. {_CURE}, or leave "
+            "it out: compile() exports by itself."
         ) from error
     if artifact.manifest.kind != ONNX or not path.is_file():
         raise OptionError(f"onnx_path={str(path)!r} is no exported graph, but a {artifact.manifest.kind}. {_CURE}.")
@@ -68,7 +68,9 @@ def stored_ingredients(artifact: Artifact, plan: Plan) -> dict[str, Any]:
 
 def _changes(stored: Any, needed: Mapping[str, Any]) -> str:
     known = stored if isinstance(stored, Mapping) else {}
-    changes = [f"{name}={known.get(name)!r}, needed {value!r}" for name, value in needed.items() if known.get(name) != value]
+    changes = [
+        f"{name}={known.get(name)!r}, needed {value!r}" for name, value in needed.items() if known.get(name) != value
+    ]
     if not changes:
         return f"{_CURE}."
     return f"It was exported with {'; '.join(changes)}: give export() the options and the target of this compilation."

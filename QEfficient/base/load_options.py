@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _STREAMED = "weights stay in their files until an export streams them"
 _ONE_KIND = "only safetensors and GGUF files are read"
 _NO_EFFECT: dict[str, tuple[tuple[object, ...], str]] = {
+    "add_pooling_layer": ((None, False), "outputs are hidden states, or what pooling= makes of them"),
     "attn_implementation": ((None,), "a compiled graph has attention of its own"),
     "code_revision": ((None,), "code is that of the checkpoint's revision"),
     "device_map": ((None,), _STREAMED),

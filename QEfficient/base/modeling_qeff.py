@@ -23,7 +23,7 @@ from QEfficient.base.open_package import PackageOwner
 from QEfficient.base.plan_resolution import first_exportable
 from QEfficient.compile.qaic_compiler import raw_flag_names
 from QEfficient.contract import ONNX, PACKAGE, CompileJob, PackageBody, Plan, Specialization
-from QEfficient.errors import CapacityError, ExportError, LifecycleError, OptionError, nearest
+from QEfficient.errors import CapacityError, ExportError, LifecycleError, OptionError
 from QEfficient.options import CompileOptions
 from QEfficient.progress import long_stage, stage
 from QEfficient.store.artifacts import Artifact, ArtifactStore, Build, Built, write_artifact

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TextIO, TypedDict, Unpack
 
 import click
 
+from QEfficient.cloud.upstream_flags import in_our_form, with_raw_flags
 from QEfficient.errors import OptionError, QEffError
 from QEfficient.output import can_encode, encodable
 from QEfficient.progress import STARTED
@@ -115,6 +116,12 @@ class Command(click.Command):
         **kwargs: Unpack[_CommandSettings],
     ):
         super().__init__(name, {**_CONTEXT, **(context_settings or {})}, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, in_our_form(self, args))
+        except click.NoSuchOption as error:
+            raise with_raw_flags(self, error) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         ctx.obj = Output(sys.stdout)

@@ -1,8 +1,8 @@
 """How scripts use upstream's library, one usage a row: what they write, and what has to come of it here.
 
 Rows say facts about upstream's interface; their models are tiny. ``card`` is a checkpoint's folder, ``hf_model`` the
-model in it, ``model`` a fresh wrapper of it that compiles with an SDK that writes down what it is asked for, ``compiled``
-a model whose package runs on the simulated card, and ``qpc`` that package.
+model in it, ``model`` a fresh wrapper of it that compiles with an SDK that writes down what it is asked for,
+``compiled`` a model whose package runs on the simulated card, and ``qpc`` that package.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ _NAMES = {
     "QEfficient.generation.text_generation_inference": """CloudAI100ExecInfo CloudAI100ExecInfoNew PerfMetrics
         TextGeneration cloud_ai_100_exec_kv check_batch_size_and_num_prompts fix_prompts get_compilation_dims
         get_input_prompts read_prompts_txt_file""",
-    "QEfficient.utils": """check_and_assign_cache_dir get_num_layers_from_config get_padding_shape_from_config get_qpc_dir_path
-        hf_download load_hf_processor load_hf_tokenizer login_and_download_hf_lm padding_check_and_fix qpc_exists""",
+    "QEfficient.utils": """check_and_assign_cache_dir get_num_layers_from_config get_padding_shape_from_config
+        get_qpc_dir_path hf_download load_hf_processor load_hf_tokenizer login_and_download_hf_lm
+        padding_check_and_fix qpc_exists""",
     "QEfficient.utils.constants": "Constants QEFF_MODELS_DIR",
     "QEfficient.utils.device_utils": "get_available_device_id",
     "QEfficient.utils.logging_utils": "logger",
@@ -397,8 +398,8 @@ UTILITIES = (
     _works(
         "get_qpc_dir_path",
         "from QEfficient.utils import get_qpc_dir_path\n"
-        "folder = get_qpc_dir_path(model_card_name='gpt2', num_cores=16, mos=1, batch_size=1, prompt_len=32, ctx_len=128,"
-        " mxfp6=True, mxint8=True, device_group=[0], full_batch_size=None)",
+        "folder = get_qpc_dir_path(model_card_name='gpt2', num_cores=16, mos=1, batch_size=1, prompt_len=32,"
+        " ctx_len=128, mxfp6=True, mxint8=True, device_group=[0], full_batch_size=None)",
         "assert 'gpt2' in str(folder)",
     ),
     _works(
@@ -455,13 +456,14 @@ COMMANDS = (
     ),
     _command(
         "infer",
-        "--model-name {card} --prompts_txt_file_path {prompts_file} --prompt_len 8 --ctx_len 32 --num_cores 4 --generation_len 4",
+        "--model-name {card} --prompts_txt_file_path {prompts_file} " + _INFER.partition(" --prompt ")[0],
     ),
     _command("export", "--model_name {card} --full_batch_size 2"),
     _command("export", "--model_name {card} --mxint8-kv-cache True"),
     _command(
         "compile",
-        "--onnx_path {graph()} --qpc-path {tmp}/qpcs --batch_size 1 --prompt_len 8 --ctx_len 32 --mxfp6 --num_cores 4 --device_group [0] --mos -1",
+        "--onnx_path {graph()} --qpc-path {tmp}/qpcs --batch_size 1 --prompt_len 8 --ctx_len 32 --mxfp6 --num_cores 4"
+        " --device_group [0] --mos -1",
     ),
     _command(
         "execute",
@@ -470,7 +472,7 @@ COMMANDS = (
     _command(
         "finetune",
         "--model_name {card} --device qaic:0 --use-peft --output_dir {tmp}/out --num_epochs 1",
-        answer="device|dataset|data",
+        answer="'qaic'",
     ),
     _works(
         "infer.main(...)",
@@ -510,7 +512,8 @@ OTHERS = (
     ),
     _works(
         "QEFFAutoModel(seq_len='[8, 16]')",
-        "from QEfficient import QEFFAutoModel\nencoder = QEFFAutoModel.from_pretrained(bert_card, add_pooling_layer=False)\n"
+        "from QEfficient import QEFFAutoModel\n"
+        "encoder = QEFFAutoModel.from_pretrained(bert_card, add_pooling_layer=False)\n"
         "path = encoder.compile(num_cores=4, seq_len='[8, 16]')",
     ),
     _works(

@@ -1,5 +1,5 @@
-"""What the usages of upstream's library run in: tiny checkpoints, an SDK that writes down its commands, a package on the
-simulated card."""
+"""What the usages of upstream's library run in: tiny checkpoints, an SDK that writes down its commands, a package on
+the simulated card."""
 
 from __future__ import annotations
 

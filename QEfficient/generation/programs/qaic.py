@@ -69,6 +69,8 @@ class CloudAI100Program:
         wanted = self.outputs if outputs is None else frozenset(outputs)
         if unknown := sorted(wanted - self.outputs):
             raise OptionError(f"{self.name} has no output '{unknown[0]}'; it has {', '.join(sorted(self.outputs))}.")
+        if unknown := sorted(inputs.keys() - self.inputs):
+            raise OptionError(f"{self.name} has no input '{unknown[0]}'; it has {', '.join(sorted(self.inputs))}.")
         skipped = self._may_skip - wanted
         if skipped != self._skipped:
             self.session.reset_buffers(self._skipped)

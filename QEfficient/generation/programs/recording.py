@@ -66,7 +66,12 @@ class RecordedProgram:
 
     def __init__(self, program: Program, recorder: Recorder):
         self.program, self._recorder = program, recorder
-        self.name, self.inputs, self.outputs, self.shapes = program.name, program.inputs, program.outputs, program.shapes
+        self.name, self.inputs, self.outputs, self.shapes = (
+            program.name,
+            program.inputs,
+            program.outputs,
+            program.shapes,
+        )
 
     def run(self, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         results = self.program.run(inputs, outputs)

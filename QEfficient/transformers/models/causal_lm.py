@@ -13,7 +13,7 @@ from QEfficient.base.modeling_qeff import PathLike
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import MODEL_GRAPH, LoweringName, Plan, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
-from QEfficient.generation.prompts import encode_prompts
+from QEfficient.generation.prompts import choose_prompts, encode_prompts
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.causal_lm import DecoderRecord
 from QEfficient.generation.tokenizer import ForeignTokenizer
@@ -273,11 +273,13 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
 
     def generate(
         self,
-        prompts: Any = None,
+        inputs: Any = None,
         texts: Any = None,
         device_id: Sequence[int] | None = None,
         runtime_ai100: bool = True,
         *,
+        prompts: Any = None,
+        prompts_txt_file_path: PathLike | None = None,
         input_ids: Any = None,
         attention_mask: Any = None,
         tokenizer: Any | None = None,
@@ -288,11 +290,12 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         """Answer prompts with the compiled package.
 
         Args:
-            prompts: text, a list of texts, lists of token ids, a tokenizer's output, or chat messages. Upstream's
-                ``generate(tokenizer, prompts)`` and ``generate(tokenizer=..., prompts=...)`` work too.
-            texts: the prompts, where the first argument is a tokenizer.
+            inputs: prompts: text, a list of texts, lists of token ids, a tokenizer's output, or chat messages.
+            texts: the prompts, where the first argument is a tokenizer, as upstream has it.
             device_id: the cards to run on; others than last time open the package again. No effect on ``cpu``.
             runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
+            prompts: prompts by name.
+            prompts_txt_file_path: a file with one prompt per line, in place of prompts.
             input_ids: with ``attention_mask``, the form of Hugging Face's ``generate(**inputs)``.
             attention_mask: 0 where a row is padding.
             tokenizer: default: the model's.
@@ -301,7 +304,8 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             stream: True prints the text as it comes; a function is called with each piece.
             sampling: the other options: see :class:`GenerationOptions`; one value or one a prompt. And
                 ``generation_config``, ``streamer``, ``logits_processor`` and ``stopping_criteria``, as in transformers.
-                Of a model with adapters also ``adapter``, the name of one.
+                Of a model with adapters also ``adapter``, the name of one. And
+                :class:`QEfficient.generation.run_options.RunOptions`.
 
         Returns:
             Texts and ids in the prompts' order, and how fast it was.
@@ -312,8 +316,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             OptionError: an unknown or impossible option.
         """
         check_runtime(runtime_ai100)
-        if texts is not None:
-            prompts, tokenizer = texts, prompts
+        prompts, tokenizer = choose_prompts(inputs, texts, prompts, tokenizer, prompts_txt_file_path)
         if input_ids is not None:
             if prompts is not None:
                 raise OptionError("Give either prompts or input_ids.")

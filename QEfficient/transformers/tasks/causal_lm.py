@@ -232,8 +232,8 @@ def specializations(
     whole = (options.ctx_len,)
     rows = 1 if continuous_batching else options.num_slots
     steps = [("Prefill", rows, chunk_len, 1, options.comp_ctx_lengths_prefill or whole)]
-    for num_new in [1 + drafts for drafts in options.draft_lens or (0,)]:
-        steps.append(("Decode", options.num_slots, num_new, num_new, options.comp_ctx_lengths_decode or whole))
+    lens, slots = options.comp_ctx_lengths_decode or whole, options.num_slots
+    steps += [("Decode", slots, 1 + drafts, 1 + drafts, lens) for drafts in options.draft_lens or (0,)]
     if options.prefill_only is not None:
         unwanted = "Decode" if options.prefill_only else "Prefill"
         steps = [step for step in steps if step[0] != unwanted]

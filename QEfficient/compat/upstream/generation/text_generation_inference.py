@@ -43,13 +43,17 @@ class TextGeneration:
     Args:
         tokenizer: of transformers; None: the package's.
         qpc_path: the folder that ``compile`` returned.
-        options: as of :func:`QEfficient.cloud_ai_100_exec_kv`; sizes are those of the package.
+        full_batch_size: upstream's; the package says it.
+        ctx_len: upstream's; the package says it.
+        options: as of :func:`QEfficient.cloud_ai_100_exec_kv`.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase | None,
         qpc_path: str | os.PathLike[str],
+        full_batch_size: int | None = None,
+        ctx_len: int | None = None,
         **options: SamplingValue,
     ):
         self._tokenizer, self._qpc_path, self._options = tokenizer, qpc_path, options
