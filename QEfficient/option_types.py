@@ -27,7 +27,7 @@ class CompileArgs(TypedDict, total=False):
     aic_enable_depth_first: bool
     """Let the card's compiler schedule depth first (card only)."""
     mos: int | None
-    """Memory optimisation strategy of the card's compiler (card only)."""
+    """Memory optimisation strategy of the card's compiler; None and -1: its choice (card only)."""
     allow_mxint8_mdp_io: bool
     """Send what one card passes to the next in MXINT8 (card only)."""
     mdp_num_partitions: int
@@ -76,11 +76,13 @@ class CausalLMCompileArgs(CompileArgs, total=False):
     prefill_only: bool | None
     """True: only the prefill step; False: only the decode step; None: both (card only)."""
     comp_ctx_lengths_prefill: Sequence[int] | None
-    """Context lengths to compute over while the prompt is short, ascending, one specialization each (card only)."""
+    """Context lengths to compute over while the prompt is short, ascending, one specialization each; ctx_len is the
+    last, whether it is listed or not (card only)."""
     comp_ctx_lengths_decode: Sequence[int] | None
     """The same for decode steps (card only)."""
-    num_speculative_tokens: int | None
-    """Draft tokens that each step checks; it returns the logits of all of them (card only)."""
+    num_speculative_tokens: int | Sequence[int] | None
+    """Draft tokens that each step checks; it returns the logits of all of them. Several numbers make a specialization
+    each; 0 is a step without drafts (card only)."""
     lowering: Literal["retained", "paged"] | None
     """Force one of the target's lowerings; None: the fastest that can express the model."""
 

@@ -110,15 +110,14 @@ def _hints(cls: type[Options]) -> dict[str, Any]:
 
 
 def _from_text(name: str, value: object, hint: Any) -> object:
-    """A list that is written as text, as on a command line: "[32, 128]" or "32,128"."""
-    kinds = get_args(hint)
-    if not isinstance(value, str) or str in kinds or not any(get_origin(kind) is tuple for kind in kinds):
+    """A list that is written as text: "[32, 128]"."""
+    is_list = isinstance(value, str) and value.startswith("[")
+    if not is_list or not any(get_origin(kind) is tuple for kind in get_args(hint)):
         return value
     try:
-        numbers = ast.literal_eval(value)
+        return tuple(ast.literal_eval(str(value)))
     except (ValueError, SyntaxError) as error:
-        raise OptionError(f"{name} must be a number or a list of them, got {value!r}.") from error
-    return tuple(numbers) if isinstance(numbers, list) else numbers
+        raise OptionError(f"{name} must be a list of numbers, got {value!r}.") from error
 
 
 def _check_type(name: str, value: object, hint: Any) -> None:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from QEfficient.compile.qpc import link_program
 from QEfficient.contract import (
     COMMAND_FILE,
     MODEL_GRAPH,
@@ -81,6 +82,7 @@ class Compilation:
         """Build the package in ``folder``; returns its manifest's body."""
         program = self._program()
         program.link_into(folder)
+        link_program(folder)
         if self.side_files:
             self._side_files().link_into(folder)
         graphs = program.manifest.body["graphs"]

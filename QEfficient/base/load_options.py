@@ -23,12 +23,12 @@ _STREAMED = "weights stay in their files until an export streams them"
 _ONE_KIND = "only safetensors and GGUF files are read"
 _NO_EFFECT: dict[str, tuple[tuple[object, ...], str]] = {
     "add_pooling_layer": ((None, False), "outputs are hidden states, or what pooling= makes of them"),
-    "attn_implementation": ((None,), "a compiled graph has attention of its own"),
+    "attn_implementation": ((None,), "attention is replaced by that of the compiled graph"),
     "code_revision": ((None,), "code is that of the checkpoint's revision"),
     "device_map": ((None,), _STREAMED),
     "dynamo": ((False,), "models are always exported in this way"),
     "enable_proxy": ((False,), "graphs keep their embedding and head"),
-    "experts_implementation": ((None,), "a compiled graph has experts of its own"),
+    "experts_implementation": ((None,), "experts are replaced by those of the compiled graph"),
     "full_batch_size": ((None,), "compile() takes it"),
     "kv_offload": ((None, True, False), "a language model is one graph"),
     "layerwise": ((False,), _STREAMED),

@@ -139,7 +139,7 @@ def cloud_ai_100_exec_kv(
         qpc_path: the folder that ``compile`` returned.
         prompt: one prompt or several; a single text is split at ``|``.
         prompts_txt_file_path: a file with one prompt per line, instead.
-        device_id: the cards to run on; None: the first ones. No effect on ``cpu``.
+        device_id: the cards to run on; None: those with the most free cores. No effect on ``cpu``.
         generation_len: maximum number of new tokens per prompt.
         stream: print the text while it is generated.
         prompt_to_lora_id_mapping: the number of each prompt's adapter, 0 for the base model; the option ``adapter``

@@ -8,7 +8,7 @@ from QEfficient.errors import MovedName
 
 _LOWERING = (
     "models are not rewritten class by class here: QEfficient.transform() replaces attention, masks and cache through "
-    "transformers' own hooks"
+    "the hooks that transformers has for them"
 )
 _GRAPHS = "a model's export() makes the graph with its operators, clips constants to fp16 and splits files"
 _QUANTIZERS = "from_pretrained() reads quantized checkpoints by itself; see docs/source/quantization.md"
@@ -83,7 +83,7 @@ NAMES = {
         "get_compilation_batch_size": "QEfficient.generation.text_generation_inference has get_compilation_dims()",
     },
     "QEfficient.generation.text_generation_inference": {
-        "QEffTextGenerationBase": "use TextGeneration, or QAICInferenceSession for steps of your own",
+        "QEffTextGenerationBase": "use TextGeneration, or QAICInferenceSession to run each step yourself",
         "write_io_files": "generate(write_io=True) writes the buffers of a run",
     },
     "QEfficient.utils": {

@@ -75,7 +75,7 @@ class QAICInferenceSession:
         """
         Args:
             qpc_path: the folder with ``programqpc.bin``, or a package of ours.
-            device_ids: QIDs of as many devices as it was compiled for; None: the first one.
+            device_ids: QIDs of as many devices as it was compiled for; None: the one with the most free cores.
             activate: take the card's cores and memory now.
             enable_debug_logs: let the runtime log everything.
             data_path_timeout_ms: how long one run may take, in milliseconds.

@@ -26,7 +26,7 @@ def from_package(
 
     Args:
         path: the folder that ``compile`` returned, or a copy of it.
-        device_ids: the cards to load it on; None: the first ones. No effect on ``cpu``.
+        device_ids: the cards to load it on; None: those with the most free cores. No effect on ``cpu``.
         settings: on ``cpu``, values that override those of the compilation: ``ctx_len``,
             ``full_batch_size``, ``precision``, ``num_threads``, ``compiler_options``.
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from QEfficient.compile.cloud_ai_100 import sdk_of
+from QEfficient.compile.qaic_sdk import import_runtime
 from QEfficient.contract import GraphRecord
 from QEfficient.errors import NumericError, OptionError
 from QEfficient.generation.cloud_infer import QAICInferenceSession
 from QEfficient.generation.programs.program import Opening, Shape
-from QEfficient.generation.qaic_program import TIMEOUT_VARIABLE
+from QEfficient.generation.qaic_program import TIMEOUT_VARIABLE, free_devices, installed
 
 if TYPE_CHECKING:
     from QEfficient.targets import Target
@@ -26,13 +27,22 @@ def open_program(target: Target, package: Path, record: GraphRecord, opening: Op
     Raises:
         OptionError: QEFF_DATA_PATH_TIMEOUT_MS is no number of milliseconds.
     """
-    device_ids, count = opening.device_ids, opening.options.num_devices
-    if device_ids is None and count > 1:
-        device_ids = range(count)
+    device_ids = opening.device_ids
+    if device_ids is None:
+        device_ids = choose_devices(target, opening.options.num_devices)
     session = QAICInferenceSession(
         package / record.folder, device_ids, data_path_timeout_ms=timeout_ms(), sdk=sdk_of(target)
     )
     return CloudAI100Program(session)
+
+
+def choose_devices(target: Target, count: int) -> list[int]:
+    """The devices with the most free cores, for a package whose caller names none.
+
+    Raises:
+        TargetUnavailable: there is no runtime, or there are too few devices.
+    """
+    return free_devices(import_runtime(installed(sdk_of(target)))[0], count)
 
 
 def timeout_ms() -> int:

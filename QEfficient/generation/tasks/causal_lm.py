@@ -200,11 +200,13 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         ends = [answer[-1] for answer in answers]
         logprobs = [[token.logprob for token in answer if token.logprob is not None] for answer in answers]
         times = RequestTimes.sum(token.times for token in ends if token.times is not None)
+        batch_size = min(len(answers), self.engine.session.info.num_slots)
+        is_continuous = self.body.options.get("full_batch_size") is not None
         return CloudAI100ExecInfo(
-            batch_size=min(len(answers), self.engine.session.info.num_slots),
+            batch_size=batch_size,
             generated_texts=[decoder.decode(each) for each in ids] if decoder is not None else [],
             generated_ids=[np.array(each, np.int64) for each in ids],
-            perf_metrics=_metrics(times, sum(map(len, ids)), seconds),
+            perf_metrics=_metrics(times, sum(map(len, ids)), seconds, 1 if is_continuous else batch_size),
             finish_reasons=[str(token.finish_reason) for token in ends],
             logprobs=logprobs if any(logprobs) else [],
         )
@@ -397,12 +399,13 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
         return [states.reshape(-1, states.shape[-1])[: len(ids)] for states in outputs]
 
 
-def _metrics(times: RequestTimes, num_tokens: int, seconds: float) -> PerfMetrics:
+def _metrics(times: RequestTimes, num_tokens: int, seconds: float, num_sequences: int) -> PerfMetrics:
     return PerfMetrics(
         prefill_time=times.prefill,
-        decode_perf=times.num_decoded / times.decode if times.decode else 0.0,
-        total_perf=num_tokens / seconds if seconds else 0.0,
+        decode_perf=times.num_decoded / times.decode / num_sequences if times.decode else 0.0,
+        total_perf=num_tokens / seconds / num_sequences if seconds else 0.0,
         total_time=seconds,
+        num_sequences=num_sequences,
     )
 
 

@@ -152,7 +152,7 @@ def get_qpc_dir_path(
 ) -> str:
     """A folder for a package, in the store's home, named by what it is compiled for; pass it as ``compile_dir``.
 
-    The store has names of its own: a package that is compiled without a folder is the one that :func:`compile` returns.
+    The store names its packages in another way: without a folder, ``compile`` returns where the package is.
     """
     slots = "" if full_batch_size is None else f"{full_batch_size}fbs_"
     weights = "mxfp6" if mxfp6 else "fp16"
