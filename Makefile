@@ -16,14 +16,14 @@ help: ## Show this list
 install: .venv/installed ## Create .venv and install the library with what its tests need
 
 .venv/installed: pyproject.toml constraints.txt
-	@echo "Installing about 2.6 GB into .venv, which takes some minutes; torch comes from $(or $(TORCH_INDEX),pip's index)."
+	@echo "Installing about 2.6 GB into .venv, which takes a few minutes; torch comes from $(or $(TORCH_INDEX),pip's index)."
 	@$(PYTHON) -m venv .venv
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP) -e '.[dev]'
 	@echo "Installed $$(du -sh .venv | cut -f1) in .venv."
 	@touch $@
 
-demo: install ## Stream text from the carried model and rank sentences with all-MiniLM-L6-v2
+demo: install ## Stream text from a small model, and rank sentences with all-MiniLM-L6-v2
 	$(BIN)/python examples/demo.py
 
 test: install ## Run the tests (about 20 minutes on 2 cores, offline)
@@ -35,12 +35,12 @@ sweep: install ## Run the tests that make test leaves out: every architecture on
 coverage: install ## Compare every architecture of transformers with Hugging Face; ONLY=llama,mamba FAMILY=causal_lm
 	PYTHONPATH=tests $(BIN)/python -m architectures.coverage $(if $(FAMILY),--family $(FAMILY)) $(if $(ONLY),--only $(ONLY))
 
-check: install ## Lint, check the format and the types
+check: install ## Lint, and check format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: install ## Put the code into the project's format
+format: install ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -50,7 +50,7 @@ bench: install ## Measure speed against Hugging Face and, where installed, OpenV
 
 docs: install ## Build the documentation into build/docs
 	$(PIP) -e '.[docs]'
-	$(BIN)/mkdocs build --strict --site-dir build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/docs
 
 clean: ## Remove what was built
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -25,6 +25,7 @@ SEEN, SEEN_LENS = "vision_mask", "vision_lens"
 states a prompt's images have."""
 NEXT_ROW = "image_idx_output"
 LORA_IDS, BASE = "lora_ids", "base"
+ROPE_LENS = "rope_lens"
 """Input with the number of the adapter of each row, or of each token of a ragged batch; 0 is the base
 model, and what it is called where adapters are by name."""
 TEXT_VECTORS = "text_embeds"

@@ -1,14 +1,18 @@
-"""The options of ``generate``: transformers' names and meanings, and three of OpenAI's."""
+"""The options of ``generate``: transformers' names and meanings, and four of OpenAI's."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from QEfficient.errors import OptionError
-from QEfficient.options import SamplingOptions
+from QEfficient.options import Options, SamplingOptions
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 Biases = tuple[tuple[tuple[int, ...], float], ...]
 
@@ -30,45 +34,48 @@ class GenerationOptions(SamplingOptions):
     max_new_tokens: int | None = None
     """Maximum number of new tokens; the same as generation_len. Default: max_length, else what fits into ctx_len."""
     max_length: int | None = None
-    """Maximum number of tokens of prompt and answer together; max_new_tokens goes before it."""
+    """Maximum number of tokens, prompt and answer together; max_new_tokens takes precedence."""
     min_new_tokens: int | None = None
-    """No end token before as many new tokens."""
+    """Minimum number of new tokens before an end token is allowed."""
     min_length: int | None = None
-    """No end token before as many tokens of prompt and answer together; min_new_tokens goes before it."""
+    """Minimum number of tokens, prompt and answer together, before an end token is allowed; min_new_tokens takes
+    precedence."""
     eos_token_id: tuple[int, ...] | None = _lists(1, "ids")
-    """Tokens that end the answer, one or several."""
+    """One or several tokens that end the answer."""
     stop_strings: tuple[str, ...] | None = _lists(1, "texts")
-    """Texts that end the answer, one or several; the answer ends with the token that completes one."""
+    """One or several strings that end the answer, which includes the token that completes the string."""
     no_repeat_ngram_size: int | None = None
-    """No as many tokens in a row occur twice in prompt and answer."""
+    """No sequence of this many tokens occurs twice in prompt and answer."""
     encoder_no_repeat_ngram_size: int | None = None
-    """No as many tokens in a row of what the encoder reads, or of the prompt, occur in the answer."""
+    """No sequence of this many tokens from the encoder's input, or from the prompt, occurs in the answer."""
     bad_words_ids: tuple[tuple[int, ...], ...] | None = _lists(2, "json")
-    """Sequences of tokens that do not occur: a list of lists."""
+    """Token sequences that are not generated: a list of lists."""
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] | None = _lists(3, "json")
-    """Pairs of a sequence of tokens and a number, which is added to the score of its last token after the others."""
+    """Pairs of a token sequence and a number, which is added to the score of the last token of the sequence after the
+    others."""
     suppress_tokens: tuple[int, ...] | None = _lists(1, "ids")
-    """Tokens that do not occur."""
+    """Tokens that are not generated."""
     begin_suppress_tokens: tuple[int, ...] | None = _lists(1, "ids")
-    """Tokens that the answer does not begin with."""
+    """Tokens that the answer does not start with."""
     forced_bos_token_id: int | None = None
-    """Token that the answer begins with, where its prompt is a single token, as that of a decoder."""
+    """Token that the answer starts with, if the prompt is a single token, as for an encoder-decoder model."""
     forced_eos_token_id: tuple[int, ...] | None = _lists(1, "ids")
-    """Tokens of which one is the last where the answer reaches its maximum length."""
+    """Tokens one of which ends the answer when it reaches its maximum length."""
     exponential_decay_length_penalty: tuple[int, float] | None = _lists(1, "json")
-    """A number of new tokens, and a factor above 1: after as many, end tokens become exponentially likelier."""
+    """A number of new tokens, and a factor above 1: after that many tokens, end tokens become exponentially more
+    likely."""
     encoder_repetition_penalty: float | None = None
-    """Above 1 makes tokens that the encoder reads, or those of the prompt, likelier."""
+    """Above 1, makes tokens of the encoder's input, or of the prompt, more likely."""
     presence_penalty: float | None = None
-    """Subtracted from the score of each token that the answer has."""
+    """Subtracted from the score of each token that the answer already contains."""
     frequency_penalty: float | None = None
-    """Subtracted from the score of each token as often as the answer has it."""
+    """Subtracted from the score of each token once per occurrence in the answer."""
     logit_bias: tuple[tuple[int, float], ...] | None = _lists(0, "json")
-    """Numbers that are added to scores, by token id: a dict."""
+    """Numbers to add to scores: a dict from token id to number."""
     logprobs: int | None = None
-    """Return the logarithm of each token's probability, and those of as many likeliest tokens, 0 for none."""
+    """Return the log probability of each token, and of this many most likely alternatives (0: none)."""
     num_return_sequences: int | None = None
-    """Answers to each prompt; more than one need sampling."""
+    """Answers per prompt; more than one requires sampling."""
 
     def __post_init__(self) -> None:
         SamplingOptions.__post_init__(self)
@@ -97,6 +104,49 @@ class GenerationOptions(SamplingOptions):
         value = getattr(self, name)
         if value is not None:
             object.__setattr__(self, name, read(name, value))
+
+
+class Streamer(Protocol):
+    """What transformers' streamers do: it gets the prompt's tokens, then each new one."""
+
+    def put(self, value: Any) -> None:
+        """Take tokens: of the prompt ``[1, tokens]``, then ``[1]``."""
+        ...
+
+    def end(self) -> None:
+        """The answer is complete."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StreamArguments(Options):
+    """What ``stream`` takes besides :class:`GenerationOptions`."""
+
+    adapter: str | None = None
+    """The name of the adapter to answer with, where the model has some. Default: the model without one."""
+    generation_config: GenerationConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None
+    """A ``GenerationConfig`` of transformers, a dict with its entries, or the path of a ``generation_config.json`` or
+    of its folder. It goes before the checkpoint's."""
+    logits_processor: Callable[[Any, Any], Any] | Sequence[Callable[[Any, Any], Any]] | None = None
+    """A function, or a list of them, from tokens ``[1, tokens]`` and scores ``[1, vocab]`` to scores."""
+    stopping_criteria: Callable[[Any, Any], Any] | Sequence[Callable[[Any, Any], Any]] | None = None
+    """A function, or a list of them, from tokens ``[1, tokens]`` and None to whether the answer ends."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallArguments(StreamArguments):
+    """What ``generate`` takes besides :class:`GenerationOptions`."""
+
+    streamer: Streamer | None = None
+    """A streamer of transformers, or another object with its put() and end(), for a single answer."""
+    iteration: int = 1
+    """Times to run; the result is that of the last."""
+    automation: bool = False
+    """Go on after end tokens, up to generation_len."""
+    write_io: bool = False
+    """Write what the card gets and gives in each run to files, for qaic-runner; the folder is logged (card only)."""
+    write_io_dir: str | None = None
+    """The folder to write it to."""
 
 
 LIST_DEPTHS: dict[str, int] = {

@@ -9,9 +9,11 @@ from __future__ import annotations
 import ast
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -149,16 +151,21 @@ def _field_docs(cls: type[Options]) -> dict[str, str]:
     """The docstring of each field of a dataclass and its bases."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__[:-1]):
-        body = ast.parse(inspect.getsource(base)).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for line, following in zip(body.body, body.body[1:], strict=False):
-            if (
-                isinstance(line, ast.AnnAssign)
-                and isinstance(line.target, ast.Name)
-                and isinstance(following, ast.Expr)
-            ):
-                docs[line.target.id] = inspect.cleandoc(ast.literal_eval(following.value))
+        docs |= _docs_by_class(base.__module__).get(base.__name__, {})
     return docs
+
+
+@cache
+def _docs_by_class(module: str) -> dict[str, dict[str, str]]:
+    """The docstrings of the fields of each class of a module: its source is parsed once."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: dict(_docs_in(node.body)) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _docs_in(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
+    for line, following in pairwise(body):
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(following, ast.Expr):
+            yield line.target.id, inspect.cleandoc(ast.literal_eval(following.value))
 
 
 def _require_positive(options: Options, *names: str) -> None:
@@ -201,9 +208,9 @@ class CompileOptions(Options):
     batch_size: int = everywhere(1)
     """Rows per run."""
     num_devices: int = on_cards(1)
-    """Cards to slice the model over (card only)."""
+    """Number of cards to split each layer over (card only)."""
     num_cores: int = on_cards(16)
-    """Cores of a card to use (card only)."""
+    """Number of cores to use on each card (card only)."""
     mxfp6_matmul: bool = on_cards(False, openvino="cpu has no MXFP6; use weight_format='int8' or weight_format='int4'")
     """Store matmul weights in MXFP6 (card only)."""
     aic_enable_depth_first: bool = on_cards(False)
@@ -211,17 +218,17 @@ class CompileOptions(Options):
     mos: int | None = on_cards(None)
     """Memory optimisation strategy of the card's compiler; None and -1: its choice (card only)."""
     allow_mxint8_mdp_io: bool = on_cards(False)
-    """Send what one card passes to the next in MXINT8 (card only)."""
+    """Send activations between cards in MXINT8 (card only)."""
     mdp_num_partitions: int = on_cards(1)
-    """Stages of a pipeline, each on separate cards (card only)."""
+    """Number of pipeline stages, each on cards of its own (card only)."""
     mdp_load_partition_config: str | None = on_cards(None)
     """A partition file to use instead of the one from num_devices and mdp_num_partitions (card only)."""
     node_precision_info: str | None = option(None, qaic=HONOURED, qnn=_FOR_QAIC, openvino=IGNORED)
     """A file that names the nodes to keep in fp32 or fp16, as `qefficient verify` writes it (card only)."""
     aic_hw_version: str | None = on_cards(None)
-    """The chip to compile for, such as 'ai100'; None: that of the card in this machine, else 'ai100' (card only)."""
+    """Chip to compile for, such as 'ai100'. Default: the installed card's, else 'ai100' (card only)."""
     use_onnx_subfunctions: bool = option(False, qaic=HONOURED, qnn=_FOR_QAIC, openvino=IGNORED)
-    """Write the repeated layers as one function, which the compiler then compiles once (card only)."""
+    """Export repeated layers as one function, which the compiler compiles once (card only)."""
     enable_qnn: bool = on_cards(False, openvino=_OPENVINO)
     """Compile through the QNN SDK instead of qaic-compile (card only)."""
     qnn_config: str | None = on_cards(None, openvino=_OPENVINO)
@@ -229,15 +236,15 @@ class CompileOptions(Options):
     dry_run: bool = on_cards(False, openvino="cpu's compiler is a library, so there is no command to show")
     """Write every file that the compiler reads and show the command, without running it (card only)."""
     weight_format: WeightFormat | None = option(None, qaic=_CARD_WEIGHTS, qnn=_CARD_WEIGHTS, openvino=HONOURED)
-    """'int8' or 'int4' weights on cpu; None keeps the checkpoint's dtype."""
+    """'int8' or 'int4' weights on cpu. Default: the checkpoint's dtype."""
     precision: Precision | None = everywhere(None)
-    """Number format of the computation: 'fp32' for exact results. None: on a card fp16; on cpu bf16 where the processor
-    has it natively, else fp32, with the KV cache and the inputs of quantized products in 8 bits."""
+    """Number format of the computation: 'fp32' for exact results. Default: fp16 on a card; on cpu bf16 if the processor
+    supports it natively, else fp32, with an 8-bit KV cache and 8-bit inputs to quantized matmuls."""
     num_threads: int | None = option(None, qaic=IGNORED, qnn=IGNORED, openvino=HONOURED)
-    """Threads on cpu; None: one per physical core."""
+    """Threads on cpu. Default: one per physical core."""
     compiler_options: Mapping[str, Any] = option(factory=dict, qaic=HONOURED, qnn=_FOR_QAIC, openvino=HONOURED)
-    """Raw options for the target's compiler, passed on as they are. On cpu: properties of OpenVINO that say how to
-    compute; those about the machine, such as CACHE_DIR, are passed when the package is opened."""
+    """Raw options for the target's compiler, passed through unchanged. On cpu: OpenVINO properties that control the
+    computation; properties of the machine, such as CACHE_DIR, are set when the package is opened."""
 
     def __post_init__(self) -> None:
         if self.mos == -1:
@@ -255,33 +262,33 @@ class CausalLMCompileOptions(CompileOptions):
     """Options of ``QEFFAutoModelForCausalLM.compile``."""
 
     prefill_seq_len: int | None = everywhere(None)
-    """Prompt tokens that one step takes; longer prompts go in chunks. Default: 32 on a card, 512 on cpu."""
+    """Prompt tokens per step; longer prompts are processed in chunks. Default: 32 on a card, 512 on cpu."""
     ctx_len: int = everywhere(128)
-    """Longest context, prompt and answer together, in tokens. Default: 128 on a card; 4096 on cpu, or what the model
-    has positions for, less where the KV cache would take a quarter of the memory or each step reads all of the
-    context."""
+    """Maximum context in tokens, prompt and answer together. Default: 128 on a card; on cpu 4096, or as many as the
+    model has positions for, and fewer if the KV cache would take more than a quarter of the memory or each step reads
+    the whole context."""
     full_batch_size: int | None = everywhere(None)
     """Slots for continuous batching: sequences that run at once, at independent positions."""
     kv_cache_batch_size: int | None = on_cards(
         None, openvino="cpu keeps as many rows as it has slots; use full_batch_size"
     )
-    """Rows of state, to keep more than full_batch_size (prefix caching; card only)."""
+    """Rows of KV cache, if more than full_batch_size (for prefix caching; card only)."""
     mxint8_kv_cache: bool = on_cards(False, openvino=_CPU_KV_CACHE)
     """Keep the KV cache in MXINT8 (card only)."""
     prefill_only: bool | None = on_cards(None, openvino="cpu runs prompts and answers through one graph")
     """True: only the prefill step; False: only the decode step; None: both (card only)."""
     comp_ctx_lengths_prefill: tuple[int, ...] | None = on_cards(None)
-    """Context lengths to compute over while the prompt is short, ascending, one specialization each; ctx_len is the
-    last, whether it is listed or not (card only)."""
+    """Shorter context lengths to compile prefill for, in ascending order; each step uses the smallest that fits.
+    ctx_len is always among them (card only)."""
     comp_ctx_lengths_decode: tuple[int, ...] | None = on_cards(None)
-    """The same for decode steps (card only)."""
+    """The same for decode (card only)."""
     num_speculative_tokens: int | tuple[int, ...] | None = on_cards(
         None, openvino="cpu has no graph for speculative decoding yet"
     )
-    """Draft tokens that each step checks; it returns the logits of all of them. Several numbers make a specialization
-    each; 0 is a step without drafts (card only)."""
+    """Draft tokens verified per step, which returns the logits of all of them; several numbers make a specialization
+    each, and 0 is a step without drafts (card only)."""
     lowering: Literal["retained", "paged"] | None = everywhere(None)
-    """Force one of the target's lowerings; None: the fastest that can express the model."""
+    """Force one of the target's lowerings. Default: the fastest that supports the model."""
 
     def __post_init__(self) -> None:
         CompileOptions.__post_init__(self)
@@ -343,16 +350,16 @@ class ImageTextToTextCompileOptions(CausalLMCompileOptions):
     """Options of ``QEFFAutoModelForImageTextToText.compile``."""
 
     img_size: int | tuple[int, ...] | None = on_cards(None)
-    """Sides of the square images that a card's encoder takes, in pixels, where the processor does not settle them. No
-    effect on cpu, which takes any that the model does."""
+    """Size in pixels of the square images that the encoder takes on a card, if the processor does not fix it. No effect
+    on cpu, which takes every size that the model does."""
     audio_seconds: float | tuple[float, ...] | None = on_cards(None)
-    """Seconds of the clips that a card's encoder takes, where the processor does not settle them. Default: 30. No
-    effect on cpu."""
+    """Length in seconds of the clips that the encoder takes on a card, if the processor does not fix it. Default: 30.
+    No effect on cpu."""
     vision_size: int | None = on_cards(None)
-    """Rows of features that a step of the language model takes. Default: as many as tokens of a prompt in one step."""
+    """Rows of features per step of the language model. Default: the number of prompt tokens per step."""
     max_num_images: int = everywhere(1)
-    """Images of a prompt at most, in models that attend to images in cross-attention layers, such as Llama 3.2 Vision:
-    they keep as many images' keys and values. Others take as many images as ctx_len has room for."""
+    """Maximum number of images per prompt, for models with cross-attention to images, such as Llama 3.2 Vision, which
+    keep keys and values for this many. Other models take as many images as fit into ctx_len."""
 
     def __post_init__(self) -> None:
         CausalLMCompileOptions.__post_init__(self)
@@ -388,7 +395,7 @@ class EncoderCompileOptions(CompileOptions):
     """Options of ``QEFFAutoModel.compile``."""
 
     seq_len: int | tuple[int, ...] = everywhere(32)
-    """Compiled lengths in tokens, one or several; an input takes the smallest that fits."""
+    """Compiled lengths in tokens, one or several; each input runs at the smallest that fits."""
 
     def __post_init__(self) -> None:
         CompileOptions.__post_init__(self)
@@ -411,8 +418,8 @@ class CTCCompileOptions(EncoderCompileOptions):
     """Options of ``QEFFAutoModelForCTC.compile``."""
 
     seq_len: int | tuple[int, ...] = everywhere(480000)
-    """Compiled lengths, one or several, in samples of audio; of a model that takes features, in frames of them. Audio
-    takes the smallest that fits. Default: 30 seconds, 480000 samples at 16 kHz, or the frames of as much audio."""
+    """Compiled lengths, one or several: in audio samples, or in frames if the model takes features. Audio runs at the
+    smallest that fits. Default: 30 seconds, that is 480000 samples at 16 kHz, or the corresponding number of frames."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -420,7 +427,7 @@ class EncoderDecoderCompileOptions(CompileOptions):
     """Options of models with an encoder that reads and a decoder that generates."""
 
     ctx_len: int = everywhere(128)
-    """Longest answer in tokens, including its start token."""
+    """Maximum length of an answer in tokens, including its start token."""
     full_batch_size: int | None = everywhere(None)
     """Slots for continuous batching: answers that run at once, at independent positions. The encoder reads one input at
     a time."""
@@ -443,7 +450,7 @@ class Seq2SeqLMCompileOptions(EncoderDecoderCompileOptions):
     """Options of ``QEFFAutoModelForSeq2SeqLM.compile``."""
 
     encoder_ctx_len: int = everywhere(128)
-    """Longest text that the encoder reads, in tokens."""
+    """Maximum length of the encoder's input, in tokens."""
 
     def __post_init__(self) -> None:
         EncoderDecoderCompileOptions.__post_init__(self)
@@ -457,9 +464,10 @@ class SpeechSeq2SeqCompileOptions(EncoderDecoderCompileOptions):
     """Options of ``QEFFAutoModelForSpeechSeq2Seq.compile``."""
 
     encoder_ctx_len: int | None = everywhere(None)
-    """Longest audio, in states of the encoder. None: 30 seconds, or what the model reads, if that is of one length."""
+    """Maximum length of the audio, in encoder states. Default: 30 seconds, or the model's input length if that is
+    fixed."""
     ctx_len: int = everywhere(150)
-    """Longest answer in tokens, including those that it starts with."""
+    """Maximum length of an answer in tokens, including its start tokens."""
 
     def __post_init__(self) -> None:
         EncoderDecoderCompileOptions.__post_init__(self)
@@ -473,11 +481,11 @@ class Vision2SeqCompileOptions(EncoderDecoderCompileOptions):
     """Options of ``QEFFAutoModelForVision2Seq.compile``."""
 
     encoder_ctx_len: int | None = everywhere(None)
-    """Longest prompt, in states of the encoder. None: those of an image, and of 128 tokens where the encoder reads text
-    too."""
+    """Maximum length of the prompt, in encoder states. Default: one image, plus 128 tokens if the encoder also reads
+    text."""
     img_size: int | tuple[int, ...] | None = on_cards(None)
-    """Sides of the square images that a card's encoder takes, in pixels, where the processor does not settle them. No
-    effect on cpu, which takes any that the model does."""
+    """Size in pixels of the square images that the encoder takes on a card, if the processor does not fix it. No effect
+    on cpu, which takes every size that the model does."""
 
     def __post_init__(self) -> None:
         EncoderDecoderCompileOptions.__post_init__(self)
@@ -497,24 +505,25 @@ class SamplingOptions(Options):
     """How the next token is chosen. transformers' names and meanings."""
 
     do_sample: bool | None = None
-    """Sample instead of taking the likeliest token. Default: on if temperature, top_k, top_p, min_p, typical_p,
+    """Sample instead of taking the most likely token. Default: on if temperature, top_k, top_p, min_p, typical_p,
     epsilon_cutoff or eta_cutoff is set."""
     temperature: float | None = None
-    """Divides the logits; above 1 flatter, below 1 sharper."""
+    """Divides the logits: above 1 flattens the distribution, below 1 sharpens it."""
     top_k: int | None = None
-    """Keep the k likeliest tokens; 0 keeps all."""
+    """Keep the k most likely tokens; 0 keeps all."""
     top_p: float | None = None
-    """Keep the likeliest tokens that together reach this probability."""
+    """Keep the most likely tokens whose probabilities add up to this."""
     min_p: float | None = None
-    """Keep tokens of at least this share of the likeliest one's probability."""
+    """Keep tokens with at least this fraction of the most likely token's probability."""
     typical_p: float | None = None
-    """Keep tokens whose information is nearest to what is expected, until they reach this probability."""
+    """Keep the tokens whose information content is closest to the expected one, until their probabilities add up to
+    this."""
     epsilon_cutoff: float | None = None
-    """Keep tokens of at least this probability; 0 keeps all."""
+    """Keep tokens with at least this probability; 0 keeps all."""
     eta_cutoff: float | None = None
-    """Keep tokens of at least this probability, or of less where many are about as likely; 0 keeps all."""
+    """Keep tokens with at least this probability, or less if the distribution is flat; 0 keeps all."""
     repetition_penalty: float | None = None
-    """Above 1 makes tokens that occurred before less likely."""
+    """Above 1, makes tokens that already occurred less likely."""
     seed: int | None = None
     """Seed of the random generator, for repeatable sampling."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import fields
 from typing import Any
 
@@ -10,8 +11,13 @@ import option_types
 import pytest
 
 import QEfficient
+from QEfficient import option_types as typed
 from QEfficient import options
 from QEfficient.errors import OptionError
+from QEfficient.generation.speech_rules import SpeechOptions
+from QEfficient.generation.text_options import EncodeOptions, PredictOptions, RankOptions
+from QEfficient.generation_options import CallArguments, GenerationOptions, StreamArguments
+from QEfficient.option_docs import with_options
 from QEfficient.options import (
     BACKENDS,
     HONOURED,
@@ -22,6 +28,7 @@ from QEfficient.options import (
     Options,
     SamplingOptions,
 )
+from QEfficient.tasks import TASKS
 
 CLASSES = [CompileOptions, CausalLMCompileOptions, EncoderCompileOptions, SamplingOptions]
 
@@ -47,7 +54,7 @@ def test_each_field_has_help(kind: type[Options]) -> None:
 
 
 def test_help_is_the_fields_own() -> None:
-    assert CausalLMCompileOptions.help("ctx_len").startswith("Longest context")
+    assert CausalLMCompileOptions.help("ctx_len").startswith("Maximum context")
     assert CausalLMCompileOptions.help("num_cores") == CompileOptions.help("num_cores")
     texts = [CausalLMCompileOptions.help(field.name) for field in fields(CausalLMCompileOptions)]
     assert len(set(texts)) == len(texts)
@@ -201,3 +208,71 @@ def test_keyword_arguments_are_typed_as_the_options_are() -> None:
 def test_help_lists_the_options(name: str) -> None:
     cls = getattr(QEfficient, name)
     assert [field.name for field in fields(cls.options_class) if f"{field.name}: " not in cls.compile.__doc__] == []
+
+
+ANSWER, STREAM = (GenerationOptions, CallArguments), (GenerationOptions, StreamArguments)
+SPOKEN = (SpeechOptions, *ANSWER)
+METHODS: dict[str, dict[str, tuple[type[Options], ...]]] = {
+    "causal_lm": {"generate": ANSWER, "stream": STREAM},
+    "image_text_to_text": {"generate": ANSWER, "stream": STREAM},
+    "seq2seq_lm": {"generate": ANSWER, "stream": STREAM},
+    "vision2seq": {"generate": ANSWER, "stream": STREAM},
+    "speech_seq2seq": {"generate": SPOKEN, "stream": SPOKEN, "transcribe": SPOKEN},
+    "encoder": {"encode": (EncodeOptions,)},
+    "sequence_classification": {"predict": (PredictOptions,), "rank": (RankOptions,)},
+}
+"""The methods of each task that take options."""
+CASES = [(task, method) for task, methods in METHODS.items() for method in methods]
+
+
+def methods_of(task: str, name: str) -> list[Any]:
+    """Of the model's class and of the package's."""
+    return [getattr(cls, name) for cls in (TASKS[task].load_auto_class(), TASKS[task].load_compiled())]
+
+
+@pytest.mark.parametrize(("task", "name"), CASES)
+def test_help_lists_the_options_of_a_call(task: str, name: str) -> None:
+    options = {field.name: kind.help(field.name) for kind in METHODS[task][name] for field in fields(kind)}
+    for cls in (TASKS[task].load_auto_class(), TASKS[task].load_compiled()):
+        shown = " ".join((inspect.getdoc(getattr(cls, name)) or "").split())
+        assert [each for each, text in options.items() if f"{each}: {' '.join(text.split())}" not in shown] == [], cls
+
+
+@pytest.mark.parametrize(("task", "name"), CASES)
+def test_editors_know_the_options_of_a_call(task: str, name: str) -> None:
+    """All that it takes, and nothing else: the arguments in its signature and the keys of its typed dict."""
+    for method in methods_of(task, name):
+        parameters = inspect.signature(method).parameters
+        (kind,) = (each.annotation for each in parameters.values() if each.kind is each.VAR_KEYWORD)
+        assert kind.startswith("Unpack["), kind
+        keys = getattr(typed, kind.removeprefix("Unpack[").removesuffix("]")).__annotations__
+        options = {field.name for cls in METHODS[task][name] for field in fields(cls)}
+        assert options - {*parameters} == {*keys}, method
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_no_method_takes_options_without_types(task: str) -> None:
+    """But what is refused whatever it is: object."""
+    for cls in (TASKS[task].load_auto_class(), TASKS[task].load_compiled()):
+        for name in ("compile", "generate", "stream", "transcribe", "encode", "predict", "rank"):
+            parameters = inspect.signature(getattr(cls, name, test_defaults_are_valid)).parameters.values()
+            kinds = [each.annotation for each in parameters if each.kind is each.VAR_KEYWORD]
+            refuses = name == "transcribe" and kinds == ["object"]
+            assert refuses or not [kind for kind in kinds if not kind.startswith("Unpack[")], (cls, name)
+
+
+def test_a_text_keeps_its_end_after_the_list_of_options() -> None:
+    doc = """Do it.
+
+    Args:
+        first: the first.
+        options: see the class
+            and another.
+        last: the last.
+    """
+    listed = with_options(doc, RankOptions) or ""
+    assert "see the class" not in listed
+    assert "another" not in listed
+    assert "        options:\n            prompt_name: The folder's prompt" in listed
+    assert listed.endswith("        last: the last.\n    ")
+    assert max(map(len, listed.splitlines())) <= 120

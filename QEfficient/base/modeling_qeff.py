@@ -10,9 +10,8 @@ import logging
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from textwrap import fill
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from QEfficient.base.accepted_options import accepted, with_flags
@@ -24,11 +23,12 @@ from QEfficient.base.plan_resolution import first_exportable
 from QEfficient.compile.qaic_compiler import raw_flag_names
 from QEfficient.contract import ONNX, PACKAGE, CompileJob, PackageBody, Plan, Specialization
 from QEfficient.errors import CapacityError, ExportError, LifecycleError, OptionError
-from QEfficient.options import CompileOptions
+from QEfficient.option_docs import with_options
+from QEfficient.options import CompileOptions, Options
 from QEfficient.progress import long_stage, stage
 from QEfficient.store.artifacts import Artifact, ArtifactStore, Build, Built, write_artifact
 from QEfficient.store.digests import hash_file, json_safe
-from QEfficient.store.files import check_free_space, list_files
+from QEfficient.store.files import check_free_space, list_files, short_name
 from QEfficient.store.leftovers import scratch_folder
 from QEfficient.store.source_version import source_version
 from QEfficient.targets import TARGETS, Target, choose_target
@@ -83,7 +83,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         """Document ``compile`` with the options of the class."""
         super().__init_subclass__(**kwargs)
         if "compile" in cls.__dict__:
-            cls.compile.__doc__ = _documented(QEFFBaseModel.compile.__doc__, getattr(cls, "options_class", None))
+            cls.compile.__doc__ = with_options(QEFFBaseModel.compile.__doc__, getattr(cls, "options_class", Options))
 
     def __init__(self, model: Any, *, tokenizer: Any | None = None) -> None:
         super().__init__()
@@ -268,9 +268,10 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
     @property
     def source_name(self) -> str:
-        """What people call the checkpoint: its id on the Hub or the name of its folder, else the architecture's."""
+        """What people call the checkpoint: its id on the Hub or the name of its folder in its parent, else the
+        architecture's."""
         source = self._named or str(self.config.name_or_path or "")
-        return (Path(source).name if Path(source).exists() else source) or self.model_name
+        return (short_name(source) if Path(source).exists() else source) or self.model_name
 
     def _loaded(self) -> Any:
         """The Hugging Face model, whose weights may be still to be read."""
@@ -334,8 +335,8 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
         Args:
             compile_dir: a folder to write to instead of the store.
-            options: see the class's options. And ``onnx_path``, what :meth:`export` returned, to be sure that this
-                graph is compiled.
+            options: see the class of options of the auto class, ``options_class``.
+            onnx_path: what :meth:`export` returned, to be sure that this graph is compiled.
 
         Returns:
             The package's folder.
@@ -511,22 +512,6 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
         if self.tokenizer is not None:
             save_tokenizer(self.tokenizer, folder / FOLDER, self.config.name_or_path or self.model_name)
-
-
-_OPTIONS = "options: see the class's options. And"
-
-
-def _documented(doc: str | None, options: type[CompileOptions] | None) -> str | None:
-    """The docstring of ``compile``, with a line for each option."""
-    if doc is None or options is None:
-        return doc
-    indent = " " * 16
-    listed = [f"{field.name}: {options.help(field.name)}" for field in fields(options)]
-    lines = [
-        fill(line, 120, initial_indent=indent, subsequent_indent=f"{indent}    ", break_on_hyphens=False)
-        for line in listed
-    ]
-    return doc.replace(_OPTIONS, "\n".join(["options:", *lines, f"{indent}And"]))
 
 
 def _check_is_model(class_name: str, model: Any) -> None:

@@ -13,16 +13,16 @@ from QEfficient.version import __version__
 
 COMMANDS = {
     "infer": "Load a model, compile it and answer prompts.",
-    "transcribe": "Write down what is said in audio files.",
-    "quantize": "Write a quantized checkpoint that any library loads.",
-    "finetune": "Train a language model or a classifier, whole or by LoRA.",
-    "export": "Write a model as an ONNX graph.",
-    "compile": "Make a package for a target.",
+    "transcribe": "Transcribe audio files.",
+    "quantize": "Write a quantized checkpoint.",
+    "finetune": "Fine-tune a language model or a classifier.",
+    "export": "Export a model as an ONNX graph.",
+    "compile": "Compile a model for a target.",
     "execute": "Answer prompts with a compiled package.",
-    "inspect": "Describe a model and how each target would run it.",
+    "inspect": "Show a model's structure and how each target would run it.",
     "verify": "Compare a compiled model with Hugging Face, token by token.",
     "eval": "Measure the perplexity of a model or a package on a text.",
-    "doctor": "Say what works on this machine and what is missing.",
+    "doctor": "Show what works on this machine and what is missing.",
     "cache": "Manage the store of exported graphs and packages.",
 }
 """Name -> first line of its help. Each is a module beside this one, with its ``command``."""
@@ -55,9 +55,9 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
 @click.version_option(__version__, message="qefficient %(version)s")
 def app() -> None:
-    """Hugging Face transformers on Qualcomm Cloud AI 100, and on this machine's processor.
+    """Hugging Face transformers on Qualcomm Cloud AI 100, and on the CPU of this machine.
 
-    MODEL is a model id on the Hugging Face Hub, such as Qwen/Qwen2.5-0.5B-Instruct, a folder, or a
+    MODEL is a model ID on the Hugging Face Hub, such as Qwen/Qwen2.5-0.5B-Instruct, a folder, or a
     GGUF file.
     """
 

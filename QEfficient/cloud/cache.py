@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,7 +18,7 @@ from QEfficient.contract import PACKAGE
 from QEfficient.errors import OptionError, nearest
 from QEfficient.store.artifacts import ArtifactStore, Entry
 from QEfficient.store.entries import stored_bytes
-from QEfficient.store.files import readable_bytes
+from QEfficient.store.files import readable_bytes, short_name
 
 _KEY_LEN = 6
 """Characters of a key that name an entry at least."""
@@ -47,7 +48,7 @@ def list_entries(out: Output, /, *, as_json: bool) -> None:
 @compile_flags
 @click.pass_obj
 def why(out: Output, /, *, source: ModelSource | None, as_json: bool, compile_options: dict[str, Any]) -> None:
-    """Say why compiling MODEL with these options would (or would not) take a package from the store.
+    """Explain why compiling MODEL with these options would or would not reuse a package.
 
     Shows which inputs of the package differ from those of the nearest stored one.
     """
@@ -58,10 +59,10 @@ def why(out: Output, /, *, source: ModelSource | None, as_json: bool, compile_op
         shown = [{"name": name, "stored": old, "asked": new} for name, (old, new) in (differences or {}).items()]
         return out.json({"is_stored": differences == {}, "nearest_differs_in": shown if differences else None})
     if differences is None:
-        return out.write("The store has no package yet: it would be compiled.")
+        return out.write("The store has no package yet: this one would be compiled.")
     if not differences:
-        return out.write("It is in the store: nothing would be compiled.")
-    out.write("It would be compiled. What differs from the nearest package:")
+        return out.write("The package is in the store: nothing would be compiled.")
+    out.write("The package would be compiled. Differences from the nearest package:")
     return out.table(["", "Stored", "Asked"], [[name, *map(_short, pair)] for name, pair in differences.items()])
 
 
@@ -74,7 +75,7 @@ def _short(value: object) -> str:
 @flags(JSON, *LOGGING)
 @click.pass_obj
 def verify(out: Output, /, *, as_json: bool) -> int:
-    """Read every byte of every entry; damaged ones go to quarantine and are made again when they are needed.
+    """Check every entry; damaged ones are moved aside, and rebuilt when needed.
 
     The exit code is 1 if an entry is damaged.
     """
@@ -124,7 +125,7 @@ class _Age(click.ParamType):
 @flags(Flag(["--dry-run"], is_flag=True, help="Only list what would be removed."), JSON, *LOGGING)
 @click.pass_obj
 def remove(out: Output, /, *, names: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
-    """Remove entries by the beginning of their key, or all of a model by its name, as 'ls' shows them."""
+    """Remove entries by a prefix of their key, or all entries of a model by its name, as 'ls' shows them."""
     if not names:
         raise OptionError("Name what to remove: keys or models, as 'qefficient cache ls' shows them.")
     store = ArtifactStore()
@@ -151,16 +152,22 @@ def _check_names(names: Sequence[str], entries: Sequence[Entry]) -> None:
 
 def _is_named(entry: Entry, names: Sequence[str]) -> bool:
     model = _about(entry)[0]
-    return any(name == model or (len(name) >= _KEY_LEN and entry.key.startswith(name)) for name in names)
+    named = {*names, *(short_name(name) for name in names if Path(name).exists())}
+    return model in named or any(len(name) >= _KEY_LEN and entry.key.startswith(name) for name in names)
 
 
 def _tell_removed(removed: Sequence[Entry], dry_run: bool) -> None:
-    note(f"{'Would remove' if dry_run else 'Removed'} {len(removed)}: {readable_bytes(stored_bytes(removed))}.")
+    if not removed:
+        return note("Nothing to remove.")
+    entries = f"{len(removed)} {'entry' if len(removed) == 1 else 'entries'}"
+    return note(f"{'Would remove' if dry_run else 'Removed'} {entries}: {readable_bytes(stored_bytes(removed))}.")
 
 
 _PRUNE_FLAGS = (
-    Flag(["--max-size"], type=_Size(), metavar="SIZE", help="Remove the least recently used until the rest fits."),
-    Flag(["--older-than"], type=_Age(), metavar="AGE", help="Remove what was not used for this long, such as 30d."),
+    Flag(
+        ["--max-size"], type=_Size(), metavar="SIZE", help="Remove the least recently used entries until the rest fits."
+    ),
+    Flag(["--older-than"], type=_Age(), metavar="AGE", help="Remove entries unused for this long, such as 30d."),
     Flag(["--keep-damaged"], is_flag=True, help="Keep damaged entries and the quarantine for inspection."),
     Flag(["--dry-run"], is_flag=True, help="Only list what would be removed."),
 )

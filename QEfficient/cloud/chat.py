@@ -175,7 +175,8 @@ class Chat:
         if self._last is not None:
             note(self._last.speed)
         used, ctx_len = self._num_tokens(self._sent()), self._compiled.engine.session.info.ctx_len
-        note(f"{len(self._said) // 2} turns, {used} of {ctx_len} tokens of the context.")
+        num_turns = len(self._said) // 2
+        note(f"{num_turns} turn{'' if num_turns == 1 else 's'}, {used} of {ctx_len} tokens of the context.")
 
 
 def _is_command(text: str) -> bool:

@@ -11,7 +11,9 @@ from functools import wraps
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, get_origin, get_type_hints
 
 import click
+from click.shell_completion import CompletionItem
 
+from QEfficient.cloud.completion import complete_target, paths_of
 from QEfficient.cloud.terminal import OTHER, log_to_stderr
 from QEfficient.errors import OptionError
 from QEfficient.options import Options
@@ -50,6 +52,11 @@ class Flag(click.Option):
         super().__init__(param_decls, **kwargs)
         self.section = section
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """What a shell offers for the value."""
+        kind = paths_of(self.metavar)
+        return [CompletionItem(incomplete, type=kind)] if kind else super().shell_complete(ctx, incomplete)
+
 
 class _FieldFlag(Flag):
     """An option of a dataclass; None when it is not set."""
@@ -61,7 +68,7 @@ class _FieldFlag(Flag):
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         cls, field = self.source  # read here: extracting the documentation takes time that only the help needs
         self.help = " ".join(cls.help(field.name).split())
-        if field.default not in (None, False, MISSING):
+        if field.default not in (None, False, MISSING) and "Default:" not in self.help:
             self.help += f" [default: {field.default}]"
         return super().get_help_record(ctx)
 
@@ -130,6 +137,8 @@ def _field_flag(cls: type[Options], field: Field[Any], section: str) -> Flag:
         more = {"type": _KeyValue(), "multiple": True, "callback": _to_dict, "metavar": "KEY=VALUE"}
     else:
         more = {"type": _Lengths(is_list=get_origin(kind) is tuple), "metavar": "N,N"}
+    if field.name == "target":
+        more["shell_complete"] = complete_target
     names = [field.name, spelling, *_UPSTREAM_SPELLINGS.get(field.name, ())]
     return _FieldFlag(names, source=(cls, field), section=section, **more)
 
@@ -262,7 +271,7 @@ VERBOSE = Flag(
     is_eager=True,
     expose_value=False,
     callback=_log_all,
-    help="Log each stage with its duration; show tracebacks of errors.",
+    help="Log each stage with its duration, and show tracebacks of errors.",
 )
 QUIET = Flag(
     ["-q", "--quiet"],
@@ -270,7 +279,7 @@ QUIET = Flag(
     is_eager=True,
     expose_value=False,
     callback=_log_errors,
-    help="Show results and errors alone: no progress, no warnings, no speed.",
+    help="Show only results and errors: no progress, warnings or speed.",
 )
 LOGGING = (VERBOSE, QUIET)
 """Of every command."""

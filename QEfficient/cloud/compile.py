@@ -55,7 +55,7 @@ def command(
     as_json: bool,
     compile_options: dict[str, Any],
 ) -> None:
-    """Make a package for a target.
+    """Compile a model for a target.
 
     Prints the package's folder. A graph that was exported before is taken from the store. With --dry-run nothing is
     compiled: prints the folder with the compiler's input files, then its command.

@@ -32,7 +32,7 @@ _PLATFORM = "install the Cloud AI 100 Platform SDK from Qualcomm"
 @flags(JSON, *LOGGING)
 @click.pass_obj
 def command(out: Output, /, *, as_json: bool) -> int:
-    """Say what works on this machine and what is missing.
+    """Show what works on this machine and what is missing.
 
     The exit code is 1 where no target works or the library's folder cannot be written.
     """

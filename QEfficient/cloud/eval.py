@@ -23,9 +23,9 @@ _FLAGS = (
         ["--stride"],
         type=int,
         metavar="N",
-        help="Tokens from window to window; default: --ctx-len, so that windows do not overlap.",
+        help="Tokens between the starts of two windows. Default: --ctx-len, so that windows do not overlap.",
     ),
-    Flag(["--max-tokens"], type=int, metavar="N", help="Read only so many tokens of the text."),
+    Flag(["--max-tokens"], type=int, metavar="N", help="Use only the first N tokens of the text."),
     JSON,
     *LOGGING,
 )
@@ -73,7 +73,7 @@ def _read(file: str | None) -> str:
     from QEfficient.verify.perplexity import check_not_empty
 
     if file is None:
-        raise click.UsageError("Which text? Give --text FILE.", click.get_current_context())
+        raise click.UsageError("No text given. Use --text FILE.", click.get_current_context())
     text = read_text(file, "The text")
     check_not_empty(text)
     return text

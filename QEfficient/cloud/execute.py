@@ -9,6 +9,7 @@ import click
 
 from QEfficient.cloud.answer import answer
 from QEfficient.cloud.click_options import LOGGING, DeviceGroup, Flag, flags
+from QEfficient.cloud.completion import complete_path
 from QEfficient.cloud.generate_args import Question, question_flags
 from QEfficient.cloud.terminal import Command, Output, note, run
 from QEfficient.compat.commands import as_function
@@ -22,19 +23,25 @@ _FLAGS = (
         ["--model-name"],
         section=_UPSTREAM,
         metavar="MODEL",
-        help="A model id on the Hub: its tokenizer is for a package that has none.",
+        help="Hub model whose tokenizer to use, for a package without one.",
     ),
-    Flag(["--local-model-dir"], section=_UPSTREAM, metavar="DIR", help="A folder to take the tokenizer from instead."),
+    Flag(["--local-model-dir"], section=_UPSTREAM, metavar="DIR", help="Local folder with that tokenizer."),
     Flag(["--cache-dir"], section=_UPSTREAM, metavar="DIR", help="Where files of the Hub are cached."),
     Flag(["token", "--token", "--hf-token"], section=_UPSTREAM, metavar="TOKEN", help="For gated models."),
-    Flag(["--full-batch-size"], section=_UPSTREAM, type=int, metavar="N", help="Checked against the package."),
-    Flag(["--device-group"], section=_UPSTREAM, type=DeviceGroup(), metavar="[N,N]", help="Cards to run on."),
+    Flag(["--full-batch-size"], section=_UPSTREAM, type=int, metavar="N", help="Must match the package."),
+    Flag(
+        ["--device-group"],
+        section=_UPSTREAM,
+        type=DeviceGroup(),
+        metavar="[N,N]",
+        help="Device numbers of the cards to run on.",
+    ),
     *LOGGING,
 )
 
 
 @click.command("execute", cls=Command)
-@click.argument("package", required=False)
+@click.argument("package", required=False, shell_complete=complete_path)
 @question_flags
 @flags(*_FLAGS)
 @click.pass_obj
@@ -54,7 +61,7 @@ def command(
     PACKAGE is the folder that compile made, or a copy of it. Its model is not needed.
     """
     if (package is None) == (qpc_path is None):
-        raise click.UsageError("Which package? Give one folder.", click.get_current_context())
+        raise click.UsageError("Give one package folder.", click.get_current_context())
     folder = Path(package or qpc_path or "")
     body = _body(folder)
     _check_slots(body, full_batch_size)

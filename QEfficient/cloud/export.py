@@ -27,7 +27,7 @@ def command(
     as_json: bool,
     compile_options: dict[str, Any],
 ) -> None:
-    """Write a model as an ONNX graph.
+    """Export a model as an ONNX graph.
 
     Prints the path of model.onnx. The graph depends on the target and on some of the compile options.
     """

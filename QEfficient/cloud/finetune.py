@@ -18,7 +18,7 @@ from QEfficient.finetune.settings import FinetuneOptions
 from QEfficient.progress import stage
 
 _CONFIG = Flag(
-    ["--config"], metavar="FILE", help="Settings in YAML, also in upstream's sections; flags go before them."
+    ["--config"], metavar="FILE", help="Settings in YAML, flat or in upstream's sections; flags override them."
 )
 _NO_EFFECT = {
     "run_validation": "validation runs where there are validation data",
@@ -68,7 +68,7 @@ def command(
     as_json: bool,
     **upstream: str | bool | None,
 ) -> None:
-    """Train a language model or a classifier, whole or by LoRA.
+    """Fine-tune a language model or a classifier.
 
     Writes checkpoints, metrics.jsonl, loss.png and, in the folder 'model', the result. SIGTERM saves a checkpoint and
     ends with code 143; --resume continues. On several devices: torchrun -m QEfficient.cloud.finetune.

@@ -83,7 +83,7 @@ class Question:
         if self.generation_config is not None:
             refuse_unfollowed(options_of(Path(self.generation_config)))
         if self.chat and (options.num_return_sequences or 1) > 1:
-            raise OptionError("--num-return-sequences is for prompts: a chat goes on from one answer.")
+            raise OptionError("--num-return-sequences is for prompts: a chat continues from a single answer.")
 
     def check_task(self, task: str) -> None:
         """
@@ -176,7 +176,7 @@ def _prompts(texts: tuple[str, ...], file: str | None, has_others: bool) -> list
             return []
         texts = _piped_prompt()
     if texts.count(_STDIN) > 1:
-        raise OptionError("--prompt - reads stdin, which there is only one of: give it once.")
+        raise OptionError("--prompt - reads stdin and can be given only once.")
     prompts = [_read_stdin() if text == _STDIN else text for text in texts]
     # ``python -m QEfficient.cloud.infer`` is upstream's form, where one text holds several.
     is_upstreams = len(texts) == 1 and not has_others and click.get_current_context().parent is None
@@ -188,7 +188,7 @@ def _piped_prompt() -> tuple[str, ...]:
     text = "" if sys.stdin is None or sys.stdin.isatty() else _read_stdin()
     if not text:
         raise click.UsageError(
-            "No prompt. Use --prompt, --prompts-txt-file-path or --chat, or pipe a text in.",
+            "No prompt. Use --prompt, --prompts-txt-file-path or --chat, or pipe text in.",
             click.get_current_context(),
         )
     return (text,)
@@ -213,8 +213,8 @@ _FLAGS = (
         section=_SECTION,
         multiple=True,
         metavar="TEXT",
-        help="A prompt; repeat it for several. - reads stdin. python -m QEfficient.cloud.infer splits a single "
-        "one at |, as upstream does.",
+        help="A prompt; repeatable; - reads stdin. As in upstream, python -m QEfficient.cloud.infer splits a single "
+        "prompt at |.",
     ),
     Flag(
         ["--prompts-txt-file-path"],
@@ -227,8 +227,8 @@ _FLAGS = (
         section=_SECTION,
         multiple=True,
         metavar="FILE",
-        help="An image for the prompt; repeat it for several. Of several prompts, each gets one; an "
-        "encoder scores each image with each prompt.",
+        help="An image for the prompt; repeatable. With several prompts, one image per prompt; an encoder scores "
+        "every image against every prompt.",
     ),
     Flag(
         ["pair", "--pair"],
@@ -236,27 +236,27 @@ _FLAGS = (
         multiple=True,
         nargs=2,
         metavar="TEXT TEXT",
-        help="A pair of texts, such as a query and a document, for a reranker; repeat it for several.",
+        help="A pair of texts for a reranker, such as a query and a document; repeatable.",
     ),
     Flag(
         ["input_file", "--input"],
         section=_SECTION,
         metavar="FILE",
-        help="A file with a JSON value per line for an encoder or a classifier: a text, a pair, or an object with "
-        "text, pair, or query and document.",
+        help="A JSONL file for an encoder or a classifier. Each line is a text, a pair, or an object with text, pair, "
+        "or query and document.",
     ),
     Flag(
         ["--output"],
         section=_SECTION,
         metavar="FILE",
-        help="Write vectors or scores to this file, in the order of the texts: .jsonl or .npy.",
+        help="Write vectors or scores to this .jsonl or .npy file, in input order.",
     ),
     Flag(
         ["--use-adapter"],
         section=_SECTION,
         multiple=True,
         metavar="NAME",
-        help="The adapter to answer with; repeat it to give each prompt one. 'base' is the model without an adapter.",
+        help="The adapter to answer with; repeat it to select one per prompt. 'base' is the model without adapters.",
     ),
     Flag(
         ["--iteration"], section=_SECTION, type=int, metavar="N", help="Run so often; the answers are the last run's."
@@ -268,21 +268,21 @@ _FLAGS = (
         metavar="DIR",
         help="Write what the card gets and gives in each run to this folder, for qaic-runner (card only).",
     ),
-    Flag(["--chat"], section=_SECTION, is_flag=True, help="Chat with the model; /help lists what a chat understands."),
+    Flag(["--chat"], section=_SECTION, is_flag=True, help="Chat with the model; /help lists the commands of a chat."),
     Flag(["--system"], section=_SECTION, metavar="TEXT", help="System prompt of the chat."),
     Flag(
         ["--generation-len"],
         section=_SECTION,
         type=int,
         metavar="N",
-        help="Maximum new tokens per prompt. Default: the checkpoint's max_new_tokens or max_length, else "
-        "what fits the context.",
+        help="Maximum new tokens per prompt. Default: the checkpoint's max_new_tokens or max_length, else as many as "
+        "fit into the context.",
     ),
     Flag(
         ["--generation-config"],
         section=_SECTION,
         metavar="PATH",
-        help="A generation_config.json, or its folder, whose entries go before the checkpoint's.",
+        help="A generation_config.json, or its folder, whose entries override the checkpoint's.",
     ),
     Flag(
         ["stream", "--stream/--no-stream"],

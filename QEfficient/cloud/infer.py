@@ -42,7 +42,7 @@ def command(
 ) -> None:
     """Load a model, compile it and answer prompts.
 
-    The package is kept in the store: the next time, nothing is exported or compiled.
+    The package is cached, so that the next run exports and compiles nothing.
     """
     adapters = read_adapters(adapter)
     question = _with_only(question, adapters)
@@ -58,7 +58,9 @@ def _with_only(question: Question, adapters: Mapping[str, str]) -> Question:
     if question.adapters or not adapters:
         return question
     if len(adapters) > 1:
-        raise OptionError(f"Which of the adapters {', '.join(adapters)}? Give --use-adapter, once or for each prompt.")
+        raise OptionError(
+            f"Several adapters ({', '.join(adapters)}): select one with --use-adapter, once or per prompt."
+        )
     return replace(question, adapters=[*adapters])
 
 

@@ -23,7 +23,7 @@ _LENS: dict[str, type[Options]] = {"ctx_len": CausalLMCompileOptions, "encoder_c
 @flags(JSON, *LOGGING)
 @click.pass_obj
 def command(out: Output, /, *, source: ModelSource | None, options: dict[str, Any], as_json: bool) -> None:
-    """Describe a model and how each target would run it.
+    """Show a model's structure and how each target would run it.
 
     Parameters, layers by the kind of state they keep, and for each target the lowering it gets and why faster ones
     cannot express the model. No weights are needed, and none are downloaded.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from QEfficient.cloud.click_options import DeviceGroup, Flag, Function, as_flag, flags, option_flags, with_device_group
+from QEfficient.cloud.completion import complete_path
 from QEfficient.cloud.terminal import note
 from QEfficient.errors import OptionError, TargetUnavailable
 from QEfficient.options import CausalLMCompileOptions
@@ -93,7 +94,7 @@ def check_options(model: QEFFBaseModel, compile_options: Mapping[str, Any]) -> N
 
 def model_flags(function: Function) -> Callable[..., Any]:
     """Give a command ``MODEL`` and the flags that say how to load it, as its argument ``source``."""
-    return click.argument("model", required=False)(named_model_flags(function))
+    return click.argument("model", required=False, shell_complete=complete_path)(named_model_flags(function))
 
 
 def named_model_flags(function: Function) -> Callable[..., Any]:
@@ -150,8 +151,8 @@ _LOAD_FLAGS = {
         ["--pooling"],
         section=_SECTION,
         type=click.Choice(["auto", "none", "mean", "max", "cls", "last", "weightedmean", "mean_sqrt_len_tokens"]),
-        help="How an encoder makes one vector per text; none: hidden states. Default: auto, what the folder's "
-        "modules.json says, else none.",
+        help="How an encoder pools hidden states into one vector per text; none: not at all. Default: auto, as the "
+        "folder's modules.json says, else none.",
     ),
 }
 _DEVICE_GROUP = Flag(
@@ -159,7 +160,7 @@ _DEVICE_GROUP = Flag(
     section="Compile options",
     type=DeviceGroup(),
     metavar="[N,N]",
-    help="Card numbers, as in [0,1]; as many as --num-devices.",
+    help="Device numbers of the cards to use, as in [0,1]; as many as --num-devices.",
 )
 
 
@@ -185,7 +186,7 @@ ADAPTER = Flag(
     section=_SECTION,
     multiple=True,
     metavar="NAME=FOLDER",
-    help="A LoRA adapter for the package, and what --use-adapter calls it; repeat it for several.",
+    help="A LoRA adapter to put into the package, under a name for --use-adapter; repeatable.",
 )
 _NO_EFFECT = {
     "dynamo": Flag(["--dynamo"], is_flag=True, hidden=True),
@@ -217,7 +218,7 @@ def _with_compile_flags(function: Function, others: tuple[str, ...]) -> Callable
     ) -> Any:
         for name in _NO_EFFECT:
             if params.pop(name):
-                note(f"warning: {as_flag(name)}: no effect, this library exports in another way.")
+                note(f"warning: {as_flag(name)}: no effect: this library exports differently.")
         options = with_device_group(compile_options, device_group)
         if ccl_enabled:
             config = QaicConfig(ccl_enabled=True)

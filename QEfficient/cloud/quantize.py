@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from QEfficient.quantization.report import LayerError, QuantizationReport
 
 _FLAGS = (
-    Flag(["output", "-o", "--output"], metavar="FOLDER", help="Where to write the checkpoint: a new or empty folder."),
+    Flag(["output", "-o", "--output"], metavar="FOLDER", help="Folder for the checkpoint, new or empty."),
     Flag(
-        ["--ignore"], multiple=True, metavar="PATTERN", help="Linear layers that stay, as in '*.down_proj'; repeatable."
+        ["--ignore"],
+        multiple=True,
+        metavar="PATTERN",
+        help="Linear layers not to quantize, as in '*.down_proj'; repeatable.",
     ),
-    Flag(["--calibration"], metavar="FILE", help="Text that is like what the model will read, for awq and gptq."),
-    Flag(["--eval-text"], metavar="FILE", help="Text to measure perplexity on, before and after."),
-    Flag(["--plot"], metavar="FILE", help="Where to draw the layers' errors, as PNG; needs matplotlib."),
+    Flag(["--calibration"], metavar="FILE", help="Text similar to what the model will read, for awq and gptq."),
+    Flag(["--eval-text"], metavar="FILE", help="Text to measure perplexity on before and after."),
+    Flag(["--plot"], metavar="FILE", help="PNG file for a plot of the layers' errors; needs matplotlib."),
     JSON,
     *LOGGING,
 )
@@ -48,14 +51,14 @@ def command(
     as_json: bool,
     options: dict[str, Any],
 ) -> None:
-    """Write a quantized checkpoint that any library loads.
+    """Write a quantized checkpoint.
 
-    The weights of linear layers are quantized, in the layout of compressed-tensors; the output head, embeddings and
-    all else stay. Prints the error of each layer.
+    It has the layout of compressed-tensors, which other libraries load too. The weights of linear layers are
+    quantized; the output head, the embeddings and all else stay as they are. Prints the error of each layer.
     """
     chosen = required(source)
     if output is None:
-        raise click.UsageError("Where to? Give -o FOLDER.", click.get_current_context())
+        raise click.UsageError("No output folder given. Use -o FOLDER.", click.get_current_context())
     QuantizeOptions.parse(options)
     _check_plot(plot)
     if "pooling" in chosen.load_options:

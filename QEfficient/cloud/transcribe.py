@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from QEfficient.cloud.click_options import LOGGING, Flag, flags
+from QEfficient.cloud.completion import complete_path
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, named_model_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
@@ -19,28 +20,32 @@ if TYPE_CHECKING:
 _SECTION = "Audio and text"
 _FORMATS = ("txt", "srt", "vtt", "json")
 _FLAGS = (
-    Flag(["--package"], section=_SECTION, metavar="DIR", help="A package that compile made, instead of a model."),
+    Flag(["--package"], section=_SECTION, metavar="DIR", help="A compiled package, instead of a model."),
     Flag(
         ["--language"],
         section=_SECTION,
         metavar="NAME",
-        help="Language of the audio, as a code or its English name. Default: the model says it.",
+        help="Language of the audio, as a code or English name. Default: detected by the model.",
     ),
-    Flag(["--task"], section=_SECTION, metavar="NAME", help="transcribe, or translate into English."),
+    Flag(["--task"], section=_SECTION, metavar="NAME", help="transcribe, or translate (into English)."),
     Flag(
         ["--prompt"],
         section=_SECTION,
         metavar="TEXT",
-        help="What a language model shall do with the audio. Default: what its processor asks for a transcription.",
+        help="What a language model should do with the audio. Default: its processor's request for a transcription.",
     ),
     Flag(
         ["timestamps", "--timestamps/--no-timestamps"],
         section=_SECTION,
         default=None,
-        help="Ask for the times of segments. Default: for srt and vtt, and for long audio.",
+        help="Include the times of segments. Default: for srt, vtt and long audio.",
     ),
     Flag(
-        ["--generation-len"], section=_SECTION, type=int, metavar="N", help="Maximum new tokens of 30 seconds of audio."
+        ["--generation-len"],
+        section=_SECTION,
+        type=int,
+        metavar="N",
+        help="Maximum new tokens per 30 seconds of audio.",
     ),
     Flag(
         ["form", "--format"],
@@ -54,7 +59,7 @@ _FLAGS = (
 
 
 @click.command("transcribe", cls=Command)
-@click.argument("files", metavar="FILE...", nargs=-1)
+@click.argument("files", metavar="FILE...", nargs=-1, shell_complete=complete_path)
 @named_model_flags
 @flags(*_FLAGS)
 @compile_flags
@@ -70,12 +75,12 @@ def command(
     compile_options: dict[str, Any],
     **spoken: Any,
 ) -> None:
-    """Write down what is said in audio files.
+    """Transcribe audio files.
 
     The model of --model-name is compiled as by infer, or opened from a package. Files have the model's sampling rate.
     """
     if not files:
-        raise click.UsageError("What to listen to? Give audio files.", click.get_current_context())
+        raise click.UsageError("No audio files given.", click.get_current_context())
     if form in ("srt", "vtt") and len(files) > 1:
         raise OptionError(f"--format {form} is for one file, got {len(files)}.")
     if package is not None and source is not None:

@@ -24,12 +24,12 @@ PROMPTS = (
 )
 """Default prompts, of several lengths, so that they start to decode at different steps."""
 _FLAGS = (
-    Flag(["prompt", "-p", "--prompt"], multiple=True, metavar="TEXT", help="A prompt; repeat it for several."),
+    Flag(["prompt", "-p", "--prompt"], multiple=True, metavar="TEXT", help="A prompt; repeatable."),
     Flag(
         ["--image-path"],
         multiple=True,
         metavar="FILE",
-        help="An image for the prompt; repeat it for several. Of several prompts, each gets one.",
+        help="An image for the prompt; repeatable. With several prompts, one image per prompt.",
     ),
     Flag(["--prompts-txt-file-path"], metavar="FILE", help="A file with one prompt per line, in UTF-8 or UTF-16."),
     Flag(
@@ -43,7 +43,7 @@ _FLAGS = (
     Flag(
         ["--node-precision-info-out"],
         metavar="FILE",
-        help="Where to write the nodes that must stay in fp32, if fp16 overflows; for --node-precision-info.",
+        help="File to list the nodes in that must stay in fp32 if fp16 overflows, for --node-precision-info.",
     ),
     JSON,
     *LOGGING,

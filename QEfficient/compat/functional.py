@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from QEfficient.errors import OptionError
 from QEfficient.generation.results import CloudAI100ExecInfo
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from QEfficient.base.modeling_qeff import PathLike, QEFFBaseModel
-    from QEfficient.generation.request_builder import SamplingValue
+    from QEfficient.option_types import GenerateArgs
 
 CompileValue = bool | float | str | Sequence[int] | Mapping[str, Any] | None
 """An option of ``compile``."""
@@ -130,7 +130,7 @@ def cloud_ai_100_exec_kv(
     generation_len: int | None = None,
     stream: bool = True,
     prompt_to_lora_id_mapping: Sequence[int] | None = None,
-    **options: SamplingValue,
+    **options: Unpack[GenerateArgs],
 ) -> CloudAI100ExecInfo:
     """Run a compiled package.
 
@@ -144,7 +144,7 @@ def cloud_ai_100_exec_kv(
         stream: print the text while it is generated.
         prompt_to_lora_id_mapping: the number of each prompt's adapter, 0 for the base model; the option ``adapter``
             takes their names.
-        options: those of ``generate``, and upstream's: see :class:`QEfficient.generation.run_options.RunOptions`.
+        options: the other options of ``generate``.
     """
     from QEfficient.generation.package import from_package
     from QEfficient.generation.prompts import read_prompts

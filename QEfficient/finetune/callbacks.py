@@ -51,6 +51,16 @@ class EndWhereDone(TrainerCallback):
             raise AllStepsDone
 
 
+class TakeIntervals(TrainerCallback):
+    """Saves and logs as often as this run says; the Trainer goes on as often as the run that wrote the checkpoint."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """The checkpoint is loaded."""
+        state.compute_steps(args, state.max_steps)
+
+
 class StopOnSignal(TrainerCallback):
     """Saves a checkpoint and ends at the first step after a signal, which may have come to any of the processes.
 

@@ -11,7 +11,7 @@ from typing import Any
 from QEfficient.errors import ArtifactError, ArtifactNotFound, CorruptArtifact, OptionError, UnsafeCheckpoint
 from QEfficient.store.digests import canonical
 from QEfficient.store.files import remove
-from QEfficient.store.manifest import Artifact, open_artifact
+from QEfficient.store.manifest import ADVICE, MANIFEST_NAME, Artifact, open_artifact
 from QEfficient.store.publish import Recipe, seal
 
 logger = logging.getLogger(__name__)
@@ -47,15 +47,36 @@ def newest_complete(output_dir: Path, *, is_strict: bool = False) -> Artifact | 
         try:
             artifact = open_artifact(folder, fresh=True)
         except ArtifactError as error:
-            why = "it was not written to its end" if isinstance(error, ArtifactNotFound) else str(error)
+            is_unfinished = isinstance(error, ArtifactNotFound)
+            why = "it was not written to its end" if is_unfinished else str(error).removesuffix(f". {ADVICE}")
             if is_strict:
                 raise CorruptArtifact(
                     f"{folder} cannot be used: {why}. Without strict_resume, the checkpoint before it is used."
                 ) from error
-            logger.warning("%s is passed over: %s", folder, why)
+            logger.warning("%s is passed over: %s.", folder, why)
         else:
             return artifact
     return None
+
+
+def set_aside(output_dir: Path, start: Artifact | None) -> None:
+    """Take what was passed over out of the way of the run, which writes these checkpoints again: what is left of the
+    old ones would become part of the new. Unfinished ones are removed, damaged ones are renamed.
+
+    Args:
+        output_dir: of the run.
+        start: the checkpoint that it continues from, if it does.
+    """
+    for folder in list_checkpoints(output_dir):
+        if start is not None and folder.name == start.path.name:
+            return
+        if (folder / MANIFEST_NAME).exists():
+            aside = folder.with_name(f"damaged-{folder.name}")
+            remove(aside)
+            folder.rename(aside)
+            logger.warning("%s is now %s.", folder, aside.name)
+        else:
+            remove(folder)
 
 
 def check_same_run(checkpoint: Artifact, run: Mapping[str, Any]) -> None:
@@ -92,6 +113,6 @@ def check_no_pickles(checkpoint: Artifact) -> None:
 
 def prune(output_dir: Path, keep: int) -> None:
     """Remove all but the newest ``keep`` checkpoints that have a manifest."""
-    complete = [folder for folder in list_checkpoints(output_dir) if (folder / "manifest.json").is_file()]
+    complete = [folder for folder in list_checkpoints(output_dir) if (folder / MANIFEST_NAME).is_file()]
     for folder in complete[keep:]:
         remove(folder)

@@ -68,12 +68,33 @@ _ONLY: Mapping[str, tuple[object, ...]] = {
 _NO_EFFECT = ("training.ddp_config.", "callbacks.tensorboard")
 """Process groups are Accelerate's matter; TensorBoard's logs are always written."""
 _TASK_MODES = {"AutoModelForCausalLM": "generation", "AutoModelForSequenceClassification": "seq_classification"}
+_SECTIONS = {name.rpartition(".")[0] for name in (*_NAMES, *_ONLY)} | {"callbacks", "training.ddp_config"}
+
+
+def _number(value: object) -> object:
+    """YAML reads 5e-5 as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _joined(names: object) -> object:
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return ",".join(names) if is_list else names
+
+
+def _task_mode(name: object) -> object:
+    return _TASK_MODES.get(name, name) if isinstance(name, str) else name
+
+
 _CHANGED: Mapping[str, Callable[[Any], Any]] = {
-    "max_train_step": lambda steps: max(0, steps),  # -1 is no limit there
-    "target_modules": lambda names: names if isinstance(names, str) else ",".join(names),
-    "task_mode": lambda name: _TASK_MODES.get(name, name),
-    "lr": float,  # YAML reads 5e-5 as text
+    "max_train_step": lambda steps: 0 if steps == -1 else steps,  # no limit there
+    "target_modules": _joined,
+    "task_mode": _task_mode,
+    **{field.name: _number for field in fields(FinetuneOptions) if field.type == "float"},
 }
+"""How values become those of settings; one that is none stays as it is, for the settings' own check to name."""
 
 
 def read_config(file: str) -> dict[str, Any]:
@@ -102,6 +123,8 @@ def read_config(file: str) -> dict[str, Any]:
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in content.items():
+        if value is None and f"{prefix}{name}" in _SECTIONS:
+            continue  # a section without settings
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
         else:
@@ -121,4 +144,6 @@ def _setting(name: str, value: object, file: str) -> str | None:
         return None
     if name.startswith(_NO_EFFECT):
         return None
+    if name in _SECTIONS:
+        raise OptionError(f"{file}: '{name}' is a section: expected names with values in it, got {value!r}.")
     raise OptionError(f"{file}: there is no setting '{name}'.{nearest(name, [*_KNOWN, *_NAMES])}")

@@ -89,7 +89,7 @@ def text_of(row: Row, column: str) -> str:
     value = row.values.get(column)
     if not isinstance(value, str):
         raise row.refused(f"column '{column}' must be text, got {value!r}.")
-    return value
+    return row.checked_text(value)
 
 
 def _alpaca_prompt(row: Row) -> str:
@@ -108,7 +108,7 @@ def fill(row: Row, template: str) -> str:
         DatasetError: it does not fit them.
     """
     try:
-        return template.format_map(row.values)
+        return row.checked_text(template.format_map(row.values))
     except (KeyError, IndexError, ValueError, AttributeError) as error:
         columns = ", ".join(map(str, row.values))
         raise row.refused(f"the template {template!r} does not fit its columns ({columns}): {error!r}.") from error
@@ -151,6 +151,8 @@ class _Chat:
         learned = []
         for index, message in enumerate(messages):
             if message["role"] == "assistant":
+                if not any(value for name, value in message.items() if name != "role"):
+                    raise row.refused(f"message {index + 1}, of the assistant, is empty: there is nothing to learn.")
                 before = self._render(row, messages[:index], is_asked=True)
                 after = self._render(row, messages[: index + 1], is_asked=False)
                 if not (after.startswith(before) and whole.startswith(after)):

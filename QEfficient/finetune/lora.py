@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,20 +12,22 @@ from QEfficient.errors import OptionError
 from QEfficient.finetune.settings import FinetuneOptions
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 
 def lora_config(options: FinetuneOptions, model: PreTrainedModel) -> LoraConfig:
     """
     Raises:
-        OptionError: the model has no layer of a name in ``target_modules``.
+        OptionError: the model has no linear layer of a name in ``target_modules``.
     """
     from peft import LoraConfig
 
     names: str | list[str] = options.target_modules
     if isinstance(names, str) and names != "all-linear":
-        names = [name.strip() for name in names.split(",")]
+        names = [name.strip() for name in names.split(",") if name.strip()]
         _check_targets(names, model)
     return LoraConfig(
         task_type="CAUSAL_LM" if options.task_mode == "generation" else "SEQ_CLS",
@@ -38,14 +41,34 @@ def lora_config(options: FinetuneOptions, model: PreTrainedModel) -> LoraConfig:
 
 
 def _check_targets(names: Sequence[str], model: PreTrainedModel) -> None:
-    """PEFT passes over a name that no module has, unless no name fits."""
-    modules = [f".{name}" for name, _ in model.named_modules()]
+    """PEFT passes over a name that no module has, unless no name fits; an adapter of an embedding cannot be compiled."""
+    if not names:
+        raise OptionError(f"target_modules names no layer. {linear_layers(model)}")
     for wanted in names:
-        if not any(name.endswith(f".{wanted}") for name in modules):
-            layers = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module)})
-            raise OptionError(
-                f"target_modules: the model has no layer '{wanted}'. Its linear layers are {', '.join(layers)}; "
-                "all-linear takes all but the output head."
+        modules = [module for name, module in model.named_modules() if f".{name}".endswith(f".{wanted}")]
+        if not modules:
+            raise OptionError(f"target_modules: the model has no layer '{wanted}'. {linear_layers(model)}")
+        if not any(map(_is_linear, modules)):
+            kind = type(modules[0]).__name__
+            raise OptionError(f"target_modules: '{wanted}' ({kind}) is no linear layer. {linear_layers(model)}")
+
+
+def linear_layers(model: PreTrainedModel) -> str:
+    """What to say of the layers that can have an adapter."""
+    layers = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module)})
+    return f"The model's linear layers are {', '.join(layers)}; all-linear takes all but the output head."
+
+
+def warn_of_merging(adapted: PeftModel | PreTrainedModel) -> None:
+    """Say before the training if its result has to be merged in another place."""
+    config = getattr(adapted, "peft_config", {}).get("default")
+    parts = {"use_dora": "DoRA", "target_parameters": "matrices of experts"}
+    for name, what in parts.items():
+        if getattr(config, name, None):
+            logger.warning(
+                "This adapter has %s, which compiled models do not read. To compile the result, merge it with PEFT's "
+                "merge_and_unload() and save the model.",
+                what,
             )
 
 

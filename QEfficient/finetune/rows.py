@@ -5,11 +5,16 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from QEfficient.errors import DatasetError
+
+_ENCODING = "utf-8-sig"
+"""UTF-8, also with the mark at its begin that Windows' programs write."""
+_LARGEST_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,19 @@ class Row:
     def refused(self, why: str) -> DatasetError:
         """The error of a row that cannot be used."""
         return DatasetError(f"{self.where}: {why}")
+
+    def checked_text(self, text: str) -> str:
+        """``text``, which is made of this row.
+
+        Raises:
+            DatasetError: it has half of a character (a lone surrogate), as JSON can; no tokenizer reads that.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = text[error.start]
+            raise self.refused(f"its text has {half!r}, half of a character. Write the whole character.") from error
+        return text
 
 
 def read_rows(source: str, split: str = "train") -> list[Row]:
@@ -69,40 +87,48 @@ def _row(value: object, where: str) -> Row:
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding=_ENCODING) as file:
         for number, line in enumerate(file, 1):
             where = f"{path}, line {number}"
             if not line.strip():
                 continue
             try:
                 value = json.loads(line)
-            except ValueError as error:
-                raise DatasetError(f"{where}: no valid JSON: {error}.") from error
+            except (ValueError, RecursionError) as error:
+                raise DatasetError(f"{where}: no valid JSON: {error}.{_form_of(path)}") from error
             yield _row(value, where)
+
+
+def _form_of(path: Path) -> str:
+    """What to say of a file that is neither of the two forms of JSON."""
+    return " Expected a list of rows, or a row on each line." if path.suffix.lower() == ".json" else ""
 
 
 def _json_list(path: Path) -> Iterator[Row]:
     """Rows of a JSON list, each with the line it begins in; a file of JSON lines has this ending at times, too."""
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding=_ENCODING)
     start = len(text) - len(text.lstrip())
     if not text.startswith("[", start):
         yield from _json_lines(path)
         return
-    decoder, position, line, counted = json.JSONDecoder(), start + 1, 1, 0
-    while True:
+    decoder, position, line, counted = json.JSONDecoder(), _after_space(text, start + 1), 1, 0
+    is_last = text.startswith("]", position)
+    position += is_last
+    while not is_last:
         position = _after_space(text, position)
         line, counted = line + text.count("\n", counted, position), position
-        if text.startswith("]", position):
-            return
         try:
             value, position = decoder.raw_decode(text, position)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DatasetError(f"{path}, line {line}: no valid JSON: {error}.") from error
         yield _row(value, f"{path}, line {line}")
         position = _after_space(text, position)
         if not text.startswith(("]", ","), position):
             raise DatasetError(f"{path}, line {line}: expected ',' or ']' after this row.")
-        position += text.startswith(",", position)
+        is_last = text.startswith("]", position)
+        position += 1
+    if rest := text[position:].strip():
+        raise DatasetError(f"{path}: expected nothing after the list of rows, got {rest[:40]!r}.")
 
 
 def _after_space(text: str, position: int) -> int:
@@ -112,7 +138,7 @@ def _after_space(text: str, position: int) -> int:
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding=_ENCODING, newline="") as file, _any_size_of_cells():
         reader = csv.DictReader(file, strict=True)
         try:
             for values in reader:
@@ -124,8 +150,18 @@ def _csv(path: Path) -> Iterator[Row]:
             raise DatasetError(f"{path}, line {reader.line_num}: no valid CSV: {error}.") from error
 
 
+@contextmanager
+def _any_size_of_cells() -> Iterator[None]:
+    """Python's reader refuses more than 128 KB, which a document can have; its limit is the whole process's."""
+    before = csv.field_size_limit(_LARGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
 def _text(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding=_ENCODING) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield Row({"text": line.rstrip("\n")}, f"{path}, line {number}")

@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.finetune.base import Base
-from QEfficient.finetune.callbacks import AllStepsDone, EndWhereDone, SealCheckpoints, StopOnSignal
-from QEfficient.finetune.checkpoints import check_no_pickles, check_same_run, list_checkpoints, newest_complete
+from QEfficient.finetune.callbacks import AllStepsDone, EndWhereDone, SealCheckpoints, StopOnSignal, TakeIntervals
+from QEfficient.finetune.checkpoints import (
+    check_no_pickles,
+    check_same_run,
+    list_checkpoints,
+    newest_complete,
+    set_aside,
+)
 from QEfficient.finetune.data import Data
 from QEfficient.finetune.devices import choose_device, choose_precision
 from QEfficient.finetune.live import LiveTable
+from QEfficient.finetune.output_folder import RESULT, check_output
 from QEfficient.finetune.processes import decide_in_main, is_main_process, num_processes, wait_for_all
 from QEfficient.finetune.report import FinetuneReport
 from QEfficient.finetune.settings import FinetuneOptions
@@ -33,8 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MODEL = "model"
-"""The folder of the result, in ``output_dir``."""
 _NEEDED = ("trl", "peft", "accelerate", "datasets")
 _HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 
@@ -53,8 +58,8 @@ def finetune(
             ``token``, ``local_files_only`` as in ``from_pretrained``.
 
     Raises:
-        OptionError: an unknown or contradictory option, a layer that the model does not have, or a checkpoint to resume
-            from that is of another run.
+        OptionError: an unknown or contradictory option, a layer that the model does not have, a checkpoint to resume
+            from that is of another run, or an ``output_dir`` with something that is no run's and would be lost.
         LifecycleError: a package that training needs is not installed.
         TargetUnavailable: the device is not on this machine.
         DatasetError: the data cannot be used; names file and line.
@@ -71,7 +76,7 @@ def finetune(
         raise OptionError("dataset is missing: give a file, a folder of files, or a data set on the Hub.")
     check_installed()
     output_dir = Path(os.path.realpath(user_path(chosen.output_dir, "output_dir")))
-    _check_output(output_dir, chosen)
+    check_output(output_dir, chosen, pretrained_model_name_or_path)
     choose_precision(chosen, choose_device(chosen))
     with _stage("Reading", str(pretrained_model_name_or_path)):
         base = Base.open(pretrained_model_name_or_path, hub, trust_remote_code)
@@ -88,15 +93,6 @@ def check_installed() -> None:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise LifecycleError(f"Fine-tuning needs {', '.join(missing)}: pip install 'qefficient[train]'.")
-
-
-def _check_output(output_dir: Path, options: FinetuneOptions) -> None:
-    existing = list_checkpoints(output_dir)
-    if existing and not options.resume:
-        raise OptionError(
-            f"{output_dir} has checkpoints of a run, the newest {existing[0].name}. Continue it with resume=True "
-            "(--resume), or give another output_dir."
-        )
 
 
 class _Run:
@@ -135,6 +131,7 @@ class _Run:
             model = self.base.load(self.options, self.data.labels)
         is_language = self.options.task_mode == "generation"
         callbacks = [
+            TakeIntervals(),
             self.stop,
             MetricsLog(self.output_dir / METRICS, self.live.show, is_language=is_language),
             SealCheckpoints(identity, self.options.keep_checkpoints),
@@ -157,15 +154,17 @@ class _Run:
         checkpoint = newest_complete(self.output_dir, is_strict=self.options.strict_resume)
         if checkpoint is None:
             logger.warning("%s has no complete checkpoint: training starts from the first step.", self.output_dir)
-            return None
-        check_same_run(checkpoint, identity)
-        check_no_pickles(checkpoint)
-        return str(checkpoint.path)
+        else:
+            check_same_run(checkpoint, identity)
+            check_no_pickles(checkpoint)
+        with storage_errors(self.output_dir):
+            set_aside(self.output_dir, checkpoint)
+        return None if checkpoint is None else str(checkpoint.path)
 
     def _finish(self, trainer: Trainer) -> FinetuneReport:
         is_done = self.stop.name is None
         metrics = final_metrics(trainer) if is_done and self.data.validation else {}
-        model = self.output_dir / MODEL if is_done else None
+        model = self.output_dir / RESULT if is_done else None
         if model is not None:
             self._publish(trainer, model)
         if is_main_process():

@@ -32,7 +32,7 @@ class FinetuneOptions(Options):
     eval_dataset: str | None = None
     """Validation data, in the same forms."""
     validation_split: float = 0.0
-    """Share of the training rows that is set aside for validation."""
+    """Fraction of the training rows to set aside for validation."""
     task_mode: TaskMode = "generation"
     """generation: a causal language model. seq_classification: a model that gives a text one of the data's labels."""
     layout: Layout | None = None
@@ -53,7 +53,7 @@ class FinetuneOptions(Options):
     lora_alpha: int = 32
     """Scale of the adapter: its output is multiplied by lora_alpha / lora_r."""
     lora_dropout: float = 0.05
-    """Share of the adapter's inputs that is dropped in training."""
+    """Dropout probability of the adapter's inputs in training."""
     target_modules: str = "q_proj,v_proj"
     """Names of the linear layers that get an adapter, separated by commas; all-linear: all but the output head."""
     use_rslora: bool = False
@@ -65,50 +65,53 @@ class FinetuneOptions(Options):
     num_epochs: float = 1.0
     """Passes over the training data."""
     max_train_step: int = 0
-    """Optimizer steps after which training ends; 0: as num_epochs says."""
+    """Maximum number of optimizer steps; 0: as many as num_epochs needs."""
     train_batch_size: int = 1
-    """Sequences of a forward pass, on each device."""
+    """Sequences per forward pass and device."""
     val_batch_size: int = 1
-    """The same in validation."""
+    """The same for validation."""
     max_eval_step: int = 0
-    """Batches of a validation; 0: all."""
+    """Maximum number of batches per validation; 0: all."""
     gradient_accumulation_steps: int = 4
-    """Forward passes whose gradients make one optimizer step."""
+    """Forward passes per optimizer step, whose gradients are added up."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass, instead of keeping them: less memory, more time."""
+    """Recompute activations in the backward pass instead of keeping them: less memory, more time."""
     lr: float = 3e-4
     """Highest learning rate (AdamW)."""
     lr_scheduler: Scheduler = "linear"
-    """How the learning rate falls."""
+    """Schedule of the learning rate."""
     warmup_steps: int = 0
-    """Optimizer steps in which the learning rate rises from 0."""
+    """Optimizer steps over which the learning rate rises from 0."""
     weight_decay: float = 0.0
     """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
-    """Norm to which gradients are clipped; 0: they are not."""
+    """Maximum norm of the gradients; 0: no clipping."""
     seed: int = 42
-    """Of the data's order, the adapter's first weights and dropout."""
+    """Seed of the data order, the adapter's initial weights and dropout."""
     device: Device | None = None
     """Where to train: cpu, cuda, or qaic with torch_qaic. Default: cuda if there is one, else cpu."""
     precision: TrainingPrecision | None = None
-    """Number format of the computation; weights that are trained stay in fp32. Default: bf16 where a GPU has it, else
+    """Number format of the computation; trained weights stay in fp32. Default: bf16 if the GPU supports it, else
     fp32."""
     fsdp: bool = False
-    """Split weights, gradients and optimizer states over the processes (FSDP2) instead of keeping all in each (DDP)."""
+    """Shard weights, gradients and optimizer states over the processes (FSDP2) instead of replicating them (DDP)."""
     num_workers_dataloader: int = 0
-    """Processes that prepare batches."""
+    """Number of processes that prepare batches."""
     intermediate_step_save: int = 1000
-    """Optimizer steps between checkpoints; 0: one at the end."""
+    """Optimizer steps between checkpoints; 0: only one, at the end."""
     keep_checkpoints: int = 2
-    """Complete checkpoints to keep."""
+    """Number of complete checkpoints to keep."""
     resume: bool = False
     """Continue from the newest complete checkpoint in output_dir."""
     strict_resume: bool = False
     """Fail if the newest checkpoint is damaged, instead of using the one before."""
     logging_steps: int = 1
-    """Optimizer steps between two lines of metrics."""
+    """Optimizer steps between lines of metrics."""
 
     def __post_init__(self) -> None:
+        for name in ("dataset", "eval_dataset", "output_dir", "target_modules"):
+            if getattr(self, name) == "":
+                raise OptionError(f"{name} is empty text: a shell puts that for a variable that is not set.")
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value is not None and value not in choices:

@@ -13,9 +13,10 @@ from QEfficient.errors import OptionError, TargetUnavailable
 from QEfficient.finetune.classification import accuracy, mean_loss, most_likely
 from QEfficient.finetune.data import Data, as_dataset
 from QEfficient.finetune.devices import check_used, choose_device, choose_precision
-from QEfficient.finetune.lora import lora_config
+from QEfficient.finetune.lora import linear_layers, lora_config, warn_of_merging
 from QEfficient.finetune.processes import num_processes
 from QEfficient.finetune.settings import FinetuneOptions
+from QEfficient.finetune.trainer_errors import refusals
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
@@ -99,7 +100,7 @@ def _numbers_and_devices(options: FinetuneOptions) -> dict[str, Any]:
         "use_cpu": device == "cpu",
         "dataloader_pin_memory": device != "cpu",
         # The model's, also with FSDP: Accelerate's renames the weights, and PEFT would save none of them.
-        "gradient_checkpointing": options.gradient_checkpointing,
+        "activation_checkpointing": options.gradient_checkpointing,
     }
     if options.fsdp:
         settings["fsdp"] = True
@@ -139,20 +140,22 @@ def make_trainer(
     """The Trainer of the task.
 
     Raises:
-        OptionError: the model has no layer of a name in ``target_modules``.
+        OptionError: the model has no linear layer of a name in ``target_modules``, or PEFT or TRL refuse the settings.
     """
     from transformers import PrinterCallback
 
     make = _for_classification if options.task_mode == "seq_classification" else _for_generation
-    trainer = make(
-        options,
-        model,
-        args=args,
-        train_dataset=as_dataset(data.train),
-        eval_dataset=as_dataset(data.validation) if data.validation else None,
-        processing_class=tokenizer,
-        callbacks=list(callbacks),
-    )
+    with refusals(linear_layers(model) if options.use_peft else ""):
+        trainer = make(
+            options,
+            model,
+            args=args,
+            train_dataset=as_dataset(data.train),
+            eval_dataset=as_dataset(data.validation) if data.validation else None,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )
+    warn_of_merging(trainer.model)
     trainer.remove_callback(PrinterCallback)
     return trainer
 

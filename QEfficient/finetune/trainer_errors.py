@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from QEfficient.errors import CapacityError, UnsafeCheckpoint
+from QEfficient.errors import CapacityError, OptionError, QEffError, UnsafeCheckpoint
 from QEfficient.finetune.settings import FinetuneOptions
 
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
@@ -39,6 +39,24 @@ def trainer_errors(options: FinetuneOptions, checkpoint: str | None) -> Iterator
         if not any(text in str(error) for text in _NO_MEMORY):
             raise
         raise _no_memory(options) from error
+
+
+@contextmanager
+def refusals(advice: str) -> Iterator[None]:
+    """
+    Args:
+        advice: for the user, after what PEFT or TRL say.
+
+    Raises:
+        OptionError: one of them refuses a combination of settings; their errors have no class of their own.
+    """
+    try:
+        yield
+    except QEffError:
+        raise
+    except ValueError as error:
+        why = " ".join(str(error).split())
+        raise OptionError(f"PEFT and TRL refuse these settings: {why} {advice}".rstrip()) from error
 
 
 def _no_memory(options: FinetuneOptions) -> CapacityError:

@@ -50,8 +50,8 @@ class MetricsLog(TrainerCallback):
         """Forget the lines of steps that come again."""
         if not state.is_world_process_zero:
             return
-        kept = [line for line in read_metrics(self.path) if line["step"] <= state.global_step]
-        _write_lines(self.path, kept if state.global_step else [])
+        lines = read_metrics(self.path) if state.global_step else []
+        _write_lines(self.path, [line for line in lines if line["step"] <= state.global_step])
         self._seen = (time.perf_counter(), 0)
 
     def on_step_end(
@@ -124,14 +124,32 @@ def perplexity(loss: float) -> float:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Lines of a metrics file; the last may be torn, where the writer was killed."""
+    """Lines of a metrics file, without those that are damaged: the last may be torn, where the writer was killed."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            logger.warning("%s: a torn line is left out.", path)
+    for number, text in enumerate(path.read_bytes().splitlines() if path.is_file() else (), 1):
+        line = _metrics_of(text)
+        if line is None:
+            logger.warning("%s, line %d: it is torn or no line of metrics, and is left out.", path, number)
+        else:
+            lines.append(line)
     return lines
+
+
+def is_metrics(path: Path) -> bool:
+    """Whether a run may have written this file: it is empty, or has a line of metrics at its begin."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        first = file.readline(1 << 16)
+    return not first or _metrics_of(first) is not None
+
+
+def _metrics_of(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
 
 
 def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,20 +16,8 @@ from QEfficient.generation.logits.processor import Processor
 from QEfficient.generation.request import Request
 from QEfficient.generation.stopping import StopRule, StopStrings, TokenBytes, check_stop_strings
 from QEfficient.generation_config import options_of, refuse_unfollowed
-from QEfficient.generation_options import GenerationOptions
+from QEfficient.generation_options import GenerationOptions, Streamer
 from QEfficient.options import TRUNCATION
-
-
-class Streamer(Protocol):
-    """What transformers' streamers do: it gets the prompt's tokens, then each new one."""
-
-    def put(self, value: Any) -> None:
-        """Take tokens: of the prompt ``[1, tokens]``, then ``[1]``."""
-        ...
-
-    def end(self) -> None:
-        """The answer is complete."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,6 +83,10 @@ class CompiledModel(Generic[RecordT]):
         self.record, self._open_options = self._settled(record, dict(settings or {}))
         self._load()
 
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the package; the class of each task says what with."""
+        raise NotImplementedError
+
     def _load(self) -> None:
         """Load what :meth:`generate` runs, from what the package and the settings say."""
         raise NotImplementedError

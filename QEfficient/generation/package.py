@@ -24,6 +24,9 @@ def from_package(
 ) -> CompiledModel[Any]:
     """Open a compiled package and load it.
 
+    Type checkers know its arguments where it is opened by the class of its task, as in
+    ``QEFFAutoModelForCausalLM.from_package(path)``.
+
     Args:
         path: the folder that ``compile`` returned, or a copy of it.
         device_ids: the cards to load it on; None: those with the most free cores. No effect on ``cpu``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from numbers import Integral
 from typing import Any
 
@@ -13,14 +14,14 @@ from QEfficient.errors import CapacityError, OptionError
 from QEfficient.generation.media import NOTHING, PromptMedia
 from QEfficient.generation.request import Request
 from QEfficient.generation.sessions.readers import TEXT
-from QEfficient.generation_options import GenerationOptions, is_for_each
+from QEfficient.generation_options import CallArguments, GenerationOptions, is_for_each
 from QEfficient.options import TRUNCATION
 
 logger = logging.getLogger(__name__)
 
 _ARGUMENTS = (
-    *("prompts", "tokenizer", "generation_len", "stream", "adapter"),
-    *("generation_config", "streamer", "logits_processor", "stopping_criteria"),
+    *("prompts", "tokenizer", "generation_len", "stream"),
+    *(item.name for item in fields(CallArguments)),
 )
 """Arguments of ``generate`` that are not options of an answer."""
 _FOR_ALL_DECODING = (
@@ -30,8 +31,6 @@ _FOR_ALL_DECODING = (
     *("exponential_decay_length_penalty", "repetition_penalty", "encoder_repetition_penalty"),
 )
 """Entries of a checkpoint's generation config that are defaults, whether tokens are drawn or not."""
-SamplingValue = object
-"""An option of ``generate``: one value for all prompts, or one per prompt. :class:`GenerationOptions` checks it."""
 
 
 class RequestBuilder:

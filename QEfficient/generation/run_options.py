@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from QEfficient.errors import OptionError
 from QEfficient.generation.engine import Engine
 from QEfficient.generation.programs.recording import Recorder
 from QEfficient.generation.sessions.retained import RetainedSession
-from QEfficient.options import Options
+from QEfficient.options import require_bool
 from QEfficient.store.artifacts import home
 from QEfficient.store.files import user_path
 
@@ -30,21 +32,20 @@ _OF_PACKAGE = ("comp_ctx_lengths_decode", "comp_ctx_lengths_prefill", "enable_de
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunOptions(Options):
-    """How often and how far a call of ``generate`` runs, and what it leaves behind."""
+class RunOptions:
+    """How often and how far a call of ``generate`` runs, and what it leaves behind: see
+    :class:`QEfficient.generation_options.CallArguments`."""
 
     iteration: int = 1
-    """Times to run; the result is that of the last."""
     automation: bool = False
-    """Go on after end tokens, up to generation_len."""
     write_io: bool = False
-    """Write what a card gets and gives in each run, for qaic-runner; the folder is logged."""
-    write_io_dir: str | None = None
-    """The folder to write it to."""
+    write_io_dir: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.iteration, bool) or not isinstance(self.iteration, int) or self.iteration < 1:
             raise OptionError(f"iteration must be a whole number of at least 1, got {self.iteration!r}.")
+        require_bool("automation", self.automation)
+        require_bool("write_io", self.write_io)
 
     @classmethod
     def split(cls, options: Mapping[str, object]) -> tuple[RunOptions, dict[str, object]]:
@@ -57,10 +58,10 @@ class RunOptions(Options):
             if options.get(name) not in (None, False):
                 raise OptionError(f"{name}: {instead}.")
         names = {item.name for item in fields(cls)}
-        of_run = {name: value for name, value in options.items() if name in names and value is not None}
+        of_run: dict[str, Any] = {name: value for name, value in options.items() if name in names and value is not None}
         skipped = names | _REFUSED.keys() | {*_OF_PACKAGE}
         others = {name: value for name, value in options.items() if name not in skipped}
-        run = cls.parse(of_run)
+        run = cls(**of_run)
         if run.automation:
             others["eos_token_id"] = ()
         return run, others

@@ -35,14 +35,21 @@ class Sequence:
     adapter: int = 0
     """The number of its adapter; 0 is the base model."""
     prompt_len: int = field(init=False)
+    prefill_len: int = field(init=False)
+    """Tokens that it had when its first one was run last."""
 
     def __post_init__(self) -> None:
-        self.prompt_len = len(self.tokens)
+        self.prompt_len = self.prefill_len = len(self.tokens)
 
     @property
     def num_pending(self) -> int:
         """Tokens that the session has not seen."""
         return len(self.tokens) - self.num_cached
+
+    def restart_beyond(self, length: int | None) -> None:
+        """Run all tokens anew once there are more than ``length``; None: never."""
+        if length is not None and self.prefill_len <= length < len(self.tokens):
+            self.num_cached, self.prefill_len = 0, len(self.tokens)
 
 
 Step = list[tuple[Sequence, Chunk]]
@@ -83,6 +90,8 @@ class Scheduler:
             # It is in at least one of the two at any time, so that an interrupt does not lose it.
             self.running.append(self.waiting[0])
             self.waiting.popleft()
+        for sequence in self.running:
+            sequence.restart_beyond(self.info.restart_len)
         return self._ragged() if self.info.is_ragged else self._uniform()
 
     def advance(self, sequence: Sequence, chunk: Chunk) -> None:
@@ -145,7 +154,7 @@ class Scheduler:
         tokens = sequence.tokens[begin:end]
         is_last = begin + len(tokens) == len(sequence.tokens)
         inputs = {} if begin else sequence.inputs
-        kept = (sequence.block_ids, sequence.media, sequence.adapter)
+        kept = (sequence.block_ids, sequence.media, sequence.adapter, sequence.prefill_len)
         return Chunk(sequence.slot, tokens, begin, int(is_last), inputs, *kept)
 
 

@@ -14,17 +14,17 @@ import numpy as np
 
 from QEfficient.errors import CorruptArtifact, OptionError, nearest
 from QEfficient.generation.logits.processor import ScoreRule
-from QEfficient.options import require_bool
+from QEfficient.options import Options, require_bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpeechOptions:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpeechOptions(Options):
     """What is asked of a speech model."""
 
     language: str | None = None
-    """Of the audio: a code such as "en", its token, or its name in English; None: the model says it."""
+    """Of the audio: a code such as 'en', its token, or its name in English; None: the model says it."""
     task: str | None = None
-    """"transcribe", or "translate" into English; None: the checkpoint's."""
+    """'transcribe', or 'translate' into English; None: the checkpoint's."""
     return_timestamps: bool | None = None
     """Whether the answer has tokens of times; None: the checkpoint's."""
     composer: str | None = None

@@ -16,16 +16,16 @@ class TextOptions(Options):
     """How texts are read and run."""
 
     prompt_name: str | None = None
-    """The folder's prompt to put before each text. Default: the one that the folder names as its default."""
+    """Name of the model's prompt to put before each text. Default: the model's default prompt, if it has one."""
     prompt: str | None = None
-    """A prompt in place of the folder's."""
+    """A prompt to put before each text, instead of one of the model's."""
     batch_size: int | None = None
-    """Texts per run. Default: as compiled, which a card keeps to."""
+    """Texts per run. Default: the compiled batch size, which is fixed on a card."""
     truncation: bool | None = None
-    """Cut texts that are too long: True, to what the model and the package take; False, never. Default: to the folder's
-    maximum length, if it has one, with a warning."""
+    """Cut texts that are too long. True: at the maximum of the model and the package. False: never. Default: at the
+    maximum length that the model's folder names, if any, with a warning."""
     show_progress_bar: bool = False
-    """Show how many texts are done."""
+    """Show a progress bar."""
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -43,7 +43,7 @@ class EncodeOptions(TextOptions):
     normalize_embeddings: bool = False
     """Scale each vector to length 1."""
     truncate_dim: int | None = None
-    """Keep this many of the first features of each vector, before it is scaled."""
+    """Keep only the first so many dimensions of each vector, before normalization."""
     convert_to_tensor: bool = False
     """Return a torch tensor instead of an array."""
 
@@ -53,7 +53,7 @@ class PredictOptions(TextOptions):
     """How texts get scores."""
 
     apply_softmax: bool = False
-    """Turn the scores of several labels into shares of 1."""
+    """Turn the scores of several labels into probabilities that add up to 1."""
     convert_to_tensor: bool = False
     """Return a torch tensor instead of an array."""
 
@@ -63,6 +63,6 @@ class RankOptions(TextOptions):
     """How documents are put in order."""
 
     top_k: int | None = None
-    """Return this many of the best. Default: all."""
+    """Return only the best k documents. Default: all."""
     return_documents: bool = False
     """Return each document beside its index and score."""

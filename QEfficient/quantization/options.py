@@ -17,25 +17,25 @@ class QuantizeOptions(Options):
     """Options of ``QEfficient.quantize``."""
 
     format: NumberFormat = "int4"
-    """Numbers that the weights of linear layers become."""
+    """Number format for the weights of linear layers."""
     group_size: int | None = None
-    """Input features that share a scale (int8, int4); -1: all of a row. Default: 128 for int4, -1 for int8."""
+    """Input features per scale (int8, int4); -1: one scale per row. Default: 128 for int4, -1 for int8."""
     block_size: int | None = None
-    """Rows and columns of a block that shares a scale (fp8). Default: each row has a scale."""
+    """Rows and columns of the blocks that share a scale (fp8). Default: one scale per row."""
     asymmetric: bool = False
-    """Store zero points, so that a group's lowest and highest weight are both exact (int8, int4)."""
+    """Store zero points, so that the lowest and the highest weight of a group are both exact (int8, int4)."""
     head: bool = False
     """Quantize the output head too."""
     keep_experts: bool = False
-    """Leave the experts of a mixture as they are. Else those with a matrix each are rounded to nearest."""
+    """Do not quantize the experts of a mixture. Otherwise experts with a matrix of their own are rounded to nearest."""
     method: Method = "rtn"
     """rtn rounds to nearest. With a calibration text, awq scales and clips, and gptq compensates rounding errors."""
     calibration_tokens: int = 16384
-    """Tokens of the calibration text that awq and gptq read."""
+    """Number of tokens of the calibration text to use (awq, gptq)."""
     ctx_len: int = 512
-    """Tokens of a calibration sequence, and of a window of the text to evaluate."""
+    """Tokens per calibration sequence, and per window of the evaluation text."""
     max_shard_bytes: int = 5_000_000_000
-    """Maximum size of a weight file."""
+    """Maximum size of a weight file, in bytes."""
 
     def __post_init__(self) -> None:
         for name, choices in {"format": get_args(NumberFormat), "method": get_args(Method)}.items():

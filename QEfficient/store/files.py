@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_IN_THE_WAY = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR})
 
 
 def home() -> Path:
@@ -61,6 +62,11 @@ def user_path(path: str | os.PathLike[str], name: str = "The path") -> Path:
         return chosen
     except (ValueError, RuntimeError, OSError) as error:  # not UTF-8, no such user, no working folder, too long
         raise StorageError(f"{name} {text!r} cannot be used: {error}. Choose another one.") from error
+
+
+def short_name(path: str | os.PathLike[str]) -> str:
+    """The last two parts of a path, since folders of models are often called ``model`` or ``checkpoint``."""
+    return "/".join(part for part in Path(path).absolute().parts[-2:] if part != os.sep)
 
 
 def temporary_home() -> Path:
@@ -250,8 +256,8 @@ def storage_errors(folder: Path, *, only_under: Path | None = None, needed_bytes
 
     Args:
         folder: What was being written, for the message.
-        only_under: For code of others: only a full disk, and a refused permission for paths in here, are ours. Their
-            ``PermissionError`` may be about a compiler that is not executable.
+        only_under: For code of others: only a full disk, and for paths in here a refused permission or a file in the
+            way, are ours. Their ``PermissionError`` may be about a compiler that is not executable.
         needed_bytes: Size of what is written, if that is known, for the message.
     """
     try:
@@ -265,7 +271,8 @@ def storage_errors(folder: Path, *, only_under: Path | None = None, needed_bytes
             raise full_disk(folder, str(error), needed_bytes) from error
         if error.errno is None:  # filelock's, which waited
             raise
-        if only_under is None or (is_denied(error) and _is_under(error.filename, only_under)):
+        is_ours = is_denied(error) or error.errno in _IN_THE_WAY
+        if only_under is None or (is_ours and _is_under(error.filename, only_under)):
             raise _storage_error(folder, error, _DENIED_ADVICE) from error
         raise
     except Exception as error:

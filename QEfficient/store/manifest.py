@@ -98,12 +98,13 @@ class Manifest:
             _check_fields(content)
             files = {name: _file_record(name, record) for name, record in content["files"].items()}
         except (ValueError, RecursionError) as error:
-            raise CorruptArtifact(f"{where} is damaged: {error}. {_ADVICE}") from error
+            raise CorruptArtifact(f"{where} is damaged: {error}. {ADVICE}") from error
         del content["seal"]
         return cls(**{**content, "files": files})
 
 
-_ADVICE = "Delete its folder and compile again, or copy it again from where it was made."
+ADVICE = "Delete its folder and compile again, or copy it again from where it was made."
+"""The end of each message about damage."""
 
 _TYPES = {
     "kind": str,
@@ -306,7 +307,7 @@ class Artifact:
         return sorted(set(names) - self.manifest.files.keys() - {MANIFEST_NAME})
 
     def _damaged(self, name: str, what: str) -> NoReturn:
-        raise CorruptArtifact(f"{self.path / name} {what}. {_ADVICE}")
+        raise CorruptArtifact(f"{self.path / name} {what}. {ADVICE}")
 
 
 def read_artifact(path: str | os.PathLike[str]) -> Artifact:
@@ -316,7 +317,7 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
     try:
         status = manifest.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_MANIFEST_BYTES:
-            raise CorruptArtifact(f"{manifest} is no file of at most {_MAX_MANIFEST_BYTES} bytes. {_ADVICE}")
+            raise CorruptArtifact(f"{manifest} is no file of at most {_MAX_MANIFEST_BYTES} bytes. {ADVICE}")
         return Artifact(folder, Manifest.from_json(manifest.read_bytes(), str(manifest)))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactNotFound(

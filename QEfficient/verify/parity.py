@@ -15,6 +15,7 @@ import torch
 from QEfficient.errors import NumericError
 from QEfficient.exporter.layers import layer_modules
 from QEfficient.store.digests import json_safe
+from QEfficient.transformers.lowering.rope import forget_lengths
 from QEfficient.verify.numeric_report import NumericReport
 from QEfficient.verify.reference import in_float32
 
@@ -69,6 +70,8 @@ class ParityReport:
     prompts: list[PromptParity]
     numerics: NumericReport | None = None
     """Effect of fp16 and the package's formats inside the model; None for a target without the card's numerics."""
+    remark: str | None = None
+    """What the package computes otherwise than Hugging Face, where that is known of other texts than these."""
 
     @property
     def agrees(self) -> bool:
@@ -87,7 +90,7 @@ class ParityReport:
             prompt if margin is None else replace(prompt, is_within_noise=numerics.is_noise(margin))
             for prompt, margin in zip(self.prompts, margins, strict=True)
         ]
-        return ParityReport(prompts, numerics)
+        return replace(self, prompts=prompts, numerics=numerics)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, which has no infinity and no NaN: those are None."""
@@ -96,6 +99,7 @@ class ParityReport:
             "has_fault": self.has_fault,
             "prompts": [json_safe(asdict(prompt), finite=True) for prompt in self.prompts],
             "numerics": self.numerics.to_dict() if self.numerics is not None else None,
+            "remark": self.remark,
         }
 
     def __str__(self) -> str:
@@ -105,7 +109,8 @@ class ParityReport:
         lines = [f"{verdict}: {agreed} of {compared} greedy tokens"]
         for index, prompt in enumerate(self.prompts):
             lines.append(f"  prompt {index} ({prompt.prompt_len} tokens): {_describe(prompt)}")
-        return "\n".join(lines + ([str(self.numerics)] if self.numerics is not None else []))
+        lines += [] if self.numerics is None else [str(self.numerics)]
+        return "\n".join(lines if self.remark is None else [*lines, f"  remark: {self.remark}"])
 
 
 def _describe(prompt: PromptParity) -> str:
@@ -206,6 +211,7 @@ def reference_tokens(
     model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], generation_len: int
 ) -> tuple[list[int], list[float]]:
     """Hugging Face's greedy tokens for one prompt, and the top-1 margin of each."""
+    forget_lengths(model)
     with torch.no_grad():
         output = model.generate(
             **inputs,
@@ -229,6 +235,7 @@ def _layer_errors(
     modules = list(layer_modules(model, compiled.body.graph.num_layers).values())
     if not ours or len(ours) != len(modules):
         return None
+    forget_lengths(model)
     with _captured(modules) as theirs, torch.no_grad():
         model(input_ids=torch.tensor([ids]), use_cache=False)
     return [relative_error(a, b) for a, b in zip(ours, theirs, strict=True)]

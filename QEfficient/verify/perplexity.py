@@ -248,7 +248,8 @@ class _Run:
         self._count = min(self._chunk_len, num_left)
         tokens = self._tokens[self._start : self._start + self._count]
         num_logits = 0 if num_context else self._count
-        return Chunk(self._slot, tokens, self._start, num_logits, block_ids=self._block_ids)
+        length = len(self._tokens)
+        return Chunk(self._slot, tokens, self._start, num_logits, block_ids=self._block_ids, prefill_len=length)
 
     def take(self, logits: np.ndarray) -> int:
         """Score with the first rows of ``logits`` ``[n, vocab]``; returns how many they are."""

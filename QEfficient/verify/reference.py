@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from QEfficient.transformers.lowering.rope import forget_lengths
 from QEfficient.verify.perplexity import Scorer, Window, negative_log_likelihood
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def model_scores(model: PreTrainedModel) -> Scorer:
 
 
 def _score(model: PreTrainedModel, tokens: Sequence[int], first_scored: int) -> float:
+    forget_lengths(model)
     with torch.no_grad():
         output = model(input_ids=torch.tensor([list(tokens)], device=model.device), use_cache=False)
     logits, targets = output.logits[0, first_scored - 1 : -1], tokens[first_scored:]

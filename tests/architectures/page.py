@@ -22,24 +22,34 @@ TITLES = {
 TARGETS = {"cpu": "cpu", "cloud-ai-100-sim": "card (simulated)"}
 JSON_FILE, PAGE_FILE = "coverage.json", "coverage.md"
 
-_INTRODUCTION = """# Coverage
+_INTRODUCTION = """---
+hide:
+  - toc
+---
 
-Every architecture that transformers ships for text, as a tiny random model that keeps what is odd about the real one,
-compiled in float32 and compared with Hugging Face. `make coverage` makes this page; [coverage.json](coverage.json) has
-the same for programs.
+# Coverage
 
-- Models that generate: greedy tokens of three prompts of 5, 37 and 70 tokens, 32 new ones each, all equal. Prompts are
-  cut into chunks of 24 tokens, and there are two slots for the three. The margin is the smallest distance between the
-  two greatest logits: what a wrong computation would have to stay below.
-- Classifiers and encoders: the same three texts in batches of two, against each text alone. The distance is the
-  greatest difference in parts of the greatest value, at most 1e-3.
-- Models that read images: greedy tokens of prompts with one image, with another size and with two, and of text alone,
-  8 new ones each; on the card the images have the compiled size. Images are drawn, and read by the models' processors.
-- Speech models: tones of three lengths, or random features, in batches of two against each alone: distances of logits
-  with CTC, 24 greedy tokens of a decoder. Models that padding changes have a package for each length on the card.
-- Checkpoints of another head: what a masked language model, an encoder with its decoder or a model that also sees has
-  saved, loaded as a text encoder or a causal language model, against what transformers loads from the same folder.
-- "state" is what the layers keep between steps, see [adding a state kind](adding_a_state_kind.md).
+This page lists every text, image and speech architecture of transformers. Each was built as a tiny random model that
+keeps the peculiarities of the real one, compiled in float32, and compared with Hugging Face on `cpu` and on the
+simulated card. `make coverage` repeats the comparison and writes this page; [coverage.json](coverage.json) has the same
+data for programs.
+
+What counts as a match:
+
+- **Models that generate:** the greedy output for three prompts of 5, 37 and 70 tokens, 32 new tokens each, is
+  identical. Prompts are read in chunks of 24 tokens, and the three share two slots. The margin is the smallest
+  difference between the two largest logits at any token: an error below it changes no token.
+- **Classifiers and encoders:** the results for the same three texts, in batches of two, differ from those of each text
+  alone by at most 1e-3, relative to the largest value. That is the distance.
+- **Models that read images:** the greedy output is identical, 8 new tokens each, for prompts with one image, with an
+  image of another size, with two images, and with none. On the card, images have the compiled size.
+- **Speech models:** for audio of three lengths in batches of two, CTC logits are within the same distance of those of
+  each clip alone, and 24 greedy tokens of a decoder are identical. Models whose result depends on padding have one
+  package per length on the card.
+- **Checkpoints saved by another head:** a text encoder or causal language model that is loaded from the checkpoint of a
+  masked language model, an encoder-decoder or a multimodal model matches what transformers loads from the same folder.
+
+"State" is what the layers keep between steps; see [adding a state kind](adding_a_state_kind.md).
 """
 
 
@@ -53,7 +63,7 @@ def write_page(rows: dict[tuple[str, str], dict[str, Any]], folder: Path, *, ful
     """
     counts = {family: _count(rows, family) for family in TITLES if any(kind == family for kind, _ in rows)}
     for family, (agree, total) in counts.items():
-        print(f"{TITLES[family]}: {agree} of {total} agree on {' and '.join(TARGETS)}")
+        print(f"{TITLES[family]}: {agree} of {total} match on {' and '.join(TARGETS)}")
     if not full:
         return
     table = {f"{family}/{model_type}": row for (family, model_type), row in rows.items()}
@@ -79,16 +89,20 @@ def _count(rows: dict[tuple[str, str], dict[str, Any]], family: str) -> tuple[in
 
 
 def _summary(counts: dict[str, tuple[int, int]]) -> str:
-    lines = [f"| {TITLES[family]} | {agree} of {total} |" for family, (agree, total) in counts.items()]
-    return "\n".join(["| | agree on both targets |", "| --- | --- |", *lines, ""])
+    links = {family: f"[{TITLES[family]}](#{_anchor(TITLES[family])})" for family in counts}
+    lines = [f"| {links[family]} | {matching} of {total} |" for family, (matching, total) in counts.items()]
+    return "\n".join(["| Models | Match on both targets |", "| --- | --- |", *lines, ""])
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(",", "").replace(" ", "-")
 
 
 def _section(rows: dict[tuple[str, str], dict[str, Any]], family: str) -> str:
     measure = "smallest margin" if family.startswith(("causal_lm", "seq2seq", "speech")) else "distance"
     saved_by = ["saved by"] if family.endswith(OTHER_HEAD) else []
     states = ["state"] if family == "causal_lm" else []
-    head = ["model type", *saved_by, "class", *states, *TARGETS.values()]
-    head += ["lowering on cpu", measure, "export, s", "remarks"]
+    head = ["model type and class", *saved_by, *states, *TARGETS.values(), "lowering on cpu", measure, "remarks"]
     lines = [f"## {TITLES[family]}", "", _line(head), _line(["---"] * len(head))]
     lines += [_line(_cells(family, name, row)) for (kind, name), row in sorted(rows.items()) if kind == family]
     return "\n".join([*lines, ""])
@@ -98,7 +112,7 @@ def _cells(family: str, model_type: str, row: dict[str, Any]) -> list[str]:
     states = [] if family != "causal_lm" else [""]
     saved_by = [""] if family.endswith(OTHER_HEAD) else []
     if "reason" in row:
-        return [f"`{model_type}`", *saved_by, "", *states, "no", "no", "", "", "", row["reason"]]
+        return [f"`{model_type}`", *saved_by, *states, "no", "no", "", "", row["reason"]]
     cpu = row["cpu"]
     states = [] if family != "causal_lm" else [cpu.get("states", "")]
     marks = ["yes" if row[target]["agrees"] else "no" for target in TARGETS]
@@ -109,14 +123,12 @@ def _cells(family: str, model_type: str, row: dict[str, Any]) -> list[str]:
     if family.endswith(OTHER_HEAD):
         saved_by = [f"`{cpu['saved_by']}`" if "saved_by" in cpu else ""]
     return [
-        f"`{model_type}`",
+        "<br>".join(f"`{name}`" for name in (model_type, cpu.get("class")) if name),
         *saved_by,
-        f"`{cpu.get('class', '')}`" if "class" in cpu else "",
         *states,
         *marks,
         cpu.get("lowering", ""),
         str(worst),
-        str(cpu.get("export_s", "")),
         "; ".join(sorted(map(str, remarks))),
     ]
 

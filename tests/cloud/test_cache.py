@@ -12,12 +12,12 @@ from cloud.commands import Cli
 from QEfficient.store.artifacts import Artifact, ArtifactStore
 
 
-def stored(kind: str, size: int, days_ago: float = 0, **ingredients: object) -> Artifact:
+def stored(kind: str, size: int, days_ago: float = 0, model: str = "Tiny", **ingredients: object) -> Artifact:
     def build(folder: Path) -> dict[str, object]:
         (folder / "model.bin").write_bytes(bytes(size))
         return {"target": "cpu", "lowering": "paged", "session": {"ctx_len": 64}}
 
-    artifact, _ = ArtifactStore().get_or_build(kind, ingredients, build, label=f"Tiny {kind}")
+    artifact, _ = ArtifactStore().get_or_build(kind, ingredients, build, label=f"{model} {kind}")
     used = time.time() - days_ago * 86400
     os.utime(artifact.path.parent / f".{artifact.path.name}.used", (used, used))
     return artifact
@@ -50,6 +50,15 @@ def test_rm(by: str, cli: Cli, store: list[Artifact]) -> None:
     assert [entry.key for entry in ArtifactStore().entries()] == ([store[1].manifest.key] if by == "key" else [])
 
 
+def test_rm_of_a_local_model_by_its_path(cli: Cli, own_home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    local = stored("package", 3000, model=f"{tmp_path.name}/checkpoint", n=1)
+    other = stored("package", 3000, model="elsewhere/checkpoint", n=2)
+    assert cli("cache", "rm", f"{folder}/").code == 0
+    assert [local.path.exists(), other.path.exists()] == [False, True]
+
+
 @pytest.mark.parametrize("names", [(), ("Tniy",), ("ab",)], ids=str)
 def test_rm_of_what_is_not_there(names: tuple[str, ...], cli: Cli, store: list[Artifact]) -> None:
     result = cli("cache", "rm", *names)
@@ -59,7 +68,7 @@ def test_rm_of_what_is_not_there(names: tuple[str, ...], cli: Cli, store: list[A
 
 def test_ls_names_models_as_they_were_loaded(cli: Cli, checkpoint: Path, package: Path) -> None:
     models = {line.split()[2] for line in cli("cache", "ls").out.splitlines()[1:]}
-    assert checkpoint.name in models
+    assert f"{checkpoint.parent.name}/{checkpoint.name}" in models
 
 
 def test_ls_json(cli: Cli, store: list[Artifact]) -> None:
@@ -77,12 +86,12 @@ def test_ls_of_nothing(cli: Cli, own_home: Path) -> None:
 
 def test_why(cli: Cli, checkpoint: Path, package: Path) -> None:
     compiled = ("cache", "why", checkpoint, "--precision", "fp32")
-    assert cli(*compiled, "--ctx-len", "128").out == "It is in the store: nothing would be compiled.\n"
+    assert cli(*compiled, "--ctx-len", "128").out == "The package is in the store: nothing would be compiled.\n"
     assert cli(*compiled, "--ctx-len", "128", "--json").json["is_stored"]
     other = cli(*compiled, "--ctx-len", "96")
     assert other.code == 0
     lines = other.out.splitlines()
-    assert lines[0].startswith("It would be compiled.")
+    assert lines[0].startswith("The package would be compiled.")
     assert [line.split()[0] for line in lines[2:]] == ["session.chunk_len", "session.ctx_len"]
     found = cli(*compiled, "--ctx-len", "96", "--json").json
     assert found["nearest_differs_in"][1] == {"name": "session.ctx_len", "stored": 128, "asked": 96}
@@ -131,7 +140,7 @@ def test_prune(cli: Cli, store: list[Artifact], args: tuple[str, ...], kept: lis
 def test_prune_says_what_went(cli: Cli, store: list[Artifact]) -> None:
     would = cli("cache", "prune", "--older-than", "30d", "--dry-run")
     assert store[1].path.name[:12] in would.out
-    assert would.err.startswith("Would remove 1: ")
+    assert would.err.startswith("Would remove 1 entry: ")
     did = cli("cache", "prune", "--older-than", "30d", "--json").json
     assert [entry["key"] for entry in did["entries"]] == [store[1].manifest.key]
 

@@ -150,7 +150,7 @@ def test_stats_and_help(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
     talk("abc", "/stats", "/help")
     errors = capsys.readouterr().err
     assert errors.count("decode 8.0 tokens/s") == 2
-    assert "1 turns, 6 of 40 tokens of the context." in errors
+    assert "1 turn, 6 of 40 tokens of the context." in errors
     assert all(command in errors for command in COMMANDS)
 
 

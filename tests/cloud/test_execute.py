@@ -69,7 +69,7 @@ def test_prompt_from_a_pipe(flags: tuple[str, ...], cli: Cli, package: Path) -> 
 
 def test_a_pipe_is_read_once(cli: Cli, package: Path) -> None:
     result = cli("execute", package, "-p", "-", "-p", "-", stdin="a")
-    assert (result.code, "give it once" in result.err) == (2, True)
+    assert (result.code, "only once" in result.err) == (2, True)
 
 
 def test_a_pipe_of_another_encoding(package: Path) -> None:
@@ -209,7 +209,7 @@ def test_no_package(cli: Cli, tmp_path: Path) -> None:
 def test_one_package_is_needed(cli: Cli, args: tuple[str, ...]) -> None:
     result = cli("execute", *args, "-p", "hi")
     assert result.code == 2
-    assert "Which package?" in result.err
+    assert "Give one package folder." in result.err
 
 
 def test_exported_graph_is_no_package(cli: Cli, checkpoint: Path, package: Path) -> None:

@@ -65,7 +65,7 @@ def test_bad_usage(cli: Cli, args: tuple[str, ...], message: str) -> None:
 def test_no_prompt(cli: Cli) -> None:
     result = cli("infer", "some/card")
     assert (result.code, result.out) == (2, "")
-    assert "Use --prompt, --prompts-txt-file-path or --chat, or pipe a text in." in result.err
+    assert "Use --prompt, --prompts-txt-file-path or --chat, or pipe text in." in result.err
 
 
 def test_no_such_card(cli: Cli) -> None:

@@ -38,7 +38,7 @@ def test_each_prompt_selects_an_adapter(cli: Cli, checkpoint: Path, adapters: tu
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((), "Which of the adapters one, two? Give --use-adapter"),
+        ((), "Several adapters (one, two): select one with --use-adapter"),
         (("--use-adapter", "ona"), "Did you mean 'one'?"),
         (("--adapter", "three"), "--adapter three: expected NAME=FOLDER"),
         (("--adapter", "one=x"), "the name 'one' is there twice"),

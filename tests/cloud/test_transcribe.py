@@ -76,7 +76,7 @@ def test_what_cannot_be_transcribed_is_an_error(
     cli: Cli, talk: Path, spoken: Any, checkpoint: Path, tmp_path: Path
 ) -> None:
     package, _ = spoken
-    assert "Give audio files" in cli("transcribe", "--package", package).err
+    assert "No audio files given" in cli("transcribe", "--package", package).err
     assert "is for one file" in cli("transcribe", talk, talk, "--package", package, "--format", "srt").err
     assert "takes no audio" in cli("transcribe", talk, "--model-name", checkpoint, *FLAGS).err
     text = tmp_path / "talk.wav"

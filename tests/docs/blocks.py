@@ -15,6 +15,7 @@ ALL_TEXTS = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 _REMARK = r"(?:^<!-- (?P<remark>no-run: [^\n]*) -->\n)?"
 """Before a fence: on it, the site's Markdown would not take it for one."""
 _FENCE = re.compile(_REMARK + r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```[ ]*$", re.MULTILINE | re.DOTALL)
+_SNIPPET = re.compile(r'--8<-- "(?P<path>[^"]+)"\n')
 _LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\((?P<to>[^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (?P<title>.+)$", re.MULTILINE)
 
@@ -32,9 +33,15 @@ class Block:
     text: str
 
     @property
+    def snippet(self) -> str | None:
+        """The file whose content the site shows in its place."""
+        match = _SNIPPET.fullmatch(self.text)
+        return match and match["path"]
+
+    @property
     def is_run(self) -> bool:
-        """Whether nobody exempted it."""
-        return not self.remark.startswith("no-run")
+        """Whether nobody exempted it; the tests of examples run the files of snippets."""
+        return self.snippet is None and not self.remark.startswith("no-run")
 
     def __str__(self) -> str:
         return f"{self.path.relative_to(ROOT)}:{self.line}"

@@ -32,7 +32,7 @@ import tiny_models
 import two_tower_models
 from architectures.sounds import tone, write_wave
 from architectures.tiny import tiny_model
-from docs.blocks import DOCUMENTS, ROOT, Block, blocks, commands, name
+from docs.blocks import DOCUMENTS, ROOT, SOURCE, Block, blocks, commands, name
 from gguf import GGMLQuantizationType as Type
 from image_text.pictures import images
 from lora_adapters import write_adapter
@@ -42,6 +42,7 @@ from speech_models import save_wav2vec2, save_whisper
 MAX_NOT_RUN = 3
 _TITLE = re.compile(r'title="(\w+\.py)"')
 """Of a block that is a module, which later blocks import."""
+_ROW = re.compile(r"^\|[^|]+\| `(?P<call>[^`]+)`[^|]*\|$")
 SHELLS = ("bash", "console")
 SHOWN = ("text", "json")
 """Languages of blocks that hold nothing to run."""
@@ -128,7 +129,7 @@ def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_blocks_run(document: Path, workplace: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for block in blocks(document):
+    for block in sorted([*blocks(document), *_right_cells(document)], key=lambda block: block.line):
         if block.language == "python" and (title := _TITLE.match(block.remark)) is not None:
             (workplace / title[1]).write_text(block.text, encoding="utf-8")
         elif block.language == "python" and block.is_run:
@@ -136,6 +137,19 @@ def test_blocks_run(document: Path, workplace: Path) -> None:
         elif block.language in SHELLS and block.is_run:
             for command in commands(block):
                 _run_command(command, block)
+
+
+def _right_cells(document: Path) -> list[Block]:
+    """The calls in the right-hand column of the tables that compare libraries, as blocks."""
+    if document.name != "moving_from.md":
+        return []
+    lines = enumerate(document.read_text(encoding="utf-8").splitlines(), 1)
+    rows = [(number, match["call"]) for number, line in lines if (match := _ROW.match(line))]
+    languages = ["bash" if call.startswith("qefficient ") else "python" for _, call in rows]
+    return [
+        Block(document, number, language, "", call + "\n")
+        for (number, call), language in zip(rows, languages, strict=True)
+    ]
 
 
 def _run_python(block: Block, namespace: dict[str, Any]) -> None:
@@ -212,10 +226,18 @@ _CHECKS = {"make": _check_make, "pip": _check_pip, "python": _check_python, "git
 def test_every_block_is_run_or_says_why_not() -> None:
     found = [block for document in DOCUMENTS for block in blocks(document)]
     assert not [f"{block}: {block.language}" for block in found if block.language not in ("python", *SHELLS, *SHOWN)]
-    exempt = [block for block in found if not block.is_run]
+    exempt = [block for block in found if not block.is_run and block.snippet is None]
     assert len(exempt) <= MAX_NOT_RUN
     for block in exempt:
         assert len(block.remark.removeprefix("no-run").split()) >= 3, f"{block} does not say why it is not run"
+
+
+def test_every_row_of_a_comparison_is_run() -> None:
+    page = SOURCE / "moving_from.md"
+    rows = [
+        line for line in page.read_text(encoding="utf-8").splitlines() if re.match(r"\| .*`", line)
+    ]  # not those of headings
+    assert len(_right_cells(page)) == len(rows) > 60
 
 
 def test_shell_blocks_are_not_empty() -> None:

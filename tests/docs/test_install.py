@@ -38,11 +38,20 @@ def test_type_checkers_see_the_types(tmp_path: Path) -> None:
         "C.from_pretrained('x').compile(ctx_len='1024')\n"
         "C.from_pretrained('x').compile(prefil_seq_len=4)\n"
         "C.from_pretrained('x').compile(ctx_len=1024, target='cpu', comp_ctx_lengths_decode=[512, 1024])\n"
+        "C.from_pretrained('x').generate('Hi', temprature=0.5)\n"
+        "C.from_pretrained('x').generate('Hi', top_k='5')\n"
+        "C.from_pretrained('x').generate(['Hi', 'Ho'], temperature=[0.5, None], eos_token_id=[[2], [2, 7]], seed=1)\n"
+        "from QEfficient import QEFFAutoModel as E\n"
+        "E.from_pretrained('x').encode('Hi', normalise=True)\n"
+        "E.from_pretrained('x').encode('Hi', normalize_embeddings=True)\n"
+        "from QEfficient import QEFFAutoModelForSpeechSeq2Seq as S\n"
+        "S.from_pretrained('x').transcribe('a.wav', lang='de')\n"
+        "S.from_pretrained('x').transcribe('a.wav', language='de', num_return_sequences=1)\n"
     )
     command = [sys.executable, "-m", "mypy", "--config-file=", "--follow-imports=silent", str(script)]
     shown = subprocess.run(command, cwd=tmp_path, env=outside(), capture_output=True, text=True, check=False).stdout
     assert 'Revealed type is "QEfficient.transformers.models.causal_lm.QEFFAutoModelForCausalLM"' in shown
-    assert [line.split(":")[1] for line in shown.splitlines() if ": error:" in line] == ["3", "4"]
+    assert [line.split(":")[1] for line in shown.splitlines() if ": error:" in line] == ["3", "4", "6", "7", "10", "13"]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")

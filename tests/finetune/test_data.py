@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 from pathlib import Path
@@ -91,6 +92,25 @@ def test_forms_of_files(write: Write, tmp_path: Path) -> None:
     assert len(read_rows(str(tmp_path))) == 4 * len(rows) + 2
 
 
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ('{"text": "a"}', "d.jsonl"), ('[{"text": "a"}]', "d.json"), ('{"text": "a"}', "l.json"),
+        ("text\na\n", "d.csv"), ("a\n", "d.txt"),
+    ],
+)  # fmt: skip
+def test_a_mark_of_the_byte_order_is_no_text(write: Write, content: str, name: str) -> None:
+    (row,) = read_rows(str(write("\ufeff" + content, name)))
+    assert row.values == {"text": "a"}
+
+
+def test_cells_of_any_size(write: Write) -> None:
+    before = csv.field_size_limit()
+    (row,) = read_rows(str(write("text\n" + "word " * 40_000, "d.csv")))
+    assert len(row.values["text"]) == 200_000
+    assert csv.field_size_limit() == before
+
+
 def test_parquet(tmp_path: Path) -> None:
     arrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -110,6 +130,12 @@ def test_parquet(tmp_path: Path) -> None:
         ('{"text": "a"}\n\n[1]\n', "d.jsonl", r"d\.jsonl, line 3: expected a JSON object"),
         ('[\n{"text": "a"},\n{"text": b}\n]', "d.json", r"d\.json, line 3: no valid JSON"),
         ('[\n{"text": "a"}\n{"text": "b"}\n]', "d.json", r"d\.json, line 2: expected ',' or '\]'"),
+        ('[{"text": "a"},]', "d.json", r"d\.json, line 1: no valid JSON"),
+        ('[{"text": "a"}]\n[{"text": "b"}]', "d.json", r"d\.json: expected nothing after the list of rows, got '\[{"),
+        ("[]]", "d.json", r"d\.json: expected nothing after the list of rows, got '\]'"),
+        ('{\n"data": []\n}', "d.json", r"d\.json, line 1: no valid JSON: .* Expected a list of rows, or a row on each"),
+        pytest.param("[" * 100_000, "d.jsonl", r"d\.jsonl, line 1: no valid JSON: maximum recursion", id="deep lines"),
+        pytest.param("[" * 100_000, "d.json", r"d\.json, line 1: no valid JSON: maximum recursion", id="deep list"),
         ("a,b\n1,2\n3\n", "d.csv", r"d\.csv, line 3: expected 2 cells"),
         ("", "d.jsonl", "has no rows"),
         ("a", "d.xml", r"d\.xml: data comes in files that end in \.jsonl"),
@@ -132,6 +158,7 @@ def test_text_in_another_encoding(tmp_path: Path) -> None:
         ({"prompt": "a", "completion": 3}, "line 2: column 'completion' must be text, got 3"),
         ({"prompt": "a"}, "line 2: column 'completion' must be text, got None"),
         ({"prompt": "a", "completion": ""}, "line 2: its completion is empty"),
+        ({"prompt": "a", "completion": "\ud83d"}, r"line 2: its text has '\\ud83d', half of a character"),
     ],
 )
 def test_bad_rows(tokenizer: Any, write: Write, row: dict[str, Any], match: str) -> None:
@@ -146,6 +173,9 @@ def test_bad_rows(tokenizer: Any, write: Write, row: dict[str, Any], match: str)
         ([], "must be a list of messages"),
         ([{"role": "user", "content": "a"}], "no message of it is the assistant's"),
         (["a"], "message 1 must have a role and a content"),
+        ([{"role": "assistant", "content": ""}], "message 1, of the assistant, is empty"),
+        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": None}], "message 2, of the assistant, is"),
+        ([{"role": "assistant", "content": "\ud83d"}], "surrogates not allowed"),
     ],
 )
 def test_bad_conversations(tokenizer: Any, write: Write, messages: list[Any], match: str) -> None:

@@ -56,6 +56,9 @@ callbacks: {tensorboard: }
         ({"task_mode": "seq_classification", "batching_strategy": "packing"}, "batching_strategy='packing' is for"),
         ({"learning_rate": 1.0}, "Unknown option 'learning_rate'"),
         ({"lora_rank": 1}, "Did you mean 'lora_"),
+        ({"output_dir": ""}, "output_dir is empty text"),
+        ({"dataset": ""}, "dataset is empty text"),
+        ({"target_modules": "", "use_peft": True}, "target_modules is empty text"),
     ],
 )
 def test_what_is_refused(values: dict[str, Any], match: str) -> None:
@@ -99,12 +102,35 @@ def test_a_class_of_upstream_is_a_task(write: Write) -> None:
         ("lr: 1\nlearning: 2", "no setting 'learning'"),
         ("training: {pp_degree: 2}", "training.pp_degree must be 1, got 2"),
         ("model: {peft_config: {peft_type: IA3}}", "peft_type must be 'LORA', got 'IA3'"),
+        ("training: 5", "'training' is a section: expected names with values in it, got 5"),
         ("lr: 1\noptimizers: {lr: 2}", "'optimizers.lr' contradicts another name of lr"),
     ],
 )
 def test_files_that_are_refused(write: Write, text: str, match: str) -> None:
     with pytest.raises(OptionError, match=match):
         read_config(str(write(text, "config.yaml")))
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("lr: fast", "lr must be a number of at least 0, got 'fast'"),
+        ("optimizers: {lr: }", "lr must not be None"),
+        ("max_train_step: many", "max_train_step must be a whole number of at least 0, got 'many'"),
+        ("training: {max_steps: }", "max_train_step must not be None"),
+        ("target_modules: [q_proj, 5]", "target_modules must be text"),
+        ("target_modules: 5", "target_modules must be text"),
+        ("task_mode: [generation]", "task_mode must be"),
+    ],
+)
+def test_values_of_a_file_that_the_settings_refuse(write: Write, text: str, match: str) -> None:
+    with pytest.raises(OptionError, match=match):
+        FinetuneOptions.parse(read_config(str(write(text, "config.yaml"))))
+
+
+def test_numbers_that_yaml_reads_as_text(write: Write) -> None:
+    settings = read_config(str(write("lr: 5e-5\nweight_decay: 1e-2\ncallbacks:\noptimizers:\n", "config.yaml")))
+    assert settings == {"lr": 5e-5, "weight_decay": 0.01}
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from shutil import copytree, rmtree
 from typing import Any
 
 import pytest
+import tiny_models
 import torch
 from finetune.files import Write
 from finetune.runs import LORA, ROWS, SHORT, assert_same_weights, losses, weights
@@ -161,6 +162,42 @@ def test_resuming_from_the_one_before_ends_in_the_same(checkpoints: dict[str, An
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder).items())
 
 
+def test_nothing_of_what_is_passed_over_is_in_what_is_written_again(
+    checkpoints: dict[str, Any], base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(checkpoints["output_dir"])
+    (folder / "checkpoint-5" / "stranger").touch()
+    (folder / "checkpoint-9").mkdir()
+    finetune(base, resume=True, **checkpoints)
+    assert not list(folder.glob("checkpoint-*/stranger"))
+    assert {path.name for path in folder.glob("*checkpoint-*")} == {
+        *("checkpoint-4", "checkpoint-5", "damaged-checkpoint-5")
+    }
+    assert "checkpoint-5/stranger is not in the manifest.\n" in caplog.text
+    assert "checkpoint-5 is now damaged-checkpoint-5." in caplog.text
+
+
+def test_a_resumed_run_saves_and_logs_as_it_is_told_now(checkpoints: dict[str, Any], base: Path) -> None:
+    folder = Path(checkpoints["output_dir"])
+    for step in (4, 5):
+        rmtree(folder / f"checkpoint-{step}")
+    changes = {"intermediate_step_save": 1, "logging_steps": 2, "keep_checkpoints": 9}
+    finetune(base, resume=True, **{**checkpoints, **changes})
+    assert {path.name for path in folder.glob("checkpoint-*")} == {f"checkpoint-{step}" for step in (2, 3, 4, 5)}
+
+
+def test_damaged_metrics_do_not_end_a_run(
+    checkpoints: dict[str, Any], base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = Path(checkpoints["output_dir"]) / "metrics.jsonl"
+    whole = metrics.read_bytes()
+    metrics.write_bytes(b"\xff\xfe\nnull\n[]\n{}\n3\n" + whole + b'{"step": 6, "lo')
+    before = read_metrics(metrics)
+    finetune(base, resume=True, **checkpoints)
+    assert read_metrics(metrics) == before
+    assert "metrics.jsonl, line 2: it is torn or no line of metrics" in caplog.text
+
+
 def test_a_run_that_ended_before_its_result_was_there_takes_no_further_step(
     checkpoints: dict[str, Any], base: Path
 ) -> None:
@@ -247,10 +284,31 @@ def test_memory_that_runs_out_says_what_to_lower(error: RuntimeError) -> None:
         raise RuntimeError("another")
 
 
-def test_layers_that_the_model_does_not_have(base: Path, data: str, tmp_path: Path) -> None:
-    options = {"use_peft": True, "target_modules": "q_proj,c_attn", "output_dir": tmp_path, "dataset": data}
-    with pytest.raises(OptionError, match=r"no layer 'c_attn'.*down_proj, gate_proj.*q_proj"):
+@pytest.mark.parametrize(
+    ("names", "match"),
+    [
+        ("q_proj,c_attn", r"no layer 'c_attn'.*down_proj, gate_proj.*q_proj"),
+        (" , ", "names no layer.*down_proj"),
+        ("embed_tokens", r"'embed_tokens' \(Embedding\) is no linear layer.*down_proj"),
+        ("q_proj,self_attn", r"'self_attn' \(LlamaAttention\) is no linear layer"),
+        ("q_proj,lm_head", "PEFT and TRL refuse these settings: .*lm_head.*linear layers are down_proj"),
+    ],
+)
+def test_layers_that_get_no_adapter(base: Path, data: str, tmp_path: Path, names: str, match: str) -> None:
+    options = {"use_peft": True, "target_modules": names, "output_dir": tmp_path, "dataset": data}
+    with pytest.raises(OptionError, match=match):
         finetune(base, **options, **SHORT)
+
+
+def test_adapters_of_experts_need_another_dropout(data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_models.save(tiny_models.causal_lm("qwen3_moe"), tmp_path / "moe")
+    tiny_models.tiny_tokenizer().save_pretrained(model)
+    options = {**SHORT, **LORA, "dataset": data, "output_dir": tmp_path / "out", "max_train_step": 1}
+    with pytest.raises(OptionError, match=r"does not work with lora_dropout != 0.*q_proj"):
+        finetune(model, **options)
+    assert not caplog.text
+    finetune(model, lora_dropout=0.0, **options)
+    assert "adapter has matrices of experts, which compiled models do not read" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from functools import cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,7 @@ from QEfficient.errors import (
 )
 from QEfficient.forks import leave_to_parent
 from QEfficient.generation.programs.program import Opening, Shape
+from QEfficient.interrupts import signal_stack_kept
 from QEfficient.machine import memory_bytes
 from QEfficient.store.files import readable_bytes
 
@@ -42,20 +42,10 @@ def open_program(target: Target, package: Path, record: GraphRecord, opening: Op
     return OpenVINOProgram(str(package), compile_for_cpu(package, record, opening), known)
 
 
-@cache
-def cpu_core() -> ov.Core:
-    """The core that runs graphs on this processor, one for the life of the process.
-
-    OpenVINO's plugin gives the thread an alternate stack for signals and unmaps it with its core. Of two cores, freed
-    in the order in which they were made, the second puts back the stack of the first: the next signal that Python
-    handles, such as Ctrl-C, ends the process with SIGSEGV.
-    """
-    return ov.Core()
-
-
 def native_precision() -> str:
     """The fastest precision of this processor with the range of fp32: "bf16" if it is native, else "fp32"."""
-    capabilities = cpu_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    with signal_stack_kept():
+        capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "bf16" if "BF16" in capabilities else "fp32"
 
 
@@ -65,19 +55,19 @@ def compile_for_cpu(package: Path, record: GraphRecord, opening: Opening) -> ov.
     Raises:
         CompileError: OpenVINO cannot load it.
     """
-    reader = ov.Core()  # it keeps the custom operators that it is told of, and loads no plugin
+    core = ov.Core()
     path = package / record.folder / MODEL_FILE
     try:
-        with custom_operators(reader):
-            model = reader.read_model(path)
+        with custom_operators(core), signal_stack_kept():
+            model = core.read_model(path)
             for name in record.data_files:
-                attach_weights(reader, model, path.parent, package / name)
+                attach_weights(core, model, path.parent, package / name)
             _check_ports(path, model, record)
             if opening.extra_outputs:
                 model.add_outputs(list(opening.extra_outputs))
             _keep_state_inside(model, record, opening.sizes)
             to_plugin_form(model)
-            return cpu_core().compile_model(model, "CPU", _properties(opening.options))
+            return core.compile_model(model, "CPU", _properties(opening.options))
     except RuntimeError as error:
         raise CompileError(f"OpenVINO could not load {path}: {error}") from error
 

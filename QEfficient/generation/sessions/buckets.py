@@ -42,6 +42,7 @@ class Piece:
     num_logits: int
     media: PromptMedia = NOTHING
     adapter: int = 0
+    prefill_len: int = 0
 
 
 Run = tuple[Bucket, list[Piece]]
@@ -92,4 +93,5 @@ def _next_piece(index: int, chunk: Chunk, done: int, buckets: Sequence[Bucket]) 
             f"run: the compiled shape for them returns those of {min(count, bucket.num_logits)}. Ask for fewer."
         )
     tokens = chunk.tokens[done : done + count]
-    return bucket, Piece(index, chunk.slot, tokens, start, num_logits, chunk.media, chunk.adapter)
+    more = (chunk.media, chunk.adapter, chunk.prefill_len)
+    return bucket, Piece(index, chunk.slot, tokens, start, num_logits, *more)

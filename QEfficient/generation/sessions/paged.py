@@ -11,7 +11,7 @@ import numpy as np
 import openvino as ov
 
 from QEfficient.compile.openvino_paged import BLOCK_LEN
-from QEfficient.contract import LORA_IDS, GraphRecord
+from QEfficient.contract import LORA_IDS, ROPE_LENS, GraphRecord
 from QEfficient.errors import CapacityError, LifecycleError, OptionError
 from QEfficient.forks import leave_to_parent
 from QEfficient.generation.media import MediaPacker, Part
@@ -46,6 +46,7 @@ class PagedSession:
         num_blocks = info.num_slots * -(-info.ctx_len // BLOCK_LEN)
         self.info = replace(info, block_len=BLOCK_LEN, num_blocks=num_blocks, max_num_logits=None)
         self._packer = packer
+        self._takes_lens = ROPE_LENS in record.inputs
         compiled = compile_for_cpu(package, record, opening)
         self._name = str(package)
         self._request: ov.InferRequest | None = compiled.create_infer_request()
@@ -109,6 +110,7 @@ class PagedSession:
             "block_indices_begins": np.concatenate([[0], np.cumsum(num_blocks)]).astype(np.int32),
             "max_context_len": np.array((past + lengths).max(), np.int32),
             **self._adapters(chunks, lengths),
+            **({ROPE_LENS: np.concatenate([chunk.rope_lens for chunk in chunks])[None]} if self._takes_lens else {}),
             **self._media(chunks),
         }
 

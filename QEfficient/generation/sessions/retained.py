@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from QEfficient.contract import DEEPSTACK, FEATURES, LORA_IDS
+from QEfficient.contract import DEEPSTACK, FEATURES, LORA_IDS, ROPE_LENS
 from QEfficient.errors import CorruptArtifact
 from QEfficient.generation.cross_media import CrossPacker
 from QEfficient.generation.media import MediaPacker, Part
@@ -29,7 +29,7 @@ _CTX_INPUT, _KEEP_INPUT, _ROW_INPUT = "comp_ctx_lengths", "num_logits_to_keep", 
 _STATE_BY_POSITION = ("past_key.", "past_value.")
 """State with a place for each position, or for each of a window, on its third axis."""
 _REQUIRED = frozenset({"input_ids", "position_ids"})
-_OPTIONAL = frozenset({_ROW_INPUT, _CTX_INPUT, _KEEP_INPUT, LORA_IDS})
+_OPTIONAL = frozenset({_ROW_INPUT, _CTX_INPUT, _KEEP_INPUT, LORA_IDS, ROPE_LENS})
 
 
 class RetainedSession:
@@ -141,7 +141,10 @@ class RetainedSession:
             return plan(chunks, self._buckets, picks_rows=self._has_batch_index)
         batch_size = len(chunks) if self._has_batch_index else self.info.num_slots
         bucket = Bucket(max(len(chunk.tokens) for chunk in chunks), batch_size, 1, (self.info.ctx_len,))
-        pieces = [Piece(i, c.slot, c.tokens, c.start, c.num_logits, c.media, c.adapter) for i, c in enumerate(chunks)]
+        pieces = [
+            Piece(i, c.slot, c.tokens, c.start, c.num_logits, c.media, c.adapter, c.prefill_len)
+            for i, c in enumerate(chunks)
+        ]
         return [(bucket, pieces)]
 
     def _warn_of_makeshift(self, chunks: Sequence[Chunk], buckets: Sequence[Bucket]) -> None:
@@ -190,6 +193,10 @@ class RetainedSession:
         if LORA_IDS in self._program.inputs:
             ids = inputs[LORA_IDS] = np.zeros((bucket.batch_size, 1), np.int64)
             ids[list(rows), 0] = [piece.adapter for piece in pieces]
+        if ROPE_LENS in self._program.inputs:
+            lens = inputs[ROPE_LENS] = inputs["position_ids"] + 1
+            for row, piece in zip(rows, pieces, strict=True):
+                lens[row] = np.maximum(lens[row], piece.prefill_len)
         if self._has_batch_index:
             inputs[_ROW_INPUT] = self._batch_index(bucket, pieces, slots)
         if self._packer is not None:

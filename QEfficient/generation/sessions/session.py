@@ -38,6 +38,8 @@ class SessionInfo:
     """Tokens beyond the vocabulary that a prompt may have: those that stand for media."""
     adapters: tuple[str, ...] = ()
     """Names of the adapters that a chunk may select, by their numbers from 1 on."""
+    restart_len: int | None = None
+    """A sequence that grows beyond so many tokens is computed anew, where its rotary embedding changes there."""
 
     def adapter_name(self, number: int) -> str:
         """The name of an adapter; that of number 0 is "base".
@@ -89,6 +91,13 @@ class Chunk:
     """The prompt's images, videos and audio, with every chunk of a sequence."""
     adapter: int = 0
     """The number of the sequence's adapter; 0 is the base model."""
+    prefill_len: int = 0
+    """Tokens that the sequence had when its first one was run, for rotary embeddings that depend on length."""
+
+    @property
+    def rope_lens(self) -> np.ndarray:
+        """Tokens of the sequence as each of the chunk's tokens sees it, int64: those that ran with it."""
+        return np.maximum(self.prefill_len, np.arange(self.start, self.start + len(self.tokens)) + 1)
 
 
 class Session(Protocol):

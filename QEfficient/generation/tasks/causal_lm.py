@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Unpack, cast
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from QEfficient.generation.compiled_model import CompiledModel, RecordT
 from QEfficient.generation.engine import Engine
 from QEfficient.generation.prompts import Prompts, are_chats, encode_prompts, token_ids
 from QEfficient.generation.request import NewToken, Request, RequestTimes, check_request
-from QEfficient.generation.request_builder import RequestBuilder, SamplingValue, for_each, options_of_each
+from QEfficient.generation.request_builder import RequestBuilder, for_each, options_of_each
 from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
 from QEfficient.generation.run_options import RunOptions
 from QEfficient.generation.sessions.retained import RetainedSession
@@ -28,6 +28,9 @@ from QEfficient.generation.sessions.session import Chunk, Session, SessionInfo, 
 from QEfficient.generation.streaming import AnswerPrinter
 from QEfficient.generation.tokenizer import FOLDER, has_tokenizer, read_side_file
 from QEfficient.generation_config import check_generation_config
+from QEfficient.generation_options import CallArguments, GenerationOptions, StreamArguments
+from QEfficient.option_docs import lists_options
+from QEfficient.option_types import GenerateArgs, StreamArgs
 from QEfficient.options import CausalLMCompileOptions, require_bool
 from QEfficient.output import encodable
 
@@ -57,6 +60,8 @@ class DecoderRecord:
     """Lengths that the graph supports; None: no maximum."""
     adapters: tuple[AdapterRecord, ...] = ()
     """Those that each prompt selects from, by their numbers from 1 on, or that take turns."""
+    restart_len: Count | None = None
+    """As of :class:`SessionInfo`."""
     takes_turns: bool = False
     """Whether all prompts run with one adapter, whose matrices are inputs of the graph."""
 
@@ -85,6 +90,7 @@ class DecoderRecord:
             is_ragged=is_ragged,
             vocab_size=self.vocab_size,
             adapters=() if self.takes_turns else self.adapter_names,
+            restart_len=self.restart_len,
         )
 
     @property
@@ -141,6 +147,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
     def close(self) -> None:
         self.engine.close()
 
+    @lists_options(GenerationOptions, CallArguments)
     def generate(
         self,
         prompts: Prompts,
@@ -148,7 +155,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         tokenizer: PreTrainedTokenizerBase | None = None,
         generation_len: int | Sequence[int] | None = None,
         stream: bool | Callable[[str], None] = False,
-        **sampling: SamplingValue,
+        **options: Unpack[GenerateArgs],
     ) -> CloudAI100ExecInfo:
         """Generate from prompts.
 
@@ -159,9 +166,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
                 ``max_new_tokens`` or ``max_length``, else what fits in ``ctx_len``.
             stream: True prints text while it is generated; a function is called with each piece. Prompts stream in
                 order.
-            sampling: :class:`GenerationOptions`, each one value or one for each prompt; and ``generation_config``,
-                ``streamer``, ``logits_processor`` and ``stopping_criteria``, as of transformers;
-                ``adapter``, the name of the adapter to answer with, None for the base model; and :class:`RunOptions`.
+            options: see :class:`GenerationOptions`, each one value or one for each prompt; and :class:`CallArguments`.
 
         Raises:
             CapacityError: a prompt is empty or does not fit ``ctx_len``.
@@ -169,8 +174,8 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         """
         if not callable(stream):
             require_bool("stream", stream)
-        run, options = RunOptions.split(sampling)
-        call = CallOptions.read(generation_len, options)
+        run, others = RunOptions.split(options)
+        call = CallOptions.read(generation_len, others)
         with run.recording(self.engine, self.path):
             for _ in range(run.iteration):
                 info = self._generate(prompts, tokenizer, call, stream)
@@ -229,14 +234,28 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         """
         return []
 
+    @lists_options(GenerationOptions, StreamArguments)
     def stream(
-        self, prompt: Prompts, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: SamplingValue
+        self,
+        prompt: Prompts,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        generation_len: int | None = None,
+        **options: Unpack[StreamArgs],
     ) -> Iterator[str]:
         """Yield the output for one prompt as text, while it is generated. Closing the iterator cancels it.
 
-        Options are those of :meth:`generate`.
+        Args:
+            prompt: as of :meth:`generate`, a single one.
+            tokenizer: as of :meth:`generate`.
+            generation_len: maximum number of new tokens.
+            options: see :meth:`generate`.
+
+        Raises:
+            CapacityError: the prompt is empty or does not fit ``ctx_len``.
+            OptionError: an unknown or impossible option, several prompts or answers, or a streamer.
         """
-        call = CallOptions.read(options.pop("generation_len", None), options)
+        call = CallOptions.read(generation_len, options)
         requests, decoder = self._requests_of(prompt, tokenizer, call)
         if len(requests) != 1:
             raise OptionError(f"stream() yields one answer, got {len(requests)}; use generate() for several.")
@@ -392,7 +411,9 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
             if self.active_adapter is not None:
                 session.supply(self._supplied)
             number = session.info.adapter_number(adapter)
-            chunk = Chunk(0, ids, 0, block_ids=range(session.info.num_blocks or 0), adapter=number)
+            chunk = Chunk(
+                0, ids, 0, block_ids=range(session.info.num_blocks or 0), adapter=number, prefill_len=len(ids)
+            )
             outputs = session.outputs(names, chunk)
         finally:
             session.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -22,16 +22,18 @@ from QEfficient.generation.programs.program import Program
 from QEfficient.generation.seeing import Seeing, SeeingSession, is_ids
 from QEfficient.generation.sessions.encoder import EncoderSession, InputContract
 from QEfficient.generation.tasks.sequence_model import CompiledSequenceModel, EncoderRecord, shown
+from QEfficient.generation.text_calls import EncodesTexts
 from QEfficient.generation.text_options import EncodeOptions
 from QEfficient.generation.texts import EncodedText, Texts, encode_texts
 from QEfficient.generation.two_towers import Pictures, Towers
+from QEfficient.option_types import EncodeArgs
 from QEfficient.options import EncoderCompileOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 
-class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
+class CompiledEncoder(CompiledSequenceModel[EncoderRecord], EncodesTexts):
     """An encoder that turns sequences into hidden states or vectors; of a model with two towers, images too."""
 
     task, output = "encoder", "output"
@@ -110,24 +112,8 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord]):
         return {self.output: self.session.run(self._seeing.texts(inputs, images, instruction, processor))}
 
     def encode(
-        self, texts: Texts, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: object
+        self, texts: Texts, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: Unpack[EncodeArgs]
     ) -> np.ndarray:
-        """Vectors of texts, as sentence-transformers' ``encode``: with the folder's prompts and maximum length.
-
-        Texts run in batches of like length; results are in the order of the texts.
-
-        Args:
-            texts: as of :meth:`generate`.
-            tokenizer: as of :meth:`generate`.
-            options: those of :class:`QEfficient.generation.text_options.EncodeOptions`.
-
-        Returns:
-            float32 ``[n, D]``, ``[D]`` of a single text; with ``convert_to_tensor`` a tensor.
-
-        Raises:
-            CapacityError: a text is empty, or too long and not to be cut.
-            OptionError: an option is unknown, or the model gives hidden states.
-        """
         chosen = EncodeOptions.parse(options)
         is_single = isinstance(texts, str)
         if not self._is_pooled:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import numpy as np
 
@@ -21,12 +21,14 @@ from QEfficient.generation.media_prompts import Clips, Pictured, open_audio, wit
 from QEfficient.generation.programs.program import Program
 from QEfficient.generation.prompts import Prompts
 from QEfficient.generation.request import Request
-from QEfficient.generation.request_builder import SamplingValue
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.sessions.retained import RetainedSession
 from QEfficient.generation.sessions.session import Session, SessionInfo
 from QEfficient.generation.tasks.causal_lm import CompiledDecoder, DecoderRecord
 from QEfficient.generation.transcript import Segment, Transcript
+from QEfficient.generation_options import CallArguments, GenerationOptions, StreamArguments
+from QEfficient.option_docs import lists_options
+from QEfficient.option_types import GenerateArgs, StreamArgs
 from QEfficient.options import CompileOptions, ImageTextToTextCompileOptions
 
 if TYPE_CHECKING:
@@ -174,7 +176,8 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             raise LifecycleError(f"{self.path} has no processor: pass processor=..., or what it makes of the prompt.")
         return open_processor(folder)
 
-    def generate(  # type: ignore[override]
+    @lists_options(GenerationOptions, CallArguments)
+    def generate(
         self,
         prompts: Prompts,
         *,
@@ -184,7 +187,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
         tokenizer: PreTrainedTokenizerBase | None = None,
         generation_len: int | Sequence[int] | None = None,
         stream: bool | Callable[[str], None] = False,
-        **sampling: SamplingValue,
+        **options: Unpack[GenerateArgs],
     ) -> CloudAI100ExecInfo:
         """Generate from prompts with images.
 
@@ -194,9 +197,9 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             audio: of one prompt, or a list for each: files, or samples at the model's rate.
             processor: of transformers; default: the one in the package.
             tokenizer: default: the package's.
-            generation_len: as of :meth:`CompiledDecoder.generate`, with ``stream`` and ``sampling``.
+            generation_len: as of :meth:`CompiledDecoder.generate`, with ``stream``.
             stream: see there.
-            sampling: see there.
+            options: see there.
 
         Raises:
             CapacityError: a prompt does not fit ``ctx_len``, or an image has a size that was not compiled.
@@ -207,7 +210,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             tokenizer=tokenizer,
             generation_len=generation_len,
             stream=stream,
-            **sampling,
+            **options,
         )
 
     def transcribe(
@@ -255,11 +258,31 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
             transcripts.append(Transcript.of([segment], language, decoder, None))
         return transcripts
 
+    @lists_options(GenerationOptions, StreamArguments)
     def stream(
-        self, prompt: Prompts, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: Any
+        self,
+        prompt: Prompts,
+        *,
+        images: Sequence[Picture] | None = None,
+        audio: Clips | None = None,
+        processor: ProcessorMixin | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        generation_len: int | None = None,
+        **options: Unpack[StreamArgs],
     ) -> Iterator[str]:
-        media = [options.pop(name, None) for name in ("images", "audio", "processor")]
-        return super().stream(with_media(prompt, *media), tokenizer=tokenizer, **options)
+        """Yield the output for one prompt with its media, as :meth:`CompiledDecoder.stream`.
+
+        Args:
+            prompt: as of :meth:`generate`, a single one.
+            images: of the prompt.
+            audio: of the prompt.
+            processor: as of :meth:`generate`.
+            tokenizer: as of :meth:`generate`.
+            generation_len: maximum number of new tokens.
+            options: see :meth:`generate`.
+        """
+        pictured = with_media(prompt, images, audio, processor)
+        return super().stream(pictured, tokenizer=tokenizer, generation_len=generation_len, **options)
 
     def _chats(self, prompts: Any) -> list[bool]:
         return super()._chats(prompts.prompts if isinstance(prompts, Pictured) else prompts)

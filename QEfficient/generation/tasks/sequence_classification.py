@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 
@@ -12,8 +12,10 @@ from QEfficient.errors import OptionError
 from QEfficient.generation.embedding import EmbeddingRecord, as_asked
 from QEfficient.generation.sessions.encoder import InputContract
 from QEfficient.generation.tasks.sequence_model import CompiledSequenceModel, EncoderRecord, shown
+from QEfficient.generation.text_calls import Ranking, ScoresTexts
 from QEfficient.generation.text_options import PredictOptions, RankOptions
 from QEfficient.generation.texts import Texts, is_pair
+from QEfficient.option_types import PredictArgs, RankArgs
 from QEfficient.options import EncoderCompileOptions
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class ClassifierRecord:
     """What makes scores of logits; None: the problem type decides."""
 
 
-class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
+class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord], ScoresTexts):
     """A classifier that turns sequences into logits."""
 
     task, output = "sequence_classification", "logits"
@@ -90,16 +92,9 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
 
     @property
     def labels(self) -> list[str]:
-        """The label of each logit, in order."""
         return list(self.record.labels)
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
-        """Scores of logits ``[n, num_labels]``: by the activation that the checkpoint stores, else by the problem type
-        probabilities, or the values of a regression.
-
-        Raises:
-            OptionError: they have another shape, or are no numbers.
-        """
         size = len(self.labels)
         if not isinstance(logits, np.ndarray) or logits.shape[1:] != (size,) or logits.dtype.kind != "f":
             shape = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, np.ndarray) else type(logits).__name__
@@ -116,23 +111,8 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
         return self.record.encoder.embedding or EmbeddingRecord()
 
     def predict(
-        self, pairs: Texts, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: object
+        self, pairs: Texts, *, tokenizer: PreTrainedTokenizerBase | None = None, **options: Unpack[PredictArgs]
     ) -> np.ndarray:
-        """Scores of pairs of texts, or of texts, as sentence-transformers' ``CrossEncoder.predict``.
-
-        Args:
-            pairs: a list of pairs or of texts; or one pair, a tuple of two texts.
-            tokenizer: as of :meth:`generate`.
-            options: those of :class:`QEfficient.generation.text_options.PredictOptions`.
-
-        Returns:
-            float32 ``[n]`` of a model with one label, else ``[n, num_labels]``; without the first axis of one pair.
-            The activation is the one that the checkpoint stores, else of one label a sigmoid, and of several none.
-
-        Raises:
-            CapacityError: a text is empty, or too long and not to be cut.
-            OptionError: an option is unknown.
-        """
         chosen = PredictOptions.parse(options)
         is_single = isinstance(pairs, str) or (isinstance(pairs, tuple) and is_pair(pairs))
         scores = self._cross_encoded(self._run_texts([pairs] if is_single else pairs, tokenizer, chosen))
@@ -152,20 +132,8 @@ class CompiledSequenceClassifier(CompiledSequenceModel[ClassifierRecord]):
         documents: Sequence[str],
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        **options: object,
-    ) -> list[tuple[int, float]] | list[tuple[int, float, str]]:
-        """Indices and scores of ``documents``, the best first; without a stored activation, between 0 and 1.
-
-        Args:
-            query: what is asked.
-            documents: what may answer it.
-            tokenizer: as of :meth:`generate`.
-            options: those of :class:`QEfficient.generation.text_options.RankOptions`.
-
-        Raises:
-            CapacityError: a pair is too long and not to be cut.
-            OptionError: the model has several labels, or an option is unknown.
-        """
+        **options: Unpack[RankArgs],
+    ) -> Ranking:
         chosen = RankOptions.parse(options)
         if not isinstance(query, str) or not all(isinstance(document, str) for document in _listed(documents)):
             raise OptionError("rank() takes a text and a list of texts.")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 
@@ -18,8 +18,10 @@ from QEfficient.generation.feature_extractor import FOLDER, FeatureExtractor, HF
 from QEfficient.generation.logits.forbidden import Forced
 from QEfficient.generation.logits.processor import AnswerRule
 from QEfficient.generation.long_audio import MAX_SECONDS, Windows, segments_of
+from QEfficient.generation.prompts import Prompts
 from QEfficient.generation.request import Request
 from QEfficient.generation.request_builder import checked_generation_len, for_each, options_of_each
+from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.sessions.readers import SignalReader
 from QEfficient.generation.sessions.seq2seq import HIDDEN, Seq2SeqSession
 from QEfficient.generation.sessions.signals import SignalRecord
@@ -28,7 +30,9 @@ from QEfficient.generation.speech_rules import SpeechOptions, SpeechPrompt, Spee
 from QEfficient.generation.tasks.seq2seq_lm import ENCODER, CompiledEncoderDecoder, EncoderDecoderRecord
 from QEfficient.generation.tokenizer import ForeignTokenizer, PackageTokenizer
 from QEfficient.generation.transcript import Segment, Transcript
-from QEfficient.generation_options import GenerationOptions
+from QEfficient.generation_options import CallArguments, GenerationOptions
+from QEfficient.option_docs import lists_options
+from QEfficient.option_types import SpeechArgs
 from QEfficient.options import SpeechSeq2SeqCompileOptions
 
 if TYPE_CHECKING:
@@ -164,6 +168,59 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
             return signal
         return self._prefix.before(signal, options.composer)
 
+    @lists_options(SpeechOptions, GenerationOptions, CallArguments)
+    def generate(  # type: ignore[override]
+        self,
+        prompts: AudioInputs,
+        *,
+        feature_extractor: HFFeatureExtractor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        generation_len: int | Sequence[int] | None = None,
+        stream: bool | Callable[[str], None] = False,
+        **options: Unpack[SpeechArgs],
+    ) -> CloudAI100ExecInfo:
+        """Answer audio that fits into one run of the encoder.
+
+        Args:
+            prompts: a file, samples, a list of these, or a processor's output.
+            feature_extractor: one of transformers; default: the one in the package.
+            tokenizer: as of :meth:`CompiledDecoder.generate`, with ``generation_len`` and ``stream``.
+            generation_len: see there.
+            stream: see there.
+            options: see :class:`SpeechOptions`, :class:`GenerationOptions` and :class:`CallArguments`.
+
+        Raises:
+            CapacityError: audio is empty, or longer than the model was compiled for.
+            OptionError: it is no audio, or an option is unknown or impossible.
+        """
+        asked: Any = {**options, "feature_extractor": feature_extractor}
+        return super().generate(
+            cast("Prompts", prompts), tokenizer=tokenizer, generation_len=generation_len, stream=stream, **asked
+        )
+
+    @lists_options(SpeechOptions, GenerationOptions, CallArguments)
+    def stream(  # type: ignore[override]
+        self,
+        prompt: AudioInputs,
+        *,
+        feature_extractor: HFFeatureExtractor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        generation_len: int | None = None,
+        **options: Unpack[SpeechArgs],
+    ) -> Iterator[str]:
+        """Yield the answer to one audio as text, while it is generated. Arguments and errors as of :meth:`generate`.
+
+        Args:
+            prompt: one audio.
+            feature_extractor: as of :meth:`generate`.
+            tokenizer: as of :meth:`generate`.
+            generation_len: maximum number of new tokens.
+            options: see :meth:`generate`.
+        """
+        asked: Any = {**options, "feature_extractor": feature_extractor}
+        return super().stream(cast("Prompts", prompt), tokenizer=tokenizer, generation_len=generation_len, **asked)
+
+    @lists_options(SpeechOptions, GenerationOptions, CallArguments)
     def transcribe(
         self,
         inputs: AudioInputs,
@@ -171,7 +228,7 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
         feature_extractor: HFFeatureExtractor | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         generation_len: int | None = None,
-        **options: Any,
+        **options: Unpack[SpeechArgs],
     ) -> list[Transcript]:
         """The text of each audio, of any length where the model has timestamps, with its segments.
 
@@ -180,14 +237,15 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
             feature_extractor: one of transformers; default: the one in the package.
             tokenizer: as of :meth:`generate`.
             generation_len: maximum number of new tokens of a window.
-            options: ``language``, ``task``, ``return_timestamps``, and those of sampling.
+            options: see :class:`SpeechOptions`, :class:`GenerationOptions` and :class:`CallArguments`.
 
         Raises:
             CapacityError: audio is empty, or too long for a model without timestamps.
             OptionError: it is no audio, or an option is unknown or impossible.
         """
-        asked = SpeechOptions(**{name: options.pop(name, None) for name in _ASKED})
-        call = CallOptions.read(generation_len, options)
+        passed: dict[str, Any] = dict(options)
+        asked = SpeechOptions(**{name: passed.pop(name, None) for name in _ASKED})
+        call = CallOptions.read(generation_len, passed)
         if call.streamer is not None or call.num_answers > 1:
             raise OptionError("streamer and num_return_sequences are for generate(): a transcript is one text.")
         extractor, decoder = self.feature_extractor(feature_extractor), self.tokenizer(tokenizer)

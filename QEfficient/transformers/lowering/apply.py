@@ -17,13 +17,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.moe import ExpertsInterface
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from QEfficient.errors import CorruptCheckpoint
 from QEfficient.transformers.lowering.attention import paged_attention, retained_attention
 from QEfficient.transformers.lowering.experts import tiled_experts
 from QEfficient.transformers.lowering.masks import additive_mask, no_mask
 from QEfficient.transformers.lowering.positions import count_from_step
+from QEfficient.transformers.lowering.rope import settle_rope
 from QEfficient.transformers.quirks import apply_quirks
 
 LoweringName = Literal["retained", "paged"]
@@ -117,65 +116,6 @@ def _configs(module: nn.Module) -> Iterator[Any]:
         if isinstance(config, PreTrainedConfig) and id(config) not in seen:  # Idefics calls a number its config
             seen.add(id(config))
             yield config
-
-
-def rope_depends_on_length(model: nn.Module) -> bool:
-    """Whether some rotary embedding changes its frequencies with the length of the sequence."""
-    return any(_is_length_dependent(kind) for module in model.modules() for kind in _rope_types(module).values())
-
-
-def rope_remark(model: nn.Module, ctx_len: int) -> str | None:
-    """What differs from transformers where a rotary embedding changes with the length; None where nothing does."""
-    for module in model.modules():
-        for layer_type, kind in _rope_types(module).items():
-            if not _is_length_dependent(kind):
-                continue
-            parameters = module.config.rope_parameters
-            parameters = parameters if layer_type is None else parameters[layer_type]
-            original = parameters.get("original_max_position_embeddings") or module.config.max_position_embeddings
-            if ctx_len > original:
-                return (
-                    f"rope_type '{kind}' changes the rotary embedding with the length of a text, and a compiled graph "
-                    f"has one: that of ctx_len={ctx_len}. Texts of up to {original} tokens get another one in Hugging "
-                    f"Face; compile with ctx_len={original} for those."
-                )
-    return None
-
-
-def _is_length_dependent(rope_type: str) -> bool:
-    return "dynamic" in rope_type or rope_type == "longrope"
-
-
-def _rope_types(module: nn.Module) -> dict[str | None, str]:
-    rope_type = getattr(module, "rope_type", None)
-    if isinstance(rope_type, dict):
-        return dict(rope_type)
-    return {None: rope_type} if isinstance(rope_type, str) else {}
-
-
-def settle_rope(module: nn.Module, ctx_len: int | None) -> None:
-    """Fix the frequencies of length-dependent rotary embeddings at those for ``ctx_len``.
-
-    transformers switches them while it runs, although cached keys used the old ones; a compiled graph has one set.
-    """
-    for submodule in module.modules():
-        for layer_type, rope_type in _rope_types(submodule).items():
-            if not _is_length_dependent(rope_type):
-                continue
-            prefix = "" if layer_type is None else f"{layer_type}_"
-            extra = {} if layer_type is None else {"layer_type": layer_type}
-            try:
-                inv_freq, scaling = ROPE_INIT_FUNCTIONS[rope_type](submodule.config, "cpu", seq_len=ctx_len, **extra)
-            except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError) as error:
-                raise CorruptCheckpoint(
-                    f"The config's rope_parameters make no '{rope_type}' embedding: {error}"
-                ) from error
-            setattr(submodule, f"{prefix}inv_freq", inv_freq)
-            setattr(submodule, f"{prefix}attention_scaling", scaling)
-            if layer_type is None:
-                submodule.rope_type = "default"
-            else:
-                submodule.rope_type = {**submodule.rope_type, layer_type: "default"}
 
 
 def run_eagerly(model: nn.Module) -> LoweredModel:

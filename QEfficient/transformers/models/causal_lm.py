@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from QEfficient.base.modeling_qeff import PathLike
 from QEfficient.base.open_package import check_runtime
-from QEfficient.contract import MODEL_GRAPH, LoweringName, Plan, Specialization
+from QEfficient.contract import MODEL_GRAPH, ROPE_LENS, LoweringName, Plan, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
 from QEfficient.generation.prompts import choose_prompts, encode_prompts
 from QEfficient.generation.results import CloudAI100ExecInfo
-from QEfficient.generation.tasks.causal_lm import DecoderRecord
+from QEfficient.generation.tasks.causal_lm import CompiledCausalLM, DecoderRecord
 from QEfficient.generation.tokenizer import ForeignTokenizer
-from QEfficient.option_types import CausalLMCompileArgs
+from QEfficient.generation_options import CallArguments, GenerationOptions
+from QEfficient.option_docs import lists_options
+from QEfficient.option_types import CausalLMCompileArgs, GenerateArgs
 from QEfficient.options import CausalLMCompileOptions, require_bool
 from QEfficient.qaic_config import QaicConfig
 from QEfficient.store.artifacts import update_body
@@ -50,6 +52,8 @@ class CausalLMPlan(Plan):
     """Whether ``batch_index`` picks the rows of the state; else row i of a batch is row i of the state."""
     rope_len: int | None = None
     """The context that rotary scalings settle for, where they depend on it."""
+    has_rope_lens: bool = False
+    """Whether the length of each token's sequence comes in, for rotary embeddings that depend on it (``rope_lens``)."""
     has_context_lens: bool = False
     """Whether a step may compute over a part of the context (``comp_ctx_lengths``)."""
     has_num_logits: bool = False
@@ -133,13 +137,15 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         return has_head and not _is_bidirectional(model)
 
     def _plan(self, options: CausalLMCompileOptions, target: Target) -> CausalLMPlan:
-        from QEfficient.transformers.lowering.apply import rope_depends_on_length, rope_remark
         from QEfficient.transformers.lowering.infer_cache_spec import depends_on_length
+        from QEfficient.transformers.lowering.rope import rope_depends_on_length, rope_remark, takes_lens
 
         if self.continuous_batching and options.full_batch_size is None:
             raise OptionError("The model was loaded with continuous_batching=True: compile() needs full_batch_size.")
-        if (remark := rope_remark(self._loaded(), options.ctx_len)) is not None:
+        has_rope_lens = not target.has_static_shapes and takes_lens(self._loaded())
+        if not has_rope_lens and (remark := rope_remark(self._loaded(), options.ctx_len)) is not None:
             logger.warning("%s: %s", self.source_name, remark)
+        depends = not has_rope_lens and rope_depends_on_length(self._loaded())
         choice = self._choose(target, options.lowering)
         # Where any shape runs, one graph serves any number of slots.
         picks_rows = options.full_batch_size is not None or not target.has_static_shapes
@@ -147,7 +153,8 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             lowering=choice.lowering,
             transforms=target.transforms(options),
             has_batch_index=choice.lowering == "retained" and picks_rows,
-            rope_len=options.ctx_len if rope_depends_on_length(self._loaded()) else None,
+            rope_len=options.ctx_len if depends else None,
+            has_rope_lens=has_rope_lens,
             has_context_lens=target.has_static_shapes and options.has_comp_ctx_lengths,
             has_num_logits=options.num_speculative_tokens is not None,
             max_step_tokens=self._max_step_tokens(options, target),
@@ -169,6 +176,8 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         return replace(options, ctx_len=ctx_len)
 
     def _max_step_tokens(self, options: CausalLMCompileOptions, target: Target) -> int | None:
+        from QEfficient.transformers.tasks.step_inputs import SAMPLE_SEQ_LEN
+
         if not self._is_recurrent():
             return None
         if options.num_speculative_tokens is not None:
@@ -176,7 +185,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
                 f"num_speculative_tokens={options.num_speculative_tokens}: {self.model_name} has recurrent layers, "
                 "from whose state a rejected token cannot be taken back. Leave the option out."
             )
-        return 1 << (self._chunk_len(options, target) - 1).bit_length()
+        return 1 << (max(self._chunk_len(options, target), SAMPLE_SEQ_LEN) - 1).bit_length()
 
     def max_lens(self) -> dict[str, int]:
         from QEfficient.transformers.tasks.causal_lm import max_ctx_len
@@ -189,10 +198,12 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
 
     def _language_graph(self, plan: CausalLMPlan, media: MediaTokens | None = None) -> TaskGraph:
         from QEfficient.transformers.tasks import causal_lm
+        from QEfficient.transformers.tasks.rope_inputs import with_rope_lens
 
         if plan.lowering == "paged":
-            return causal_lm.paged_graph(self._loaded(), plan.rope_len, media)
-        return causal_lm.retained_graph(
+            graph = causal_lm.paged_graph(self._loaded(), plan.rope_len, media)
+            return with_rope_lens(graph) if plan.has_rope_lens else graph
+        graph = causal_lm.retained_graph(
             self._loaded(),
             plan.rope_len,
             continuous_batching=plan.has_batch_index,
@@ -203,6 +214,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             media=media,
             counts_rows=plan.counts_rows,
         )
+        return with_rope_lens(graph) if plan.has_rope_lens else graph
 
     def _specializations(
         self, plan: CausalLMPlan, options: CausalLMCompileOptions, target: Target
@@ -252,6 +264,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
 
     def _session(self, plan: CausalLMPlan, options: CausalLMCompileOptions, target: Target) -> DecoderRecord:
         from QEfficient.transformers.lowering.cache_spec import windows
+        from QEfficient.transformers.lowering.rope import restart_len
 
         fixed = plan.rope_len or plan.traced_len
         return DecoderRecord(
@@ -264,6 +277,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             windows=windows(self.state_specs()),
             min_ctx_len=plan.traced_len or 1,
             max_ctx_len=fixed or self.max_lens().get("ctx_len"),
+            restart_len=restart_len(self._loaded()) if plan.has_rope_lens else None,
         )
 
     def compile(  # type: ignore[override]  # of the base, any
@@ -271,6 +285,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
     ) -> Path:
         return super().compile(compile_dir, **options)
 
+    @lists_options(GenerationOptions, CallArguments)
     def generate(
         self,
         inputs: Any = None,
@@ -285,7 +300,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         tokenizer: Any | None = None,
         generation_len: int | Sequence[int] | None = None,
         stream: Stream = False,
-        **sampling: Any,
+        **options: Unpack[GenerateArgs],
     ) -> CloudAI100ExecInfo:
         """Answer prompts with the compiled package.
 
@@ -302,10 +317,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             generation_len: most new tokens, for all prompts or one number each; default: the
                 checkpoint's ``max_new_tokens`` or ``max_length``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
-            sampling: the other options: see :class:`GenerationOptions`; one value or one a prompt. And
-                ``generation_config``, ``streamer``, ``logits_processor`` and ``stopping_criteria``, as in transformers.
-                Of a model with adapters also ``adapter``, the name of one. And
-                :class:`QEfficient.generation.run_options.RunOptions`.
+            options: see :class:`GenerationOptions`, each one value or one for each prompt; and :class:`CallArguments`.
 
         Returns:
             Texts and ids in the prompts' order, and how fast it was.
@@ -326,7 +338,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             tokenizer=self._text_tokenizer(tokenizer),
             generation_len=generation_len,
             stream=stream,
-            **self._request_options(sampling),
+            **self._request_options({**options}),
         )
 
     def verify(
@@ -364,8 +376,17 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         if compiled.target.has_card_numerics:
             numerics = numeric_check.examine_package(self, compiled, prompt_ids, out)
             report = report.with_numerics(numerics) if numerics is not None else report
+        report = replace(report, remark=self._rope_remark(compiled))
         compiled.artifact = update_body(compiled.artifact, {"parity": report.to_dict()})
         return report
+
+    def _rope_remark(self, compiled: CompiledCausalLM) -> str | None:
+        """Which texts get another rotary embedding than in Hugging Face."""
+        from QEfficient.transformers.lowering.rope import rope_remark
+
+        if ROPE_LENS in compiled.body.graph.inputs:
+            return None
+        return rope_remark(self._loaded(), compiled.record.ctx_len)
 
     def evaluate(
         self,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from QEfficient.generation.embedding import EmbeddingRecord
+from QEfficient.generation.text_calls import EncodesTexts
+from QEfficient.option_types import EncodeArgs
 from QEfficient.transformers.models.sequence_model import QEFFSequenceModel
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ AUTO = "auto"
 PoolingChoice = str | Sequence[str] | Callable[..., Any] | None
 
 
-class QEFFEmbedder(QEFFSequenceModel):
+class QEFFEmbedder(QEFFSequenceModel, EncodesTexts):
     """A model that gives a vector of each text, or the states of its tokens.
 
     Attributes:
@@ -83,28 +85,8 @@ class QEFFEmbedder(QEFFSequenceModel):
         device_ids: Sequence[int] | None = None,
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        **options: object,
+        **options: Unpack[EncodeArgs],
     ) -> np.ndarray:
-        """Vectors of texts, as sentence-transformers' ``encode``: with the folder's prompts and maximum length.
-
-        Texts run in batches of like length; results are in the order of the texts.
-
-        Args:
-            texts: a text, or a list of texts, pairs of texts or token ids.
-            device_ids: as of :meth:`generate`.
-            tokenizer: default: the model's.
-            options: ``prompt_name``, ``prompt``, ``batch_size``, ``normalize_embeddings``, ``truncate_dim``,
-                ``truncation``, ``show_progress_bar`` and ``convert_to_tensor``: see
-                :class:`QEfficient.generation.text_options.EncodeOptions`.
-
-        Returns:
-            float32 ``[n, D]``, ``[D]`` of a single text; with ``convert_to_tensor`` a tensor.
-
-        Raises:
-            LifecycleError: nothing was compiled yet.
-            CapacityError: a text is empty, or too long and not to be cut.
-            OptionError: an option is unknown, or the model gives hidden states.
-        """
         compiled = self._open(device_ids)
         vectors: np.ndarray = compiled.encode(texts, tokenizer=self._text_tokenizer(tokenizer), **options)
         return vectors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
@@ -21,7 +21,9 @@ from QEfficient.generation.media_encoder import MediaEncoderRecord
 from QEfficient.generation.media_prompts import Clips, names_media, open_audio, with_media
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord
-from QEfficient.option_types import ImageTextToTextCompileArgs
+from QEfficient.generation_options import CallArguments, GenerationOptions, StreamArguments, Streamer
+from QEfficient.option_docs import lists_options
+from QEfficient.option_types import ImageTextToTextCompileArgs, StreamArgs
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
@@ -343,6 +345,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
     ) -> PackagePath:
         return PackagePath(super().compile(compile_dir, **options))  # type: ignore[misc]
 
+    @lists_options(GenerationOptions, CallArguments)
     def generate(  # type: ignore[override]
         self,
         inputs: Inputs = None,
@@ -350,14 +353,14 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         processor: ProcessorMixin | None = None,
         images: Sequence[Any] | None = None,
         prompts: Inputs = None,
-        streamer: object = None,
+        streamer: Streamer | None = None,
         device_ids: Sequence[int] | None = None,
         runtime_ai100: bool = True,
         generation_len: int | Sequence[int] | None = None,
         *,
         audio: Clips | None = None,
         stream: Stream = False,
-        **sampling: Any,
+        **options: Unpack[StreamArgs],
     ) -> CloudAI100ExecInfo:
         """Answer prompts with the compiled package.
 
@@ -367,13 +370,13 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             processor: default: the model's.
             images: of one prompt, or a list of images for each: paths, bytes, arrays, or images of Pillow.
             prompts: texts or chats; a text without placeholders gets its images in front.
-            streamer: upstream's; not taken, use ``stream``.
+            streamer: of transformers, for a single answer.
             device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
             runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
             generation_len: most new tokens, for all prompts or one number each.
             audio: of one prompt, or a list for each: files, or samples at the model's rate.
             stream: True prints the text as it comes; a function is called with each piece.
-            sampling: the other options, as of :meth:`QEFFAutoModelForCausalLM.generate`.
+            options: see :meth:`QEFFAutoModelForCausalLM.generate`.
 
         Raises:
             LifecycleError: nothing was compiled yet, or there is no processor.
@@ -381,8 +384,6 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             OptionError: an unknown or impossible option; no image or audio; other numbers of them than placeholders.
         """
         check_runtime(runtime_ai100)
-        if streamer is not None:
-            raise OptionError("streamer is not taken: pass stream=True, or a function that gets each piece.")
         if (inputs is None) == (prompts is None):
             raise OptionError("Give either a processor's output (inputs) or prompts.")
         compiled = self._open(device_ids)
@@ -395,9 +396,37 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             tokenizer=self._text_tokenizer(tokenizer),
             generation_len=generation_len,
             stream=stream,
-            **sampling,
+            streamer=streamer,
+            **options,
         )
         return answers
+
+    @lists_options(GenerationOptions, StreamArguments)
+    def stream(
+        self,
+        prompt: Inputs,
+        *,
+        images: Sequence[Any] | None = None,
+        audio: Clips | None = None,
+        processor: ProcessorMixin | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        generation_len: int | None = None,
+        **options: Unpack[StreamArgs],
+    ) -> Iterator[str]:
+        """Yield the answer to one prompt as text, as it comes. Arguments and errors as of :meth:`generate`.
+
+        Args:
+            prompt: a processor's output, a text or a chat.
+            images: of the prompt.
+            audio: of the prompt.
+            processor: default: the model's.
+            tokenizer: default: the model's.
+            generation_len: maximum number of new tokens.
+            options: see :meth:`generate`.
+        """
+        reader = self._reader(processor, images, audio, names_media(prompt) or None)
+        media = {"images": images, "audio": audio, "processor": reader}
+        return self._stream(prompt, tokenizer, {**options, **media, "generation_len": generation_len})
 
     def transcribe(
         self,

@@ -13,7 +13,9 @@ from QEfficient.contract import Json, Specialization
 from QEfficient.errors import ExportError
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.seq2seq_lm import Seq2SeqRecord
-from QEfficient.option_types import Seq2SeqLMCompileArgs
+from QEfficient.generation_options import CallArguments, GenerationOptions
+from QEfficient.option_docs import lists_options
+from QEfficient.option_types import GenerateArgs, Seq2SeqLMCompileArgs
 from QEfficient.options import Seq2SeqLMCompileOptions
 from QEfficient.targets import Target
 from QEfficient.transformers.models.generative_model import Stream
@@ -126,6 +128,7 @@ class QEFFAutoModelForSeq2SeqLM(QEFFEncoderDecoderModel[Seq2SeqPlan, Seq2SeqLMCo
     ) -> Path:
         return super().compile(compile_dir, **options)
 
+    @lists_options(GenerationOptions, CallArguments)
     def generate(
         self,
         prompts: Any,
@@ -135,9 +138,11 @@ class QEFFAutoModelForSeq2SeqLM(QEFFEncoderDecoderModel[Seq2SeqPlan, Seq2SeqLMCo
         tokenizer: Any | None = None,
         generation_len: int | Sequence[int] | None = None,
         stream: Stream = False,
-        **options: Any,
+        **options: Unpack[GenerateArgs],
     ) -> CloudAI100ExecInfo:
         """Answer texts with the compiled package.
+
+        In multilingual models, ``forced_bos_token_id`` is the language of the answer.
 
         Args:
             prompts: text, a list of texts, lists of token ids, or a tokenizer's output.
@@ -147,8 +152,7 @@ class QEFFAutoModelForSeq2SeqLM(QEFFEncoderDecoderModel[Seq2SeqPlan, Seq2SeqLMCo
             generation_len: most new tokens, for all prompts or one number each; default: the checkpoint's
                 ``max_new_tokens``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
-            options: ``forced_bos_token_id``, the answer's first token, which in multilingual models is the language;
-                and the others, as of :meth:`QEFFAutoModelForCausalLM.generate`.
+            options: see :meth:`QEFFAutoModelForCausalLM.generate`.
 
         Returns:
             Texts and ids in the prompts' order, and how fast it was.

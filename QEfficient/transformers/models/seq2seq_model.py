@@ -46,7 +46,7 @@ class QEFFEncoderDecoderModel(QEFFGenerativeModel[PlanT, OptionsT], Generic[Plan
 
     def _plan_ingredients(self, options: OptionsT, target: Target) -> dict[str, Any]:
         """What plans of all such models have."""
-        from QEfficient.transformers.lowering.apply import rope_depends_on_length
+        from QEfficient.transformers.lowering.rope import rope_depends_on_length
 
         return {
             "lowering": "retained",

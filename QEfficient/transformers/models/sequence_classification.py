@@ -6,11 +6,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from QEfficient.contract import MODEL_GRAPH
 from QEfficient.generation.embedding import EmbeddingRecord
 from QEfficient.generation.tasks.sequence_classification import ClassifierRecord
+from QEfficient.generation.text_calls import Ranking, ScoresTexts
+from QEfficient.option_types import PredictArgs, RankArgs
 from QEfficient.options import EncoderCompileOptions
 from QEfficient.targets import Target
 from QEfficient.transformers.models import score_activation
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
+class QEFFAutoModelForSequenceClassification(QEFFSequenceModel, ScoresTexts):
     """A classifier of texts or of pairs of texts; with one label a reranker or a regression.
 
     ``generate`` returns ``{"logits": array}``, float32 ``[n, num_labels]``: for each text what the model gives it
@@ -97,7 +99,6 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
 
     @property
     def labels(self) -> list[str]:
-        """The label of each logit, in order."""
         labels: list[str] = self._open().labels if self._model is None else list(self._labels())
         return labels
 
@@ -106,13 +107,6 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
         return tuple(str(label) for _, label in labels)
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
-        """Scores of the logits ``[n, num_labels]`` of :meth:`generate`: by the activation that the checkpoint stores,
-        else by the problem type probabilities, or the values of a regression.
-
-        Raises:
-            LifecycleError: nothing was compiled yet.
-            OptionError: they have another shape, or are no numbers.
-        """
         scores: np.ndarray = self._open().scores(logits)
         return scores
 
@@ -122,27 +116,8 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
         device_ids: Sequence[int] | None = None,
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        **options: object,
+        **options: Unpack[PredictArgs],
     ) -> np.ndarray:
-        """Scores of pairs of texts, or of texts, as sentence-transformers' ``CrossEncoder.predict``.
-
-        Args:
-            pairs: a list of pairs or of texts; or one pair, a tuple of two texts.
-            device_ids: as of :meth:`generate`.
-            tokenizer: as of :meth:`generate`.
-            options: ``apply_softmax``, ``prompt_name``, ``prompt``, ``batch_size``, ``truncation``,
-                ``show_progress_bar`` and ``convert_to_tensor``: see
-                :class:`QEfficient.generation.text_options.PredictOptions`.
-
-        Returns:
-            float32 ``[n]`` of a model with one label, else ``[n, num_labels]``; without the first axis of one pair.
-            The activation is the one that the checkpoint stores, else of one label a sigmoid, and of several none.
-
-        Raises:
-            LifecycleError: nothing was compiled yet.
-            CapacityError: a text is empty, or too long and not to be cut.
-            OptionError: an option is unknown.
-        """
         compiled = self._open(device_ids)
         scores: np.ndarray = compiled.predict(pairs, tokenizer=self._text_tokenizer(tokenizer), **options)
         return scores
@@ -154,27 +129,9 @@ class QEFFAutoModelForSequenceClassification(QEFFSequenceModel):
         device_ids: Sequence[int] | None = None,
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        **options: object,
-    ) -> list[tuple[int, float]] | list[tuple[int, float, str]]:
-        """Put documents in the order of how well they fit a query, with a cross-encoder of one label.
-
-        Args:
-            query: what is asked.
-            documents: what may answer it.
-            device_ids: as of :meth:`generate`.
-            tokenizer: as of :meth:`generate`.
-            options: ``top_k``, ``return_documents`` and those of :meth:`predict` but ``apply_softmax``: see
-                :class:`QEfficient.generation.text_options.RankOptions`.
-
-        Returns:
-            Each document's index and score, with ``return_documents`` the document too, best first. The score is made
-            by the activation that sentence-transformers stored with the checkpoint; without one it is between 0 and 1.
-
-        Raises:
-            CapacityError: a pair is too long and not to be cut.
-            OptionError: the model has several labels, or an option is unknown.
-        """
-        ranked: list[tuple[int, float]] | list[tuple[int, float, str]] = self._open(device_ids).rank(
+        **options: Unpack[RankArgs],
+    ) -> Ranking:
+        ranked: Ranking = self._open(device_ids).rank(
             query, documents, tokenizer=self._text_tokenizer(tokenizer), **options
         )
         return ranked

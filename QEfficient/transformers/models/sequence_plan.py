@@ -111,7 +111,7 @@ def plan_sequences(
 
 def _depends_on_longest(model: PreTrainedModel) -> bool:
     """Whether a graph holds for sequences up to a length: rotary scalings settle, recurrences unroll for it."""
-    from QEfficient.transformers.lowering.apply import rope_depends_on_length
+    from QEfficient.transformers.lowering.rope import rope_depends_on_length
     from QEfficient.transformers.tasks.recurrent_sequences import recurrent_specs
 
     return rope_depends_on_length(model) or recurrent_specs(model) is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
@@ -14,8 +14,11 @@ from QEfficient.errors import CapacityError, UnsupportedModel
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.sessions.signals import SignalRecord
 from QEfficient.generation.signal_prefix import FILE, TENSOR, PrefixRecord
+from QEfficient.generation.speech_rules import SpeechOptions
 from QEfficient.generation.tasks.speech_seq2seq import SpeechSeq2SeqRecord
-from QEfficient.option_types import SpeechSeq2SeqCompileArgs
+from QEfficient.generation_options import CallArguments, GenerationOptions
+from QEfficient.option_docs import lists_options
+from QEfficient.option_types import SpeechArgs, SpeechSeq2SeqCompileArgs
 from QEfficient.options import SpeechSeq2SeqCompileOptions
 from QEfficient.targets import Target
 from QEfficient.transformers.models.audio_model import QEFFAudioModel, places_of_seconds
@@ -234,6 +237,7 @@ class QEFFAutoModelForSpeechSeq2Seq(
     ) -> Path:
         return super().compile(compile_dir, **options)
 
+    @lists_options(SpeechOptions, GenerationOptions, CallArguments)
     def generate(
         self,
         inputs: AudioInputs,
@@ -244,7 +248,7 @@ class QEFFAutoModelForSpeechSeq2Seq(
         feature_extractor: HFFeatureExtractor | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         stream: Stream = False,
-        **options: Any,
+        **options: Unpack[SpeechArgs],
     ) -> CloudAI100ExecInfo:
         """Answer audio with the compiled package.
 
@@ -257,8 +261,8 @@ class QEFFAutoModelForSpeechSeq2Seq(
             feature_extractor: default: the model's.
             tokenizer: default: the model's.
             stream: True prints the text as it comes; a function is called with each piece.
-            options: ``language``, ``task``, ``return_timestamps`` and ``composer`` as in transformers, one value or one
-                for each audio; and the others, as of :meth:`QEFFAutoModelForCausalLM.generate`.
+            options: see :class:`SpeechOptions` and :class:`GenerationOptions`, each one value or one for each audio;
+                and :class:`CallArguments`.
 
         Returns:
             Texts and ids in the order of the audio, and how fast it was. Where the model was asked for the language,
@@ -280,6 +284,30 @@ class QEFFAutoModelForSpeechSeq2Seq(
         )
         return answers
 
+    @lists_options(SpeechOptions, GenerationOptions, CallArguments)
+    def stream(
+        self,
+        prompt: AudioInputs,
+        *,
+        feature_extractor: HFFeatureExtractor | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        generation_len: int | None = None,
+        **options: Unpack[SpeechArgs],
+    ) -> Iterator[str]:
+        """Yield the answer to one audio as text, as it comes. Arguments and errors as of :meth:`generate`.
+
+        Args:
+            prompt: one audio.
+            feature_extractor: default: the model's.
+            tokenizer: default: the model's.
+            generation_len: maximum number of new tokens.
+            options: see :meth:`generate`.
+        """
+        extractor = self.chosen_extractor(feature_extractor)
+        asked = {**options, "generation_len": generation_len, "feature_extractor": extractor}
+        return self._stream(prompt, tokenizer, asked)
+
+    @lists_options(SpeechOptions, GenerationOptions, CallArguments)
     def transcribe(
         self,
         inputs: AudioInputs,
@@ -287,7 +315,8 @@ class QEFFAutoModelForSpeechSeq2Seq(
         *,
         feature_extractor: HFFeatureExtractor | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        **options: Any,
+        generation_len: int | None = None,
+        **options: Unpack[SpeechArgs],
     ) -> list[Transcript]:
         """The text of each audio, with its segments; audio of any length, where the model has timestamps.
 
@@ -296,7 +325,8 @@ class QEFFAutoModelForSpeechSeq2Seq(
             device_ids: as of :meth:`generate`.
             feature_extractor: default: the model's.
             tokenizer: default: the model's.
-            options: ``generation_len`` for each window, and the options of :meth:`generate`.
+            generation_len: maximum number of new tokens of each window.
+            options: see :meth:`generate`.
 
         Raises:
             LifecycleError: nothing was compiled yet, or there is no tokenizer.
@@ -307,6 +337,7 @@ class QEFFAutoModelForSpeechSeq2Seq(
             inputs,
             feature_extractor=self.chosen_extractor(feature_extractor),
             tokenizer=self._text_tokenizer(tokenizer),
+            generation_len=generation_len,
             **options,
         )
         return transcripts

@@ -13,8 +13,8 @@ from QEfficient.transformers.lowering.cache_spec import CTX_LEN, ROWS, StateSpec
 from QEfficient.transformers.tasks.graph_spec import Axes, GraphInput
 
 # All sample sizes differ, from each other and from the sizes of a model, so that axes cannot be confused.
-SAMPLE_CTX_LEN = 29
-_SAMPLE_BATCH, _SAMPLE_SEQ_LEN, _SAMPLE_STATE_ROWS = 3, 7, 5
+SAMPLE_CTX_LEN, SAMPLE_SEQ_LEN = 29, 7
+_SAMPLE_BATCH, _SAMPLE_STATE_ROWS = 3, 5
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def token_inputs() -> list[GraphInput]:
     """``input_ids`` and ``position_ids``, ``[B, S]``."""
     axes = {0: "batch_size", 1: "seq_len"}
     return [
-        GraphInput("input_ids", torch.zeros(_SAMPLE_BATCH, _SAMPLE_SEQ_LEN, dtype=torch.int64), axes),
-        GraphInput("position_ids", torch.arange(_SAMPLE_SEQ_LEN).repeat(_SAMPLE_BATCH, 1), axes),
+        GraphInput("input_ids", torch.zeros(_SAMPLE_BATCH, SAMPLE_SEQ_LEN, dtype=torch.int64), axes),
+        GraphInput("position_ids", torch.arange(SAMPLE_SEQ_LEN).repeat(_SAMPLE_BATCH, 1), axes),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from QEfficient.compat.functional import cloud_ai_100_exec_kv
 from QEfficient.compat.moved import names_of
@@ -16,7 +16,7 @@ from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from QEfficient.generation.request_builder import SamplingValue
+    from QEfficient.option_types import GenerateArgs
 
 __all__ = [
     "CloudAI100ExecInfo",
@@ -45,6 +45,7 @@ class TextGeneration:
         qpc_path: the folder that ``compile`` returned.
         full_batch_size: upstream's; the package says it.
         ctx_len: upstream's; the package says it.
+        device_id: the cards to run on.
         options: as of :func:`QEfficient.cloud_ai_100_exec_kv`.
     """
 
@@ -54,15 +55,30 @@ class TextGeneration:
         qpc_path: str | os.PathLike[str],
         full_batch_size: int | None = None,
         ctx_len: int | None = None,
-        **options: SamplingValue,
+        device_id: Sequence[int] | None = None,
+        **options: Unpack[GenerateArgs],
     ):
-        self._tokenizer, self._qpc_path, self._options = tokenizer, qpc_path, options
+        self._tokenizer, self._qpc_path, self._device_id, self._options = tokenizer, qpc_path, device_id, options
         self._last: CloudAI100ExecInfo | None = None
 
-    def generate(self, prompt: Prompts, **options: SamplingValue) -> CloudAI100ExecInfo:
+    def generate(
+        self,
+        prompt: Prompts,
+        generation_len: int | None = None,
+        stream: bool = True,
+        **options: Unpack[GenerateArgs],
+    ) -> CloudAI100ExecInfo:
         """Generate from prompts. Options are those of :func:`QEfficient.cloud_ai_100_exec_kv`."""
-        both = {**self._options, **options}
-        self._last = cloud_ai_100_exec_kv(self._tokenizer, self._qpc_path, prompt, **both)  # type: ignore[arg-type]
+        both: GenerateArgs = {**self._options, **options}
+        self._last = cloud_ai_100_exec_kv(
+            self._tokenizer,
+            self._qpc_path,
+            prompt,
+            device_id=self._device_id,
+            generation_len=generation_len,
+            stream=stream,
+            **both,
+        )
         return self._last
 
     @property
