@@ -254,19 +254,24 @@ class StreamArgs(GenerationArgs, total=False):
     """A function, or a list of them, from tokens ``[1, tokens]`` and None to whether the answer ends."""
 
 
-class GenerateArgs(StreamArgs, total=False):
-    """Of :class:`QEfficient.generation_options.CallArguments`."""
+class RunArgs(StreamArgs, total=False):
+    """Of :class:`QEfficient.generation_options.RunArguments`."""
 
-    streamer: Streamer | None
-    """A streamer of transformers, or another object with its put() and end(), for a single answer."""
     iteration: int
     """Times to run; the result is that of the last."""
     automation: bool
     """Go on after end tokens, up to generation_len."""
     write_io: bool
     """Write what the card gets and gives in each run to files, for qaic-runner; the folder is logged (card only)."""
-    write_io_dir: str | None
+    write_io_dir: str | os.PathLike[str] | None
     """The folder to write it to."""
+
+
+class GenerateArgs(RunArgs, total=False):
+    """Of :class:`QEfficient.generation_options.CallArguments`."""
+
+    streamer: Streamer | None
+    """A streamer of transformers, or another object with its put() and end(), for a single answer."""
 
 
 class SpeechArgs(GenerateArgs, total=False):

@@ -34,7 +34,7 @@ _OF_PACKAGE = ("comp_ctx_lengths_decode", "comp_ctx_lengths_prefill", "enable_de
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions:
     """How often and how far a call of ``generate`` runs, and what it leaves behind: see
-    :class:`QEfficient.generation_options.CallArguments`."""
+    :class:`QEfficient.generation_options.RunArguments`."""
 
     iteration: int = 1
     automation: bool = False

@@ -10,7 +10,9 @@ from typing import Any
 
 import click
 import pytest
-from upstream.usages import USAGES, Usage
+import torch
+from upstream.usage import Usage
+from upstream.usages import USAGES
 from upstream.world import CommandLine, Compiled, World
 
 from QEfficient.compile.cloud_ai_100 import simulated_sdk
@@ -37,7 +39,8 @@ def names(
 ) -> dict[str, Any]:
     """The names of a row, in a process that is set up as upstream's users have it: an SDK, cards, no target."""
     group, usage = request.param
-    is_recorded = group in ("compiling", "commands") and "execute" not in usage.name
+    compiles = group in ("compiling", "commands", "differences")
+    is_recorded = compiles and "execute" not in usage.name and "compiled." not in usage.code
     sdk = world.root / "sdk" if is_recorded else simulated_sdk()
     monkeypatch.setenv("QEFF_QAIC_SDK", str(sdk))
     monkeypatch.setenv("QEFF_TARGET", "cloud-ai-100" if is_recorded else "cloud-ai-100-sim")
@@ -48,6 +51,7 @@ def names(
         monkeypatch.setattr("QEfficient.cloud.infer.answer", lambda *args: None)
     names |= {"run_module": commands.run_module, "graph": commands.graph}
     names |= {"setenv": lambda name, value: _set(monkeypatch, name, value)}
+    names |= {"input_ids": torch.tensor([[5, 6, 7]])}
     names |= {"io_files": lambda: [*Path(os.environ["QEFF_HOME"]).glob("io/*/aic_batch_io.json")]}
     return names
 

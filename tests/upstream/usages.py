@@ -7,116 +7,10 @@ model in it, ``model`` a fresh wrapper of it that compiles with an SDK that writ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Usage:
-    """One row."""
-
-    name: str
-    code: str
-    """As in a script of upstream's users."""
-    check: str = ""
-    """What must hold afterwards."""
-    answer: str = ""
-    """What the error says that the usage gets, as a pattern; empty: it works."""
-    says: str = ""
-    """What is logged about it, as a pattern."""
-
-
-def _works(name: str, code: str, check: str = "", says: str = "") -> Usage:
-    return Usage(name, code, check, says=says)
-
-
-def _answers(name: str, code: str, answer: str) -> Usage:
-    return Usage(name, code, answer=answer)
-
-
-_NAMES = {
-    "QEfficient": """QEFFAutoModel QEFFAutoModelForCausalLM QEFFAutoModelForCTC QEFFAutoModelForImageTextToText
-        QEFFAutoModelForSequenceClassification QEFFAutoModelForSpeechSeq2Seq QEffAutoPeftModelForCausalLM
-        QEFFCommonLoader transform export compile cloud_ai_100_exec_kv""",
-    "QEfficient.transformers.models.modeling_auto": """QEFFAutoModel QEFFAutoModelForCausalLM QEFFAutoModelForCTC
-        QEFFAutoModelForImageTextToText QEFFAutoModelForSequenceClassification QEFFAutoModelForSpeechSeq2Seq""",
-    "QEfficient.transformers.transform": "transform",
-    "QEfficient.peft": "QEffAutoPeftModelForCausalLM",
-    "QEfficient.peft.auto": "QEffAutoPeftModelForCausalLM",
-    "QEfficient.peft.lora": "QEffAutoLoraModelForCausalLM",
-    "QEfficient.peft.lora.auto": "QEffAutoLoraModelForCausalLM",
-    "QEfficient.base": "QEFFAutoModel QEFFAutoModelForCausalLM QEFFAutoModelForImageTextToText QEFFCommonLoader",
-    "QEfficient.base.common": "QEFFCommonLoader",
-    "QEfficient.base.modeling_qeff": "QEFFBaseModel",
-    "QEfficient.exporter.export_hf_to_cloud_ai_100": "qualcomm_efficient_converter",
-    "QEfficient.compile.compile_helper": "compile",
-    "QEfficient.generation.cloud_infer": "QAICInferenceSession",
-    "QEfficient.generation.text_generation_inference": """CloudAI100ExecInfo CloudAI100ExecInfoNew PerfMetrics
-        TextGeneration cloud_ai_100_exec_kv check_batch_size_and_num_prompts fix_prompts get_compilation_dims
-        get_input_prompts read_prompts_txt_file""",
-    "QEfficient.utils": """check_and_assign_cache_dir get_num_layers_from_config get_padding_shape_from_config
-        get_qpc_dir_path hf_download load_hf_processor load_hf_tokenizer login_and_download_hf_lm
-        padding_check_and_fix qpc_exists""",
-    "QEfficient.utils.constants": "Constants QEFF_MODELS_DIR",
-    "QEfficient.utils.device_utils": "get_available_device_id",
-    "QEfficient.utils.logging_utils": "logger",
-    "QEfficient.cloud.infer": "main",
-    "QEfficient.cloud.export": "main",
-    "QEfficient.cloud.compile": "main",
-    "QEfficient.cloud.execute": "main",
-    "QEfficient.cloud.finetune": "main",
-}
-"""Modules and the names in them that scripts import."""
-
-_MOVED = {
-    "QEfficient.QEffFluxPipeline": "diffus",
-    "QEfficient.QEffWanPipeline": "diffus",
-    "QEfficient.QEffWanImageToVideoPipeline": "diffus",
-    "QEfficient.diffusers.pipelines.flux.pipeline_flux.QEffFluxPipeline": "diffus",
-    "QEfficient.base.onnx_transforms.FP16ClipTransform": r"export\(\)",
-    "QEfficient.base.onnx_transforms.SplitTensorsTransform": r"export\(\)",
-    "QEfficient.base.pytorch_transforms.ModuleMappingTransform": r"transform\(\)",
-    "QEfficient.transformers.models.pytorch_transforms.KVCacheTransform": r"transform\(\)",
-    "QEfficient.transformers.models.pytorch_transforms.CustomOpsTransform": r"transform\(\)",
-    "QEfficient.transformers.cache_utils.QEffDynamicCache": r"transform\(\)",
-    "QEfficient.transformers.quantizers.quantizer_awq.QEffAwqConfig": r"from_pretrained\(\)",
-    "QEfficient.customop.CtxScatterFunc": r"export\(\)",
-    "QEfficient.generation.text_generation_inference.QEffTextGenerationBase": "QAICInferenceSession",
-    "QEfficient.generation.text_generation_inference.write_io_files": "write_io",
-    "QEfficient.generation.vlm_generation.VisionLanguageGeneration": "QEFFAutoModelForImageTextToText",
-    "QEfficient.compile.compile_helper.create_and_dump_specializations": "dry_run",
-    "QEfficient.compile.mdp_generator.generate_disagg_mdp_partition_config": "mdp_num_partitions",
-    "QEfficient.exporter.weight_free.load_weight_free_ort_inputs": "from_pretrained",
-    "QEfficient.utils.run_utils.ApiRunner": r"verify\(\)",
-    "QEfficient.utils.generate_inputs.InputHandler": r"verify\(\)",
-    "QEfficient.utils.hash_utils.hash_dict_params": r"package_ingredients\(\)",
-    "QEfficient.utils.check_ccl_specializations.process_ccl_specializations": "comp_ctx_lengths_prefill",
-    "QEfficient.utils.sampler_utils.get_sampling_inputs_and_outputs": "do_sample",
-    "QEfficient.utils.spd_utils.fix_prompts": "num_speculative_tokens",
-    "QEfficient.utils.dump_qconfig": "manifest.json",
-    "QEfficient.utils.onnx_exists": r"export\(\)",
-    "QEfficient.utils.get_onnx_dir_name": r"export\(\)",
-    "QEfficient.utils.get_padding_shape_vlm": "describe|inspect",
-    "QEfficient.utils.replace_transformers_quantizers": r"from_pretrained\(\)",
-    "QEfficient.finetune.configs.training.TrainConfig": "qefficient finetune",
-    "QEfficient.finetune.experimental.core.config_manager.ConfigManager": "qefficient finetune",
-}
-"""Names that are something else here, and what the error about them names."""
-
-
-def _import(path: str) -> str:
-    module, _, name = path.rpartition(".")
-    return f"from {module} import {name}"
-
-
-NAMES = (
-    *(_works(f"{home}.{name}", f"from {home} import {name}") for home in _NAMES for name in _NAMES[home].split()),
-    *(_answers(path, _import(path), answer) for path, answer in _MOVED.items()),
-    _works(
-        "qualcomm_efficient_converter",
-        "from QEfficient import qualcomm_efficient_converter, export",
-        "assert export is qualcomm_efficient_converter",
-    ),
-)
+from upstream.command_lines import COMMANDS
+from upstream.differences import DIFFERENCES
+from upstream.names import NAMES
+from upstream.usage import Usage, answers, works
 
 _LOAD = "from QEfficient import QEFFAutoModelForCausalLM\n"
 
@@ -131,7 +25,7 @@ _NO_EFFECT = "no effect"
 LOADING = (
     _loads("num_hidden_layers=1", "assert model.config.num_hidden_layers == 1 and len(model.model.model.layers) == 1"),
     _loads("rms_norm_eps=0.5, use_cache=True", "assert model.config.rms_norm_eps == 0.5"),
-    _works(
+    works(
         "from_pretrained(config=config)",
         "from transformers import AutoConfig\n"
         + _LOAD
@@ -161,19 +55,19 @@ LOADING = (
     _loads("qaic_config={'replicate_kv_heads': True}", says=_NO_EFFECT),
     _loads("qaic_config={'ccl_enable': True}", answer="ccl_enabled"),
     _loads("num_hiden_layers=1", answer="num_hidden_layers"),
-    _works(
+    works(
         "QEFFCommonLoader.from_pretrained(...)",
         "from QEfficient.base.common import QEFFCommonLoader\n"
         "model = QEFFCommonLoader.from_pretrained(pretrained_model_name_or_path=card, hf_token=None, cache_dir=None,"
         " local_model_dir=None, full_batch_size=2)",
         "assert model.continuous_batching",
     ),
-    _works(
+    works(
         "QEFFAutoModelForCausalLM(hf_model, qaic_config=...)",
         _LOAD + "model = QEFFAutoModelForCausalLM(hf_model, continuous_batching=True, qaic_config=None,"
         " max_seq_len_cached=None)",
     ),
-    _works(
+    works(
         "QEFFAutoModelForCausalLM.transform(hf_model)",
         "from QEfficient import QEFFAutoModelForCausalLM, transform\nmodel = transform(hf_model, form_factor='cloud')",
     ),
@@ -190,7 +84,7 @@ def _compiles(arguments: str, check: str = "", says: str = "", answer: str = "",
 COMPILING = (
     _compiles("", "assert '-aic-num-cores=4' in argv()"),
     _compiles("onnx_path=None, compile_dir=None"),
-    _works(
+    works(
         "compile(onnx_path=export())",
         f"path = model.compile(onnx_path=model.export(), {_SIZES})",
         "assert f'-m={model.onnx_path}' in argv()",
@@ -236,32 +130,32 @@ COMPILING = (
     _compiles("compile_only=True", says=f"compile_only: {_NO_EFFECT}"),
     _compiles("qaic_config=None, kv_cache_prefix=None"),
     _compiles("specializations=[{'batch_size': '1', 'seq_len': '8', 'ctx_len': '32'}]", answer="prefill_seq_len"),
-    _works(
+    works(
         "ccl_enabled",
         _LOAD + "model = QEFFAutoModelForCausalLM.from_pretrained(card, qaic_config={'ccl_enabled': True})\n"
         "path = model.compile(prefill_seq_len=8, ctx_len=256, num_cores=4)",
         "assert symbols(-1)['comp_ctx_lengths'] == '256'",
     ),
-    _works(
+    works(
         "lists in qaic_config",
         _LOAD
         + "model = QEFFAutoModelForCausalLM.from_pretrained(card, qaic_config={'comp_ctx_lengths_decode': [16]})\n"
         "path = model.compile(prefill_seq_len=8, ctx_len=32, num_cores=6)",
         "assert [symbols(number)['comp_ctx_lengths'] for number in (-2, -1)] == ['16', '32']",
     ),
-    _works(
+    works(
         "export(...)",
         "path = model.export(prefill_only=False, prefill_seq_len=None, num_cores=16, moe_prefill_packed_chunk_size=256,"
         " layerwise=False, layerwise_window_size=1, kv_cache_prefix=None, dynamo=False, use_onnx_subfunctions=False,"
         " offload_pt_weights=True)",
         "from pathlib import Path\nassert Path(path).is_file()",
     ),
-    _works(
+    works(
         "QEfficient.export(model_name=...)",
         "import QEfficient\nbase_path, onnx_path = QEfficient.export(model_name=card, model_kv=model,"
         " form_factor='cloud', full_batch_size=None)",
     ),
-    _works(
+    works(
         "QEfficient.compile(onnx_path, qpc_path, ...)",
         "import QEfficient\n_, onnx_path = QEfficient.export(model_name=card)\n"
         "path = QEfficient.compile(onnx_path=onnx_path, qpc_path=tmp / 'qpcs', num_cores=4, device_group=[0],"
@@ -269,13 +163,13 @@ COMPILING = (
         " custom_io_file_path=None, full_batch_size=None, allow_mxint8_mdp_io=False, enable_qnn=False)",
         "from pathlib import Path\nassert '-mxfp6-matmul' in argv()\nassert (Path(path) / 'programqpc.bin').is_file()",
     ),
-    _works(
+    works(
         "QEfficient.compile(onnx_path, qpc_path, num_cores)",
         "import QEfficient\n_, onnx_path = QEfficient.export(card)\n"
         "path = QEfficient.compile(str(onnx_path), str(tmp / 'qpcs'), 7, [0])",
         "assert '-mxfp6-matmul' in argv()",
     ),
-    _works(
+    works(
         "programqpc.bin in what compile returns",
         f"path = model.compile({_SIZES})",
         "from pathlib import Path\n"
@@ -311,19 +205,19 @@ GENERATING = (
     _generates(f"tokenizer, ['My name is'], sampling_params={{'temperatures': [[1.0]]}}, {_LEN}", answer="temperature"),
     _generates(f"tokenizer, ['My name is'], write_io=True, {_LEN}", "assert io_files()"),
     _generates(f"tokenizer, ['My name is'], runtime_ai100=False, {_LEN}", answer="target='cpu'"),
-    _works(
+    works(
         "generate(streamer=TextStreamer)",
         "from transformers import TextStreamer\n"
         f"info = compiled.generate(tokenizer, ['My name is'], streamer=TextStreamer(tokenizer), {_LEN})",
         "assert info.generated_texts == first",
     ),
-    _works(
+    works(
         "perf_metrics",
         f"info = compiled.generate(tokenizer, ['My name is'], {_LEN})\nmetrics = info.perf_metrics\n"
         "values = metrics.prefill_time, metrics.decode_perf, metrics.total_perf, metrics.total_time",
         "assert all(value > 0 for value in values)",
     ),
-    _works(
+    works(
         "cloud_ai_100_exec_kv(...)",
         "import QEfficient\ninfo = QEfficient.cloud_ai_100_exec_kv(tokenizer=tokenizer, qpc_path=qpc,"
         " prompt=['My name is'], device_id=[0], generation_len=4, stream=False, automation=False, iteration=1,"
@@ -332,26 +226,26 @@ GENERATING = (
         " include_sampler=False, return_pdfs=False, include_guided_decoding=False, sampling_params=None)",
         "assert info.generated_texts == first",
     ),
-    _works(
+    works(
         "cloud_ai_100_exec_kv('a|b')",
         "from QEfficient.generation.text_generation_inference import cloud_ai_100_exec_kv\n"
         "info = cloud_ai_100_exec_kv(tokenizer, qpc, 'My name is|One, two,', None, [0], 4)",
         "assert len(info.generated_texts) == 2",
     ),
-    _works(
+    works(
         "TextGeneration",
         "from QEfficient.generation.text_generation_inference import TextGeneration\n"
         "text = TextGeneration(tokenizer=tokenizer, qpc_path=qpc, device_id=[0], ctx_len=32)\n"
         "info = text.generate(prompt=['My name is'], generation_len=4, stream=False)",
         "assert info.generated_texts == first\nassert text.perf_metrics.total_time > 0",
     ),
-    _works(
+    works(
         "get_compilation_dims",
         "from QEfficient.generation.text_generation_inference import get_compilation_dims\n"
         "batch_size, ctx_len, fbs = get_compilation_dims(qpc)",
         "assert (batch_size, ctx_len, fbs) == (1, 32, None)",
     ),
-    _works(
+    works(
         "QAICInferenceSession(compile())",
         "import numpy as np\nfrom QEfficient.generation.cloud_infer import QAICInferenceSession\n"
         "session = QAICInferenceSession(qpc, device_ids=[0], enable_debug_logs=False)\n"
@@ -362,7 +256,7 @@ GENERATING = (
         "logits = session.run({'input_ids': ids, 'position_ids': positions})['logits']\nsession.deactivate()",
         "session.close()\nassert logits.shape == (1, 1, 320)",
     ),
-    _works(
+    works(
         "a buffer that the program does not have",
         "import numpy as np\nfrom QEfficient.generation.cloud_infer import QAICInferenceSession\n"
         "session = QAICInferenceSession(qpc, [0])\nsession.set_buffers({'batch_index': np.zeros((1, 1), np.int64)})",
@@ -372,54 +266,54 @@ GENERATING = (
 )
 
 UTILITIES = (
-    _works(
+    works(
         "load_hf_tokenizer",
         "from QEfficient.utils import load_hf_tokenizer\n"
         "loaded = load_hf_tokenizer(pretrained_model_name_or_path=card, hf_token=None, padding_side='right')",
         "assert loaded('My name is')['input_ids'] == tokenizer('My name is')['input_ids']",
     ),
-    _works(
+    works(
         "padding_check_and_fix",
         "from QEfficient.utils import padding_check_and_fix\ntokenizer.padding_side = 'left'\n"
         "padding_check_and_fix(tokenizer)",
         "assert tokenizer.padding_side == 'right'",
     ),
-    _works(
+    works(
         "get_padding_shape_from_config",
         "from QEfficient.utils import get_padding_shape_from_config, get_num_layers_from_config\n"
         "shape = get_padding_shape_from_config(hf_model.config, batch_size=1, seq_len=32)",
         "assert list(shape) == [1, 2, 32, 16]\nassert get_num_layers_from_config(hf_model.config) == 2",
     ),
-    _works(
+    works(
         "qpc_exists",
         "from QEfficient.utils import qpc_exists\nexists = qpc_exists(str(qpc))\nelsewhere = qpc_exists(str(tmp))",
         "assert exists and not elsewhere",
     ),
-    _works(
+    works(
         "get_qpc_dir_path",
         "from QEfficient.utils import get_qpc_dir_path\n"
         "folder = get_qpc_dir_path(model_card_name='gpt2', num_cores=16, mos=1, batch_size=1, prompt_len=32,"
         " ctx_len=128, mxfp6=True, mxint8=True, device_group=[0], full_batch_size=None)",
         "assert 'gpt2' in str(folder)",
     ),
-    _works(
+    works(
         "login_and_download_hf_lm of a folder",
         "from QEfficient.utils import login_and_download_hf_lm, hf_download\n"
         "folder = login_and_download_hf_lm(card, hf_token=None, cache_dir=None)",
         "assert str(folder) == card",
     ),
-    _works(
+    works(
         "check_and_assign_cache_dir",
         "from QEfficient.utils import check_and_assign_cache_dir\n"
         "folder = check_and_assign_cache_dir(local_model_dir=None, cache_dir='hub')",
         "assert folder == 'hub'",
     ),
-    _works(
+    works(
         "get_available_device_id",
         "from QEfficient.utils.device_utils import get_available_device_id\nids = get_available_device_id()",
         "assert ids == [0]",
     ),
-    _works(
+    works(
         "read_prompts_txt_file",
         "from QEfficient.generation.text_generation_inference import read_prompts_txt_file, fix_prompts\n"
         "texts = read_prompts_txt_file(prompts_file)",
@@ -427,82 +321,8 @@ UTILITIES = (
     ),
 )
 
-_INFER = "--prompt_len 8 --ctx_len 32 --num_cores 4 --generation_len 4 --prompt 'My name is'"
-
-
-def _command(module: str, arguments: str, check: str = "", answer: str = "") -> Usage:
-    return Usage(
-        f"python -m QEfficient.cloud.{module} {arguments}", f"run_module({module!r}, f{arguments!r})", check, answer
-    )
-
-
-COMMANDS = (
-    _command(
-        "infer", "--model_name {card} --batch_size 1 " + _INFER + " --device_group [0] --mos 1 --aic_enable_depth_first"
-    ),
-    _command("infer", "--model-name {card} " + _INFER + " --mxfp6 --mxint8 --full_batch_size 2 --verbose"),
-    _command("infer", "--model-name {card} " + _INFER + " --mxfp6-matmul --mxint8-kv-cache --trust_remote_code"),
-    _command(
-        "infer", "--model-name {card} " + _INFER + " --comp-ctx-lengths-prefill 16 --comp-ctx-lengths-decode 16,32"
-    ),
-    _command("infer", "--model-name {card} " + _INFER + " --ccl-enabled"),
-    _command("infer", "--model-name {card} " + _INFER + " --use-onnx-subfunctions --dynamo --allow-mxint8-mdp-io"),
-    _command("infer", "--model-name {card} " + _INFER + " --iteration 2 --automation"),
-    _command("infer", "--model-name {card} " + _INFER + " --user_tiled --stats_level 70"),
-    _command("infer", "--model-name {card} " + _INFER + " --user_tilde", answer="user-tiled|user_tiled"),
-    _command(
-        "infer",
-        "--model-name {card} --local-model-dir {card} --hf-token '' " + _INFER.replace("'My name is'", "'My|name'"),
-    ),
-    _command(
-        "infer",
-        "--model-name {card} --prompts_txt_file_path {prompts_file} " + _INFER.partition(" --prompt ")[0],
-    ),
-    _command("export", "--model_name {card} --full_batch_size 2"),
-    _command("export", "--model_name {card} --mxint8-kv-cache True"),
-    _command(
-        "compile",
-        "--onnx_path {graph()} --qpc-path {tmp}/qpcs --batch_size 1 --prompt_len 8 --ctx_len 32 --mxfp6 --num_cores 4"
-        " --device_group [0] --mos -1",
-    ),
-    _command(
-        "execute",
-        "--model_name {card} --qpc_path {qpc} --prompt 'Once upon a time in' --device_group [0] --generation_len 4",
-    ),
-    _command(
-        "finetune",
-        "--model_name {card} --device qaic:0 --use-peft --output_dir {tmp}/out --num_epochs 1",
-        answer="'qaic'",
-    ),
-    _works(
-        "infer.main(...)",
-        "from QEfficient.cloud.infer import main as infer\n"
-        "infer(model_name=card, num_cores=4, prompt='My name is', local_model_dir=None, prompts_txt_file_path=None,"
-        " aic_enable_depth_first=True, mos=1, hf_token=None, batch_size=1, prompt_len=8, ctx_len=32, generation_len=4,"
-        " mxfp6=True, mxint8=True, full_batch_size=None, device_group=[0], cache_dir=None, enable_qnn=False)",
-    ),
-    _works(
-        "export.main(...)",
-        "from QEfficient.cloud.export import main as export\n"
-        "export(model_name=card, hf_token=None, local_model_dir=None, full_batch_size=None, cache_dir=None)",
-    ),
-    _works(
-        "compile.main(...)",
-        "from QEfficient.cloud.compile import main as compile\n"
-        "compile(onnx_path=graph(), qpc_path=f'{tmp}/qpcs', num_cores=4, device_group=[0], prompt_len=8, ctx_len=32)",
-    ),
-    _works(
-        "execute.main(...)",
-        "from QEfficient.cloud.execute import main as execute\n"
-        "execute(model_name=card, qpc_path=str(qpc), prompt='My name is', prompts_txt_file_path=None, generation_len=4,"
-        " hf_token=None, device_group=[0])",
-    ),
-)
-
-_ENCODE = "from QEfficient import QEFFAutoModel\nfrom transformers import AutoTokenizer\n"
-
 OTHERS = (
-    _works(
+    works(
         "QEFFAutoModel",
         "from QEfficient import QEFFAutoModel\n"
         "encoder = QEFFAutoModel.from_pretrained(bert_card, pooling='mean')\n"
@@ -510,13 +330,20 @@ OTHERS = (
         "output = encoder.generate(tokenizer('My name is', return_tensors='pt'), device_ids=[0], write_io=False)",
         "assert output['output'].shape == (1, 64)",
     ),
-    _works(
+    works(
         "QEFFAutoModel(seq_len='[8, 16]')",
         "from QEfficient import QEFFAutoModel\n"
         "encoder = QEFFAutoModel.from_pretrained(bert_card, add_pooling_layer=False)\n"
         "path = encoder.compile(num_cores=4, seq_len='[8, 16]')",
     ),
-    _works(
+    works(
+        "QEFFAutoModel without token_type_ids",
+        "from QEfficient import QEFFAutoModel\n"
+        "encoder = QEFFAutoModel.from_pretrained(bert_card)\nencoder.compile(num_cores=4, seq_len=8)\n"
+        "inputs = {'input_ids': [[5, 6, 7]], 'attention_mask': [[1, 1, 1]]}\noutput = encoder.generate(inputs)",
+        "assert output['output'].shape[-1] == 64",
+    ),
+    works(
         "an encoder's program without token_type_ids",
         "import numpy as np\nfrom QEfficient import QEFFAutoModel\n"
         "from QEfficient.generation.cloud_infer import QAICInferenceSession\n"
@@ -525,17 +352,17 @@ OTHERS = (
         "output = session.run({'input_ids': np.ones((1, 8), np.int64), 'attention_mask': np.ones((1, 8), np.int64)})",
         "session.close()\nassert output['output'].shape == (1, 8, 64)",
     ),
-    _answers(
+    answers(
         "a causal class on BERT",
         "from QEfficient import QEFFAutoModelForCausalLM\nQEFFAutoModelForCausalLM.from_pretrained(bert_card)",
         "QEFFAutoModel",
     ),
-    _answers(
+    answers(
         "a causal class on a BERT without a head",
         "from QEfficient import QEFFAutoModelForCausalLM\nQEFFAutoModelForCausalLM(bert)",
         "QEFFAutoModel",
     ),
-    _answers(
+    answers(
         "node_precision_info of another model",
         "info = tmp / 'npi.yaml'\ninfo.write_text('FP32NodeInstanceNames:\\n  - /model/nowhere\\n')\n"
         f"model.compile({_SIZES}, node_precision_info=str(info))",
@@ -543,9 +370,9 @@ OTHERS = (
     ),
 )
 
-_VARIABLES = (
-    _works("QEFF_HOME", "path = compiled.qpc_path", "import os\nassert str(path).startswith(os.environ['QEFF_HOME'])"),
-    _works(
+VARIABLES = (
+    works("QEFF_HOME", "path = compiled.qpc_path", "import os\nassert str(path).startswith(os.environ['QEFF_HOME'])"),
+    works(
         "XDG_CACHE_HOME",
         "import os\nsetenv('QEFF_HOME', None)\nsetenv('XDG_CACHE_HOME', str(tmp))\n"
         "from QEfficient.utils.constants import QEFF_MODELS_DIR",
@@ -561,5 +388,6 @@ USAGES = {
     "utilities": UTILITIES,
     "commands": COMMANDS,
     "others": OTHERS,
-    "variables": _VARIABLES,
+    "variables": VARIABLES,
+    "differences": DIFFERENCES,
 }

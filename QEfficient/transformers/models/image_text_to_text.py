@@ -23,7 +23,7 @@ from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord
 from QEfficient.generation_options import CallArguments, GenerationOptions, StreamArguments, Streamer
 from QEfficient.option_docs import lists_options
-from QEfficient.option_types import ImageTextToTextCompileArgs, StreamArgs
+from QEfficient.option_types import ImageTextToTextCompileArgs, RunArgs, StreamArgs
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
@@ -360,7 +360,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         *,
         audio: Clips | None = None,
         stream: Stream = False,
-        **options: Unpack[StreamArgs],
+        **options: Unpack[RunArgs],
     ) -> CloudAI100ExecInfo:
         """Answer prompts with the compiled package.
 
