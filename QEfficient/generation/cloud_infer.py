@@ -69,7 +69,7 @@ class QAICInferenceSession:
         device_ids: Sequence[int] | None = None,
         activate: bool = True,
         enable_debug_logs: bool = False,
-        data_path_timeout_ms: int = 60_000,
+        data_path_timeout_ms: int = 120_000,
         sdk: QaicSDK | None = None,
     ):
         """

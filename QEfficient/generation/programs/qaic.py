@@ -47,7 +47,7 @@ def choose_devices(target: Target, count: int) -> list[int]:
 
 def timeout_ms() -> int:
     """How long a run may take, in milliseconds, as the environment says."""
-    text = os.environ.get(TIMEOUT_VARIABLE, "60000")
+    text = os.environ.get(TIMEOUT_VARIABLE, "120000")
     if not text.isdecimal() or len(text) > 9 or not int(text):
         raise OptionError(f"{TIMEOUT_VARIABLE} must be a whole number of milliseconds, got {text!r}.")
     return int(text)
