@@ -39,13 +39,22 @@ _NO_EFFECT: dict[str, tuple[tuple[object, ...], str]] = {
 _REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "artifacts": ((False,), "dry_run=True writes every file that the compiler reads, and its command"),
     "decode_only": ((False,), "use prefill_only=False"),
+    "height": ((None,), "use img_size, the side of a square, where the processor does not settle the size"),
     "io_encrypt": ((None, False), "use compiler_options={'io_encrypt': ...}"),
-    "kv_cache_prefix": ((None,), "state is named past_key.i and past_value.i; leave it out"),
+    "kv_cache_prefix": ((None, ""), "state is named past_key.i and past_value.i; leave it out"),
+    "lang_onnx_path": ((None,), "the graphs of a model come from the store: leave it out"),
     "mdp_strategy": ((None, "onnx"), "give a partition file as mdp_load_partition_config"),
+    "skip_lang": ((None, False), "a package has both graphs: compile()['vision_qpc_path'] is that of the images"),
+    "skip_vision": (
+        (None, False),
+        "a package has both graphs: compile()['lang_qpc_path'] is that of the language model",
+    ),
     "specializations": (
         (None,),
         "they follow from prefill_seq_len, ctx_len and the batch sizes, and dry_run=True shows them",
     ),
+    "vision_onnx_path": ((None,), "the graphs of a model come from the store: leave it out"),
+    "width": ((None,), "use img_size, the side of a square, where the processor does not settle the size"),
 }
 """Name -> values that mean what happens anyway, and what to use instead of others."""
 

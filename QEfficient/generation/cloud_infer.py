@@ -71,6 +71,11 @@ class QAICInferenceSession:
         enable_debug_logs: bool = False,
         data_path_timeout_ms: int = 120_000,
         sdk: QaicSDK | None = None,
+        *,
+        kv_dma_share: bool = False,
+        cluster_id: str | None = None,
+        stages: int | None = None,
+        full_batch_size: int | None = None,
     ):
         """
         Args:
@@ -80,6 +85,10 @@ class QAICInferenceSession:
             enable_debug_logs: let the runtime log everything.
             data_path_timeout_ms: how long one run may take, in milliseconds.
             sdk: whose runtime; None: that of the installed SDK.
+            kv_dma_share: upstream's switch to hand the state over in buffers that two sessions share; only False.
+            cluster_id: upstream's name of the session for that; no effect.
+            stages: upstream's number of its pipeline's stages; the program says it.
+            full_batch_size: upstream's; the program says it.
 
         Raises:
             ArtifactNotFound: no program there.
@@ -88,6 +97,11 @@ class QAICInferenceSession:
             CapacityError: cores or memory are not free.
             OptionError: impossible ``device_ids`` or timeout.
         """
+        if kv_dma_share:
+            raise OptionError(
+                "kv_dma_share=True is not here: run() of one session returns *_RetainedState once reset_buffers() names "
+                "them, and run() of the other takes them as past_key.i and past_value.i."
+            )
         self._program = QaicProgram(qpc_path, device_ids, sdk, data_path_timeout_ms, enable_debug_logs)
         self.qpc_path = self._program.path
         try:

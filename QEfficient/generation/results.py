@@ -16,13 +16,14 @@ class PerfMetrics:
     prefill_time: float
     """Seconds in steps that took prompt tokens."""
     decode_perf: float
-    """New tokens per second in the other steps: of one sequence, or with continuous batching of all together."""
+    """New tokens per second in the other steps: of all sequences together, but of one where a card's package was
+    compiled without continuous batching."""
     total_perf: float
     """New tokens per second over the whole run, of as many sequences."""
     total_time: float
     """Seconds of the whole run."""
     num_sequences: int = 1
-    """What to multiply the two by for all sequences together: how many ran at once; 1 with continuous batching."""
+    """What to multiply the two by for all sequences together: how many ran at once where they are of one, else 1."""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ DIFFERENCES = (
         "exec_info.perf_metrics.decode_perf * exec_info.batch_size",
         _GENERATE + "speed = info.perf_metrics.decode_perf * info.perf_metrics.num_sequences",
         "assert speed > 0",
-        note="`decode_perf` and `total_perf` are of one sequence, with continuous batching of all together, as there; "
-        "`num_sequences` says which. `batch_size` is the number of sequences that ran at once",
+        note="without continuous batching, `decode_perf` and `total_perf` are of one sequence, as there; on `cpu` "
+        "always of all together. `num_sequences` is the factor. `batch_size` is the number of sequences that ran at once",
     ),
     works(
         "model.export(export_dir='folder')",

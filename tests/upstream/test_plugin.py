@@ -1,5 +1,5 @@
-"""What vLLM's plugin for the card does with this library, replayed on the simulated card: its arguments when it loads and
-compiles, and its loop over a session."""
+"""What vLLM's plugin for the card does with this library, replayed on the simulated card: its arguments when it loads
+and compiles, and its loop over a session."""
 
 from __future__ import annotations
 

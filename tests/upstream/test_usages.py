@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,6 @@ from QEfficient.compile.cloud_ai_100 import simulated_sdk
 from QEfficient.errors import QEffError
 
 ROWS = [(group, usage) for group, usages in USAGES.items() for usage in usages]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World.build(tmp_path_factory.mktemp("upstream"))
-
-
-@pytest.fixture(scope="module")
-def compiled(world: World) -> Iterator[Compiled]:
-    compiled = Compiled.build(world)
-    yield compiled
-    compiled.model.close()
 
 
 @pytest.fixture

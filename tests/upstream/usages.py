@@ -129,6 +129,9 @@ COMPILING = (
     _compiles("allow_mxint8_mdp_io=True, aic_hw_version='ai100'", "assert '-aic-hw-version=ai100' in argv()"),
     _compiles("compile_only=True", says=f"compile_only: {_NO_EFFECT}"),
     _compiles("qaic_config=None, kv_cache_prefix=None"),
+    _compiles("kv_cache_prefix='prefill'", answer="past_key.i"),
+    _compiles("skip_vision=True", answer="lang_qpc_path"),
+    _compiles("height=354, width=536", answer="img_size"),
     _compiles("specializations=[{'batch_size': '1', 'seq_len': '8', 'ctx_len': '32'}]", answer="prefill_seq_len"),
     works(
         "ccl_enabled",
@@ -255,6 +258,12 @@ GENERATING = (
         "ids, positions = np.zeros((1, 8), np.int64), np.full((1, 8), -1)\npositions[0, 0] = 0\n"
         "logits = session.run({'input_ids': ids, 'position_ids': positions})['logits']\nsession.deactivate()",
         "session.close()\nassert logits.shape == (1, 1, 320)",
+    ),
+    answers(
+        "QAICInferenceSession(kv_dma_share=True)",
+        "from QEfficient.generation.cloud_infer import QAICInferenceSession\n"
+        "QAICInferenceSession(qpc, full_batch_size=1, stages=1, cluster_id='prefill', kv_dma_share=True)",
+        "reset_buffers",
     ),
     works(
         "a buffer that the program does not have",

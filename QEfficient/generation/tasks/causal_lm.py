@@ -206,7 +206,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         logprobs = [[token.logprob for token in answer if token.logprob is not None] for answer in answers]
         times = RequestTimes.sum(token.times for token in ends if token.times is not None)
         batch_size = min(len(answers), self.engine.session.info.num_slots)
-        is_continuous = self.body.options.get("full_batch_size") is not None
+        is_continuous = not self.target.has_static_shapes or "batch_index" in self._result_graph.inputs
         return CloudAI100ExecInfo(
             batch_size=batch_size,
             generated_texts=[decoder.decode(each) for each in ids] if decoder is not None else [],

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from QEfficient.errors import OptionError, nearest
 from QEfficient.transformers.checkpoint.files import check_code, read_config
 from QEfficient.transformers.checkpoint.load import LOAD_OPTIONS, load_config, without_machine
@@ -52,8 +54,9 @@ def changed_config(
 def _set(config: PretrainedConfig, name: str, value: Any) -> None:
     try:
         setattr(config, name, value)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f"{name}={value!r} is no value for the config: {error}") from error
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        why = " ".join(str(error.__cause__ or error).split())
+        raise OptionError(f"{name}={value!r} is no value for the config: {why}") from error
     kinds = getattr(config, _KINDS, None)
     if name == _LAYERS and isinstance(kinds, list) and isinstance(value, int) and value < len(kinds):
         setattr(config, _KINDS, kinds[:value])
