@@ -47,7 +47,7 @@ _REFUSED: dict[str, tuple[tuple[object, ...], str]] = {
     "skip_lang": ((None, False), "a package has both graphs: compile()['vision_qpc_path'] is that of the images"),
     "skip_vision": (
         (None, False),
-        "a package has both graphs: compile()['lang_qpc_path'] is that of the language model",
+        "a package has both graphs: compile()['lang_qpc_path'] is that of the text",
     ),
     "specializations": (
         (None,),

@@ -99,8 +99,8 @@ class QAICInferenceSession:
         """
         if kv_dma_share:
             raise OptionError(
-                "kv_dma_share=True is not here: run() of one session returns *_RetainedState once reset_buffers() names "
-                "them, and run() of the other takes them as past_key.i and past_value.i."
+                "kv_dma_share=True is not here: run() of one session returns *_RetainedState once reset_buffers() has "
+                "named them, and run() of the other takes them as past_key.i and past_value.i."
             )
         self._program = QaicProgram(qpc_path, device_ids, sdk, data_path_timeout_ms, enable_debug_logs)
         self.qpc_path = self._program.path
