@@ -26,7 +26,7 @@ DIFFERENCES = (
         _GENERATE + "speed = info.perf_metrics.decode_perf * info.perf_metrics.num_sequences",
         "assert speed > 0",
         note="without continuous batching, `decode_perf` and `total_perf` are of one sequence, as there; on `cpu` "
-        "always of all together. `num_sequences` is the factor. `batch_size` is the number of sequences that ran at once",
+        "always of all together. `num_sequences` is the factor; `batch_size` is how many ran at once",
     ),
     works(
         "model.export(export_dir='folder')",
