@@ -68,6 +68,8 @@ def accepted(cls: type[CompileOptions], passed: Mapping[str, Any]) -> tuple[dict
     """
     known = {item.name for item in fields(cls)}
     values = {name: value for name, value in passed.items() if name in known}
+    if values.get("num_devices") == 0 and type(values["num_devices"]) is int:
+        del values["num_devices"]  # upstream's for a device group that nobody names
     flags: dict[str, Any] = {}
     remarks: dict[str, list[str]] = {}
     for name, value in passed.items():

@@ -45,7 +45,7 @@ MODULES = {
     "QEfficient.transformers.embeddings": "use QEFFAutoModel.from_pretrained(pooling=...)",
     "QEfficient.transformers.modeling_attn_mask_utils": _LOWERING,
     "QEfficient.transformers.modeling_utils": _LOWERING,
-    "QEfficient.transformers.models.pytorch_transforms": _LOWERING,
+    "QEfficient.transformers.models": _LOWERING,
     "QEfficient.transformers.post_processing": "use QEFFAutoModelForCausalLM.compile(num_speculative_tokens=...)",
     "QEfficient.transformers.quantizers.quant_transforms": _QUANTIZERS,
     "QEfficient.transformers.quantizers.quantizer_awq": _QUANTIZERS,
@@ -85,6 +85,9 @@ NAMES = {
     "QEfficient.generation.text_generation_inference": {
         "QEffTextGenerationBase": "use TextGeneration, or QAICInferenceSession to run each step yourself",
         "write_io_files": "generate(write_io=True) writes the buffers of a run",
+    },
+    "QEfficient.utils.constants": {
+        "QnnConstants": "compile(enable_qnn=True, qnn_config=...) takes QNN's settings; see docs/source/cloud_ai_100.md",
     },
     "QEfficient.utils": {
         "dump_qconfig": "every package has its options and versions in manifest.json",

@@ -22,12 +22,20 @@ logger = logging.getLogger(__name__)
 
 _SAMPLERS = "the host samples: do_sample=True, temperature=..., top_k=..., top_p=..., min_p=..., repetition_penalty=..."
 _REFUSED = {
+    "artifacts": "compile(dry_run=True) writes what the compiler reads, and write_io=True what each run gets and gives",
+    "profiling_type": "compile(aic_profiling_type=...) builds profiling into the program, for qaic-runner",
     "include_guided_decoding": "the card masks no tokens here: logits_processor=[...] changes the scores on the host",
     "include_sampler": f"the card does not sample here yet; {_SAMPLERS}",
     "return_pdfs": "the card does not sample here yet; logprobs=... returns probabilities",
     "sampling_params": f"the card does not sample here yet; {_SAMPLERS}",
 }
-_OF_PACKAGE = ("comp_ctx_lengths_decode", "comp_ctx_lengths_prefill", "enable_debug_logs", "is_tlm")
+_OF_PACKAGE = (
+    "profiling_output_dir",
+    "comp_ctx_lengths_decode",
+    "comp_ctx_lengths_prefill",
+    "enable_debug_logs",
+    "is_tlm",
+)
 """What the package says itself, and logs that a QAICInferenceSession has."""
 
 

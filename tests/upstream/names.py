@@ -27,9 +27,11 @@ PATHS = {
     "QEfficient.utils": """check_and_assign_cache_dir get_num_layers_from_config get_padding_shape_from_config
         get_qpc_dir_path hf_download load_hf_processor load_hf_tokenizer login_and_download_hf_lm
         padding_check_and_fix qpc_exists""",
-    "QEfficient.utils.constants": "Constants QEFF_MODELS_DIR",
+    "QEfficient.utils._utils": "load_hf_tokenizer padding_check_and_fix",
+    "QEfficient.utils.cache": "QEFF_HOME",
+    "QEfficient.utils.constants": "Constants DEFAULT_AIC_HW_VERSION DEFAULT_AIC_NUM_CORES QEFF_MODELS_DIR",
     "QEfficient.utils.device_utils": "get_available_device_id",
-    "QEfficient.utils.logging_utils": "logger",
+    "QEfficient.utils.logging_utils": "QEFFLogger logger",
     "QEfficient.cloud.infer": "main",
     "QEfficient.cloud.export": "main",
     "QEfficient.cloud.compile": "main",
@@ -48,6 +50,8 @@ MOVED = {
     "QEfficient.base.pytorch_transforms.ModuleMappingTransform": r"transform\(\)",
     "QEfficient.transformers.models.pytorch_transforms.KVCacheTransform": r"transform\(\)",
     "QEfficient.transformers.models.pytorch_transforms.CustomOpsTransform": r"transform\(\)",
+    "QEfficient.transformers.models.llama.modeling_llama.QEffLlamaDecoderLayer": r"transform\(\)",
+    "QEfficient.utils.constants.QnnConstants": "qnn_config",
     "QEfficient.transformers.cache_utils.QEffDynamicCache": r"transform\(\)",
     "QEfficient.transformers.quantizers.quantizer_awq.QEffAwqConfig": r"from_pretrained\(\)",
     "QEfficient.customop.CtxScatterFunc": r"export\(\)",

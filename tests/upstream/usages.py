@@ -106,7 +106,9 @@ COMPILING = (
     _compiles("full_batch_size=2, kv_cache_batch_size=4", "assert symbols(1)['full_batch_size'] == '4'"),
     _compiles("num_speculative_tokens=3", "assert symbols(1)['seq_len'] == '4'"),
     _compiles("num_speculative_tokens=None, batch_size=2"),
-    _compiles("num_speculative_tokens=0", "assert symbols(1)['num_logits_to_keep'] == '1'"),
+    _compiles("num_speculative_tokens=0", "assert 'num_logits_to_keep' not in symbols(1)"),
+    _compiles("num_devices=0, artifacts=False, stats_level=70", "assert '-stats-level=70' in argv()"),
+    _compiles("artifacts=True", answer="dry_run"),
     _compiles(
         "num_speculative_tokens=[0, 3]",
         "assert [symbols(number)['num_logits_to_keep'] for number in (1, 2)] == ['1', '4']",
@@ -138,6 +140,13 @@ COMPILING = (
         _LOAD + "model = QEFFAutoModelForCausalLM.from_pretrained(card, qaic_config={'ccl_enabled': True})\n"
         "path = model.compile(prefill_seq_len=8, ctx_len=256, num_cores=4)",
         "assert symbols(-1)['comp_ctx_lengths'] == '256'",
+    ),
+    works(
+        "num_speculative_tokens=0 of a target",
+        _LOAD
+        + "model = QEFFAutoModelForCausalLM.from_pretrained(card, qaic_config={'speculative_model_type': 'target'})\n"
+        "path = model.compile(prefill_seq_len=8, ctx_len=32, num_cores=4, num_speculative_tokens=0)",
+        "assert symbols(1)['num_logits_to_keep'] == '1'",
     ),
     works(
         "lists in qaic_config",
@@ -193,6 +202,9 @@ GENERATING = (
     _generates(f"tokenizer, prompts=['My name is'], {_LEN}", "assert info.generated_texts == first"),
     _generates(f"prompts=['My name is'], tokenizer=tokenizer, device_id=[0], runtime_ai100=True, {_LEN}"),
     _generates(f"prompts=['My name is'], {_LEN}", "assert info.generated_texts == first"),
+    _generates(f"tokenizer=tokenizer, prompts=['My name is'], device_ids=None, artifacts=False, {_LEN}"),
+    _generates(f"tokenizer=tokenizer, prompts=['My name is'], device_ids=[0], {_LEN}"),
+    _generates(f"tokenizer, ['My name is'], profiling_type='stats', {_LEN}", answer="aic_profiling_type"),
     _generates(
         f"tokenizer=tokenizer, prompts=None, prompts_txt_file_path=prompts_file, {_LEN}",
         "assert len(info.generated_texts) == 2",

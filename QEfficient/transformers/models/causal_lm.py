@@ -163,6 +163,8 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
 
     def _accepted(self, passed: dict[str, Any]) -> dict[str, Any]:
         config = QaicConfig.read(passed.pop("qaic_config")) if "qaic_config" in passed else self.qaic_config
+        if passed.get("num_speculative_tokens") == 0 and config.speculative_model_type is None:
+            del passed["num_speculative_tokens"]  # of a model that was not loaded to check drafts: no drafts
         return {**config.compile_defaults(passed.get("ctx_len")), **passed}
 
     def _with_defaults(
@@ -295,6 +297,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         *,
         prompts: Any = None,
         prompts_txt_file_path: PathLike | None = None,
+        device_ids: Sequence[int] | None = None,
         input_ids: Any = None,
         attention_mask: Any = None,
         tokenizer: Any | None = None,
@@ -311,6 +314,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
             prompts: prompts by name.
             prompts_txt_file_path: a file with one prompt per line, in place of prompts.
+            device_ids: another name of ``device_id``.
             input_ids: with ``attention_mask``, the form of Hugging Face's ``generate(**inputs)``.
             attention_mask: 0 where a row is padding.
             tokenizer: default: the model's.
@@ -333,7 +337,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             if prompts is not None:
                 raise OptionError("Give either prompts or input_ids.")
             prompts = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return self._open(device_id).generate(
+        return self._open(device_id if device_ids is None else device_ids).generate(
             prompts,
             tokenizer=self._text_tokenizer(tokenizer),
             generation_len=generation_len,
