@@ -87,7 +87,7 @@ NAMES = {
         "write_io_files": "generate(write_io=True) writes the buffers of a run",
     },
     "QEfficient.utils.constants": {
-        "QnnConstants": "compile(enable_qnn=True, qnn_config=...) takes QNN's settings; see docs/source/cloud_ai_100.md",
+        "QnnConstants": "compile(enable_qnn=True, qnn_config=...) takes settings; see docs/source/cloud_ai_100.md",
     },
     "QEfficient.utils": {
         "dump_qconfig": "every package has its options and versions in manifest.json",
