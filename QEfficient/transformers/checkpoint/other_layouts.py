@@ -1,4 +1,4 @@
-"""Paths that are given as a model and are none: what they are, and what takes them."""
+"""Paths of other things that people pass as a model: what they are, and what takes them."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def without_config(folder: Path) -> str:
     """What to give instead of a folder that has no ``config.json``."""
     if (folder / ADAPTER_CONFIG).is_file():
         return (
-            "It is a PEFT adapter. Load that of a causal LM with QEffAutoPeftModelForCausalLM.from_pretrained(), or its "
-            "base model with QEffAutoLoraModelForCausalLM.from_pretrained() and the adapter with load_adapter(); on the "
-            "command line, give the base model and --adapter NAME=FOLDER. Merge another with PEFT's merge_and_unload(), "
-            "and save the model with its tokenizer."
+            "It is a PEFT adapter. Load that of a causal LM with QEffAutoPeftModelForCausalLM.from_pretrained(), or "
+            "its base model with QEffAutoLoraModelForCausalLM.from_pretrained() and the adapter with load_adapter(); "
+            "on the command line, give the base model and --adapter NAME=FOLDER. Merge another with PEFT's "
+            "merge_and_unload(), and save the model with its tokenizer."
         )
     if (folder / "manifest.json").is_file():
         return (
@@ -117,7 +117,7 @@ def check_no_adapter_beside(folder: Path) -> None:
     if has_adapter_beside(folder):
         raise UnsupportedModel(
             f"{folder} has an adapter ({ADAPTER_CONFIG}) beside the model's weights, which transformers applies where "
-            "PEFT is installed. Give a folder of the model alone, and the adapter's own to load_adapter() of "
+            "PEFT is installed. Give a folder of the model alone, and the adapter's folder to load_adapter() of "
             "QEffAutoLoraModelForCausalLM (--adapter NAME=FOLDER on the command line); or merge them: save what "
             "PeftModel.from_pretrained(model, folder).merge_and_unload() returns."
         )
