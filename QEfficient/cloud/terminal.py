@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TextIO, TypedDict, Unpack
 import click
 
 from QEfficient.cloud.flag_words import as_flag, as_typed
+from QEfficient.cloud.upstream_flags import in_our_form, with_raw_flags
 from QEfficient.errors import CorruptArtifact, CorruptCheckpoint, OptionError, QEffError, nearest
 from QEfficient.output import can_encode, encodable
 from QEfficient.progress import STARTED
@@ -133,6 +134,12 @@ class Command(click.Command):
     ):
         super().__init__(name, {**_CONTEXT, **(context_settings or {})}, **kwargs)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, in_our_form(self, args))
+        except click.NoSuchOption as error:
+            raise with_raw_flags(self, error) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         ctx.obj = Output(sys.stdout)
         with redirect_stdout(sys.stderr):
@@ -217,7 +224,7 @@ def run(command: click.Command, args: Sequence[str] | None = None, prog_name: st
 
 
 def _as_typed(error: QEffError) -> str:
-    """Damaged files are described in their own words."""
+    """Messages about damaged files name keys of files, not flags."""
     is_of_file = isinstance(error, CorruptArtifact | CorruptCheckpoint)
     return str(error) if is_of_file else as_typed(str(error))
 

@@ -82,7 +82,7 @@ def _item(file: str, number: int, line: str) -> TextItem:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise OptionError(f"{file}, line {number} is no JSON: {error}.") from error
+        raise OptionError(f"{file}, line {number} is not JSON: {error}.") from error
     fields = value if isinstance(value, dict) else {"pair" if isinstance(value, list) else "text": value}
     names = [names for names in _FIELDS if {*names} <= fields.keys()]
     texts = [fields[name] for name in names[0]] if len(names) == 1 else []

@@ -51,7 +51,7 @@ def test_pairs(cli: Cli, classifier: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "args", "message"),
     [
-        ("{", (), "line 1 is no JSON"),
+        ("{", (), "line 1 is not JSON"),
         ('"a"\n5', (), "line 2 must be a text"),
         ('{"text": ["a", "b", "c"]}', (), "line 1 must be"),
         ('{"pair": "a"}', (), "line 1 must be"),

@@ -83,4 +83,4 @@ def test_what_cannot_be_transcribed_is_an_error(
     text.write_text("talk", encoding="utf-8")
     result = cli("transcribe", text, "--package", package)
     assert (result.code, result.out) == (2, "")
-    assert "is no audio file" in result.err
+    assert "is not an audio file" in result.err

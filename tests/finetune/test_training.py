@@ -290,8 +290,8 @@ def test_memory_that_runs_out_says_what_to_lower(error: RuntimeError) -> None:
     [
         ("q_proj,c_attn", r"no layer 'c_attn'.*down_proj, gate_proj.*q_proj"),
         (" , ", "names no layer.*down_proj"),
-        ("embed_tokens", r"'embed_tokens' \(Embedding\) is no linear layer.*down_proj"),
-        ("q_proj,self_attn", r"'self_attn' \(LlamaAttention\) is no linear layer"),
+        ("embed_tokens", r"'embed_tokens' \(Embedding\) is not a linear layer.*down_proj"),
+        ("q_proj,self_attn", r"'self_attn' \(LlamaAttention\) is not a linear layer"),
         ("q_proj,lm_head", "PEFT and TRL refuse these settings: .*lm_head.*linear layers are down_proj"),
     ],
 )
