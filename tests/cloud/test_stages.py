@@ -133,7 +133,7 @@ def test_verify_json(cli: Cli, checkpoint: Path, package: Path) -> None:
     assert result.code == 0
     assert (result.json["agrees"], len(result.json["prompts"])) == (True, 1)
     assert open_artifact(package).manifest.body["parity"] == {
-        name: result.json[name] for name in ("agrees", "has_fault", "prompts", "numerics")
+        name: result.json[name] for name in ("agrees", "has_fault", "prompts", "numerics", "remark")
     }
 
 
