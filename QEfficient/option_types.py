@@ -80,8 +80,8 @@ class CausalLMCompileArgs(CompileArgs, total=False):
     prefill_only: bool | None
     """True: only the prefill step; False: only the decode step; None: both (card only)."""
     comp_ctx_lengths_prefill: Sequence[int] | None
-    """Shorter context lengths to compile prefill for, in ascending order; each step uses the smallest that fits (card
-    only)."""
+    """Context lengths to compile prefill for, ascending, the last one ctx_len; each step uses the smallest that fits
+    (card only)."""
     comp_ctx_lengths_decode: Sequence[int] | None
     """The same for decode (card only)."""
     num_speculative_tokens: int | None

@@ -263,8 +263,8 @@ class CausalLMCompileOptions(CompileOptions):
     prefill_only: bool | None = on_cards(None, openvino="cpu runs prompts and answers through one graph")
     """True: only the prefill step; False: only the decode step; None: both (card only)."""
     comp_ctx_lengths_prefill: tuple[int, ...] | None = on_cards(None)
-    """Shorter context lengths to compile prefill for, in ascending order; each step uses the smallest that fits (card
-    only)."""
+    """Context lengths to compile prefill for, ascending, the last one ctx_len; each step uses the smallest that fits
+    (card only)."""
     comp_ctx_lengths_decode: tuple[int, ...] | None = on_cards(None)
     """The same for decode (card only)."""
     num_speculative_tokens: int | None = on_cards(None, openvino="cpu has no graph for speculative decoding yet")
