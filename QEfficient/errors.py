@@ -2,6 +2,7 @@
 
     QEffError
     ├── OptionError            an argument is misspelt, out of range or contradicts another   (also ValueError)
+    ├── MovedName              a name of upstream that is something else here                 (also ImportError)
     ├── LifecycleError         a stage was called before one that it needs                    (also RuntimeError)
     ├── CheckpointError        a checkpoint cannot be used as it is
     │   ├── CheckpointNotFound     no such folder or model id, or no config in it             (also FileNotFoundError)
@@ -38,6 +39,10 @@ class QEffError(Exception):
 
 class OptionError(QEffError, ValueError):
     """An argument is misspelt, out of range or contradicts another."""
+
+
+class MovedName(QEffError, ImportError):
+    """A name of upstream's library that is something else here."""
 
 
 class LifecycleError(QEffError, RuntimeError):

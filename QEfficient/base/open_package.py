@@ -50,7 +50,7 @@ class PackageOwner(ABC):
 
         Args:
             path: the package's folder.
-            device_ids: the cards to run it on; None: those that come first.
+            device_ids: the cards to run it on; None: those with the most free cores.
             settings: what to open it with instead of what it was compiled for, as of
                 :func:`QEfficient.generation.package.from_package`.
 

@@ -32,7 +32,7 @@ def answer(out: Output, package: Path, question: Question, tokenizer: PreTrained
     from QEfficient.generation.package import from_package
     from QEfficient.generation.tasks.causal_lm import CompiledDecoder
 
-    with stage("Opening", str(package)):
+    with stage("Opening", package.name[:12]):
         compiled = from_package(package)
     question.check_task(compiled.task)
     with compiled:

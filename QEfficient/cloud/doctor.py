@@ -266,7 +266,7 @@ def _device_rows(report: dict[str, Any]) -> list[list[str]]:
             device["sku"] or "?",
             share(device, "nsp"),
             share(device, "dram", "_mb"),
-            device["fw_image_variant"] or "?",
+            device["nsp_image_variant"] or device["fw_image_variant"] or "?",
         ]
         for device in report["cloud_ai_100"]["devices"]
     ]

@@ -13,6 +13,7 @@ from QEfficient.cloud.completion import complete_path
 from QEfficient.cloud.generate_args import Question, question_flags
 from QEfficient.cloud.settings_file import CONFIG
 from QEfficient.cloud.terminal import Command, Output, note, run
+from QEfficient.compat.commands import as_function
 from QEfficient.contract import PackageBody
 from QEfficient.errors import OptionError
 
@@ -99,6 +100,8 @@ def _tokenizer(
 
     return load_tokenizer(resolve(source, cache_dir=cache_dir, token=token))
 
+
+main = as_function(command)
 
 if __name__ == "__main__":
     run(command)

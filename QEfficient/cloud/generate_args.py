@@ -64,6 +64,8 @@ class Question:
     batch: TextBatch = field(default_factory=TextBatch)
     generation_config: str | None = None
     """The path of a generation config to go before the checkpoint's."""
+    run: dict[str, Any] = field(default_factory=dict)
+    """Of :class:`QEfficient.generation.run_options.RunOptions`."""
 
     def __post_init__(self) -> None:
         """Check the flags before a model is loaded."""
@@ -88,8 +90,8 @@ class Question:
         Raises:
             OptionError: a flag is not for models of this task.
         """
-        asks_for_text = self.chat or self.system is not None or self.generation_len is not None
-        asks_for_text = asks_for_text or bool(self.sampling or self.generation_config)
+        is_told = bool(self.sampling or self.generation_config or self.run or self.system is not None)
+        asks_for_text = self.chat or self.generation_len is not None or is_told
         generates = task not in TASKS or TASKS[task].load_compiled().takes_chat
         if asks_for_text and not generates:
             raise OptionError(f"This model is {TASKS[task].kind}: it has no chat, no --generation-len and no sampling.")
@@ -148,7 +150,7 @@ class Question:
         adapter = self.adapters[0] if len(self.adapters) == 1 else self.adapters
         adapters = {"adapter": adapter} if adapter else {}
         lengths = {"generation_len": self.generation_len, "generation_config": self.generation_config}
-        return {**lengths, **images, **adapters, **self.sampling}
+        return {**lengths, **images, **adapters, **self.sampling, **self.run}
 
 
 def question_flags(function: Function) -> Callable[..., Any]:
@@ -164,6 +166,9 @@ def question_flags(function: Function) -> Callable[..., Any]:
         input_file: str | None,
         output: str | None,
         use_adapter: tuple[str, ...],
+        iteration: int | None,
+        automation: bool,
+        write_io_dir: str | None,
         **params: Any,
     ) -> Any:
         answers = {name: params.pop(name) for name in Question.__dataclass_fields__ if name in params}
@@ -171,6 +176,8 @@ def question_flags(function: Function) -> Callable[..., Any]:
         has_texts = answers["chat"] or bool(batch.items)
         prompts = _prompts(prompt, prompts_txt_file_path, has_texts)
         answers |= {"images": [*image_path], "adapters": [*use_adapter]}
+        run = {"iteration": iteration, "automation": automation, "write_io_dir": write_io_dir}
+        answers["run"] = {name: value for name, value in run.items() if value}
         question = Question(prompts=prompts, batch=batch, **answers)
         return function(*args, question=question, **params)
 
@@ -264,6 +271,16 @@ _FLAGS = (
         multiple=True,
         metavar="NAME",
         help="The adapter to answer with; repeat it to select one per prompt. 'base' is the model without adapters.",
+    ),
+    Flag(
+        ["--iteration"], section=_SECTION, type=int, metavar="N", help="Run so often; the answers are the last run's."
+    ),
+    Flag(["--automation"], section=_SECTION, is_flag=True, help="Go on after end tokens, up to --generation-len."),
+    Flag(
+        ["--write-io-dir"],
+        section=_SECTION,
+        metavar="DIR",
+        help="Write what the card gets and gives in each run to this folder, for qaic-runner (card only).",
     ),
     Flag(["--chat"], section=_SECTION, is_flag=True, help="Chat with the model; /help lists the commands of a chat."),
     Flag(["--system"], section=_SECTION, metavar="TEXT", help="System prompt, for a chat or for prompts."),

@@ -22,6 +22,7 @@ from QEfficient.cloud.model_args import (
 from QEfficient.cloud.settings_file import CONFIG
 from QEfficient.cloud.stored_package import stored_or_compiled
 from QEfficient.cloud.terminal import Command, Output, run
+from QEfficient.compat.commands import as_function
 from QEfficient.errors import OptionError
 
 
@@ -63,6 +64,8 @@ def _with_only(question: Question, adapters: Mapping[str, str]) -> Question:
         )
     return replace(question, adapters=[*adapters])
 
+
+main = as_function(command)
 
 if __name__ == "__main__":
     run(command)

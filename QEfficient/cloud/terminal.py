@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TextIO, TypedDict, Unpack
 import click
 
 from QEfficient.cloud.flag_words import as_flag, as_typed
+from QEfficient.cloud.upstream_flags import in_our_form, with_raw_flags
 from QEfficient.errors import CorruptArtifact, CorruptCheckpoint, OptionError, QEffError, nearest
 from QEfficient.output import can_encode, encodable
 from QEfficient.progress import STARTED
@@ -132,6 +133,12 @@ class Command(click.Command):
         **kwargs: Unpack[_CommandSettings],
     ):
         super().__init__(name, {**_CONTEXT, **(context_settings or {})}, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, in_our_form(self, args))
+        except click.NoSuchOption as error:
+            raise with_raw_flags(self, error) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         ctx.obj = Output(sys.stdout)

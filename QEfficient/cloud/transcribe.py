@@ -114,7 +114,7 @@ def _transcripts(package: Path, files: tuple[str, ...], form: str, spoken: dict[
     from QEfficient.generation.transcript import Segment, Transcript
     from QEfficient.tasks import TASKS
 
-    with stage("Opening", str(package)):
+    with stage("Opening", package.name[:12]):
         compiled: Any = from_package(package)
     with compiled, stage("Listening", f"{len(files)} file{'s' if len(files) > 1 else ''}"):
         _check_task(compiled.task, TASKS[compiled.task].kind)

@@ -29,6 +29,8 @@ HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 class AdaptedCausalLM(QEFFAutoModelForCausalLM):
     """A causal LM with LoRA adapters, whose weights stay in their files until they are needed."""
 
+    load_arguments = ("continuous_batching",)
+
     def __init__(
         self,
         model: PreTrainedModel,

@@ -142,6 +142,9 @@ class QEFFAutoPeftModelForCausalLM(AdaptedCausalLM):
         return compiled
 
 
+QEffAutoPeftModelForCausalLM = QEFFAutoPeftModelForCausalLM
+
+
 def _inputs(adapter: LoraAdapter, shapes: Shapes) -> dict[str, np.ndarray]:
     """The inputs of a graph for ``adapter``."""
     return {

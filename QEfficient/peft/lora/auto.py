@@ -61,3 +61,6 @@ class QEFFAutoLoraModelForCausalLM(AdaptedCausalLM):
         if isinstance(chosen, list | tuple):
             return {**options, "adapter": [self._active if name is None else name for name in chosen]}
         return {**options, "adapter": self._active if chosen is None else chosen}
+
+
+QEffAutoLoraModelForCausalLM = QEFFAutoLoraModelForCausalLM

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -222,12 +223,16 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
     from transformers import AutoConfig
 
     with loader_errors(folder, "the config", unknown=(ValueError, KeyError)):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        config._attn_implementation = config._experts_implementation = None
-        for part in {id(part): part for part in (config, config.get_text_config(decoder=True))}.values():
-            for name in SECTIONS:
-                vars(part).pop(name, None)
-        return config
+        return without_machine(AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code))
+
+
+def without_machine(config: Any) -> Any:
+    """``config`` without the kernels and the quantisation of the machine that it was saved on."""
+    config._attn_implementation = config._experts_implementation = None
+    for part in {id(part): part for part in (config, config.get_text_config(decoder=True))}.values():
+        for name in SECTIONS:
+            vars(part).pop(name, None)
+    return config
 
 
 def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, **options: Any) -> Any:
@@ -239,7 +244,7 @@ def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, *
         CorruptCheckpoint: weights are truncated, missing, misshapen or of a wrong type.
     """
     files = check_safe(folder, trust_remote_code)
-    weights = _quantized_weights(auto_class, files, trust_remote_code)
+    weights = _quantized_weights(auto_class, files, trust_remote_code, options.get("config"))
     limits = _build_limits(files, weights)
 
     def expanded(tensor: Unread) -> torch.Tensor:
@@ -256,9 +261,11 @@ def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, *
     return model
 
 
-def _quantized_weights(auto_class: Any, files: WeightFiles, trust_remote_code: bool) -> QuantizedWeights:
+def _quantized_weights(
+    auto_class: Any, files: WeightFiles, trust_remote_code: bool, changed: Any | None
+) -> QuantizedWeights:
     def meta_model() -> nn.Module:
-        config = load_config(files.folder, trust_remote_code)
+        config = load_config(files.folder, trust_remote_code) if changed is None else copy.deepcopy(changed)
         model: nn.Module = outline(auto_class, config, files.folder, trust_remote_code)
         return model
 
@@ -282,7 +289,7 @@ def _load(
 ) -> Any:
     from QEfficient.transformers.patches import weights_opened_by
 
-    config = load_config(files.folder, trust_remote_code)
+    config = load_config(files.folder, trust_remote_code) if "config" not in options else None
     options = {"config": config, "dtype": "auto", "trust_remote_code": trust_remote_code, **options}
     # transformers would stop at a mismatch without naming the weight; the loading info names it.
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True, "use_safetensors": True}
@@ -335,7 +342,7 @@ def load_skeleton(auto_class: Any, folder: Path, trust_remote_code: bool = False
     from QEfficient.transformers.checkpoint.recorder import Recorder
 
     files = check_safe(folder, trust_remote_code)
-    weights = _quantized_weights(auto_class, files, trust_remote_code)
+    weights = _quantized_weights(auto_class, files, trust_remote_code, options.get("config"))
     recorder = Recorder(_build_limits(files, weights))
 
     def open_file(file: WeightFile, **options: Any) -> Any:

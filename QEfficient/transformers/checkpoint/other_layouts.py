@@ -55,10 +55,10 @@ def without_config(folder: Path) -> str:
     """What to give instead of a folder that has no ``config.json``."""
     if (folder / ADAPTER_CONFIG).is_file():
         return (
-            "It is a PEFT adapter. Load that of a causal LM with QEffAutoPeftModelForCausalLM.from_pretrained(), or its "
-            "base model with QEffAutoLoraModelForCausalLM.from_pretrained() and the adapter with load_adapter(); on the "
-            "command line, give the base model and --adapter NAME=FOLDER. Merge another with PEFT's merge_and_unload(), "
-            "and save the model with its tokenizer."
+            "It is a PEFT adapter. Load that of a causal LM with QEffAutoPeftModelForCausalLM.from_pretrained(), or "
+            "its base model with QEffAutoLoraModelForCausalLM.from_pretrained() and the adapter with load_adapter(); "
+            "on the command line, give the base model and --adapter NAME=FOLDER. Merge another with PEFT's "
+            "merge_and_unload(), and save the model with its tokenizer."
         )
     if (folder / "manifest.json").is_file():
         return (
