@@ -196,7 +196,7 @@ def nearest(name: str, known: Iterable[str], spell: Callable[[str], str] = str) 
     """``" Did you mean 'x'?"`` for the known name that means the same or is closest, or an empty string.
 
     Args:
-        name: what was given.
+        name: the name that has no match.
         known: what there is.
         spell: how the user writes a known name.
     """

@@ -32,7 +32,7 @@ def as_flag(name: str) -> str:
 
 
 def note_spelling(name: str, flag: str) -> None:
-    """Remember that an option was set by another flag than its own."""
+    """Remember that an option was set by another flag of the same meaning."""
     click.get_current_context().meta.setdefault(_SPELLED, {})[name] = flag
 
 
@@ -43,22 +43,22 @@ def as_typed(message: str) -> str:
     """
     flags = _flags() | _spelled()
     names = "|".join(sorted(flags, key=len, reverse=True))
-    message = re.sub(rf"(?<![\w.'\"/-])({names})=({_VALUE})", lambda found: _assigned(flags, found), message)
+    message = re.sub(rf"(?<![\w.'\"/-])({names})=({_VALUE})", lambda match: _assigned(flags, match), message)
     if ".json" not in message:
         long = "|".join(sorted((name for name in flags if "_" in name), key=len, reverse=True))
-        message = re.sub(rf"(?<![\w.'\"/=-])({long})(?![\w='\"./(-])", lambda found: flags[found[1]], message)
-        message = re.sub(rf"(?<![\w.'\"/=-])({long})(?=\.(?:\s|$))", lambda found: flags[found[1]], message)
+        message = re.sub(rf"(?<![\w.'\"/=-])({long})(?![\w='\"./(-])", lambda match: flags[match[1]], message)
+        message = re.sub(rf"(?<![\w.'\"/=-])({long})(?=\.(?:\s|$))", lambda match: flags[match[1]], message)
     message = re.sub(
         r"from_pretrained\(\) has no option '(\w+)'",
-        lambda found: f"This model takes no {flags.get(found[1], as_flag(found[1]))}",
+        lambda match: f"This model takes no {flags.get(match[1], as_flag(match[1]))}",
         message,
     )
     commands = "|".join(_COMMANDS)
-    return re.sub(rf"(?<![\w.'\"])({commands})\(\)", lambda found: f"`qefficient {_COMMANDS[found[1]]}`", message)
+    return re.sub(rf"(?<![\w.'\"])({commands})\(\)", lambda match: f"`qefficient {_COMMANDS[match[1]]}`", message)
 
 
-def _assigned(flags: dict[str, str], found: re.Match[str]) -> str:
-    name, value = found.groups()
+def _assigned(flags: dict[str, str], match: re.Match[str]) -> str:
+    name, value = match.groups()
     flag = flags[name]
     if value in ("True", "False"):
         return flag if value == "True" else f"no {flag}"

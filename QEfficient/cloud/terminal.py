@@ -224,7 +224,7 @@ def run(command: click.Command, args: Sequence[str] | None = None, prog_name: st
 
 
 def _as_typed(error: QEffError) -> str:
-    """Damaged files are described in their own words."""
+    """Messages about damaged files name keys of files, not flags."""
     is_of_file = isinstance(error, CorruptArtifact | CorruptCheckpoint)
     return str(error) if is_of_file else as_typed(str(error))
 

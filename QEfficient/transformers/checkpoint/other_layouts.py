@@ -1,4 +1,4 @@
-"""Paths that are given as a model and are none: what they are, and what takes them."""
+"""Paths of other things that people pass as a model: what they are, and what takes them."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def check_no_adapter_beside(folder: Path) -> None:
     if has_adapter_beside(folder):
         raise UnsupportedModel(
             f"{folder} has an adapter ({ADAPTER_CONFIG}) beside the model's weights, which transformers applies where "
-            "PEFT is installed. Give a folder of the model alone, and the adapter's own to load_adapter() of "
+            "PEFT is installed. Give a folder of the model alone, and the adapter's folder to load_adapter() of "
             "QEffAutoLoraModelForCausalLM (--adapter NAME=FOLDER on the command line); or merge them: save what "
             "PeftModel.from_pretrained(model, folder).merge_and_unload() returns."
         )
