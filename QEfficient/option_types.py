@@ -35,7 +35,7 @@ class CompileArgs(TypedDict, total=False):
     allow_mxint8_mdp_io: bool
     """Send activations between cards in MXINT8 (card only)."""
     mdp_num_partitions: int
-    """Number of pipeline stages, each on cards of its own (card only)."""
+    """Number of pipeline stages, each on separate cards (card only)."""
     mdp_load_partition_config: str | os.PathLike[str] | None
     """A partition file to use instead of the one from num_devices and mdp_num_partitions (card only)."""
     node_precision_info: str | os.PathLike[str] | None

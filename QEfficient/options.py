@@ -220,7 +220,7 @@ class CompileOptions(Options):
     allow_mxint8_mdp_io: bool = on_cards(False)
     """Send activations between cards in MXINT8 (card only)."""
     mdp_num_partitions: int = on_cards(1)
-    """Number of pipeline stages, each on cards of its own (card only)."""
+    """Number of pipeline stages, each on separate cards (card only)."""
     mdp_load_partition_config: str | None = on_cards(None)
     """A partition file to use instead of the one from num_devices and mdp_num_partitions (card only)."""
     node_precision_info: str | None = option(None, qaic=HONOURED, qnn=_FOR_QAIC, openvino=IGNORED)

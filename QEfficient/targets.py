@@ -179,7 +179,8 @@ def choose_target(name: str | None = None, *, is_dry_run: bool = False) -> Targe
     if asked is None:
         return next(target for target in TARGETS.values() if target.why_unavailable() is None)
     if asked not in TARGETS:
-        raise OptionError(f"There is no target '{asked}'.{nearest(asked, TARGETS)} Known: {', '.join(TARGETS)}.")
+        hint = nearest(asked.lower(), TARGETS)
+        raise OptionError(f"There is no target '{asked}'.{hint} Known: {', '.join(TARGETS)}.")
     problem = TARGETS[asked].why_unavailable()
     if problem is not None and not is_dry_run:
         working = [target.name for target in TARGETS.values() if target.why_unavailable() is None]

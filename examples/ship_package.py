@@ -1,7 +1,7 @@
 """Compile a model, copy its package elsewhere, and run the copy where neither torch nor transformers is installed.
 
-    python examples/ship_package.py /tmp/shipped
-    python examples/ship_package.py /tmp/shipped --model Qwen/Qwen2.5-0.5B-Instruct
+    python examples/ship_package.py shipped
+    python examples/ship_package.py shipped --model Qwen/Qwen2.5-0.5B-Instruct
 
 On the other machine, `requirements-runtime.txt` is all that has to be installed.
 """

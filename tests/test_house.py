@@ -25,7 +25,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(ROOT.glob("QEfficient/**/*.py"))
 }
-IMPORT_S = 0.3
+IMPORT_S = 0.05
 
 # Lowest first; a module imports from its own level and from those before it.
 LEVELS = (

@@ -273,6 +273,6 @@ def test_a_text_keeps_its_end_after_the_list_of_options() -> None:
     listed = with_options(doc, RankOptions) or ""
     assert "see the class" not in listed
     assert "another" not in listed
-    assert "        options:\n            prompt_name: The folder's prompt" in listed
+    assert "        options:\n            prompt_name: Name of the model's prompt" in listed
     assert listed.endswith("        last: the last.\n    ")
     assert max(map(len, listed.splitlines())) <= 120

@@ -219,7 +219,14 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
     @classmethod
     def _check_files(cls, folder: Path) -> None:
-        """Refuse a checkpoint's folder before anything of it is loaded."""
+        """Refuse a checkpoint's folder before anything of it is loaded.
+
+        Raises:
+            UnsupportedModel: it has an adapter beside the model's weights.
+        """
+        from QEfficient.transformers.checkpoint.other_layouts import check_no_adapter_beside
+
+        check_no_adapter_beside(folder)
 
     def _read_files(self, folder: Path) -> None:
         """Read what else the task needs of a checkpoint's folder."""

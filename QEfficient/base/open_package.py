@@ -9,12 +9,14 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from QEfficient.errors import ArtifactError, LifecycleError, OptionError
+from QEfficient.output import name_warnings
 from QEfficient.progress import stage
 
 if TYPE_CHECKING:
     from QEfficient.base.modeling_qeff import PathLike
     from QEfficient.generation.compiled_model import CompiledModel
 
+name_warnings()
 _OPENING = RLock()
 """One package is opened at a time: threads that make a model's first call share what it opens."""
 

@@ -19,6 +19,7 @@ from QEfficient.cloud.model_args import (
     read_adapters,
     required,
 )
+from QEfficient.cloud.settings_file import CONFIG
 from QEfficient.cloud.stored_package import stored_or_compiled
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.compat.commands import as_function
@@ -35,6 +36,7 @@ _FLAGS = (
         help="A graph that export wrote, to compile without its model; the package has no tokenizer then.",
     ),
     JSON,
+    CONFIG,
     *LOGGING,
 )
 

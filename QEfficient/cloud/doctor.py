@@ -238,6 +238,9 @@ def _lines(report: dict[str, Any]) -> dict[str, str]:
 
 def _card_lines(card: dict[str, Any]) -> dict[str, str]:
     sdk, driver, qnn = card["sdk"], card["driver"], card["qnn"]
+    is_looked_for = sdk["is_set"] or bool(os.environ.get(qnn_compiler.ENVIRONMENT))
+    if sdk["root"] is None and not driver["nodes"] and not is_looked_for:
+        return {"Cloud AI 100": "none here, which is fine for the targets cpu and cloud-ai-100-sim"}
     kind = ", SIMULATED" if sdk["is_simulated"] else ""
     about = f"{sdk['root']}, version {sdk['version'] or 'unknown'}{kind}"
     compiler = f", {Path(sdk['compiler']).name}" if sdk["compiler"] else ""

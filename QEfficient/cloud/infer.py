@@ -19,6 +19,7 @@ from QEfficient.cloud.model_args import (
     read_adapters,
     required,
 )
+from QEfficient.cloud.settings_file import CONFIG
 from QEfficient.cloud.stored_package import stored_or_compiled
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.compat.commands import as_function
@@ -29,7 +30,7 @@ from QEfficient.errors import OptionError
 @model_flags
 @question_flags
 @compile_flags
-@flags(ADAPTER, *LOGGING)
+@flags(ADAPTER, CONFIG, *LOGGING)
 @click.pass_obj
 def command(
     out: Output,

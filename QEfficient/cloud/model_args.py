@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from QEfficient.cloud.click_options import DeviceGroup, Flag, Function, as_flag, flags, option_flags, with_device_group
+from QEfficient.cloud.click_options import (
+    CARD_ONLY,
+    DeviceGroup,
+    Flag,
+    Function,
+    as_flag,
+    flags,
+    option_flags,
+    with_device_group,
+)
 from QEfficient.cloud.completion import complete_path
 from QEfficient.cloud.terminal import note
 from QEfficient.errors import OptionError, TargetUnavailable
@@ -157,7 +166,7 @@ _LOAD_FLAGS = {
 }
 _DEVICE_GROUP = Flag(
     ["--device-group"],
-    section="Compile options",
+    section=CARD_ONLY,
     type=DeviceGroup(),
     metavar="[N,N]",
     help="Device numbers of the cards to use, as in [0,1]; as many as --num-devices.",

@@ -30,7 +30,7 @@ def claim_folder(folder: Path) -> Path:
     """
     program = folder / QPC_FOLDER / QPC_FILE
     if program.parent.exists():
-        raise CompileError(f"{program.parent} is there already, perhaps from a compiler that was killed. Delete it.")
+        raise CompileError(f"{program.parent} already exists, perhaps from a compiler that was killed. Delete it.")
     return program
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,9 @@ class Base:
             tokenizer.pad_token = tokenizer.eos_token
         config = loading.load_config(folder, trust_remote_code)
         weights = digest([file_digest(path) for path in sorted(files.paths)])
-        return cls(str(name), folder, config, tokenizer, weights, trust_remote_code)
+        base = cls(str(name), folder, config, tokenizer, weights, trust_remote_code)
+        base.check_tokens([[tokenizer.pad_token_id]])
+        return base
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -73,6 +75,24 @@ class Base:
         names = [self.config.id2label[number] for number in range(self.config.num_labels)]
         is_named = any(name != f"LABEL_{number}" for number, name in enumerate(names))
         return tuple(names) if is_named else tuple(map(str, range(len(names))))
+
+    def check_tokens(self, sequences: Iterable[Sequence[int]]) -> None:
+        """
+        Args:
+            sequences: token ids of each example.
+
+        Raises:
+            CheckpointError: one is beyond the model's embeddings.
+        """
+        num_tokens = getattr(self.config.get_text_config(), "vocab_size", None)
+        greatest = max(max(ids, default=0) for ids in sequences)
+        if num_tokens is not None and greatest >= num_tokens:
+            token = self.tokenizer.convert_ids_to_tokens(greatest)
+            raise CheckpointError(
+                f"The tokenizer of '{self.name}' gives {token!r} the number {greatest}, and the model has embeddings "
+                f"for {num_tokens:,} tokens. Take the tokenizer that belongs to the model, or resize the embeddings "
+                "with resize_token_embeddings() and save the model."
+            )
 
     def load(self, options: FinetuneOptions, labels: Sequence[str]) -> PreTrainedModel:
         """The model with its weights.

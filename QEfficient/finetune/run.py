@@ -82,6 +82,7 @@ def finetune(
         base = Base.open(pretrained_model_name_or_path, hub, trust_remote_code)
     with _stage("Reading", str(chosen.dataset)):
         data = Data.read(chosen, base)
+    base.check_tokens(example.input_ids for example in (*data.train, *data.validation))
     return _Run(chosen, base, data, output_dir).go()
 
 

@@ -13,6 +13,7 @@ from QEfficient.errors import ArtifactError, CorruptArtifact, OptionError
 from QEfficient.generation.programs.program import Opening, Program
 from QEfficient.generation.tokenizer import FOLDER, ForeignTokenizer, PackageTokenizer, open_tokenizer
 from QEfficient.options import CompileOptions
+from QEfficient.output import name_warnings
 from QEfficient.store.manifest import Artifact
 from QEfficient.store.records import read_record
 from QEfficient.targets import TARGETS, Target, load
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
+name_warnings()
 RecordT = TypeVar("RecordT")
 _NOTHING = Binding(dtype="", shape=())
 _AT_OPEN = ("precision", "num_threads", "compiler_options")

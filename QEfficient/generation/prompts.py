@@ -280,6 +280,6 @@ def _rows(values: Any) -> list[list[int]]:
 
 def _no_prompt(value: object) -> OptionError:
     return OptionError(
-        f"A {type(value).__name__} is no prompt: give text, a list of texts, lists of token ids, a tokenizer's output, "
-        "or a chat (a list of messages with 'role' and 'content')."
+        "A prompt must be text, a list of texts, lists of token ids, a tokenizer's output, or a chat (a list of "
+        f"messages with 'role' and 'content'), got {type(value).__name__}."
     )

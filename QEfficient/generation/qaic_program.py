@@ -36,12 +36,12 @@ _INVALID, _NO_DEVICE, _TIMED_OUT, _DEVICE_FAULTS = 6, 5, 9, (300, 500)
 _SEE_LOG = "The runtime's log says why; enable_debug_logs=True makes it say more."
 _STATUSES: dict[int, tuple[str, type[QEffError], str]] = {
     1: ("QS_PERM", TargetUnavailable, "This user may not use the card: add it to the group 'qaic', and log in again."),
-    2: ("QS_AGAIN", CapacityError, "The card is busy: try again, or close what else runs on it."),
-    3: ("QS_NOMEM", CapacityError, "Memory is short: close what else runs on the card or the host."),
+    2: ("QS_AGAIN", CapacityError, "The card is busy: try again, or close other programs that use it."),
+    3: ("QS_NOMEM", CapacityError, "Out of memory: close other programs on the card or the host."),
     4: ("QS_BUSY", LifecycleError, "An earlier run has not finished: deactivate() and activate() the session."),
     5: ("QS_NODEV", TargetUnavailable, "There is no such device, or it is not ready: see `qaic-util -q`."),
     6: ("QS_INVAL", LifecycleError, "The runtime refuses the call in this state: open the session again."),
-    7: ("QS_NOSPC", CapacityError, "The card has no room left: close what else runs on it."),
+    7: ("QS_NOSPC", CapacityError, "The card has no room left: close other programs that use it."),
     8: ("QS_BADFD", DeviceError, "The connection to the card is lost: open the session again."),
     10: ("QS_PROTOCOL", TargetUnavailable, "Library and firmware do not fit: see `qaic-version-util`."),
     11: ("QS_UNSUPPORTED", TargetUnavailable, "This SDK or card cannot do it: see `qaic-version-util`."),
@@ -106,7 +106,7 @@ class QaicProgram:
             if int(status) == 0:
                 self.description.ParseFromString(bytes(data))
         except (RuntimeError, DecodeError) as error:
-            raise CorruptArtifact(f"{self.path} is no program for this card: {error}. Compile it again.") from error
+            raise CorruptArtifact(f"{self.path} is not a program for this card: {error}. Compile it again.") from error
         self._check(status, "read")
         return qpc
 

@@ -39,6 +39,8 @@ class CloudAI100ExecInfo:
     perf_metrics: PerfMetrics
     finish_reasons: list[str] = field(default_factory=list)
     """Why each answer ended: "stop" at an end token, a stop string or a stopping criterion, "length" at its maximum."""
+    first_token_times: list[float] = field(default_factory=list)
+    """Seconds from the call to the first token of each answer, waiting for a slot included."""
     logprobs: list[list[TokenLogprob]] = field(default_factory=list)
     """Of each token of each answer, where ``logprobs`` asked for them; else empty."""
 

@@ -91,7 +91,7 @@ class QEFFAutoPeftModelForCausalLM(AdaptedCausalLM):
 
     load_adapter.__doc__ = AdaptedCausalLM.load_adapter.__doc__
 
-    def _adapters_changed(self) -> None:
+    def _before_adapters_change(self) -> None:
         self._supplied_to = None
 
     def _with_adapters(self, base: Any) -> Any:

@@ -155,6 +155,12 @@ def test_clear_forgets_the_conversation(cli: Cli, package: Path, conversation: l
     assert result.json["messages"] == conversation[:2]
 
 
+def test_a_system_prompt_of_prompts(cli: Cli, package: Path) -> None:
+    asked = ("execute", package, "--system", "Be brief.", "-p", "hello", *SHORT, "--json")
+    (chat,) = cli(*asked, "--chat").json["messages"][2:]
+    assert cli(*asked).json["answers"][0]["text"].strip() == chat["content"].strip()
+
+
 def test_system_message_comes_first(cli: Cli, package: Path) -> None:
     found = cli("execute", package, "--chat", "--system", "Be brief.", "-p", "hello", *SHORT, "--json").json
     assert [message["role"] for message in found["messages"]] == ["system", "user", "assistant"]

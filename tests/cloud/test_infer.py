@@ -49,7 +49,7 @@ def test_upstreams_command_line(checkpoint: Path, package: Path, expected: str) 
     [
         ((), "Which model?"),
         (("a", "--model-name", "b"), "Two models"),
-        (("a", "--system", "x"), "--system is for a chat"),
+        (("a", "--system", "x", "--pair", "a", "b"), "--system is for prompts of text"),
         (("a", "--generation-len", "0"), "--generation-len must be at least 1"),
         (("a", "--top-p", "2"), "top_p must be"),
         (("a", "--prompts-txt-file-path", "x"), "either a prompt or a file"),

@@ -16,6 +16,7 @@ from finetune.runs import LORA, ROWS, SHORT, assert_same_weights, losses, weight
 
 from QEfficient.errors import (
     CapacityError,
+    CheckpointError,
     CorruptArtifact,
     NumericError,
     OptionError,
@@ -289,8 +290,8 @@ def test_memory_that_runs_out_says_what_to_lower(error: RuntimeError) -> None:
     [
         ("q_proj,c_attn", r"no layer 'c_attn'.*down_proj, gate_proj.*q_proj"),
         (" , ", "names no layer.*down_proj"),
-        ("embed_tokens", r"'embed_tokens' \(Embedding\) is no linear layer.*down_proj"),
-        ("q_proj,self_attn", r"'self_attn' \(LlamaAttention\) is no linear layer"),
+        ("embed_tokens", r"'embed_tokens' \(Embedding\) is not a linear layer.*down_proj"),
+        ("q_proj,self_attn", r"'self_attn' \(LlamaAttention\) is not a linear layer"),
         ("q_proj,lm_head", "PEFT and TRL refuse these settings: .*lm_head.*linear layers are down_proj"),
     ],
 )
@@ -298,6 +299,20 @@ def test_layers_that_get_no_adapter(base: Path, data: str, tmp_path: Path, names
     options = {"use_peft": True, "target_modules": names, "output_dir": tmp_path, "dataset": data}
     with pytest.raises(OptionError, match=match):
         finetune(base, **options, **SHORT)
+
+
+@pytest.mark.parametrize("token", ["<pad>", "zebra"])
+def test_tokens_that_the_model_does_not_have(base: Path, write: Write, tmp_path: Path, token: str) -> None:
+    model = copytree(base, tmp_path / "model")
+    tokenizer = tiny_models.tiny_tokenizer()
+    if token == "zebra":
+        tokenizer.add_tokens([token])
+    else:
+        tokenizer.add_special_tokens({"pad_token": "<empty>"})
+    tokenizer.save_pretrained(model)
+    data = str(write([{"prompt": "What is a ", "completion": "zebra"}]))
+    with pytest.raises(CheckpointError, match="the number 320, and the model has embeddings for 320 tokens"):
+        finetune(model, dataset=data, output_dir=tmp_path / "out", **SHORT)
 
 
 def test_adapters_of_experts_need_another_dropout(data: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

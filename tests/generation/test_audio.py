@@ -57,7 +57,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, type[Exception], str]]:
     return {
         "missing": (folder / "missing.wav", OptionError, "cannot be read"),
         "folder": (folder, OptionError, "cannot be read"),
-        "text": (text, OptionError, "is no audio file"),
+        "text": (text, OptionError, "is not an audio file"),
         "cut": (cut, OptionError, "is cut off"),
         "header": (header, OptionError, "is cut off in its header: copy or convert it again"),
         "one bit": (one_bit, OptionError, "whole numbers"),

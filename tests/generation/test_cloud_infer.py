@@ -656,7 +656,7 @@ def test_a_truncated_program(sdk: QaicSDK, plain: Path, tmp_path: Path, length: 
 
 def test_something_that_is_no_program(sdk: QaicSDK, plain: Path, tmp_path: Path) -> None:
     folder = copied(plain, tmp_path, lambda data: b"\0" * len(data))
-    with pytest.raises(CorruptArtifact, match=r"is no program for this card: .*Compile it again"):
+    with pytest.raises(CorruptArtifact, match=r"is not a program for this card: .*Compile it again"):
         QAICInferenceSession(folder, sdk=sdk)
 
 

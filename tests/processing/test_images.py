@@ -49,11 +49,11 @@ def test_arrays_and_images_of_pillow_are_taken() -> None:
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (b"not an image at all", OptionError, "Image 0 is no image in PNG, JPEG"),
-        (b"", OptionError, "Image 0 is no image in PNG, JPEG"),
-        (encoded("TIFF"), OptionError, "Image 0 is no image in PNG, JPEG"),
+        (b"not an image at all", OptionError, "Image 0 is not an image in PNG, JPEG"),
+        (b"", OptionError, "Image 0 is not an image in PNG, JPEG"),
+        (encoded("TIFF"), OptionError, "Image 0 is not an image in PNG, JPEG"),
         (encoded("PNG")[:-30], OptionError, "Image 0 is damaged"),
-        (encoded("JPEG")[:200], OptionError, "Image 0 is (damaged|no image)"),
+        (encoded("JPEG")[:200], OptionError, "Image 0 is (damaged|not an image)"),
         (encoded("PNG", 1, 1), CapacityError, "Image 0 has 1 x 1 pixels: at least 2"),
         (png(30_000, 30_000), CapacityError, "too large|more than"),
         (png(8, 60_000), CapacityError, "one side is more than 200 times the other"),

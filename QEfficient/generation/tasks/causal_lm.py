@@ -213,6 +213,7 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
             generated_ids=[np.array(each, np.int64) for each in ids],
             perf_metrics=_metrics(times, sum(map(len, ids)), seconds, 1 if is_continuous else batch_size),
             finish_reasons=[str(token.finish_reason) for token in ends],
+            first_token_times=[token.times.first_token or 0.0 for token in ends if token.times is not None],
             logprobs=logprobs if any(logprobs) else [],
         )
 

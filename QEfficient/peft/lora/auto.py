@@ -30,7 +30,7 @@ class QEFFAutoLoraModelForCausalLM(AdaptedCausalLM):
         tokenizer: used by :meth:`generate` and put into the package.
     """
 
-    def _adapters_changed(self) -> None:
+    def _before_adapters_change(self) -> None:
         self.close()
         self.qpc_path = self.onnx_path = None
 

@@ -57,6 +57,7 @@ from QEfficient.transformers.checkpoint.gguf_folder import gguf_checkpoint, gguf
 from QEfficient.transformers.checkpoint.loader_errors import label_of, loader_errors
 from QEfficient.transformers.checkpoint.meta_model import outline
 from QEfficient.transformers.checkpoint.missing import mark_missing
+from QEfficient.transformers.checkpoint.other_layouts import of_file, without_config
 from QEfficient.transformers.checkpoint.packed import Quantized
 from QEfficient.transformers.checkpoint.unread import Unread, UnreadParameter, evaluate, mapped, stored_in
 from QEfficient.transformers.checkpoint.weight_files import WeightFile, WeightFiles, missing_shards
@@ -138,7 +139,7 @@ def resolve(model_name: str | os.PathLike[str], *, config_only: bool = False, **
         return gguf_checkpoint(file)
     if not (folder / "config.json").is_file():
         raise CheckpointNotFound(
-            f"'{name}' has no config.json, so it is not a transformers checkpoint. {_where_else(folder)}"
+            f"'{name}' has no config.json, so it is not a transformers checkpoint. {without_config(folder)}"
         )
     return folder
 
@@ -147,24 +148,8 @@ def _of_file(path: Path) -> Path:
     if not path.is_file():
         raise CheckpointNotFound(f"There is no file '{path}'.")
     if path.suffix.lower() != GGUF_SUFFIX:
-        raise CheckpointNotFound(f"'{path}' is a file: give a checkpoint's folder, or a file that ends in .gguf.")
+        raise of_file(path)
     return gguf_checkpoint(path)
-
-
-def _where_else(folder: Path) -> str:
-    """What to give instead of a folder without a config."""
-    if (folder / "adapter_config.json").is_file():
-        return (
-            "It is a PEFT adapter: load it with QEffAutoPeftModelForCausalLM.from_pretrained(), or its base model with "
-            "QEffAutoLoraModelForCausalLM.from_pretrained() and the adapter with load_adapter()."
-        )
-    inside = sorted(path.parent for path in folder.glob("*/config.json"))
-    if inside:
-        return f"Its folder {inside[0].name} has one: give {inside[0]}."
-    return (
-        "Give the folder that save_pretrained() made, or a model id on the Hub; of a repository with GGUF files, the "
-        "name of one as gguf_file."
-    )
 
 
 def download(model_name: str, options: dict[str, Any], wanted: list[str], unwanted: list[str] | None = None) -> Path:

@@ -362,7 +362,7 @@ class QEFFAutoModel(QEFFEmbedder):
         Raises:
             LifecycleError: nothing was compiled yet, or not for images.
             CapacityError: an image is too large, too small, or of a size that was not compiled.
-            OptionError: something is no image, or the model does not have two towers.
+            OptionError: something is not an image, or the model does not have two towers.
         """
         compiled = self._open(device_ids)
         vectors: np.ndarray = compiled.get_image_features(images, processor=processor or self.processor)

@@ -455,7 +455,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         Raises:
             LifecycleError: nothing was compiled yet, or there is no processor.
             CapacityError: audio is empty, or too long for ``ctx_len``.
-            OptionError: it is no audio, the processor has no request for a transcription, or it takes no such option.
+            OptionError: it is not audio, the processor has no request for a transcription, or it takes no such option.
         """
         if options:
             raise OptionError(f"{self.model_name} has no such options of transcribe(): {', '.join(options)}.")

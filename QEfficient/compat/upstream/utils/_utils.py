@@ -1,7 +1,7 @@
 """The helpers of ``QEfficient.utils`` under the path where upstream defines them."""
 
 from QEfficient.compat.moved import names_of
-from QEfficient.utils import (  # type: ignore[import-not-found]  # by QEfficient.compat.finder
+from QEfficient.compat.upstream.utils import (
     check_and_assign_cache_dir,
     get_num_layers_from_config,
     get_padding_shape_from_config,
