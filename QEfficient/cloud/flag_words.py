@@ -45,7 +45,7 @@ def as_typed(message: str) -> str:
     names = "|".join(sorted(flags, key=len, reverse=True))
     message = re.sub(rf"(?<![\w.'\"/-])({names})=({_VALUE})", lambda match: _assigned(flags, match), message)
     if ".json" not in message:
-        long = "|".join(sorted((name for name in flags if "_" in name), key=len, reverse=True))
+        long = "|".join(sorted((name for name in flags if "_" in name or name == "mos"), key=len, reverse=True))
         message = re.sub(rf"(?<![\w.'\"/=-])({long})(?![\w='\"./(-])", lambda match: flags[match[1]], message)
         message = re.sub(rf"(?<![\w.'\"/=-])({long})(?=\.(?:\s|$))", lambda match: flags[match[1]], message)
     message = re.sub(

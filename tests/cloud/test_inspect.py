@@ -58,7 +58,7 @@ def test_needs_no_weights(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
     bare.mkdir()
     shutil.copy(checkpoint / "config.json", bare)
     whole, found = (cli("inspect", folder, "--json").json for folder in (checkpoint, bare))
-    del whole["card"], found["card"]
+    del whole["model"], found["model"]
     assert found == whole
 
 
@@ -129,7 +129,7 @@ def test_of_the_hub_come_config_and_code_alone(cli: Cli, checkpoint: Path, monke
 
     monkeypatch.setattr(module, "snapshot_download", download)
     found = cli("inspect", "somebody/something", "--json").json
-    assert (found["card"], found["architecture"]) == ("somebody/something", "LlamaForCausalLM")
+    assert (found["model"], found["architecture"]) == ("somebody/something", "LlamaForCausalLM")
     assert wanted == ["somebody/something", "config.json", "*.py"]
 
 

@@ -273,6 +273,8 @@ def _found_on_both_sides(model: nn.Module, width: int | None) -> tuple[list[Stat
 def cache_argument(module: nn.Module) -> str:
     """Name of the cache parameter of the module's forward."""
     parameters = inspect.signature(module.forward).parameters
+    if "cache" in parameters and "Cache" in str(parameters["cache"].annotation):  # from transformers 5.24 on
+        return "cache"
     return next((name for name in ("cache_params", "state") if name in parameters), "past_key_values")
 
 
