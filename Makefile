@@ -8,7 +8,7 @@ TORCH_INDEX ?= $(shell test "$$(uname)" != Linux || $(PYTHON) -m pip config list
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test sweep coverage check format bench docs clean
+.PHONY: help install demo test sweep matrix coverage check format bench docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ test: install ## Run the tests (about 20 minutes on 2 cores, offline)
 
 sweep: install ## Run the tests that make test leaves out: every architecture on the simulated card, 200 kills, the benchmark
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --max-worker-restart 0 -m sweep
+
+matrix: install ## Run a smoke suite with the oldest and the newest versions that are allowed; ONLY=oldest,newest
+	TORCH_INDEX='$(TORCH_INDEX)' PYTHONPATH=tests $(BIN)/python -m matrix.versions $(if $(ONLY),--only $(ONLY))
 
 coverage: install ## Compare every architecture of transformers with Hugging Face; ONLY=llama,mamba FAMILY=causal_lm
 	PYTHONPATH=tests $(BIN)/python -m architectures.coverage $(if $(FAMILY),--family $(FAMILY)) $(if $(ONLY),--only $(ONLY))

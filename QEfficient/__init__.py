@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from QEfficient.compat.finder import install as _find_upstream_modules
 from QEfficient.version import __version__
+
+_find_upstream_modules()
 
 if TYPE_CHECKING:
     from QEfficient.compat.functional import (
@@ -89,7 +92,9 @@ def __getattr__(name: str) -> Any:
     # Upstream spells its names in two ways; both are part of the interface.
     public = name.replace("QEff", "QEFF", 1) if name.startswith("QEff") else name
     if public not in homes:
-        raise AttributeError(f"module 'QEfficient' has no attribute {name!r}")
+        from QEfficient.compat.moved import names_of
+
+        return names_of(__name__)(public)
     return getattr(import_module(homes[public]), public)
 
 

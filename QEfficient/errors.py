@@ -2,6 +2,7 @@
 
     QEffError
     ├── OptionError            an argument is misspelt, out of range or contradicts another   (also ValueError)
+    ├── MovedName              a name of upstream that is something else here                 (also ImportError)
     ├── LifecycleError         a stage was called before one that it needs                    (also RuntimeError)
     ├── CheckpointError        a checkpoint cannot be used as it is
     │   ├── CheckpointNotFound     no such folder or model id, or no config in it             (also FileNotFoundError)
@@ -28,7 +29,7 @@ A message says what happened, where, the expected and the actual value, and what
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
 
@@ -38,6 +39,10 @@ class QEffError(Exception):
 
 class OptionError(QEffError, ValueError):
     """An argument is misspelt, out of range or contradicts another."""
+
+
+class MovedName(QEffError, ImportError):
+    """A name of upstream's library that is something else here."""
 
 
 class LifecycleError(QEffError, RuntimeError):
@@ -135,12 +140,36 @@ class StorageError(QEffError, OSError):
 
 
 _SYNONYMS = {
+    "backend": "target",
+    "context_length": "ctx_len",
+    "context_size": "ctx_len",
+    "device": "target",
+    "dimensions": "truncate_dim",
+    "dtype": "precision",
     "length": "max_new_tokens",
+    "load_in_4bit": "weight_format",
+    "load_in_8bit": "weight_format",
+    "max_batch_size": "full_batch_size",
+    "max_context_length": "ctx_len",
+    "max_model_len": "ctx_len",
+    "max_num_seqs": "full_batch_size",
+    "max_seq_len": "ctx_len",
     "max_completion_tokens": "max_new_tokens",
     "max_tokens": "max_new_tokens",
     "max_output_tokens": "max_new_tokens",
     "min_tokens": "min_new_tokens",
     "n": "num_return_sequences",
+    "n_ctx": "ctx_len",
+    "n_parallel": "full_batch_size",
+    "n_predict": "max_new_tokens",
+    "n_threads": "num_threads",
+    "normalize": "normalize_embeddings",
+    "num_ctx": "ctx_len",
+    "num_predict": "max_new_tokens",
+    "num_thread": "num_threads",
+    "progress_bar": "show_progress_bar",
+    "quantization": "weight_format",
+    "quantize": "weight_format",
     "ngram_size": "no_repeat_ngram_size",
     "bad_words": "bad_words_ids",
     "random_seed": "seed",
@@ -150,14 +179,27 @@ _SYNONYMS = {
     "stop_sequences": "stop_strings",
     "stop_token_ids": "eos_token_id",
     "stop_words": "stop_strings",
+    "stopping_strings": "stop_strings",
+    "system_prompt": "system",
+    "temp": "temperature",
+    "tensor_parallel_size": "num_devices",
+    "threads": "num_threads",
+    "top_n": "top_k",
+    "torch_dtype": "precision",
     "top_logprobs": "logprobs",
     "typical": "typical_p",
 }
 """What other libraries call options of ours."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``" Did you mean 'x'?"`` for the known name that means the same or is closest, or an empty string."""
+def nearest(name: str, known: Iterable[str], spell: Callable[[str], str] = str) -> str:
+    """``" Did you mean 'x'?"`` for the known name that means the same or is closest, or an empty string.
+
+    Args:
+        name: the name that has no match.
+        known: what there is.
+        spell: how the user writes a known name.
+    """
     names = list(known)
     matches = [_SYNONYMS[name]] if _SYNONYMS.get(name) in names else get_close_matches(name, names, n=1)
-    return f" Did you mean '{matches[0]}'?" if matches else ""
+    return f" Did you mean '{spell(matches[0])}'?" if matches else ""

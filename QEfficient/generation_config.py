@@ -149,6 +149,11 @@ _HARMLESS = frozenset(
 """Entries that do not change answers, or only with one of those above."""
 
 
+def is_unfollowed(name: str) -> bool:
+    """Whether an option of transformers' ``generate`` changes answers there, and is not followed here."""
+    return name in _UNFOLLOWED
+
+
 def entries_without_effect(generation_config: Mapping[str, Any]) -> list[str]:
     """Entries that change answers in transformers but are not followed, as ``name=value``."""
     unfollowed = {**_UNFOLLOWED, "num_return_sequences": 1}

@@ -134,7 +134,21 @@ class StreamArguments(Options):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CallArguments(StreamArguments):
+class RunArguments(StreamArguments):
+    """What a run takes besides: how often and how far it goes, and what it leaves behind."""
+
+    iteration: int = 1
+    """Times to run; the result is that of the last."""
+    automation: bool = False
+    """Go on after end tokens, up to generation_len."""
+    write_io: bool = False
+    """Write what the card gets and gives in each run to files, for qaic-runner; the folder is logged (card only)."""
+    write_io_dir: str | os.PathLike[str] | None = None
+    """The folder to write it to."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallArguments(RunArguments):
     """What ``generate`` takes besides :class:`GenerationOptions`."""
 
     streamer: Streamer | None = None

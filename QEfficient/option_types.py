@@ -31,11 +31,11 @@ class CompileArgs(TypedDict, total=False):
     aic_enable_depth_first: bool
     """Let the card's compiler schedule depth first (card only)."""
     mos: int | None
-    """Memory optimisation strategy of the card's compiler (card only)."""
+    """Memory optimisation strategy of the card's compiler; None and -1: its choice (card only)."""
     allow_mxint8_mdp_io: bool
     """Send activations between cards in MXINT8 (card only)."""
     mdp_num_partitions: int
-    """Number of pipeline stages, each on cards of its own (card only)."""
+    """Number of pipeline stages, each on separate cards (card only)."""
     mdp_load_partition_config: str | os.PathLike[str] | None
     """A partition file to use instead of the one from num_devices and mdp_num_partitions (card only)."""
     node_precision_info: str | os.PathLike[str] | None
@@ -80,12 +80,13 @@ class CausalLMCompileArgs(CompileArgs, total=False):
     prefill_only: bool | None
     """True: only the prefill step; False: only the decode step; None: both (card only)."""
     comp_ctx_lengths_prefill: Sequence[int] | None
-    """Shorter context lengths to compile prefill for, in ascending order; each step uses the smallest that fits (card
-    only)."""
+    """Shorter context lengths to compile prefill for, in ascending order; each step uses the smallest that fits.
+    ctx_len is always among them (card only)."""
     comp_ctx_lengths_decode: Sequence[int] | None
     """The same for decode (card only)."""
-    num_speculative_tokens: int | None
-    """Draft tokens verified per step, which returns the logits of all of them (card only)."""
+    num_speculative_tokens: int | Sequence[int] | None
+    """Draft tokens verified per step, which returns the logits of all of them; several numbers make a specialization
+    each, and 0 is a step without drafts (card only)."""
     lowering: Literal["retained", "paged"] | None
     """Force one of the target's lowerings. Default: the fastest that supports the model."""
 
@@ -253,7 +254,20 @@ class StreamArgs(GenerationArgs, total=False):
     """A function, or a list of them, from tokens ``[1, tokens]`` and None to whether the answer ends."""
 
 
-class GenerateArgs(StreamArgs, total=False):
+class RunArgs(StreamArgs, total=False):
+    """Of :class:`QEfficient.generation_options.RunArguments`."""
+
+    iteration: int
+    """Times to run; the result is that of the last."""
+    automation: bool
+    """Go on after end tokens, up to generation_len."""
+    write_io: bool
+    """Write what the card gets and gives in each run to files, for qaic-runner; the folder is logged (card only)."""
+    write_io_dir: str | os.PathLike[str] | None
+    """The folder to write it to."""
+
+
+class GenerateArgs(RunArgs, total=False):
     """Of :class:`QEfficient.generation_options.CallArguments`."""
 
     streamer: Streamer | None

@@ -89,8 +89,10 @@ class Options:
             if name not in known:
                 raw = " Raw compiler flags go through compiler_options={...}." if "compiler_options" in known else ""
                 raise OptionError(f"Unknown option '{name}'.{nearest(name, [*known, *beside])}{raw}")
+        hints = _hints(cls)  # type: ignore[arg-type]  # a class is hashable
+        values = {name: _from_text(name, value, hints[name]) for name, value in values.items()}
         for name, value in values.items():
-            _check_type(name, value, _hints(cls)[name])  # type: ignore[arg-type]  # a class is hashable
+            _check_type(name, value, hints[name])
         return cls(**values)
 
     @classmethod
@@ -107,6 +109,17 @@ class Options:
 @cache
 def _hints(cls: type[Options]) -> dict[str, Any]:
     return get_type_hints(cls)
+
+
+def _from_text(name: str, value: object, hint: Any) -> object:
+    """A list that is written as text: "[32, 128]"."""
+    is_list = isinstance(value, str) and value.startswith("[")
+    if not is_list or not any(get_origin(kind) is tuple for kind in get_args(hint)):
+        return value
+    try:
+        return tuple(ast.literal_eval(str(value)))
+    except (ValueError, SyntaxError) as error:
+        raise OptionError(f"{name} must be a list of numbers, got {value!r}.") from error
 
 
 def _check_type(name: str, value: object, hint: Any) -> None:
@@ -203,11 +216,11 @@ class CompileOptions(Options):
     aic_enable_depth_first: bool = on_cards(False)
     """Let the card's compiler schedule depth first (card only)."""
     mos: int | None = on_cards(None)
-    """Memory optimisation strategy of the card's compiler (card only)."""
+    """Memory optimisation strategy of the card's compiler; None and -1: its choice (card only)."""
     allow_mxint8_mdp_io: bool = on_cards(False)
     """Send activations between cards in MXINT8 (card only)."""
     mdp_num_partitions: int = on_cards(1)
-    """Number of pipeline stages, each on cards of its own (card only)."""
+    """Number of pipeline stages, each on separate cards (card only)."""
     mdp_load_partition_config: str | None = on_cards(None)
     """A partition file to use instead of the one from num_devices and mdp_num_partitions (card only)."""
     node_precision_info: str | None = option(None, qaic=HONOURED, qnn=_FOR_QAIC, openvino=IGNORED)
@@ -234,6 +247,8 @@ class CompileOptions(Options):
     computation; properties of the machine, such as CACHE_DIR, are set when the package is opened."""
 
     def __post_init__(self) -> None:
+        if self.mos == -1:
+            object.__setattr__(self, "mos", None)
         counts = ("batch_size", "num_devices", "num_cores", "mos", "mdp_num_partitions", "num_threads")
         _require_positive(self, *counts)
         if self.qnn_config is not None and not self.enable_qnn:
@@ -263,25 +278,36 @@ class CausalLMCompileOptions(CompileOptions):
     prefill_only: bool | None = on_cards(None, openvino="cpu runs prompts and answers through one graph")
     """True: only the prefill step; False: only the decode step; None: both (card only)."""
     comp_ctx_lengths_prefill: tuple[int, ...] | None = on_cards(None)
-    """Shorter context lengths to compile prefill for, in ascending order; each step uses the smallest that fits (card
-    only)."""
+    """Shorter context lengths to compile prefill for, in ascending order; each step uses the smallest that fits.
+    ctx_len is always among them (card only)."""
     comp_ctx_lengths_decode: tuple[int, ...] | None = on_cards(None)
     """The same for decode (card only)."""
-    num_speculative_tokens: int | None = on_cards(None, openvino="cpu has no graph for speculative decoding yet")
-    """Draft tokens verified per step, which returns the logits of all of them (card only)."""
+    num_speculative_tokens: int | tuple[int, ...] | None = on_cards(
+        None, openvino="cpu has no graph for speculative decoding yet"
+    )
+    """Draft tokens verified per step, which returns the logits of all of them; several numbers make a specialization
+    each, and 0 is a step without drafts (card only)."""
     lowering: Literal["retained", "paged"] | None = everywhere(None)
     """Force one of the target's lowerings. Default: the fastest that supports the model."""
 
     def __post_init__(self) -> None:
         CompileOptions.__post_init__(self)
-        counts = ("prefill_seq_len", "ctx_len", "full_batch_size", "kv_cache_batch_size", "num_speculative_tokens")
-        _require_positive(self, *counts)
+        _require_positive(self, "prefill_seq_len", "ctx_len", "full_batch_size", "kv_cache_batch_size")
+        self._check_num_speculative_tokens()
         _require_choice(self, "lowering", ("retained", "paged"))
         _check_batch_sizes(self.batch_size, self.full_batch_size)
         for name in ("comp_ctx_lengths_prefill", "comp_ctx_lengths_decode"):
             self._check_comp_ctx_lengths(name)
         if self.kv_cache_batch_size is not None:
             self._check_kv_cache_batch_size(self.kv_cache_batch_size)
+
+    def _check_num_speculative_tokens(self) -> None:
+        numbers = self.draft_lens
+        if any(type(number) is not int or number < 0 for number in numbers) or self.num_speculative_tokens == ():
+            raise OptionError(
+                "num_speculative_tokens must be one or several whole numbers, 0 or more, got "
+                f"{self.num_speculative_tokens!r}."
+            )
 
     def _check_comp_ctx_lengths(self, name: str) -> None:
         lengths = getattr(self, name)
@@ -290,11 +316,11 @@ class CausalLMCompileOptions(CompileOptions):
         is_list = isinstance(lengths, list | tuple) and all(type(n) is int for n in lengths)
         if not is_list or not lengths or list(lengths) != sorted({*lengths}) or lengths[0] < 1:
             raise OptionError(f"{name} must be whole numbers in ascending order, each once, got {lengths!r}.")
-        if lengths[-1] != self.ctx_len:
+        if lengths[-1] > self.ctx_len:
             raise OptionError(
-                f"{name} must end with ctx_len={self.ctx_len}, so that the whole context can be used; it ends with "
-                f"{lengths[-1]}."
+                f"{name} must be lengths up to ctx_len={self.ctx_len}; it ends with {lengths[-1]}. Give ctx_len too."
             )
+        object.__setattr__(self, name, tuple(sorted({*lengths, self.ctx_len})))
 
     def _check_kv_cache_batch_size(self, num_rows: int) -> None:
         if self.full_batch_size is None or num_rows < self.full_batch_size:
@@ -302,6 +328,11 @@ class CausalLMCompileOptions(CompileOptions):
                 f"kv_cache_batch_size={num_rows} are the rows that full_batch_size={self.full_batch_size} sequences "
                 "share: it needs full_batch_size, and at least as many rows."
             )
+
+    @property
+    def draft_lens(self) -> tuple[int, ...]:
+        """Numbers of draft tokens, ascending, each once; empty without speculative decoding."""
+        return _each_once(self.num_speculative_tokens)
 
     @property
     def has_comp_ctx_lengths(self) -> bool:

@@ -53,6 +53,8 @@ class Target:
     """Gives the compiler for some options: ``(Target, CompileOptions) -> Compiler``."""
     program: str
     """Opens a compiled graph: :class:`QEfficient.generation.programs.program.OpenProgram`."""
+    choose_devices: str = ""
+    """Chooses devices that a caller does not name, for all graphs of a package: ``(Target, count) -> QIDs``."""
     package_properties: str = ""
     """The dataclass of the raw properties that a package may bring along, as ``module:attribute``; "": none."""
     why_unavailable: Callable[[], str | None]
@@ -131,6 +133,7 @@ _CLOUD_AI_100 = Target(
     graph_transforms=("pack_int4_linears", "clip_to_fp16", "custom_rms_norm"),
     compiler="QEfficient.compile.cloud_ai_100:load_compiler",
     program="QEfficient.generation.programs.qaic:open_program",
+    choose_devices="QEfficient.generation.programs.qaic:choose_devices",
     why_unavailable=_later("QEfficient.compile.qaic_sdk:why_unavailable"),
 )
 
@@ -176,7 +179,8 @@ def choose_target(name: str | None = None, *, is_dry_run: bool = False) -> Targe
     if asked is None:
         return next(target for target in TARGETS.values() if target.why_unavailable() is None)
     if asked not in TARGETS:
-        raise OptionError(f"There is no target '{asked}'.{nearest(asked, TARGETS)} Known: {', '.join(TARGETS)}.")
+        hint = nearest(asked.lower(), TARGETS)
+        raise OptionError(f"There is no target '{asked}'.{hint} Known: {', '.join(TARGETS)}.")
     problem = TARGETS[asked].why_unavailable()
     if problem is not None and not is_dry_run:
         working = [target.name for target in TARGETS.values() if target.why_unavailable() is None]

@@ -73,7 +73,8 @@ def _written() -> list[Written]:
         Written(SamplingOptions, "SamplingArgs", "", answer),
         Written(generation_options.GenerationOptions, "GenerationArgs", "SamplingArgs", answer),
         Written(generation_options.StreamArguments, "StreamArgs", "GenerationArgs", frozenset({"adapter"})),
-        Written(generation_options.CallArguments, "GenerateArgs", "StreamArgs"),
+        Written(generation_options.RunArguments, "RunArgs", "StreamArgs"),
+        Written(generation_options.CallArguments, "GenerateArgs", "RunArgs"),
         Written(SpeechOptions, "SpeechArgs", "GenerateArgs", _names(SpeechOptions)),
         *(Written(kind, _args(kind), _args(kind.__bases__[0])) for kind in of_text),
     ]

@@ -93,7 +93,7 @@ REFUSED: list[tuple[type[Options], dict[str, Any], str]] = [
     *(
         (CausalLMCompileOptions, {name: value}, name)
         for name in ("batch_size", "num_devices", "num_cores", "mos", "num_threads", "prefill_seq_len", "ctx_len")
-        for value in (0, -1, 1.5, True, "8")
+        for value in (0, -2, 1.5, True, "8")
     ),
     (CausalLMCompileOptions, {"full_batch_size": 0}, "full_batch_size"),
     (CausalLMCompileOptions, {"kv_cache_batch_size": -2}, "kv_cache_batch_size"),

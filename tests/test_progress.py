@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -57,3 +58,14 @@ def test_a_terminal_without_dots_gets_a_line(monkeypatch: pytest.MonkeyPatch) ->
         pass
     to.flush()
     assert b"caf\\xe9" in to.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+def test_warnings_have_the_librarys_name_where_no_logging_is_set_up() -> None:
+    code = (
+        "import logging; from QEfficient.output import name_warnings; name_warnings(); name_warnings();"
+        "logging.getLogger('QEfficient.x').warning('num_devices: no effect');"
+        "logging.basicConfig(format='%(name)s says %(message)s');"
+        "logging.getLogger('QEfficient.x').warning('again')"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert shown.splitlines() == ["QEfficient: num_devices: no effect", "QEfficient.x says again"]

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from QEfficient.compile.qpc import link_program
 from QEfficient.contract import (
     COMMAND_FILE,
     MODEL_GRAPH,
@@ -81,6 +82,7 @@ class Compilation:
         """Build the package in ``folder``; returns its manifest's body."""
         program = self._program()
         program.link_into(folder)
+        link_program(folder)
         if self.side_files:
             self._side_files().link_into(folder)
         graphs = program.manifest.body["graphs"]
@@ -142,12 +144,6 @@ class Compilation:
         (path / COMMAND_FILE).write_text("\n".join(commands) + "\n", encoding="utf-8")
         logger.warning("Dry run: nothing was compiled. What the compiler would read is in %s.", path)
         return path
-
-
-def first_graph(onnx: Artifact) -> Path:
-    """The path of an export's first graph."""
-    record = next(iter(onnx.manifest.body["graphs"].values()))
-    return onnx.file(record["file"])
 
 
 def _graph_folder(root: Path, graph: str) -> Path:

@@ -14,11 +14,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
-from QEfficient.base.compilation import Compilation, first_graph
+from QEfficient.base.accepted_options import accepted, with_flags
+from QEfficient.base.compilation import Compilation
+from QEfficient.base.exported_graph import check_graph, graph_file, stored_ingredients
+from QEfficient.base.load_options import LoadOptions
 from QEfficient.base.open_package import PackageOwner
 from QEfficient.base.plan_resolution import first_exportable
+from QEfficient.compile.qaic_compiler import raw_flag_names
 from QEfficient.contract import ONNX, PACKAGE, CompileJob, PackageBody, Plan, Specialization
-from QEfficient.errors import CapacityError, ExportError, LifecycleError, OptionError, nearest
+from QEfficient.errors import CapacityError, ExportError, LifecycleError, OptionError
 from QEfficient.option_docs import with_options
 from QEfficient.options import CompileOptions, Options
 from QEfficient.progress import long_stage, stage
@@ -88,6 +92,8 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         self.tokenizer = tokenizer
         self.onnx_path: Path | None = None
         self._source: WeightSource | None = None
+        self._graph: Artifact | None = None
+        """Exported before, in place of what an export would make."""
         self._named = ""
         """How :meth:`from_pretrained` was told which checkpoint."""
 
@@ -185,7 +191,8 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             pretrained_model_name_or_path: a model on the Hub, a local folder, or a GGUF file.
             trust_remote_code: allow the checkpoint's Python files to run.
             kwargs: ``revision``, ``cache_dir``, ``token``, ``local_files_only``, ``dtype`` (or ``torch_dtype``), and
-                ``gguf_file``, the name of one in the folder or repository; and those of the class.
+                ``gguf_file``, the name of one in the folder or repository; those of the class; ``config``, one of
+                transformers in place of the checkpoint's; and values of the config, such as ``num_hidden_layers=2``.
 
         Raises:
             OptionError: an unknown option, or one of a wrong type.
@@ -196,21 +203,15 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         """
         from QEfficient.transformers.checkpoint import load as checkpoint
 
-        arguments = {name: kwargs.pop(name) for name in cls.load_arguments if name in kwargs}
-        unknown = set(kwargs) - checkpoint.LOAD_OPTIONS
-        if unknown:
-            name = sorted(unknown)[0]
-            known = [*checkpoint.LOAD_OPTIONS, *cls.load_arguments, "trust_remote_code"]
-            raise OptionError(f"from_pretrained() has no option '{name}'.{nearest(name, known)}")
-        checkpoint.check_options({**kwargs, "trust_remote_code": trust_remote_code})
+        options = LoadOptions.read(cls.load_arguments, trust_remote_code, kwargs)
         with stage("Loading", str(pretrained_model_name_or_path)):
-            folder = checkpoint.resolve(pretrained_model_name_or_path, **kwargs)
+            options.check_changes(pretrained_model_name_or_path)
+            folder = checkpoint.resolve(pretrained_model_name_or_path, **options.for_checkpoint)
             cls._check_files(folder)
-            dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-            options = {} if dtype is None else {"dtype": dtype}
-            model = checkpoint.load_skeleton(cls.hf_auto_class(), folder, trust_remote_code, **options)
+            changed = {**options.dtype, **options.changed_config(folder)}
+            model = checkpoint.load_skeleton(cls.hf_auto_class(), folder, trust_remote_code, **changed)
             tokenizer = checkpoint.load_tokenizer(folder, trust_remote_code)
-            loaded = cls(model, tokenizer=tokenizer, **arguments)
+            loaded = cls(model, tokenizer=tokenizer, **options.for_class)
             loaded._named = str(pretrained_model_name_or_path)
             loaded._read_files(folder)
             loaded._check_missing()
@@ -218,7 +219,14 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
 
     @classmethod
     def _check_files(cls, folder: Path) -> None:
-        """Refuse a checkpoint's folder before anything of it is loaded."""
+        """Refuse a checkpoint's folder before anything of it is loaded.
+
+        Raises:
+            UnsupportedModel: it has an adapter beside the model's weights.
+        """
+        from QEfficient.transformers.checkpoint.other_layouts import check_no_adapter_beside
+
+        check_no_adapter_beside(folder)
 
     def _read_files(self, folder: Path) -> None:
         """Read what else the task needs of a checkpoint's folder."""
@@ -327,7 +335,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         """
         parsed, target = self._parse(options)
         plan = self._resolve(self._checked_plan(parsed, target), parsed)
-        return first_graph(self.export_plan(plan, export_dir))
+        return graph_file(self.export_plan(plan, export_dir))
 
     def compile(self, compile_dir: PathLike | None = None, **options: Any) -> Path:
         """Make a package for a target, or find it in the store.
@@ -335,6 +343,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         Args:
             compile_dir: a folder to write to instead of the store.
             options: see the class of options of the auto class, ``options_class``.
+            onnx_path: what :meth:`export` returned, to be sure that this graph is compiled.
 
         Returns:
             The package's folder.
@@ -345,7 +354,10 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             UnsupportedModel: the target cannot express the model.
             CompileError: the target's compiler failed.
         """
+        onnx_path = options.pop("onnx_path", None)
         compilation = self._compilation(*self._parse(options))
+        if onnx_path is not None:
+            check_graph(onnx_path, compilation.program_ingredients["onnx"])
         if compilation.options.dry_run:
             return compilation.dry_run(compile_dir)
         artifact = self.store_or_folder(PACKAGE, compilation.ingredients, compilation.package, compile_dir)
@@ -367,19 +379,26 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             passed = {name: value for name, value in options.items() if value != defaults.get(name)}
             parsed, target = self._parse({**passed, "target": body.target})
             artifact = self.export_plan(self._resolve(self._checked_plan(parsed, target), parsed))
-        return first_graph(artifact)
+        return graph_file(artifact)
 
     def _parse(self, passed: Mapping[str, Any]) -> tuple[OptionsT, Target]:
         """Options and target, with what the target cannot honour refused and what changes nothing reported."""
         self._loaded()
         self._source = None
-        options: Any = self.options_class.parse(passed)
+        values, flags = accepted(self.options_class, passed)
+        passed = self._accepted(values)
+        options: Any = self.options_class.parse(passed, beside=raw_flag_names())
         target = choose_target(options.target, is_dry_run=options.dry_run)
+        options = with_flags(options, flags, target)
         if ignored := target.check(options, list(passed)):
             logger.warning("%s: no effect on target '%s'.", ", ".join(ignored), target.name)
         if options.target is None:
             logger.info("Target: %s (%s).", target.name, target.description)
         return self._with_defaults(options, target, passed), target
+
+    def _accepted(self, passed: dict[str, Any]) -> dict[str, Any]:
+        """Options that the caller passed, with what the model was loaded for."""
+        return passed
 
     def _with_defaults(self, options: OptionsT, target: Target, passed: Collection[str]) -> OptionsT:
         """``options`` with the defaults of the model on this target, for those that the caller did not pass."""
@@ -419,7 +438,13 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             self._source = weight_source(self._loaded())
         return self._source
 
+    def use_graph(self, artifact: Artifact) -> None:
+        """Compile this graph from now on, whatever weights the model has."""
+        self._graph = artifact
+
     def export_ingredients(self, plan: PlanT) -> dict[str, Any]:
+        if self._graph is not None:
+            return stored_ingredients(self._graph, plan)
         from QEfficient.exporter.packed_layout import packed_forms
         from QEfficient.exporter.toolchain import toolchain
 
@@ -441,6 +466,10 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
         """The artifact with the graphs of a resolved plan."""
         from QEfficient.exporter.export import export_onnx
 
+        if self._graph is not None:
+            self.onnx_path = graph_file(self._graph)
+            return self._graph
+
         def build(folder: Path) -> Built:
             weights_bytes = sum(each.numel() * each.element_size() for each in self._loaded().parameters())
             check_free_space(folder, weights_bytes, "the exported weights")
@@ -449,7 +478,7 @@ class QEFFBaseModel(PackageOwner, Generic[PlanT, OptionsT]):
             return Built({"graphs": exported.graphs}, exported.files)
 
         artifact = self.store_or_folder(ONNX, self.export_ingredients(plan), build, export_dir)
-        self.onnx_path = first_graph(artifact)
+        self.onnx_path = graph_file(artifact)
         return artifact
 
     def resolve_by_export(

@@ -9,12 +9,14 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from QEfficient.errors import ArtifactError, LifecycleError, OptionError
+from QEfficient.output import name_warnings
 from QEfficient.progress import stage
 
 if TYPE_CHECKING:
     from QEfficient.base.modeling_qeff import PathLike
     from QEfficient.generation.compiled_model import CompiledModel
 
+name_warnings()
 _OPENING = RLock()
 """One package is opened at a time: threads that make a model's first call share what it opens."""
 
@@ -48,7 +50,7 @@ class PackageOwner(ABC):
 
         Args:
             path: the package's folder.
-            device_ids: the cards to run it on; None: those that come first.
+            device_ids: the cards to run it on; None: those with the most free cores.
             settings: what to open it with instead of what it was compiled for, as of
                 :func:`QEfficient.generation.package.from_package`.
 

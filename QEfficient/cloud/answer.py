@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from QEfficient.cloud.chat import Chat
 from QEfficient.cloud.generate_args import Question
-from QEfficient.cloud.terminal import Output, remark
+from QEfficient.cloud.terminal import Output, remark, tell_speed
 from QEfficient.cloud.text_files import TextItem, write_results
 from QEfficient.progress import stage
 
@@ -32,14 +32,15 @@ def answer(out: Output, package: Path, question: Question, tokenizer: PreTrained
     from QEfficient.generation.package import from_package
     from QEfficient.generation.tasks.causal_lm import CompiledDecoder
 
-    with stage("Opening", str(package)):
+    with stage("Opening", package.name[:12]):
         compiled = from_package(package)
     question.check_task(compiled.task)
     with compiled:
-        if question.batch.output is not None:
-            _write(out, compiled, question, question.batch.output, tokenizer)
-        elif not isinstance(compiled, CompiledDecoder):
-            _describe(out, compiled, question, tokenizer)
+        if not isinstance(compiled, CompiledDecoder):
+            if question.batch.output is not None:
+                _write(out, compiled, question, question.batch.output, tokenizer)
+            else:
+                _describe(out, compiled, question, tokenizer)
         elif question.chat:
             Chat(out, compiled, question, tokenizer).run()
         else:
@@ -79,19 +80,30 @@ def _write(
 def _complete(
     out: Output, compiled: CompiledDecoder[Any], question: Question, tokenizer: PreTrainedTokenizerBase | None
 ) -> None:
-    prompts = question.prompts
-    num_answers = len(prompts) * question.sampling.get("num_return_sequences", 1)
-    if question.stream and not question.as_json and num_answers == 1:
-        info = compiled.generate(prompts, tokenizer=tokenizer, stream=out.write_piece, **question.options)
+    prompts = [*question.prompts, *(str(item.text) for item in question.batch.items)]
+    num_each = question.sampling.get("num_return_sequences", 1)
+    is_written = question.as_json or question.batch.output is not None
+    if question.stream and not is_written and len(prompts) * num_each == 1:
+        info = compiled.generate(question.asked, tokenizer=tokenizer, stream=out.write_piece, **question.options)
         out.write()
-    else:
-        with stage("Answering", f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"):
-            info = compiled.generate(prompts, tokenizer=tokenizer, **question.options)
-        prompts = [prompt for prompt in prompts for _ in range(num_answers // len(prompts))]
-        if question.as_json:
-            return out.json(_described(compiled, prompts, info))
+        return tell_speed(info.speed)
+    with stage("Answering", f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"):
+        info = compiled.generate(question.asked, tokenizer=tokenizer, **question.options)
+    prompts = [prompt for prompt in prompts for _ in range(num_each)]
+    if question.batch.output is not None:
+        items = [*(TextItem(prompt, {"prompt": prompt}) for prompt in question.prompts), *question.batch.items]
+        _write_answers(question.batch.output, [item for item in items for _ in range(num_each)], info)
+    if question.as_json:
+        return out.json(_described(compiled, prompts, info))
+    if not is_written:
         out.write(_texts(prompts, info))
-    return remark(info.speed)
+    return tell_speed(info.speed)
+
+
+def _write_answers(path: Path, items: list[TextItem], info: CloudAI100ExecInfo) -> None:
+    rows = zip(info.generated_texts, info.finish_reasons, strict=True)
+    write_results(path, items, None, [{"answer": text, "finish_reason": reason} for text, reason in rows])
+    remark(f"{path}: {len(items)} answers")
 
 
 def _texts(prompts: list[str], info: CloudAI100ExecInfo) -> str:
@@ -113,5 +125,5 @@ def _described(compiled: CompiledDecoder[Any], prompts: list[str], info: CloudAI
         "package": str(compiled.path),
         "answers": answers,
         "batch_size": info.batch_size,
-        "perf_metrics": asdict(info.perf_metrics),
+        "perf_metrics": {**asdict(info.perf_metrics), "first_token_times": info.first_token_times},
     }

@@ -22,6 +22,7 @@ COMMANDS = {
     "inspect": "Show a model's structure and how each target would run it.",
     "verify": "Compare a compiled model with Hugging Face, token by token.",
     "eval": "Measure the perplexity of a model or a package on a text.",
+    "bench": "Measure the speed of a model that generates, or of a package.",
     "doctor": "Show what works on this machine and what is missing.",
     "cache": "Manage the store of exported graphs and packages.",
 }

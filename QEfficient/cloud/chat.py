@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from QEfficient.cloud.chat_input import piped_turns, typed_turns
 from QEfficient.cloud.generate_args import Question
-from QEfficient.cloud.terminal import Output, note, remark
+from QEfficient.cloud.terminal import Output, note, tell_speed
 from QEfficient.errors import CapacityError, nearest
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Chat:
         self._last = info
         if not self._question.as_json:
             self._out.write("" if shows else info.generated_texts[0])
-            remark(info.speed)
+            tell_speed(info.speed)
         return info.generated_texts[0]
 
     def _with_room(self, asked: Message) -> list[Message]:

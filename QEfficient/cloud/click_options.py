@@ -14,9 +14,10 @@ import click
 from click.shell_completion import CompletionItem
 
 from QEfficient.cloud.completion import complete_target, paths_of
-from QEfficient.cloud.terminal import OTHER, log_to_stderr
+from QEfficient.cloud.flag_words import as_flag, note_spelling
+from QEfficient.cloud.terminal import CARD_ONLY, OTHER, log_to_stderr
 from QEfficient.errors import OptionError
-from QEfficient.options import Options
+from QEfficient.options import HONOURED, Options
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -113,11 +114,6 @@ def _collected(function: Function, into: str, names: list[str]) -> Function:
     return command  # type: ignore[return-value]
 
 
-def as_flag(name: str) -> str:
-    """``ctx_len`` -> ``--ctx-len``."""
-    return "--" + name.replace("_", "-")
-
-
 def _field_flag(cls: type[Options], field: Field[Any], section: str) -> Flag:
     spelling = as_flag(field.name)
     kind = _without_none(get_type_hints(cls)[field.name])
@@ -139,6 +135,8 @@ def _field_flag(cls: type[Options], field: Field[Any], section: str) -> Flag:
         more = {"type": _Lengths(is_list=get_origin(kind) is tuple), "metavar": "N,N"}
     if field.name == "target":
         more["shell_complete"] = complete_target
+    if cls.support(field.name, "openvino") not in (None, HONOURED):
+        section = CARD_ONLY
     names = [field.name, spelling, *_UPSTREAM_SPELLINGS.get(field.name, ())]
     return _FieldFlag(names, source=(cls, field), section=section, **more)
 
@@ -252,6 +250,8 @@ def with_device_group(compile_options: dict[str, Any], device_group: list[int] |
         raise OptionError(
             f"--num-devices {compile_options['num_devices']} and --device-group {device_group} contradict each other."
         )
+    if "num_devices" not in compile_options:
+        note_spelling("num_devices", "--device-group")
     return {**compile_options, "num_devices": count}
 
 

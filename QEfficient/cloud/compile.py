@@ -12,24 +12,31 @@ from QEfficient.cloud.click_options import JSON, LOGGING, Flag, flags
 from QEfficient.cloud.model_args import (
     ADAPTER,
     ModelSource,
+    check_importable,
     check_options,
     compile_flags,
     model_flags,
     read_adapters,
     required,
 )
+from QEfficient.cloud.settings_file import CONFIG
 from QEfficient.cloud.stored_package import stored_or_compiled
 from QEfficient.cloud.terminal import Command, Output, run
+from QEfficient.compat.commands import as_function
 from QEfficient.contract import COMMAND_FILE
-from QEfficient.errors import OptionError
 
 _FLAGS = (
     Flag(
         ["compile_dir", "--compile-dir", "--qpc-path"], metavar="DIR", help="A folder to write to instead of the store."
     ),
     ADAPTER,
-    Flag(["--onnx-path"], hidden=True),
+    Flag(
+        ["--onnx-path"],
+        metavar="FILE",
+        help="A graph that export wrote, to compile without its model; the package has no tokenizer then.",
+    ),
     JSON,
+    CONFIG,
     *LOGGING,
 )
 
@@ -55,9 +62,10 @@ def command(
     Prints the package's folder. A graph that was exported before is taken from the store. With --dry-run nothing is
     compiled: prints the folder with the compiler's input files, then its command.
     """
-    if onnx_path is not None:
-        raise OptionError(_no_graphs(Path(onnx_path)))
-    package = _package(required(source, read_adapters(adapter)), compile_dir, compile_options)
+    if onnx_path is not None and source is None:
+        package = _package_of_graph(onnx_path, compile_dir, compile_options)
+    else:
+        package = _package(required(source, read_adapters(adapter)), compile_dir, compile_options, onnx_path)
     if compile_options.get("dry_run"):
         return _show_command(out, package, as_json)
     if as_json:
@@ -65,20 +73,24 @@ def command(
     return out.write(str(package))
 
 
-def _package(source: ModelSource, compile_dir: str | None, compile_options: dict[str, Any]) -> Path:
-    if compile_dir is None:
+def _package(
+    source: ModelSource, compile_dir: str | None, compile_options: dict[str, Any], onnx_path: str | None
+) -> Path:
+    if compile_dir is None and onnx_path is None:
         return stored_or_compiled(source, compile_options)
     model = source.load()
     check_options(model, compile_options)
+    graph = {} if onnx_path is None else {"onnx_path": onnx_path}
+    return model.compile(compile_dir, **graph, **compile_options)
+
+
+def _package_of_graph(onnx_path: str, compile_dir: str | None, compile_options: dict[str, Any]) -> Path:
+    check_importable()
+    from QEfficient.transformers.models.graph import open_graph
+
+    model = open_graph(onnx_path)
+    check_options(model, compile_options)
     return model.compile(compile_dir, **compile_options)
-
-
-def _no_graphs(onnx_path: Path) -> str:
-    return (
-        f"--onnx-path {onnx_path}: a graph alone has neither the tokenizer nor the generation config that a package "
-        "needs. Give the model: 'qefficient compile MODEL' takes the graph of 'qefficient export MODEL' from the store "
-        "and does not export again."
-    )
 
 
 def _show_command(out: Output, folder: Path, as_json: bool) -> None:
@@ -112,6 +124,8 @@ def _graphs(body: Mapping[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
     graphs: dict[str, dict[str, Any]] = body["graphs"]
     return graphs.items()
 
+
+main = as_function(command)
 
 if __name__ == "__main__":
     run(command)

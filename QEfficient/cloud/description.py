@@ -7,9 +7,10 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from QEfficient.cloud.click_options import as_flag
+from QEfficient.cloud.flag_words import as_flag
 from QEfficient.errors import OptionError, UnsupportedModel
 from QEfficient.targets import TARGETS, Target
 
@@ -66,13 +67,25 @@ def describe(
         model = _outline(opened, load_options)
         with refusing(model.model):
             description = _described(model, lens)
-        if has_packed_weights:
+        description["why_not_loaded"] = _why_not_loaded(opened.folder)
+        if has_packed_weights and description["why_not_loaded"] is None:
             from QEfficient.cloud.packed_weights import weights_on_targets
 
             trust = bool(load_options.get("trust_remote_code"))
             for name, weights in weights_on_targets(model.hf_auto_class(), opened.folder, trust).items():
                 description["targets"][name]["weights"] = weights
         return description
+
+
+def _why_not_loaded(folder: Path) -> str | None:
+    """Why the quantised weights of a checkpoint are not read here; None where they are, or there are none."""
+    from QEfficient.transformers.quantizers.auto import read_scheme
+
+    try:
+        read_scheme(folder)
+    except UnsupportedModel as error:
+        return str(error)
+    return None
 
 
 def _outline(opened: OpenedConfig, load_options: Mapping[str, Any]) -> QEFFBaseModel:

@@ -238,6 +238,9 @@ def _lines(report: dict[str, Any]) -> dict[str, str]:
 
 def _card_lines(card: dict[str, Any]) -> dict[str, str]:
     sdk, driver, qnn = card["sdk"], card["driver"], card["qnn"]
+    is_looked_for = sdk["is_set"] or bool(os.environ.get(qnn_compiler.ENVIRONMENT))
+    if sdk["root"] is None and not driver["nodes"] and not is_looked_for:
+        return {"Cloud AI 100": "none here, which is fine for the targets cpu and cloud-ai-100-sim"}
     kind = ", SIMULATED" if sdk["is_simulated"] else ""
     about = f"{sdk['root']}, version {sdk['version'] or 'unknown'}{kind}"
     compiler = f", {Path(sdk['compiler']).name}" if sdk["compiler"] else ""
@@ -263,7 +266,7 @@ def _device_rows(report: dict[str, Any]) -> list[list[str]]:
             device["sku"] or "?",
             share(device, "nsp"),
             share(device, "dram", "_mb"),
-            device["fw_image_variant"] or "?",
+            device["nsp_image_variant"] or device["fw_image_variant"] or "?",
         ]
         for device in report["cloud_ai_100"]["devices"]
     ]

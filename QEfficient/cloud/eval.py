@@ -9,6 +9,7 @@ import click
 
 from QEfficient.cloud.click_options import JSON, LOGGING, Flag, as_flag, flags
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags_or, model_flags, required
+from QEfficient.cloud.settings_file import CONFIG
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
 
@@ -27,6 +28,7 @@ _FLAGS = (
     ),
     Flag(["--max-tokens"], type=int, metavar="N", help="Use only the first N tokens of the text."),
     JSON,
+    CONFIG,
     *LOGGING,
 )
 
@@ -56,7 +58,7 @@ def command(
     content = _read(text)
     lens = {"stride": stride, "max_tokens": max_tokens}
     _check_lens(compile_options, **lens)
-    package = _package_in(chosen)
+    package = package_in(chosen)
     if package is not None:
         described, report = _of_package(package, content, lens, compile_options)
     else:
@@ -73,7 +75,7 @@ def _read(file: str | None) -> str:
     from QEfficient.verify.perplexity import check_not_empty
 
     if file is None:
-        raise click.UsageError("No text given. Use --text FILE.", click.get_current_context())
+        raise click.UsageError("Which text? Use --text FILE.", click.get_current_context())
     text = read_text(file, "The text")
     check_not_empty(text)
     return text
@@ -85,7 +87,7 @@ def _check_lens(options: dict[str, Any], stride: int | None, max_tokens: int | N
     check_lens(options.get("ctx_len"), stride, max_tokens)
 
 
-def _package_in(source: ModelSource) -> Path | None:
+def package_in(source: ModelSource) -> Path | None:
     """The folder of a package, if MODEL is one."""
     from QEfficient.store.manifest import MANIFEST_NAME
 

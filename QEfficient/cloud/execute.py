@@ -11,7 +11,9 @@ from QEfficient.cloud.answer import answer
 from QEfficient.cloud.click_options import LOGGING, DeviceGroup, Flag, flags
 from QEfficient.cloud.completion import complete_path
 from QEfficient.cloud.generate_args import Question, question_flags
+from QEfficient.cloud.settings_file import CONFIG
 from QEfficient.cloud.terminal import Command, Output, note, run
+from QEfficient.compat.commands import as_function
 from QEfficient.contract import PackageBody
 from QEfficient.errors import OptionError
 
@@ -35,6 +37,7 @@ _FLAGS = (
         metavar="[N,N]",
         help="Device numbers of the cards to run on.",
     ),
+    CONFIG,
     *LOGGING,
 )
 
@@ -97,6 +100,8 @@ def _tokenizer(
 
     return load_tokenizer(resolve(source, cache_dir=cache_dir, token=token))
 
+
+main = as_function(command)
 
 if __name__ == "__main__":
     run(command)

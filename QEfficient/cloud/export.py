@@ -10,6 +10,7 @@ import click
 from QEfficient.cloud.click_options import JSON, LOGGING, Flag, flags
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, run
+from QEfficient.compat.commands import as_function
 
 
 @click.command("export", cls=Command)
@@ -47,6 +48,8 @@ def _described(path: Path) -> dict[str, Any]:
     first = next(iter(graphs.values()))
     return {"onnx": str(path), "key": manifest.key, **first, **({"graphs": graphs} if len(graphs) > 1 else {})}
 
+
+main = as_function(command)
 
 if __name__ == "__main__":
     run(command)

@@ -11,6 +11,7 @@ import click
 from QEfficient.cloud.click_options import JSON, LOGGING, Flag, as_flag, flags, option_flags
 from QEfficient.cloud.model_args import ModelSource, model_flags, required
 from QEfficient.cloud.terminal import Command, Output, note, run
+from QEfficient.compat.commands import as_function
 from QEfficient.errors import OptionError
 from QEfficient.finetune.config_file import MODEL_NAME, read_config
 from QEfficient.finetune.settings import FinetuneOptions
@@ -105,6 +106,8 @@ def _check_upstream(values: dict[str, str | bool | None]) -> None:
             raise OptionError(f"--peft-method {value}: the method is lora.")
         note(f"warning: {as_flag(name)}: no effect, {_NO_EFFECT[name]}.")
 
+
+main = as_function(command)
 
 if __name__ == "__main__":
     run(command)

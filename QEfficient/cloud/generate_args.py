@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from QEfficient.cloud.click_options import JSON, Flag, Function, flags, option_flags
-from QEfficient.cloud.text_files import TextBatch
+from QEfficient.cloud.text_files import JSONL, TextBatch
 from QEfficient.errors import LifecycleError, OptionError
 from QEfficient.generation.prompts import read_prompts
 from QEfficient.generation_config import options_of, refuse_unfollowed
@@ -64,11 +64,13 @@ class Question:
     batch: TextBatch = field(default_factory=TextBatch)
     generation_config: str | None = None
     """The path of a generation config to go before the checkpoint's."""
+    run: dict[str, Any] = field(default_factory=dict)
+    """Of :class:`QEfficient.generation.run_options.RunOptions`."""
 
     def __post_init__(self) -> None:
         """Check the flags before a model is loaded."""
-        if self.system is not None and not self.chat:
-            raise OptionError("--system is for a chat: give --chat too.")
+        if self.system is not None and (self.images or self.batch.pairs):
+            raise OptionError("--system is for prompts of text: leave --image-path and --pair out.")
         if self.images and self.chat:
             raise OptionError("--image-path is for prompts, not for a chat.")
         if self.batch and (self.chat or self.images):
@@ -88,14 +90,19 @@ class Question:
         Raises:
             OptionError: a flag is not for models of this task.
         """
-        asks_for_text = self.chat or self.generation_len is not None or bool(self.sampling or self.generation_config)
+        is_told = bool(self.sampling or self.generation_config or self.run or self.system is not None)
+        asks_for_text = self.chat or self.generation_len is not None or is_told
         generates = task not in TASKS or TASKS[task].load_compiled().takes_chat
         if asks_for_text and not generates:
             raise OptionError(f"This model is {TASKS[task].kind}: it has no chat, no --generation-len and no sampling.")
-        if self.batch and task in TASKS and not TASKS[task].load_compiled().reads_texts:
+        if self.batch and not generates and not TASKS[task].load_compiled().reads_texts:
             raise OptionError(
-                f"This model is {TASKS[task].kind}: --pair, --input and --output are for encoders and classifiers."
+                f"This model is {TASKS[task].kind}: --pair, --input and --output are for models that read text."
             )
+        if generates and self.batch.pairs:
+            raise OptionError("--pair, and pairs in the file of --input, are for encoders and classifiers.")
+        if generates and self.batch.output is not None and self.batch.output.suffix != JSONL:
+            raise OptionError(f"--output {self.batch.output}: answers go to a file whose name ends in {JSONL}.")
         if self.adapters and not generates:
             raise OptionError(f"This model is {TASKS[task].kind}, which has no adapters: leave --use-adapter out.")
         if self.images and task in TASKS and not TASKS[task].load_compiled().takes_images:
@@ -118,8 +125,18 @@ class Question:
                 f"{reads.source_name} has no tokenizer, which prompts of text need: put its files into the folder, or "
                 "use Python, where generate() takes token ids and tokenizer=."
             )
-        if self.chat and not reads.has_chat_template:
-            raise OptionError(f"{reads.source_name} has no chat template: use --prompt instead of --chat.")
+        if (self.chat or self.system is not None) and not reads.has_chat_template:
+            raise OptionError(
+                f"{reads.source_name} has no chat template: use --prompt instead of --chat, and no --system."
+            )
+
+    @property
+    def asked(self) -> list[Any]:
+        """What to answer: the prompts and those of the file, as conversations if there is a system prompt."""
+        texts = [*self.prompts, *(item.text for item in self.batch.items)]
+        if self.system is None:
+            return texts
+        return [[{"role": "system", "content": self.system}, {"role": "user", "content": text}] for text in texts]
 
     @property
     def max_new_tokens(self) -> int | None:
@@ -133,7 +150,7 @@ class Question:
         adapter = self.adapters[0] if len(self.adapters) == 1 else self.adapters
         adapters = {"adapter": adapter} if adapter else {}
         lengths = {"generation_len": self.generation_len, "generation_config": self.generation_config}
-        return {**lengths, **images, **adapters, **self.sampling}
+        return {**lengths, **images, **adapters, **self.sampling, **self.run}
 
 
 def question_flags(function: Function) -> Callable[..., Any]:
@@ -149,6 +166,9 @@ def question_flags(function: Function) -> Callable[..., Any]:
         input_file: str | None,
         output: str | None,
         use_adapter: tuple[str, ...],
+        iteration: int | None,
+        automation: bool,
+        write_io_dir: str | None,
         **params: Any,
     ) -> Any:
         answers = {name: params.pop(name) for name in Question.__dataclass_fields__ if name in params}
@@ -156,6 +176,8 @@ def question_flags(function: Function) -> Callable[..., Any]:
         has_texts = answers["chat"] or bool(batch.items)
         prompts = _prompts(prompt, prompts_txt_file_path, has_texts)
         answers |= {"images": [*image_path], "adapters": [*use_adapter]}
+        run = {"iteration": iteration, "automation": automation, "write_io_dir": write_io_dir}
+        answers["run"] = {name: value for name, value in run.items() if value}
         question = Question(prompts=prompts, batch=batch, **answers)
         return function(*args, question=question, **params)
 
@@ -168,7 +190,7 @@ def _prompts(texts: tuple[str, ...], file: str | None, has_others: bool) -> list
             return []
         texts = _piped_prompt()
     if texts.count(_STDIN) > 1:
-        raise OptionError("--prompt - reads stdin and can be given only once.")
+        raise OptionError("--prompt - reads stdin, so use it only once.")
     prompts = [_read_stdin() if text == _STDIN else text for text in texts]
     # ``python -m QEfficient.cloud.infer`` is upstream's form, where one text holds several.
     is_upstreams = len(texts) == 1 and not has_others and click.get_current_context().parent is None
@@ -234,14 +256,14 @@ _FLAGS = (
         ["input_file", "--input"],
         section=_SECTION,
         metavar="FILE",
-        help="A JSONL file for an encoder or a classifier. Each line is a text, a pair, or an object with text, pair, "
-        "or query and document.",
+        help="A JSONL file of prompts or texts. Each line is a text, a pair, or an object with prompt, text, pair, or "
+        "query and document.",
     ),
     Flag(
         ["--output"],
         section=_SECTION,
         metavar="FILE",
-        help="Write vectors or scores to this .jsonl or .npy file, in input order.",
+        help="Write answers, vectors or scores to this .jsonl file, in input order; vectors and scores also to .npy.",
     ),
     Flag(
         ["--use-adapter"],
@@ -250,8 +272,18 @@ _FLAGS = (
         metavar="NAME",
         help="The adapter to answer with; repeat it to select one per prompt. 'base' is the model without adapters.",
     ),
+    Flag(
+        ["--iteration"], section=_SECTION, type=int, metavar="N", help="Run so often; the answers are the last run's."
+    ),
+    Flag(["--automation"], section=_SECTION, is_flag=True, help="Go on after end tokens, up to --generation-len."),
+    Flag(
+        ["--write-io-dir"],
+        section=_SECTION,
+        metavar="DIR",
+        help="Write what the card gets and gives in each run to this folder, for qaic-runner (card only).",
+    ),
     Flag(["--chat"], section=_SECTION, is_flag=True, help="Chat with the model; /help lists the commands of a chat."),
-    Flag(["--system"], section=_SECTION, metavar="TEXT", help="System prompt of the chat."),
+    Flag(["--system"], section=_SECTION, metavar="TEXT", help="System prompt, for a chat or for prompts."),
     Flag(
         ["--generation-len"],
         section=_SECTION,

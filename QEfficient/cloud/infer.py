@@ -19,8 +19,10 @@ from QEfficient.cloud.model_args import (
     read_adapters,
     required,
 )
+from QEfficient.cloud.settings_file import CONFIG
 from QEfficient.cloud.stored_package import stored_or_compiled
 from QEfficient.cloud.terminal import Command, Output, run
+from QEfficient.compat.commands import as_function
 from QEfficient.errors import OptionError
 
 
@@ -28,7 +30,7 @@ from QEfficient.errors import OptionError
 @model_flags
 @question_flags
 @compile_flags
-@flags(ADAPTER, *LOGGING)
+@flags(ADAPTER, CONFIG, *LOGGING)
 @click.pass_obj
 def command(
     out: Output,
@@ -62,6 +64,8 @@ def _with_only(question: Question, adapters: Mapping[str, str]) -> Question:
         )
     return replace(question, adapters=[*adapters])
 
+
+main = as_function(command)
 
 if __name__ == "__main__":
     run(command)

@@ -31,7 +31,7 @@ def command(out: Output, /, *, source: ModelSource | None, options: dict[str, An
     chosen = required(source)
     lens = {name: _len(cls, name, options) for name, cls in _LENS.items()}
     with stage("Inspecting", chosen.name):
-        description = {"card": chosen.name, **describe_model(chosen, lens)}
+        description = {"model": chosen.name, **describe_model(chosen, lens)}
     if as_json:
         return out.json(description)
     out.pairs(_lines(description))
@@ -69,6 +69,8 @@ def _lines(description: dict[str, Any]) -> dict[str, str]:
         "Weights": _weights_line(description),
         "Positions": _positions_line(description),
     }
+    if description.get("why_not_loaded"):
+        lines["Cannot be loaded"] = description["why_not_loaded"]
     if description.get("recomputes"):
         lines["Layers"] = f"recompute every step: {description['recomputes']}"
     elif "layers" in description:

@@ -10,11 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from QEfficient.cloud.click_options import DeviceGroup, Flag, Function, as_flag, flags, option_flags, with_device_group
+from QEfficient.cloud.click_options import (
+    CARD_ONLY,
+    DeviceGroup,
+    Flag,
+    Function,
+    as_flag,
+    flags,
+    option_flags,
+    with_device_group,
+)
 from QEfficient.cloud.completion import complete_path
 from QEfficient.cloud.terminal import note
 from QEfficient.errors import OptionError, TargetUnavailable
+from QEfficient.options import CausalLMCompileOptions
 from QEfficient.progress import stage
+from QEfficient.qaic_config import QaicConfig
 from QEfficient.targets import choose_target
 from QEfficient.tasks import TASKS
 
@@ -155,7 +166,7 @@ _LOAD_FLAGS = {
 }
 _DEVICE_GROUP = Flag(
     ["--device-group"],
-    section="Compile options",
+    section=CARD_ONLY,
     type=DeviceGroup(),
     metavar="[N,N]",
     help="Device numbers of the cards to use, as in [0,1]; as many as --num-devices.",
@@ -191,6 +202,12 @@ _NO_EFFECT = {
     "custom_io_file_path": Flag(["--custom-io-file-path"], hidden=True),
 }
 """Upstream's flags for its exporter."""
+_CCL = Flag(
+    ["ccl_enabled", "--ccl-enabled"],
+    section="Compile options",
+    is_flag=True,
+    help="Compile for several context lengths up to --ctx-len, unless --comp-ctx-lengths-* list them (card only).",
+)
 
 
 def compile_flags(function: Function) -> Callable[..., Any]:
@@ -205,16 +222,21 @@ def compile_flags_or(*others: str) -> Callable[[Function], Callable[..., Any]]:
 
 def _with_compile_flags(function: Function, others: tuple[str, ...]) -> Callable[..., Any]:
     @wraps(function)
-    def command(*args: Any, device_group: list[int] | None, compile_options: dict[str, Any], **params: Any) -> Any:
+    def command(
+        *args: Any, device_group: list[int] | None, ccl_enabled: bool, compile_options: dict[str, Any], **params: Any
+    ) -> Any:
         for name in _NO_EFFECT:
             if params.pop(name):
                 note(f"warning: {as_flag(name)}: no effect: this library exports differently.")
         options = with_device_group(compile_options, device_group)
+        if ccl_enabled:
+            config = QaicConfig(ccl_enabled=True)
+            options = {**config.compile_defaults(options.get("ctx_len", CausalLMCompileOptions().ctx_len)), **options}
         if options.get("target") not in others:
             _check_early(options)
         return function(*args, compile_options=options, **params)
 
-    return flags(_DEVICE_GROUP, *_NO_EFFECT.values())(
+    return flags(_DEVICE_GROUP, _CCL, *_NO_EFFECT.values())(
         option_flags("compile_options", "Compile options", *_OPTION_CLASSES)(command)
     )
 

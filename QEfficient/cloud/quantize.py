@@ -58,7 +58,7 @@ def command(
     """
     chosen = required(source)
     if output is None:
-        raise click.UsageError("No output folder given. Use -o FOLDER.", click.get_current_context())
+        raise click.UsageError("No output folder: use -o FOLDER.", click.get_current_context())
     QuantizeOptions.parse(options)
     _check_plot(plot)
     if "pooling" in chosen.load_options:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from QEfficient.cloud.model_args import ModelSource
 
 _KIND = "descriptions"
-_FORMAT = 1
+_FORMAT = 2
 """Of a stored description."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import sys
 import traceback
 import warnings
@@ -14,12 +15,18 @@ from typing import Any, NoReturn, TextIO, TypedDict, Unpack
 
 import click
 
-from QEfficient.errors import OptionError, QEffError
+from QEfficient.cloud.flag_words import as_flag, as_typed
+from QEfficient.cloud.upstream_flags import in_our_form, with_raw_flags
+from QEfficient.errors import CorruptArtifact, CorruptCheckpoint, OptionError, QEffError, nearest
 from QEfficient.output import can_encode, encodable
 from QEfficient.progress import STARTED
+from QEfficient.store.files import readable_bytes
 
 OTHER = "Other options"
+CARD_ONLY = "Cloud AI 100 only"
+"""Title of the flags that have no effect on cpu, or are refused there."""
 _BAD_USAGE, _INTERRUPTED = 2, 130
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _CONTEXT = {
     "help_option_names": ["-h", "--help"],
     "max_content_width": 110,
@@ -97,6 +104,17 @@ def remark(text: str) -> None:
         note(text)
 
 
+def tell_speed(speed: str) -> None:
+    """:func:`remark` of how fast a run was, with the most memory that the process has had."""
+    remark(f"{speed.removesuffix(']')}, peak memory {readable_bytes(peak_memory_bytes())}]")
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that the process has had."""
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes if sys.platform == "darwin" else kibibytes * 1024
+
+
 class _CommandSettings(TypedDict, total=False):
     """Arguments of :class:`click.Command`."""
 
@@ -116,6 +134,12 @@ class Command(click.Command):
     ):
         super().__init__(name, {**_CONTEXT, **(context_settings or {})}, **kwargs)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, in_our_form(self, args))
+        except click.NoSuchOption as error:
+            raise with_raw_flags(self, error) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         ctx.obj = Output(sys.stdout)
         with redirect_stdout(sys.stderr):
@@ -127,7 +151,7 @@ class Command(click.Command):
             record = param.get_help_record(ctx)
             if record is not None and not isinstance(param, click.Argument):
                 sections.setdefault(getattr(param, "section", OTHER), []).append(record)
-        for title, records in sorted(sections.items(), key=lambda item: item[0] == OTHER):
+        for title, records in sorted(sections.items(), key=lambda item: (item[0] == OTHER, item[0] == CARD_ONLY)):
             with formatter.section(title):
                 formatter.write_dl(records)
 
@@ -136,9 +160,14 @@ def log_to_stderr(level: int | None = None) -> None:
     """Show the library's log. Logs of other libraries do not change.
 
     Args:
-        level: default: warnings, and where no terminal shows progress, also which long stages start.
+        level: default: that of QEFF_LOG_LEVEL; else warnings, and where no terminal shows progress, also which long
+            stages start.
+
+    Raises:
+        OptionError: QEFF_LOG_LEVEL names no level.
     """
     logger = logging.getLogger("QEfficient")
+    level = level or _level_of_environment()
     logger.setLevel(level or (logging.WARNING if sys.stderr.isatty() else STARTED))
     logger.propagate = False
     logger.handlers = [_StderrHandler()]
@@ -148,12 +177,19 @@ def log_to_stderr(level: int | None = None) -> None:
             warnings.simplefilter("ignore", category)
 
 
+def _level_of_environment() -> int | None:
+    name = os.environ.get("QEFF_LOG_LEVEL", "")
+    if name.lower() not in ("", *_LEVELS):
+        raise OptionError(f"QEFF_LOG_LEVEL must be {', '.join(_LEVELS)}, got '{name}'.")
+    return _LEVELS.get(name.lower())
+
+
 class _StderrHandler(logging.Handler):
     """Writes to the current sys.stderr, which a progress display replaces while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "" if record.levelno == STARTED else f"{record.levelname.lower()}: "
-        note(f"{level}{record.getMessage()}")
+        note(f"{level}{as_typed(record.getMessage())}")
 
 
 def run(command: click.Command, args: Sequence[str] | None = None, prog_name: str | None = None) -> NoReturn:
@@ -164,8 +200,8 @@ def run(command: click.Command, args: Sequence[str] | None = None, prog_name: st
         args: default: those of the process.
         prog_name: how the command is called in messages; default: as the process was started.
     """
-    log_to_stderr()
     try:
+        log_to_stderr()
         code = command.main(args, prog_name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         note(error.format_message())
@@ -176,7 +212,7 @@ def run(command: click.Command, args: Sequence[str] | None = None, prog_name: st
     except QEffError as error:
         if logging.getLogger("QEfficient").isEnabledFor(logging.INFO):
             traceback.print_exception(error)
-        note(f"error: {error}")
+        note(f"error: {_as_typed(error)}")
         code = _BAD_USAGE if isinstance(error, OptionError) else 1
     except (KeyboardInterrupt, click.Abort):
         note("Interrupted.")
@@ -187,11 +223,32 @@ def run(command: click.Command, args: Sequence[str] | None = None, prog_name: st
     sys.exit(code or 0)
 
 
+def _as_typed(error: QEffError) -> str:
+    """Messages about damaged files name keys of files, not flags."""
+    is_of_file = isinstance(error, CorruptArtifact | CorruptCheckpoint)
+    return str(error) if is_of_file else as_typed(str(error))
+
+
+def _hint(error: click.NoSuchOption) -> str:
+    """Where an option is that the command does not have, or which one it might be."""
+    from QEfficient.generation_config import is_unfollowed
+    from QEfficient.options import CausalLMCompileOptions
+
+    name = error.option_name.lstrip("-").replace("-", "_")
+    if is_unfollowed(name):
+        return " Of transformers' options it is one that is not followed here."
+    if CausalLMCompileOptions.help(name):
+        return " It is for compiling: `qefficient compile` takes it."
+    params = [] if error.ctx is None else error.ctx.command.get_params(error.ctx)
+    shown = [param for param in params if not getattr(param, "hidden", False)]
+    known = {flag.lstrip("-").replace("-", "_") for param in shown for flag in param.opts if flag.startswith("--")}
+    return nearest(name, known, as_flag)
+
+
 def _explain_usage(error: click.UsageError) -> None:
     message = error.format_message()
     if isinstance(error, click.NoSuchOption):
-        hint = f" Did you mean '{error.possibilities[0]}'?" if error.possibilities else ""
-        message = f"There is no option '{error.option_name}'.{hint}"
+        message = f"There is no option '{error.option_name}'.{_hint(error)}"
     note(f"error: {message}")
     if error.ctx is not None:
         note(f"See '{error.ctx.command_path} --help'.")

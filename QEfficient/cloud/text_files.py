@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 JSONL, NPY = ".jsonl", ".npy"
-_FORMS = 'a text, a pair ["a", "b"], or an object with "text", "pair", or "query" and "document"'
+_FORMS = 'a text, a pair ["a", "b"], or an object with "prompt", "text", "pair", or "query" and "document"'
+_FIELDS = (("prompt",), ("text",), ("pair",), ("query", "document"))
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class TextBatch:
 
     items: tuple[TextItem, ...] = ()
     output: Path | None = None
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Those of the texts that are pairs."""
+        return [item.text for item in self.items if isinstance(item.text, tuple)]
 
     def __bool__(self) -> bool:
         return bool(self.items) or self.output is not None
@@ -76,9 +82,9 @@ def _item(file: str, number: int, line: str) -> TextItem:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise OptionError(f"{file}, line {number} is no JSON: {error}.") from error
+        raise OptionError(f"{file}, line {number} is not JSON: {error}.") from error
     fields = value if isinstance(value, dict) else {"pair" if isinstance(value, list) else "text": value}
-    names = [names for names in (("text",), ("pair",), ("query", "document")) if {*names} <= fields.keys()]
+    names = [names for names in _FIELDS if {*names} <= fields.keys()]
     texts = [fields[name] for name in names[0]] if len(names) == 1 else []
     if len(texts) == 1 and isinstance(texts[0], list) and len(texts[0]) == 2:
         texts = texts[0]
@@ -89,13 +95,15 @@ def _item(file: str, number: int, line: str) -> TextItem:
     return TextItem(texts[0] if len(texts) == 1 else (texts[0], texts[1]), fields)
 
 
-def write_results(path: Path, items: Sequence[TextItem], array: np.ndarray, rows: Sequence[dict[str, Any]]) -> None:
+def write_results(
+    path: Path, items: Sequence[TextItem], array: np.ndarray | None, rows: Sequence[dict[str, Any]]
+) -> None:
     """Write a file whole or not at all.
 
     Args:
         path: its suffix says how: one array, or a line per text with the fields of its input.
         items: what the results are of, in order.
-        array: ``[n, ...]``.
+        array: ``[n, ...]``, or None where there is none and ``path`` is a file of lines.
         rows: of each text.
 
     Raises:
@@ -109,7 +117,7 @@ def write_results(path: Path, items: Sequence[TextItem], array: np.ndarray, rows
     with storage_errors(path):
         try:
             with temporary.open("wb") as file:
-                if path.suffix == NPY:
+                if path.suffix == NPY and array is not None:
                     np.save(file, array)
                 else:
                     for item, row in zip(items, rows, strict=True):

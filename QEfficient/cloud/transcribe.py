@@ -80,7 +80,7 @@ def command(
     The model of --model-name is compiled as by infer, or opened from a package. Files have the model's sampling rate.
     """
     if not files:
-        raise click.UsageError("No audio files given.", click.get_current_context())
+        raise click.UsageError("No audio files.", click.get_current_context())
     if form in ("srt", "vtt") and len(files) > 1:
         raise OptionError(f"--format {form} is for one file, got {len(files)}.")
     if package is not None and source is not None:
@@ -114,7 +114,7 @@ def _transcripts(package: Path, files: tuple[str, ...], form: str, spoken: dict[
     from QEfficient.generation.transcript import Segment, Transcript
     from QEfficient.tasks import TASKS
 
-    with stage("Opening", str(package)):
+    with stage("Opening", package.name[:12]):
         compiled: Any = from_package(package)
     with compiled, stage("Listening", f"{len(files)} file{'s' if len(files) > 1 else ''}"):
         _check_task(compiled.task, TASKS[compiled.task].kind)

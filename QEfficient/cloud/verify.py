@@ -9,6 +9,7 @@ import click
 
 from QEfficient.cloud.click_options import JSON, LOGGING, Flag, flags
 from QEfficient.cloud.model_args import ModelSource, check_options, compile_flags, model_flags, required
+from QEfficient.cloud.settings_file import CONFIG
 from QEfficient.cloud.terminal import Command, Output, run
 from QEfficient.errors import OptionError
 from QEfficient.generation.prompts import read_prompts
@@ -46,6 +47,7 @@ _FLAGS = (
         help="File to list the nodes in that must stay in fp32 if fp16 overflows, for --node-precision-info.",
     ),
     JSON,
+    CONFIG,
     *LOGGING,
 )
 

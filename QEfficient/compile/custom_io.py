@@ -15,7 +15,6 @@ from QEfficient.errors import CompileError, OptionError
 FILE = "custom_io.yaml"
 NODES_FILE = "node_precision_info.yaml"
 """The package's copy of ``node_precision_info``: a path in a package would be one of another machine."""
-PRECISION_KEYS = ("FP32NodeInstanceNames", "FP16NodeInstanceNames")
 _DTYPES = {"float": "float32"}  # the compiler's names of formats to numpy's, where they differ
 _KEY_OR_VALUE = re.compile(r"past_(key|value)")
 
@@ -152,25 +151,3 @@ def keep_node_precision_info(folder: Path, job: CompileJob) -> None:
     """Copy the file of ``node_precision_info`` into the package, if there is one."""
     if job.options.node_precision_info is not None:
         shutil.copyfile(job.options.node_precision_info, folder / NODES_FILE)
-
-
-def read_node_precision_info(path: Path) -> dict[str, list[str]]:
-    """A file for ``node_precision_info``: the nodes, by their first output's names, to compute in fp32 or in fp16.
-
-    Raises:
-        OptionError: there is no such file, or it is not of this form.
-    """
-    import yaml
-
-    form = f"expected lists of names under {' and/or '.join(PRECISION_KEYS)}"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise OptionError(f"node_precision_info={str(path)!r} cannot be read: {error}") from error
-    if not isinstance(content, dict) or not content or not content.keys() <= {*PRECISION_KEYS}:
-        keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise OptionError(f"node_precision_info={str(path)!r}: {form}, got {keys or 'nothing'}.")
-    for key, names in content.items():
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise OptionError(f"node_precision_info={str(path)!r}: {form}, got {names!r} under {key}.")
-    return content

@@ -44,7 +44,7 @@ def check_storable(properties: Mapping[str, Any]) -> None:
     known = [item.name for item in fields(PackageProperties)]
     if others := [name for name in properties if name not in known]:
         raise OptionError(
-            f"compiler_options: '{others[0]}' is no property that a package brings along; those are "
+            f"compiler_options: '{others[0]}' is not a property that a package may contain; those are "
             f"{', '.join(known)}. Pass it when the package is opened: from_package(path, compiler_options={{...}})."
         )
     check_options(PackageProperties, properties, "compiler_options")

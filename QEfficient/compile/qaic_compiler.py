@@ -10,11 +10,13 @@ import logging
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from QEfficient.compile import custom_io, partitions, specializations
 from QEfficient.compile.child_process import LOG_FILE, Advice, run_compiler
+from QEfficient.compile.node_precision import check_node_names, read_node_precision_info
 from QEfficient.compile.qaic_sdk import COMPILERS, DEFAULT_ROOT, QaicSDK, version_pair, why_unavailable
 from QEfficient.compile.qpc import QPC_FOLDER, VERIFY_KEY, check_qpc, claim_folder
 from QEfficient.contract import CompiledGraph, CompileJob
@@ -126,6 +128,8 @@ def prepare(onnx_path: Path, folder: Path, job: CompileJob, sdk: QaicSDK | None)
     specializations.write_specializations(folder, job, sdk.version if sdk else None)
     has_formats = custom_io.write_custom_io(folder, io, job) is not None
     partitions.write_partitions(folder, onnx_path, job)
+    if job.options.node_precision_info is not None:
+        check_node_names(Path(job.options.node_precision_info), onnx_path)
     return command(onnx_path, folder, job, sdk, has_state=bool(io.state), has_formats=has_formats)
 
 
@@ -221,6 +225,14 @@ def _raw_flags(compiler_options: Mapping[str, Any]) -> dict[str, Any]:
     return flags
 
 
+@cache
+def raw_flag_names() -> frozenset[str]:
+    """Flags of the compiler that no option of ``compile`` sets, spelt as keywords."""
+    from QEfficient.simulator.compiler.command_line import SWITCHES, UNSIMULATED, VALUES
+
+    return frozenset(flag.replace("-", "_") for flag in (SWITCHES | VALUES | UNSIMULATED) - _OWNERS.keys())
+
+
 def as_arguments(flags: Mapping[str, Any]) -> list[str]:
     """``-key=value``; ``-key`` for True; nothing for False and None."""
     return [f"-{key}" if value is True else f"-{key}={value}" for key, value in flags.items() if _is_set(value)]
@@ -249,7 +261,7 @@ def check(job: CompileJob, sdk: QaicSDK | None) -> None:
             "mdp_dump_partition_config writes a partition file, and this job reads one: leave out either."
         )
     if job.options.node_precision_info:
-        custom_io.read_node_precision_info(Path(job.options.node_precision_info))
+        read_node_precision_info(Path(job.options.node_precision_info))
     if sdk is not None:
         _check_cores(job, sdk)
 

@@ -45,6 +45,8 @@ class Device:
     status: str
     """"Ready", "Initializing" or "Error"."""
     fw_image_variant: str | None = None
+    nsp_image_variant: str | None = None
+    """Names the chip; older tools report only that of the firmware."""
     hw_version: str | None = None
     dram_total_mb: int | None = None
     dram_free_mb: int | None = None
@@ -52,6 +54,11 @@ class Device:
     """Cores."""
     nsp_free: int | None = None
     sku: str | None = None
+
+    @property
+    def image_variant(self) -> str | None:
+        """What names the chip, such as "AIC100.LA"."""
+        return self.nsp_image_variant or self.fw_image_variant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +117,7 @@ class QaicSDK:
         except TargetUnavailable as problem:
             logger.warning("%s Compiling for ai100; aic_hw_version='ai200' chooses the other chip.", problem)
             return "ai100"
-        return "ai200" if any("AIC200" in (device.fw_image_variant or "") for device in devices) else "ai100"
+        return "ai200" if any("AIC200" in (device.image_variant or "") for device in devices) else "ai100"
 
 
 def _root(root: Path | None) -> Path:
@@ -192,6 +199,7 @@ def _device(fields: dict[str, str]) -> Device:
         qid=int(fields["QID"]),
         status=fields.get("Status", "unknown"),
         fw_image_variant=fields.get("FW IMAGE_VARIANT"),
+        nsp_image_variant=fields.get("NSP IMAGE_VARIANT"),
         hw_version=fields.get("HW Version"),
         dram_total_mb=number("Dram Total"),
         dram_free_mb=number("Dram Free"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import struct
 from pathlib import Path
 
@@ -28,8 +30,18 @@ def claim_folder(folder: Path) -> Path:
     """
     program = folder / QPC_FOLDER / QPC_FILE
     if program.parent.exists():
-        raise CompileError(f"{program.parent} is there already, perhaps from a compiler that was killed. Delete it.")
+        raise CompileError(f"{program.parent} already exists, perhaps from a compiler that was killed. Delete it.")
     return program
+
+
+def link_program(folder: Path) -> None:
+    """Let a package have its program where clients of the card look too: directly in ``folder``, as a link."""
+    program = folder / QPC_FOLDER / QPC_FILE
+    if program.is_file():
+        try:
+            os.link(program, folder / QPC_FILE)
+        except OSError:  # a file system without links
+            shutil.copyfile(program, folder / QPC_FILE)
 
 
 def check_qpc(program: Path, job: CompileJob) -> None:

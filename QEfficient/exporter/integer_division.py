@@ -14,7 +14,6 @@ from onnxscript import opset18 as op
 from onnxscript.function_libs.torch_lib.ops.core import aten_div_mode, aten_floor_divide
 
 
-
 def _div_mode(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
     is_whole = isinstance(other, int) or (hasattr(other, "dtype") and other.dtype.is_integer())
     if not self.dtype.is_integer() or not is_whole or rounding_mode is None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from QEfficient.errors import CheckpointError, CorruptCheckpoint, UnsupportedModel
+from QEfficient.errors import CheckpointError, CorruptCheckpoint, OptionError, UnsupportedModel
 from QEfficient.finetune.devices import choose_device, choose_precision
 from QEfficient.finetune.settings import FinetuneOptions
 from QEfficient.store.digests import digest, file_digest
 from QEfficient.transformers.checkpoint import load as loading
 from QEfficient.transformers.checkpoint.missing import MissingParameter, adopt_missing
 from QEfficient.transformers.quantizers.auto import read_scheme
+from QEfficient.transformers.tasks.position_limits import max_seq_len
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -62,7 +63,9 @@ class Base:
             tokenizer.pad_token = tokenizer.eos_token
         config = loading.load_config(folder, trust_remote_code)
         weights = digest([file_digest(path) for path in sorted(files.paths)])
-        return cls(str(name), folder, config, tokenizer, weights, trust_remote_code)
+        base = cls(str(name), folder, config, tokenizer, weights, trust_remote_code)
+        base.check_tokens([[tokenizer.pad_token_id]])
+        return base
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -73,6 +76,40 @@ class Base:
         names = [self.config.id2label[number] for number in range(self.config.num_labels)]
         is_named = any(name != f"LABEL_{number}" for number, name in enumerate(names))
         return tuple(names) if is_named else tuple(map(str, range(len(names))))
+
+    def check_tokens(self, sequences: Iterable[Sequence[int]]) -> None:
+        """
+        Args:
+            sequences: token ids of each example.
+
+        Raises:
+            CheckpointError: one is beyond the model's embeddings.
+        """
+        num_tokens = getattr(self.config.get_text_config(), "vocab_size", None)
+        greatest = max(max(ids, default=0) for ids in sequences)
+        if num_tokens is not None and greatest >= num_tokens:
+            token = self.tokenizer.convert_ids_to_tokens(greatest)
+            raise CheckpointError(
+                f"The tokenizer of '{self.name}' gives {token!r} the number {greatest}, and the model has embeddings "
+                f"for {num_tokens:,} tokens. Take the tokenizer that belongs to the model, or resize the embeddings "
+                "with resize_token_embeddings() and save the model."
+            )
+
+    def check_lengths(self, model: PreTrainedModel, sequences: Iterable[Sequence[int]]) -> None:
+        """
+        Args:
+            model: loaded from this.
+            sequences: token ids of each example.
+
+        Raises:
+            OptionError: one is longer than the model has positions.
+        """
+        longest, limit = max(map(len, sequences)), max_seq_len(model)
+        if limit is not None and longest > limit:
+            raise OptionError(
+                f"The longest sequence of the data has {longest} tokens, and '{self.name}' has {limit} positions: give "
+                f"context_length={limit} to cut longer ones."
+            )
 
     def load(self, options: FinetuneOptions, labels: Sequence[str]) -> PreTrainedModel:
         """The model with its weights.

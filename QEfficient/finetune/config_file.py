@@ -80,8 +80,9 @@ def _number(value: object) -> object:
 
 
 def _joined(names: object) -> object:
-    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return ",".join(names) if is_list else names
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return ",".join(names)
+    return names
 
 
 def _task_mode(name: object) -> object:
@@ -94,7 +95,7 @@ _CHANGED: Mapping[str, Callable[[Any], Any]] = {
     "task_mode": _task_mode,
     **{field.name: _number for field in fields(FinetuneOptions) if field.type == "float"},
 }
-"""How values become those of settings; one that is none stays as it is, for the settings' own check to name."""
+"""How values become those of settings; one that is none stays as it is, and the check of the settings names it."""
 
 
 def read_config(file: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def lora_config(options: FinetuneOptions, model: PreTrainedModel) -> LoraConfig:
 
 
 def _check_targets(names: Sequence[str], model: PreTrainedModel) -> None:
-    """PEFT passes over a name that no module has, unless no name fits; an adapter of an embedding cannot be compiled."""
+    """PEFT passes over a name that no module has, and takes layers whose adapters cannot be compiled."""
     if not names:
         raise OptionError(f"target_modules names no layer. {linear_layers(model)}")
     for wanted in names:
@@ -50,7 +50,7 @@ def _check_targets(names: Sequence[str], model: PreTrainedModel) -> None:
             raise OptionError(f"target_modules: the model has no layer '{wanted}'. {linear_layers(model)}")
         if not any(map(_is_linear, modules)):
             kind = type(modules[0]).__name__
-            raise OptionError(f"target_modules: '{wanted}' ({kind}) is no linear layer. {linear_layers(model)}")
+            raise OptionError(f"target_modules: '{wanted}' ({kind}) is not a linear layer. {linear_layers(model)}")
 
 
 def linear_layers(model: PreTrainedModel) -> str:

@@ -48,7 +48,7 @@ def refusals(advice: str) -> Iterator[None]:
         advice: for the user, after what PEFT or TRL say.
 
     Raises:
-        OptionError: one of them refuses a combination of settings; their errors have no class of their own.
+        OptionError: one of them refuses a combination of settings, in an error without a class.
     """
     try:
         yield

@@ -40,7 +40,7 @@ def load_audio(source: AudioInput, sampling_rate: int, max_len: int, name: str) 
         name: of the audio, for messages: "Audio 0".
 
     Raises:
-        OptionError: there is no such file, it is no audio or has another rate, or the array is none of samples.
+        OptionError: there is no such file, it is not audio or has another rate, or the array is none of samples.
         CapacityError: it is empty or longer than ``max_len``.
     """
     if isinstance(source, str | os.PathLike):
@@ -104,7 +104,7 @@ def as_array(values: object, name: str) -> np.ndarray:
     try:
         array = np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise OptionError(f"{name} is no array of numbers: {error}") from error
+        raise OptionError(f"{name} is not an array of numbers: {error}") from error
     if array.dtype.kind != "f":
         raise OptionError(
             f"{name} has values of the type {array.dtype}, expected floats from -1 to 1. Divide whole numbers by the "
@@ -131,7 +131,9 @@ def _from_file(path: Path, sampling_rate: int, max_len: int, name: str) -> np.nd
         raise OptionError(f"{name} cannot be read: {error}") from error
     kind = _kind(header)
     if kind is None:
-        raise OptionError(f"{name} is no audio file: it begins like none of {', '.join(sorted({*_HEADERS.values()}))}.")
+        raise OptionError(
+            f"{name} is not an audio file: its header is none of {', '.join(sorted({*_HEADERS.values()}))}."
+        )
     if kind == "WAV" and len(header) < _HEADER_BYTES and b"data" not in header:
         raise OptionError(f"{name} is cut off in its header: copy or convert it again.")
     is_plain = kind == "WAV" and _encoding(header) == (1, 0)
@@ -221,7 +223,7 @@ def _read_any(path: Path, check: Callable[[int, int], None], name: str) -> np.nd
             length = file.frames
             samples: np.ndarray = file.read(frames=length, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise OptionError(f"{name} is no audio file that can be read: {error}") from error
+        raise OptionError(f"{name} is not a readable audio file: {error}") from error
     if len(samples) < length:
         raise _cut_off(name, length)
     return samples.mean(1, dtype=np.float32)

@@ -96,8 +96,8 @@ def each_audio(inputs: AudioInputs) -> list[AudioInput]:
         return [array] if array.ndim == 1 else list(array)
     if not isinstance(inputs, list | tuple):
         raise OptionError(
-            f"A {type(inputs).__name__} is no audio: give a file, samples as an array of floats, a list of these, or a "
-            "processor's output."
+            "Audio must be a file, samples as an array of floats, a list of these, or a processor's output, got "
+            f"{type(inputs).__name__}."
         )
     if not inputs:
         raise CapacityError("No audio was passed.")

@@ -6,6 +6,7 @@ all errors.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
@@ -21,6 +22,8 @@ from QEfficient.errors import CapacityError, CorruptArtifact, OptionError, Targe
 from QEfficient.generation.qaic_program import QaicProgram
 from QEfficient.machine import memory_bytes
 from QEfficient.store.files import readable_bytes
+
+logger = logging.getLogger(__name__)
 
 Shape = tuple[int, ...]
 
@@ -66,17 +69,26 @@ class QAICInferenceSession:
         device_ids: Sequence[int] | None = None,
         activate: bool = True,
         enable_debug_logs: bool = False,
-        data_path_timeout_ms: int = 60_000,
+        data_path_timeout_ms: int = 120_000,
         sdk: QaicSDK | None = None,
+        *,
+        kv_dma_share: bool = False,
+        cluster_id: str | None = None,
+        stages: int | None = None,
+        full_batch_size: int | None = None,
     ):
         """
         Args:
             qpc_path: the folder with ``programqpc.bin``, or a package of ours.
-            device_ids: QIDs of as many devices as it was compiled for; None: the first one.
+            device_ids: QIDs of as many devices as it was compiled for; None: the one with the most free cores.
             activate: take the card's cores and memory now.
             enable_debug_logs: let the runtime log everything.
             data_path_timeout_ms: how long one run may take, in milliseconds.
             sdk: whose runtime; None: that of the installed SDK.
+            kv_dma_share: upstream's switch to hand the state over in buffers that two sessions share; only False.
+            cluster_id: upstream's name of the session for that; no effect.
+            stages: upstream's number of its pipeline's stages; the program says it.
+            full_batch_size: upstream's; the program says it.
 
         Raises:
             ArtifactNotFound: no program there.
@@ -85,6 +97,11 @@ class QAICInferenceSession:
             CapacityError: cores or memory are not free.
             OptionError: impossible ``device_ids`` or timeout.
         """
+        if kv_dma_share:
+            raise OptionError(
+                "kv_dma_share=True is not here: run() of one session returns *_RetainedState once reset_buffers() has "
+                "named them, and run() of the other takes them as past_key.i and past_value.i."
+            )
         self._program = QaicProgram(qpc_path, device_ids, sdk, data_path_timeout_ms, enable_debug_logs)
         self.qpc_path = self._program.path
         try:
@@ -140,6 +157,7 @@ class QAICInferenceSession:
         self._shapes: list[Shape | None] = [None] * len(self.bindings)
         self._contents: list[Any] = [None] * len(self.bindings)
         self._blanks: dict[tuple[int, int], Any] = {}
+        self._unknown: set[str] = set()
 
     @property
     def specializations(self) -> list[dict[str, Shape]]:
@@ -181,20 +199,19 @@ class QAICInferenceSession:
         self.close()
 
     def set_buffers(self, buffers: Mapping[str, np.ndarray]) -> None:
-        """Set buffers for this and later runs; all of them, or none where one is wrong.
+        """Set buffers for this and later runs; all of them, or none where one is wrong. Names that the program does not
+        have are left out with a warning: one loop drives programs with and without ``batch_index``.
 
         Of an output only the shape counts: it says which compiled shape is meant. The content of an input is copied,
         once, so that the array may be changed or dropped and need not be contiguous.
 
         Raises:
-            OptionError: an unknown name, a wrong type, a shape that was not compiled, or one that cannot be skipped.
+            OptionError: a wrong type, a shape that was not compiled, or one that cannot be skipped.
         """
         if not isinstance(buffers, Mapping):
             raise OptionError(f"Buffers are a dict of arrays by name, got a {type(buffers).__name__}.")
-        arrays = {
-            self._find(name): _as_array(name, buffer)
-            for name, buffer in zip(_names(buffers), buffers.values(), strict=True)
-        }
+        named = zip(_names(buffers), buffers.values(), strict=True)
+        arrays = {self._find(name): _as_array(name, buffer) for name, buffer in named if self._has(name)}
         shapes = {index: self._checked(index, array) for index, array in arrays.items()}
         for index, shape in shapes.items():
             is_content = shape != _SKIPPED and index not in self._outputs
@@ -207,7 +224,7 @@ class QAICInferenceSession:
 
     def reset_buffers(self, names: Iterable[str]) -> None:
         """Forget what was set: zeros again, in the shape that the other buffers choose."""
-        for index in [self._find(name) for name in _names(names)]:
+        for index in [self._find(name) for name in _names(names) if self._has(name)]:
             self._shapes[index] = self._contents[index] = None
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -248,13 +265,18 @@ class QAICInferenceSession:
             self._blanks[key] = self._program.runtime.QBuffer(bytes(key[1]))
         return self._blanks[key]
 
-    def _find(self, name: str) -> int:
-        if name not in self.binding_index_map:
-            known = ", ".join(name for name in self.binding_index_map if name not in self.state_names)
-            raise OptionError(
-                f"{self.qpc_path} has no buffer '{name}'.{nearest(name, self.binding_index_map)} Beside its state it "
-                f"has {known or 'none'}."
+    def _has(self, name: str) -> bool:
+        """Whether there is such a buffer; says once if there is none."""
+        is_known = name in self.binding_index_map
+        if not is_known and name not in self._unknown:
+            self._unknown.add(name)
+            logger.warning(
+                "%s has no buffer '%s', which is left out.%s",
+                *(self.qpc_path, name, nearest(name, self.binding_index_map)),
             )
+        return is_known
+
+    def _find(self, name: str) -> int:
         return self.binding_index_map[name]
 
     def _checked(self, index: int, array: np.ndarray) -> Shape:

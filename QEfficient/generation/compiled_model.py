@@ -13,6 +13,7 @@ from QEfficient.errors import ArtifactError, CorruptArtifact, OptionError
 from QEfficient.generation.programs.program import Opening, Program
 from QEfficient.generation.tokenizer import FOLDER, ForeignTokenizer, PackageTokenizer, open_tokenizer
 from QEfficient.options import CompileOptions
+from QEfficient.output import name_warnings
 from QEfficient.store.manifest import Artifact
 from QEfficient.store.records import read_record
 from QEfficient.targets import TARGETS, Target, load
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
+name_warnings()
 RecordT = TypeVar("RecordT")
 _NOTHING = Binding(dtype="", shape=())
 _AT_OPEN = ("precision", "num_threads", "compiler_options")
@@ -33,7 +35,7 @@ class CompiledModel(Generic[RecordT]):
         artifact: the package's folder and manifest.
         body: the manifest's description of the package.
         record: what the task's session needs.
-        device_ids: the devices to run on; None: the first ones.
+        device_ids: the devices to run on; None: those with the most free cores.
     """
 
     task: ClassVar[str]
@@ -183,8 +185,17 @@ class CompiledModel(Generic[RecordT]):
     def opening(self, sizes: Mapping[str, int] | None = None, extra_outputs: Sequence[str] = ()) -> Opening:
         """How its graphs are opened."""
         return Opening(
-            options=self._open_options, sizes=sizes or {}, device_ids=self.device_ids, extra_outputs=extra_outputs
+            options=self._open_options, sizes=sizes or {}, device_ids=self._devices, extra_outputs=extra_outputs
         )
+
+    @cached_property
+    def _devices(self) -> Sequence[int] | None:
+        """Where all of its graphs run: the caller's devices, else free ones."""
+        chooser = self.target.choose_devices
+        if self.device_ids is not None or not chooser:
+            return self.device_ids
+        chosen: Sequence[int] = load(chooser)(self.target, self._open_options.num_devices)
+        return chosen
 
     @property
     def path(self) -> Path:

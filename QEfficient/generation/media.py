@@ -29,7 +29,7 @@ class MediaLayout:
     num_deepstack: Annotated[int, Range(0, 1024)] = 0
     """Layers that get features besides."""
     token_types: tuple[str, ...] = ()
-    """Inputs with a value a token."""
+    """Inputs with one value per token."""
     num_positions: Annotated[int, Range(0, 16)] = 0
     """Coordinates of a token, where rotary embeddings have several."""
     block_types: tuple[int, ...] = ()

@@ -170,7 +170,7 @@ def open_audio(clips: Sequence[AudioInput], processor: ProcessorMixin) -> list[n
     """Samples of each clip at the rate of ``processor``, checked.
 
     Raises:
-        OptionError: one is no audio, or the processor takes none.
+        OptionError: one is not audio, or the processor takes none.
         CapacityError: one is empty or too long.
     """
     from QEfficient.processing.processor import sampling_rate

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from QEfficient.contract import PACKAGE, PackageBody
 from QEfficient.errors import ArtifactError
 from QEfficient.generation.compiled_model import CompiledModel
-from QEfficient.store.artifacts import open_artifact
+from QEfficient.store.artifacts import MANIFEST_NAME, open_artifact
 from QEfficient.store.manifest import Artifact
 from QEfficient.store.records import read_record
 from QEfficient.tasks import TASKS
@@ -28,7 +29,7 @@ def from_package(
 
     Args:
         path: the folder that ``compile`` returned, or a copy of it.
-        device_ids: the cards to load it on; None: the first ones. No effect on ``cpu``.
+        device_ids: the cards to load it on; None: those with the most free cores. No effect on ``cpu``.
         settings: on ``cpu``, values that override those of the compilation: ``ctx_len``,
             ``full_batch_size``, ``precision``, ``num_threads``, ``compiler_options``.
 
@@ -38,11 +39,18 @@ def from_package(
         NewerFormat, OlderFormat: another version of the library wrote it.
         OptionError: a setting is unknown, or was settled when the package was compiled.
     """
-    artifact = open_artifact(path)
+    artifact = open_artifact(_around(path))
     body = read_body(artifact)
     if body.task not in TASKS:
         raise ArtifactError(f"{artifact.path} runs '{body.task}', and this version knows {', '.join(TASKS)}.")
     return TASKS[body.task].load_compiled()(artifact, body, device_ids, settings)
+
+
+def _around(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The package of a folder in it that has the compiled program: ``qpc``, or ``qpcs`` as upstream calls it."""
+    folder = Path(path)
+    is_inside = folder.name in ("qpc", "qpcs") and not (folder / MANIFEST_NAME).is_file()
+    return folder.parent if is_inside and (folder.parent / MANIFEST_NAME).is_file() else path
 
 
 def read_body(artifact: Artifact) -> PackageBody:

@@ -54,6 +54,37 @@ def read_prompts(prompt: str | list[str] | None, file: str | os.PathLike[str] | 
     return prompts
 
 
+def choose_prompts(
+    first: object,
+    second: object,
+    prompts: object,
+    tokenizer: object,
+    file: str | os.PathLike[str] | None,
+) -> tuple[Any, Any]:
+    """Prompts and tokenizer of a call: ``(prompts)``, ``(prompts=...)``, ``(tokenizer, prompts)`` or ``(tokenizer,
+    prompts=...)``.
+
+    Args:
+        first: the first argument by position.
+        second: the second.
+        prompts: the argument of this name.
+        tokenizer: the argument of this name.
+        file: a file with one prompt per line, in place of prompts.
+
+    Raises:
+        OptionError: there are prompts twice.
+    """
+    is_tokenizer = callable(first) and hasattr(first, "decode")
+    if second is not None or is_tokenizer:
+        tokenizer, first = first, second
+    choices = [each for each in (first, prompts) if each is not None]
+    if file is not None:
+        choices.append(read_prompts(None, file))
+    if len(choices) > 1:
+        raise OptionError("Prompts are there twice: give them once, by position, by name or as a file.")
+    return (choices[0] if choices else None), tokenizer
+
+
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -249,6 +280,6 @@ def _rows(values: Any) -> list[list[int]]:
 
 def _no_prompt(value: object) -> OptionError:
     return OptionError(
-        f"A {type(value).__name__} is no prompt: give text, a list of texts, lists of token ids, a tokenizer's output, "
-        "or a chat (a list of messages with 'role' and 'content')."
+        "A prompt must be text, a list of texts, lists of token ids, a tokenizer's output, or a chat (a list of "
+        f"messages with 'role' and 'content'), got {type(value).__name__}."
     )

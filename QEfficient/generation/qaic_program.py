@@ -36,12 +36,12 @@ _INVALID, _NO_DEVICE, _TIMED_OUT, _DEVICE_FAULTS = 6, 5, 9, (300, 500)
 _SEE_LOG = "The runtime's log says why; enable_debug_logs=True makes it say more."
 _STATUSES: dict[int, tuple[str, type[QEffError], str]] = {
     1: ("QS_PERM", TargetUnavailable, "This user may not use the card: add it to the group 'qaic', and log in again."),
-    2: ("QS_AGAIN", CapacityError, "The card is busy: try again, or close what else runs on it."),
-    3: ("QS_NOMEM", CapacityError, "Memory is short: close what else runs on the card or the host."),
+    2: ("QS_AGAIN", CapacityError, "The card is busy: try again, or close other programs that use it."),
+    3: ("QS_NOMEM", CapacityError, "Out of memory: close other programs on the card or the host."),
     4: ("QS_BUSY", LifecycleError, "An earlier run has not finished: deactivate() and activate() the session."),
     5: ("QS_NODEV", TargetUnavailable, "There is no such device, or it is not ready: see `qaic-util -q`."),
     6: ("QS_INVAL", LifecycleError, "The runtime refuses the call in this state: open the session again."),
-    7: ("QS_NOSPC", CapacityError, "The card has no room left: close what else runs on it."),
+    7: ("QS_NOSPC", CapacityError, "The card has no room left: close other programs that use it."),
     8: ("QS_BADFD", DeviceError, "The connection to the card is lost: open the session again."),
     10: ("QS_PROTOCOL", TargetUnavailable, "Library and firmware do not fit: see `qaic-version-util`."),
     11: ("QS_UNSUPPORTED", TargetUnavailable, "This SDK or card cannot do it: see `qaic-version-util`."),
@@ -77,7 +77,7 @@ class QaicProgram:
         self._program: Any = None
         self._exec_obj: Any = None
         self._has_stalled, self._timeout_ms = False, timeout_ms
-        self.runtime, self.api = import_runtime(_installed(sdk))
+        self.runtime, self.api = import_runtime(installed(sdk))
         self.qids = self._choose_devices(device_ids)
         self._pid = os.getpid()
         self._load(self._read(), enable_debug_logs)
@@ -89,18 +89,12 @@ class QaicProgram:
 
     def _choose_devices(self, device_ids: Sequence[int] | None) -> list[int]:
         if device_ids is None:
-            if not self._known_devices():
-                raise TargetUnavailable("The runtime detects no card: see `qaic-util -q`.")
-            return self._known_devices()[:1]
+            return free_devices(self.runtime, 1)
         ids = list(device_ids) if isinstance(device_ids, Sequence) else []
         are_qids = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**31 for i in ids)
         if not ids or not are_qids or len({*ids}) < len(ids):
             raise OptionError(f"device_ids must be QIDs, each once, such as [0] or [0, 1]; got {device_ids!r}.")
         return ids
-
-    def _known_devices(self) -> list[int]:
-        status, ids = self.runtime.Util().getDeviceIds()
-        return [int(qid) for qid in ids] if int(status) == 0 else []
 
     def _read(self) -> Any:
         from google.protobuf.message import DecodeError
@@ -112,7 +106,7 @@ class QaicProgram:
             if int(status) == 0:
                 self.description.ParseFromString(bytes(data))
         except (RuntimeError, DecodeError) as error:
-            raise CorruptArtifact(f"{self.path} is no program for this card: {error}. Compile it again.") from error
+            raise CorruptArtifact(f"{self.path} is not a program for this card: {error}. Compile it again.") from error
         self._check(status, "read")
         return qpc
 
@@ -238,7 +232,7 @@ class QaicProgram:
         elif code in _DEVICE_FAULTS and doing in ("load", "activate"):
             kind, advice = CapacityError, self._capacity_advice()
         elif code == _NO_DEVICE:
-            advice += f" Devices here: {', '.join(map(str, self._known_devices())) or 'none'}."
+            advice += f" Devices here: {', '.join(map(str, known_devices(self.runtime))) or 'none'}."
         raise kind(f"Could not {doing} {self.path} on QID {self._names}: {name} ({code}). {advice}")
 
     def _timeout_advice(self) -> str:
@@ -264,6 +258,38 @@ class QaicProgram:
         )
 
 
+def known_devices(runtime: Any) -> list[int]:
+    """QIDs of the devices that a runtime detects.
+
+    Args:
+        runtime: the SDK's module ``qaicrt``.
+    """
+    status, ids = runtime.Util().getDeviceIds()
+    return [int(qid) for qid in ids] if int(status) == 0 else []
+
+
+def free_devices(runtime: Any, count: int) -> list[int]:
+    """The devices with the most free cores, those that come first where several have as many.
+
+    Args:
+        runtime: the SDK's module ``qaicrt``.
+        count: how many.
+
+    Raises:
+        TargetUnavailable: there are fewer.
+    """
+    qids = known_devices(runtime)
+    if len(qids) < count:
+        detected = "no card" if not qids else f"{len(qids)} devices, and {count} are needed"
+        raise TargetUnavailable(f"The runtime detects {detected}: see `qaic-util -q`.")
+
+    def num_used(qid: int) -> int:
+        status, info = runtime.Util().getResourceInfo(qid)
+        return -int(info.nspFree) if int(status) == 0 else 0
+
+    return sorted(sorted(qids, key=num_used)[:count])
+
+
 def find_qpc(path: str | os.PathLike[str]) -> Path:
     """The folder with ``programqpc.bin``: ``path``, its ``qpc``, or where ``path`` is that file.
 
@@ -272,7 +298,7 @@ def find_qpc(path: str | os.PathLike[str]) -> Path:
         CorruptArtifact: the file has fewer bytes than it says.
     """
     root = user_path(path, "The path of a compiled program")
-    folders = [root.parent] if root.name == QPC_FILE else [root, root / QPC_FOLDER]
+    folders = [root.parent] if root.name == QPC_FILE else [root / QPC_FOLDER, root]
     folder = next((folder for folder in folders if (folder / QPC_FILE).is_file()), None)
     if folder is None:
         raise ArtifactNotFound(f"There is no {QPC_FILE} in {' or '.join(map(str, folders))}: compile the model first.")
@@ -289,7 +315,14 @@ def find_qpc(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _installed(sdk: QaicSDK | None) -> QaicSDK:
+def installed(sdk: QaicSDK | None) -> QaicSDK:
+    """
+    Args:
+        sdk: None: the one on this machine.
+
+    Raises:
+        TargetUnavailable: there is none.
+    """
     installed = sdk or QaicSDK.find()
     if installed is None:
         raise TargetUnavailable(f"The card's runtime cannot be used: {why_cannot_run()}.")

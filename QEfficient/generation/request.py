@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -66,6 +67,10 @@ class RequestTimes:
     """In the other steps."""
     num_decoded: int = 0
     """New tokens of the other steps."""
+    began: float = field(default_factory=time.perf_counter, compare=False)
+    """When the request was made."""
+    first_token: float | None = field(default=None, compare=False)
+    """From then to its first token, waiting for a slot included."""
 
     def note(self, seconds: float, *, is_prefill: bool, num_tokens: int) -> None:
         """Add a request's share of a step, and its new tokens."""
@@ -74,6 +79,11 @@ class RequestTimes:
         else:
             self.decode += seconds
             self.num_decoded += num_tokens
+
+    def note_token(self) -> None:
+        """The answer has a new token."""
+        if self.first_token is None:
+            self.first_token = time.perf_counter() - self.began
 
     @classmethod
     def sum(cls, times: Iterable[RequestTimes]) -> RequestTimes:
@@ -141,6 +151,7 @@ class RequestState:
         """Append a token to the answer."""
         sequence = self.sequence
         sequence.tokens.append(token_id)
+        self.times.note_token()
         reason: FinishReason | None = None
         if token_id in self.request.eos_token_ids or any(ends(sequence.tokens) for ends in self.request.stops):
             reason = "stop"

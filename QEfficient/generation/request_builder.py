@@ -162,7 +162,9 @@ class RequestBuilder:
 
 def _say_which_length(max_new_tokens: int, max_length: int | None) -> None:
     logger.warning(
-        "max_new_tokens=%s goes before max_length=%s, as in transformers: give one of them.", max_new_tokens, max_length
+        "max_new_tokens=%s takes precedence over max_length=%s, as in transformers: give one of them.",
+        max_new_tokens,
+        max_length,
     )
 
 

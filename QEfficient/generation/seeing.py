@@ -112,7 +112,7 @@ class Seeing:
             processor: of transformers; default: the package's.
 
         Raises:
-            OptionError: images and placeholders differ in number, or something is no image.
+            OptionError: images and placeholders differ in number, or something is not an image.
         """
         if isinstance(prompts, Mapping):
             return self._of_batch(prompts)
@@ -140,7 +140,7 @@ class Seeing:
 
         Raises:
             CapacityError: an image is too large, or too small to be seen.
-            OptionError: something is no image.
+            OptionError: something is not an image.
         """
         from QEfficient.processing.processor import process_images
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FOLDER = "tokenizer"
 TOKENIZER_FILE = "tokenizer.json"
 _STRAY_BYTE = "<0xFF>"
-"""A token that is no part of any character, where a vocabulary has one for each byte."""
+"""A token that is not part of any character, where a vocabulary has one for each byte."""
 _NO_TEMPLATE = "This checkpoint has no chat template: give the prompt as text, not as messages."
 
 
@@ -246,7 +246,7 @@ def _special_tokens(config: Mapping[str, Any], path: Path) -> dict[str, str]:
         if name.endswith("_token") and isinstance(text, str):
             special_tokens[name] = text
         elif name in _SPECIAL and value is not None:
-            raise CorruptArtifact(f"{path}: {name} is no token: {repr(value)[:60]}. Compile again.")
+            raise CorruptArtifact(f"{path}: {name} is not a token: {repr(value)[:60]}. Compile again.")
     return special_tokens
 
 
@@ -254,7 +254,7 @@ def read_side_file(path: Path) -> dict[str, Any]:
     """A JSON file of a package.
 
     Raises:
-        CorruptArtifact: it is no JSON object.
+        CorruptArtifact: it is not JSON object.
     """
     try:
         content = json.loads(_read_text(path))

@@ -118,7 +118,7 @@ class Towers:
         Raises:
             LifecycleError: the package was compiled without a processor.
             CapacityError: an image is too large, too small, or of a size that was not compiled.
-            OptionError: something is no image.
+            OptionError: something is not an image.
             NumericError: a vector is no number.
         """
         if self._images.encoder is None:

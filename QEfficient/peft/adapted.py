@@ -29,6 +29,8 @@ HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 class AdaptedCausalLM(QEFFAutoModelForCausalLM):
     """A causal LM with LoRA adapters, whose weights stay in their files until they are needed."""
 
+    load_arguments = ("continuous_batching",)
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -77,6 +79,7 @@ class AdaptedCausalLM(QEFFAutoModelForCausalLM):
 
         Raises:
             OptionError: the name is taken, or is none.
+            LifecycleError: requests are running on a package that has to be closed.
             UnsafeCheckpoint: its weights are pickled, or a file is a link out of the folder.
             CheckpointNotFound: there is no such adapter.
             CorruptCheckpoint: a file is damaged, or the adapter is for a model of other sizes.
@@ -87,9 +90,9 @@ class AdaptedCausalLM(QEFFAutoModelForCausalLM):
         self._check_new(adapter_name)
         adapter = read_adapter(adapter_name, resolve_adapter(adapter_model_id, **hub_options))
         check_fits(self._base(), adapter)
+        self._before_adapters_change()
         self._adapters[adapter_name] = adapter
         self._adapted = None
-        self._adapters_changed()
         return len(self._adapters)
 
     def _check_new(self, name: object) -> None:
@@ -105,13 +108,14 @@ class AdaptedCausalLM(QEFFAutoModelForCausalLM):
 
         Raises:
             OptionError: there is none of this name.
+            LifecycleError: requests are running on the package that has it.
         """
         self._adapter(adapter_name)
+        self._before_adapters_change()
         del self._adapters[adapter_name]
         if self._active == adapter_name:
             self._active = None
         self._adapted = None
-        self._adapters_changed()
 
     def get_adapter_config(self, adapter_name: str) -> LoraConfig:
         """Rank, scale and base model of an adapter."""
@@ -158,8 +162,8 @@ class AdaptedCausalLM(QEFFAutoModelForCausalLM):
         """A copy of the base model with the places of the adapters."""
         raise NotImplementedError
 
-    def _adapters_changed(self) -> None:
-        """Called after an adapter was loaded or unloaded."""
+    def _before_adapters_change(self) -> None:
+        """Called before an adapter is loaded or unloaded, which an error prevents."""
 
     # Selecting.
 

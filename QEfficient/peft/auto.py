@@ -91,7 +91,7 @@ class QEFFAutoPeftModelForCausalLM(AdaptedCausalLM):
 
     load_adapter.__doc__ = AdaptedCausalLM.load_adapter.__doc__
 
-    def _adapters_changed(self) -> None:
+    def _before_adapters_change(self) -> None:
         self._supplied_to = None
 
     def _with_adapters(self, base: Any) -> Any:
@@ -140,6 +140,9 @@ class QEFFAutoPeftModelForCausalLM(AdaptedCausalLM):
             compiled.set_adapter(name or BASE, inputs)
             self._supplied_to = (compiled, adapter or name)
         return compiled
+
+
+QEffAutoPeftModelForCausalLM = QEFFAutoPeftModelForCausalLM
 
 
 def _inputs(adapter: LoraAdapter, shapes: Shapes) -> dict[str, np.ndarray]:

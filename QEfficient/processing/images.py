@@ -36,7 +36,7 @@ def open_images(pictures: Sequence[Picture]) -> list[Image]:
     """Images in RGB, checked.
 
     Raises:
-        OptionError: one is no image, or of a form that is not read.
+        OptionError: one is not an image, or of a form that is not read.
         CapacityError: one is too large, or too small to be seen.
         LifecycleError: Pillow is not installed.
     """
@@ -137,7 +137,7 @@ def _damage(name: str) -> Iterator[None]:
     except QEffError:
         raise
     except UnidentifiedImageError as error:
-        raise OptionError(f"{name} is no image in {', '.join(FORMATS)}.") from error
+        raise OptionError(f"{name} is not an image in {', '.join(FORMATS)}.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise CapacityError(f"{name} is too large: {error} At most {MAX_PIXELS} pixels are decoded.") from error
     except _PILLOW_ERRORS as error:

@@ -283,7 +283,7 @@ def process_images(processor: ProcessorMixin, images: Sequence[Picture]) -> Batc
         images: as of :func:`open_images`.
 
     Raises:
-        OptionError: the processor refuses them, or something is no image.
+        OptionError: the processor refuses them, or something is not an image.
         CapacityError: an image is too large, or too small to be seen.
     """
     opened = open_images(images)

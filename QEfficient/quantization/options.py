@@ -27,7 +27,7 @@ class QuantizeOptions(Options):
     head: bool = False
     """Quantize the output head too."""
     keep_experts: bool = False
-    """Do not quantize the experts of a mixture. Otherwise experts with a matrix of their own are rounded to nearest."""
+    """Do not quantize the experts of a mixture. Otherwise experts that are separate matrices are rounded to nearest."""
     method: Method = "rtn"
     """rtn rounds to nearest. With a calibration text, awq scales and clips, and gptq compensates rounding errors."""
     calibration_tokens: int = 16384

@@ -127,7 +127,7 @@ class ProgramOptions:
         try:
             fields = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise CorruptArtifact(f"The program's description is no JSON: {error}. Compile it again.") from error
+            raise CorruptArtifact(f"The program's description is not JSON: {error}. Compile it again.") from error
         options = read_record(cls, fields, "the program's description")
         options.check()
         return options

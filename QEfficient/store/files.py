@@ -276,9 +276,19 @@ def storage_errors(folder: Path, *, only_under: Path | None = None, needed_bytes
             raise _storage_error(folder, error, _DENIED_ADVICE) from error
         raise
     except Exception as error:
-        if not says_full(str(error)):
+        why = _full_reason(error)
+        if why is None:
             raise
-        raise full_disk(folder, str(error), needed_bytes) from error
+        raise full_disk(folder, why, needed_bytes) from error
+
+
+def _full_reason(error: BaseException | None) -> str | None:
+    """What ``error`` says of a full disk, or the error that it came of: torch's writer fails again as it closes."""
+    while error is not None:
+        if says_full(str(error)) or (isinstance(error, OSError) and error.errno in _FULL):
+            return str(error)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
 
 
 def is_denied(error: OSError) -> bool:

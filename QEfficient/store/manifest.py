@@ -317,7 +317,7 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
     try:
         status = manifest.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_MANIFEST_BYTES:
-            raise CorruptArtifact(f"{manifest} is no file of at most {_MAX_MANIFEST_BYTES} bytes. {ADVICE}")
+            raise CorruptArtifact(f"{manifest} is not a file of at most {_MAX_MANIFEST_BYTES} bytes. {ADVICE}")
         return Artifact(folder, Manifest.from_json(manifest.read_bytes(), str(manifest)))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactNotFound(

@@ -168,7 +168,7 @@ def check_empty(folder: Path) -> None:
     if os.path.ismount(folder):
         raise ArtifactError(f"{folder} is a mount point, which cannot be replaced as a whole: give a folder inside it.")
     if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir() or any(folder.iterdir())):
-        raise ArtifactError(f"{folder} is there already, and stays as it is. Remove it, or give another folder.")
+        raise ArtifactError(f"{folder} already exists, and stays as it is. Remove it, or give another folder.")
 
 
 def _finish(folder: Path, recipe: Recipe, built: Built) -> tuple[Manifest, dict[str, os.stat_result]]:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from QEfficient.compile.custom_io import NODES_FILE, PRECISION_KEYS, read_node_precision_info
+from QEfficient.compile.custom_io import NODES_FILE
+from QEfficient.compile.node_precision import KEYS, read_node_precision_info
 from QEfficient.errors import OptionError
 from QEfficient.options import CausalLMCompileOptions
 from QEfficient.progress import long_stage
@@ -104,7 +105,7 @@ def _compiled_nodes(file: Path) -> NodePrecision:
     if not file.exists():
         return NodePrecision()
     content = read_node_precision_info(file)
-    fp32, fp16 = (frozenset(content.get(key, ())) for key in PRECISION_KEYS)
+    fp32, fp16 = (frozenset(content.get(key, ())) for key in KEYS)
     return NodePrecision(fp32, fp16)
 
 
@@ -112,6 +113,6 @@ def _write_nodes(path: Path, compiled: NodePrecision, more: Sequence[str]) -> No
     import yaml
 
     lists = (sorted(compiled.fp32) + list(more), sorted(compiled.fp16.difference(more)))
-    content = {key: names for key, names in zip(PRECISION_KEYS, lists, strict=True) if names}
+    content = {key: names for key, names in zip(KEYS, lists, strict=True) if names}
     with storage_errors(path.parent):
         path.write_text(yaml.safe_dump(content, sort_keys=False, width=1000), encoding="utf-8")

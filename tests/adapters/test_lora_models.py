@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 import tiny_models
+import torch
+from architectures.tiny import tiny_config
 from lora_adapters import answers, greedy, with_adapter, write_adapter
+from transformers import AutoModelForCausalLM
 
 from QEfficient import QEffAutoLoraModelForCausalLM, QEFFAutoModelForCausalLM, cloud_ai_100_exec_kv
 from QEfficient.errors import LifecycleError, OptionError
@@ -162,6 +165,19 @@ def test_requests_are_streamed_with_their_adapter(compiled: QEffAutoLoraModelFor
     assert [request.adapter for request in requests] == ["third", "base"]
 
 
+def test_no_adapter_comes_or_goes_under_running_requests(compiled: QEffAutoLoraModelForCausalLM, root: Path) -> None:
+    requests, _ = compiled._open()._requests(PROMPTS[:1], None, 4, {"adapter": "first"})
+    tokens = compiled._open().engine.run(requests)
+    next(tokens)
+    with pytest.raises(LifecycleError, match="running"):
+        compiled.unload_adapter("first")
+    with pytest.raises(LifecycleError, match="running"):
+        compiled.load_adapter(folders(root, "llama")["first"], "fourth")
+    tokens.close()
+    assert compiled.adapters == ("first", "second", "third")
+    assert answers(compiled, PROMPTS[:1], adapter="first") == expected(root, "llama")[:1]
+
+
 def test_verify_compares_with_the_merged_model(compiled: QEffAutoLoraModelForCausalLM) -> None:
     report = compiled.verify([PROMPTS[0]], adapter="third", generation_len=4)
     assert report.agrees
@@ -236,6 +252,36 @@ def test_a_merged_model_is_one_without_adapters(root: Path, architecture: str, t
         assert greedy(merged.model, PROMPTS[0]) == wanted
         assert greedy(model.model, PROMPTS[0]) == greedy(base(architecture), PROMPTS[0]), "the base is as it was"
     assert keys[0] == keys[1]
+
+
+@pytest.mark.sweep
+def test_prophetnet_gets_the_tokens_of_single_steps(tmp_path: Path) -> None:
+    """In transformers, what it says after a prompt that is read at once is not what it says after one read by tokens:
+    its masks of a whole prompt let later tokens in. Ours is the latter."""
+    torch.manual_seed(0)
+    plain = AutoModelForCausalLM.from_config(tiny_config("causal_lm", "prophetnet"), dtype=torch.float32).eval()
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.15)
+    with QEffAutoLoraModelForCausalLM(plain) as model:
+        for number, (name, pattern) in enumerate({"a": "query_proj|value_proj", "b": "feed|lm_head"}.items()):
+            model.load_adapter(write_adapter(tmp_path / name, plain, pattern, 2, number), name)
+        model.compile(target="cpu", **COMPILE)
+        names = ["a", "base", "b"]
+        got = answers(model, [PROMPTS[0]] * 3, adapter=names)
+    theirs = [with_adapter(plain, tmp_path / name if name != "base" else None) for name in names]
+    assert got == [_by_single_steps(each, PROMPTS[0], len(got[0])) for each in theirs]
+
+
+def _by_single_steps(model: Any, ids: list[int], count: int) -> list[int]:
+    cache, tokens = None, list(ids)
+    while len(tokens) < len(ids) + count:
+        position = 0 if cache is None else cache.get_seq_length()
+        output = model(torch.tensor([tokens[position : position + 1]]), past_key_values=cache, use_cache=True)
+        cache = output.past_key_values
+        if position == len(tokens) - 1:
+            tokens.append(int(output.logits[0, -1].argmax()))
+    return tokens[len(ids) :]
 
 
 def test_merging_equals_peft(root: Path) -> None:

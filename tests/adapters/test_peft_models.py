@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -202,8 +203,12 @@ def test_upstream_loads_either_class_by_the_adapter(root: Path) -> None:
 
 
 def test_other_classes_name_the_one_for_adapters(root: Path) -> None:
-    with pytest.raises(CheckpointNotFound, match=r"PEFT adapter: load it with QEffAutoPeftModelForCausalLM"):
+    with pytest.raises(CheckpointNotFound, match=r"PEFT adapter\. Load that of .* QEffAutoPeftModelForCausalLM"):
         QEFFAutoModelForCausalLM.from_pretrained(root / "a")
+    with_config = copytree(root / "a", root / "with_config")
+    base().config.save_pretrained(with_config)
+    with pytest.raises(CheckpointNotFound, match=r"no weights that are read\..* is a PEFT adapter.*merge_and"):
+        QEFFAutoModelForCausalLM.from_pretrained(with_config)
     with pytest.raises(OptionError, match="save_pretrained"):
         QEffAutoPeftModelForCausalLM(type("PeftModel", (), {"peft_config": {}})())
 

@@ -65,7 +65,8 @@ def main() -> None:
     if asked.family:
         others = {case: row for case, row in read_rows(DOCS).items() if case[0] != asked.family}
         rows = others | {case: row for case, row in rows.items() if case[0] == asked.family}
-    write_page(rows, DOCS, full=not asked.only)
+    shown = {case: rows[case] for case in chosen} if asked.only else rows
+    write_page(shown, DOCS, full=not asked.only)
 
 
 def _families() -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from greedy import answers, load, prompts, reference
 
 from QEfficient import QEFFAutoModel, QEFFAutoModelForCausalLM
-from QEfficient.errors import CompileError, OptionError, TargetUnavailable
+from QEfficient.errors import CapacityError, CompileError, OptionError, TargetUnavailable
 from QEfficient.exporter import export
 from QEfficient.simulator.sdk import install
 from QEfficient.store.artifacts import ArtifactStore
@@ -111,7 +112,7 @@ def test_dry_run_writes_what_the_compiler_reads(
         ({"precision": "bf16"}, "precision"),
         ({"num_cores": 99}, "num_cores"),
         ({"lowering": "paged"}, "paged"),
-        ({"comp_ctx_lengths_decode": (64, 128)}, "ctx_len"),
+        ({"comp_ctx_lengths_decode": (64, 256)}, "ctx_len"),
     ],
 )
 def test_impossible_options_are_refused_before_the_export(
@@ -135,14 +136,30 @@ def test_two_packages_do_not_fit_one_device_and_a_closed_one_gives_its_cores_bac
     model: QEFFAutoModelForCausalLM,
 ) -> None:
     model.compile(**SIM)
-    model.generate(prompts()[:1], generation_len=1)
+    model.generate(prompts()[:1], device_id=[0], generation_len=1)
     with QEFFAutoModelForCausalLM(load("llama")) as second:
         second.compile(**SIM)
         with pytest.raises(Exception, match="0 of 16 cores"):
-            second.generate(prompts()[:1], generation_len=1)
+            second.generate(prompts()[:1], device_id=[0], generation_len=1)
         assert second.generate(prompts()[:1], device_id=[1], generation_len=1).generated_ids[0].size == 1
         model.close()
         assert second.generate(prompts()[:1], device_id=[0], generation_len=1).generated_ids[0].size == 1
+
+
+def test_a_device_that_nobody_names_is_a_free_one_and_comes_back_with_its_model(
+    model: QEFFAutoModelForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QEFF_SIM_DEVICES", "2")
+    package = model.compile(**SIM)
+    expected = model.generate(prompts()[:1], generation_len=4).generated_texts
+    second = QEFFAutoModelForCausalLM.from_package(package)
+    assert second.generate(prompts()[:1], generation_len=4).generated_texts == expected
+    with pytest.raises(CapacityError, match="0 of 16 cores"):
+        QEFFAutoModelForCausalLM.from_package(package)
+    del second
+    gc.collect()
+    with QEFFAutoModelForCausalLM.from_package(package) as third:
+        assert third.generate(prompts()[:1], generation_len=4).generated_texts == expected
 
 
 def test_encoder_takes_the_smallest_compiled_length() -> None:

@@ -169,3 +169,19 @@ def raising(error: BaseException) -> Callable[[], None]:
         raise error
 
     return fail
+
+
+@pytest.mark.parametrize(("level", "shown"), [("info", True), ("WARNING", False)])
+def test_level_of_the_environment(
+    level: str, shown: bool, cli: Cli, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QEFF_LOG_LEVEL", level)
+    result = cli("execute", package, "-p", "hello", "--generation-len", "1")
+    assert result.code == 0
+    assert ("info: Opening" in result.err) == shown
+
+
+def test_level_that_is_none(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QEFF_LOG_LEVEL", "loud")
+    result = cli("doctor")
+    assert (result.code, result.err) == (2, "error: QEFF_LOG_LEVEL must be debug, info, warning, error, got 'loud'.\n")

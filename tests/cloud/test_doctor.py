@@ -86,6 +86,19 @@ def test_default_home_is_said_to_be_the_default(monkeypatch: pytest.MonkeyPatch)
     assert not doctor.examine()["home"]["is_set"]
 
 
+def test_no_card_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where nobody said that there is one."""
+    monkeypatch.delenv("QEFF_QAIC_SDK", raising=False)
+    monkeypatch.delenv("QNN_SDK_ROOT", raising=False)
+    monkeypatch.setattr(doctor.QaicSDK, "find", lambda root=None: None)
+    monkeypatch.setattr(doctor, "NODES", tmp_path / "none")
+    lines = cli("doctor").out.splitlines()
+    assert [line for line in lines if line.startswith("Cloud AI 100 ")] == [
+        "Cloud AI 100    none here, which is fine for the targets cpu and cloud-ai-100-sim"
+    ]
+    assert not [line for line in lines if line.startswith(("Its driver", "QNN SDK"))]
+
+
 def test_without_sdk(cli: Cli, tmp_path: Path) -> None:
     result = cli("doctor", "--json")
     assert (result.code, result.err) == (0, "")  # there is another target

@@ -129,7 +129,7 @@ def test_prompt_of_a_chat_is_not_split(cli: Cli, package: Path) -> None:
 def test_prompt_that_does_not_fit(cli: Cli, package: Path) -> None:
     result = cli("execute", package, "-p", "z" * 200)
     assert (result.code, result.out) == (1, "")
-    assert "ctx_len=128" in result.err
+    assert "--ctx-len 128" in result.err
 
 
 def test_upstreams_command_line(package: Path) -> None:
@@ -155,6 +155,12 @@ def test_clear_forgets_the_conversation(cli: Cli, package: Path, conversation: l
     assert result.json["messages"] == conversation[:2]
 
 
+def test_a_system_prompt_of_prompts(cli: Cli, package: Path) -> None:
+    asked = ("execute", package, "--system", "Be brief.", "-p", "hello", *SHORT, "--json")
+    (chat,) = cli(*asked, "--chat").json["messages"][2:]
+    assert cli(*asked).json["answers"][0]["text"].strip() == chat["content"].strip()
+
+
 def test_system_message_comes_first(cli: Cli, package: Path) -> None:
     found = cli("execute", package, "--chat", "--system", "Be brief.", "-p", "hello", *SHORT, "--json").json
     assert [message["role"] for message in found["messages"]] == ["system", "user", "assistant"]
@@ -175,7 +181,7 @@ def test_chat_at_a_terminal(package: Path, conversation: list[dict[str, str]]) -
 def test_conversation_that_outgrows_the_context(cli: Cli, package: Path) -> None:
     result = cli("execute", package, "--chat", "-p", "z" * 200)
     assert (result.code, result.out) == (1, "")
-    assert "ctx_len=128" in result.err
+    assert "--ctx-len 128" in result.err
 
 
 def test_package_without_tokenizer_takes_that_of_a_card(

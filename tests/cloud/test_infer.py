@@ -40,7 +40,7 @@ def test_upstreams_command_line(checkpoint: Path, package: Path, expected: str) 
         *("--precision", "fp32", "--prompt", PROMPT, "--generation_len", "6"),
     )
     assert (result.code, result.out) == (0, expected + "\n")
-    warning = "warning: aic_enable_depth_first, mos, num_cores, num_devices: no effect on target 'cpu'."
+    warning = "warning: --aic-enable-depth-first, --mos, --num-cores, --device-group: no effect on target 'cpu'."
     assert result.err.splitlines()[0] == warning
 
 
@@ -49,9 +49,9 @@ def test_upstreams_command_line(checkpoint: Path, package: Path, expected: str) 
     [
         ((), "Which model?"),
         (("a", "--model-name", "b"), "Two models"),
-        (("a", "--system", "x"), "--system is for a chat"),
+        (("a", "--system", "x", "--pair", "a", "b"), "--system is for prompts of text"),
         (("a", "--generation-len", "0"), "--generation-len must be at least 1"),
-        (("a", "--top-p", "2"), "top_p must be"),
+        (("a", "--top-p", "2"), "--top-p must be"),
         (("a", "--prompts-txt-file-path", "x"), "either a prompt or a file"),
         (("a", "--mxfp6"), "--mxfp6-matmul: cpu has no MXFP6"),
     ],

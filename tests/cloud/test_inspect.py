@@ -58,7 +58,7 @@ def test_needs_no_weights(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
     bare.mkdir()
     shutil.copy(checkpoint / "config.json", bare)
     whole, found = (cli("inspect", folder, "--json").json for folder in (checkpoint, bare))
-    del whole["card"], found["card"]
+    del whole["model"], found["model"]
     assert found == whole
 
 
@@ -129,7 +129,7 @@ def test_of_the_hub_come_config_and_code_alone(cli: Cli, checkpoint: Path, monke
 
     monkeypatch.setattr(module, "snapshot_download", download)
     found = cli("inspect", "somebody/something", "--json").json
-    assert (found["card"], found["architecture"]) == ("somebody/something", "LlamaForCausalLM")
+    assert (found["model"], found["architecture"]) == ("somebody/something", "LlamaForCausalLM")
     assert wanted == ["somebody/something", "config.json", "*.py"]
 
 
@@ -262,3 +262,19 @@ def test_a_gguf_file(cli: Cli, tmp_path: Path) -> None:
     assert described["quantization"] == "gguf"
     assert described["targets"]["cpu"]["weights"]["num_packed"] == 2 * 7 + 1
     assert cli("inspect", tmp_path, "--gguf-file", "model.gguf", "--json").json["architecture"] == "LlamaForCausalLM"
+
+
+def test_a_checkpoint_in_a_format_that_is_not_read_says_so(cli: Cli, tmp_path: Path) -> None:
+    """And one that is read does not."""
+    values = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    for method, is_read in [("aqlm", False), ("hqq", True)]:
+        folder = config_only(tmp_path / method, "qwen2", "Qwen2ForCausalLM", vocab_size=320, **values)
+        config = json.loads((folder / "config.json").read_text())
+        section = {"quant_method": method, "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 32}}}
+        (folder / "config.json").write_text(json.dumps(config | {"quantization_config": section}))
+        for _ in range(2):  # made, and from the store
+            reason = cli("inspect", folder, "--json").json["why_not_loaded"]
+            assert (reason is None) == is_read, reason
+        shown = cli("inspect", folder).out
+        assert ("Cannot be loaded" in shown) == (not is_read)
+        assert ("the weights are quantised ('aqlm')" in shown) == (not is_read)

@@ -98,7 +98,23 @@ def test_lists_of_lengths(cli: Cli, checkpoint: Path) -> None:
 def test_compiling_a_graph_names_the_way_that_works(cli: Cli, tmp_path: Path) -> None:
     result = cli("compile", "--onnx-path", tmp_path / "model.onnx", "--qpc-path", tmp_path / "qpc", "--num-cores", "16")
     assert (result.code, result.out) == (2, "")
-    assert "'qefficient compile MODEL'" in result.err
+    assert "Give the path that `qefficient export` returned" in result.err
+    assert "`qefficient compile` exports by itself" in result.err
+
+
+def test_a_graph_compiles_without_its_model(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    graph = cli("export", checkpoint, *CARD, "--target", "cloud-ai-100-sim").out.strip()
+    result = cli("compile", "--onnx-path", graph, *CARD, "--target", "cloud-ai-100-sim", "--qpc-path", tmp_path / "qpc")
+    folder, command = result.out.splitlines()
+    assert Path(folder) == tmp_path / "qpc"
+    assert f"-m={graph}" in command
+    checked = cli("compile", checkpoint, "--onnx-path", graph, *CARD, "--target", "cloud-ai-100-sim")
+    assert checked.code == 0
+    other = cli(
+        "compile", checkpoint, "--onnx-path", graph, *CARD, "--target", "cloud-ai-100-sim", "--full-batch-size=2"
+    )
+    assert other.code == 2
+    assert "plan differ" in other.err
 
 
 def test_context_beyond_the_model(cli: Cli, checkpoint: Path) -> None:
@@ -118,7 +134,7 @@ def test_verify_json(cli: Cli, checkpoint: Path, package: Path) -> None:
     assert result.code == 0
     assert (result.json["agrees"], len(result.json["prompts"])) == (True, 1)
     assert open_artifact(package).manifest.body["parity"] == {
-        name: result.json[name] for name in ("agrees", "has_fault", "prompts", "numerics")
+        name: result.json[name] for name in ("agrees", "has_fault", "prompts", "numerics", "remark")
     }
 
 

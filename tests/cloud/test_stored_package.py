@@ -48,7 +48,7 @@ def test_a_package_that_is_gone_is_made_again(folder: Path, cli: Cli) -> None:
 def test_what_is_said_of_options_is_said_again(folder: Path, cli: Cli) -> None:
     compiled = ("compile", folder, "--target", "cpu", "--ctx-len", "64", "--num-cores", "4")
     for _ in range(2):
-        assert "num_cores: no effect on target 'cpu'." in cli(*compiled).err
+        assert "warning: --num-cores: no effect on target 'cpu'." in cli(*compiled).err
     assert cli("infer", folder, *ASKED, "--seq-len", "16").code == 2
 
 

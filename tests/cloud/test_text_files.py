@@ -51,7 +51,7 @@ def test_pairs(cli: Cli, classifier: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "args", "message"),
     [
-        ("{", (), "line 1 is no JSON"),
+        ("{", (), "line 1 is not JSON"),
         ('"a"\n5', (), "line 2 must be a text"),
         ('{"text": ["a", "b", "c"]}', (), "line 1 must be"),
         ('{"pair": "a"}', (), "line 1 must be"),
@@ -68,7 +68,32 @@ def test_what_is_refused(cli: Cli, tmp_path: Path, content: str, args: tuple[str
     assert message in result.err
 
 
-def test_a_language_model_has_no_rows(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
-    result = cli("infer", checkpoint, "--pair", "a", "b")
-    assert result.code == 2
-    assert "are for encoders and classifiers" in result.err
+def test_answers(cli: Cli, package: Path, tmp_path: Path) -> None:
+    texts = lines(tmp_path / "x.jsonl", "hello", {"prompt": "what is it", "id": 7})
+    asked = ("execute", package, "-p", "first", "--input", texts, "--generation-len", "4")
+    result = cli(*asked, "--output", tmp_path / "y.jsonl")
+    assert (result.code, result.out) == (0, "")
+    assert "3 answers" in result.err
+    rows = [json.loads(line) for line in (tmp_path / "y.jsonl").read_text("utf-8").splitlines()]
+    described = cli(*asked, "--json").json
+    shown = described["answers"]
+    assert [row.pop("answer") for row in rows] == [answer["text"] for answer in shown]
+    assert rows == [
+        {"prompt": "first", "finish_reason": "length"},
+        {"text": "hello", "finish_reason": "length"},
+        {"prompt": "what is it", "id": 7, "finish_reason": "length"},
+    ]
+    assert all(0 < seconds < 60 for seconds in described["perf_metrics"]["first_token_times"])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--pair", "a", "b"), "are for encoders and classifiers"),
+        (("-p", "a", "--output", "y.npy"), "answers go to a file whose name ends in .jsonl"),
+    ],
+)
+def test_what_a_language_model_refuses(cli: Cli, checkpoint: Path, args: tuple[str, ...], message: str) -> None:
+    result = cli("infer", checkpoint, *args)
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err

@@ -76,11 +76,11 @@ def test_what_cannot_be_transcribed_is_an_error(
     cli: Cli, talk: Path, spoken: Any, checkpoint: Path, tmp_path: Path
 ) -> None:
     package, _ = spoken
-    assert "No audio files given" in cli("transcribe", "--package", package).err
+    assert "No audio files" in cli("transcribe", "--package", package).err
     assert "is for one file" in cli("transcribe", talk, talk, "--package", package, "--format", "srt").err
     assert "takes no audio" in cli("transcribe", talk, "--model-name", checkpoint, *FLAGS).err
     text = tmp_path / "talk.wav"
     text.write_text("talk", encoding="utf-8")
     result = cli("transcribe", text, "--package", package)
     assert (result.code, result.out) == (2, "")
-    assert "is no audio file" in result.err
+    assert "is not an audio file" in result.err

@@ -15,10 +15,10 @@ from QEfficient.compile.custom_io import (
     bindings,
     check_formats,
     read_graph_io,
-    read_node_precision_info,
     state_precisions,
     write_custom_io,
 )
+from QEfficient.compile.node_precision import read_node_precision_info
 from QEfficient.contract import Binding
 from QEfficient.errors import CompileError, OptionError
 

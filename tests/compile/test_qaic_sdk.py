@@ -102,6 +102,7 @@ def test_what_the_tool_prints_is_read() -> None:
         qid=0,
         status="Ready",
         fw_image_variant="AIC100.LA",
+        nsp_image_variant="AIC200.no",
         hw_version="2.0.0.0",
         dram_total_mb=32768,
         dram_free_mb=30000,
@@ -114,10 +115,14 @@ def test_what_the_tool_prints_is_read() -> None:
 
 
 def test_chip_is_the_firmwares(tmp_path: Path) -> None:
+    """By the variant of its cores; where the tool does not report it, by that of the firmware."""
     sdk = cards(tmp_path, f"print({QUERY!r})")
     assert [device.qid for device in sdk.devices()] == [0, 7]
-    assert sdk.hw_version() == "ai100"
-    assert cards(tmp_path, f"print({QUERY.replace('AIC100.LA', 'AIC200.LA')!r})").hw_version() == "ai200"
+    assert sdk.hw_version() == "ai200"
+    assert cards(tmp_path, f"print({QUERY.replace('AIC200.no', 'AIC100.no')!r})").hw_version() == "ai100"
+    older = QUERY.replace("\tNSP IMAGE_VARIANT:AIC200.no\n", "")
+    assert cards(tmp_path, f"print({older!r})").hw_version() == "ai100"
+    assert cards(tmp_path, f"print({older.replace('AIC100.LA', 'AIC200.LA')!r})").hw_version() == "ai200"
 
 
 def test_no_tool_is_no_device_and_a_failing_one_is_an_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,7 @@
 """Every example of the documentation runs as it is written.
 
 A Hub card in an example is a folder of that name in the current folder: the models are tiny, all-MiniLM-L6-v2 is real.
-What an example reads, text.txt, train.jsonl and talk.wav, is there too.
+What an example reads, text.txt, prompts.jsonl, train.jsonl and talk.wav, is there too.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ def workplace(cards: Path, store: Path, tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     reviews = [{"text": f"A {word} film.", "label": label} for label, word in (("good", "fine"), ("bad", "dull"))] * 5
     (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reviews))
+    (tmp_path / "prompts.jsonl").write_text('"My name is"\n{"prompt": "One, two,", "id": 7}\n')
     (tmp_path / "text.txt").write_text("My name is John. What is the capital of France? It is Paris.\n" * 20)
     for picture, animal in zip(images((56, 56), (112, 56)), ("cat", "dog"), strict=True):
         picture.save(tmp_path / f"{animal}.png")

@@ -27,7 +27,9 @@ class Divided(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         (x,) = inputs
         by_number = torch.div(x.to(self.dtype), 5, rounding_mode=self.mode)
-        return by_number + torch.div(x.to(self.dtype), torch.full_like(x, -3, dtype=self.dtype), rounding_mode=self.mode)
+        return by_number + torch.div(
+            x.to(self.dtype), torch.full_like(x, -3, dtype=self.dtype), rounding_mode=self.mode
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)

@@ -211,7 +211,7 @@ def test_devices_that_no_machine_has(copied: Callable[[str], Path]) -> None:
 
 
 def test_state_that_no_memory_holds(copied: Callable[[str], Path]) -> None:
-    is_refused(rewrite(copied("card"), OPTIONS, with_shape(2**30)), "Memory is short", CapacityError)
+    is_refused(rewrite(copied("card"), OPTIONS, with_shape(2**30)), "Out of memory", CapacityError)
 
 
 def add_constant(location: str, offset: str = "0", *, inner: bool) -> Callable[[bytes], bytes]:

@@ -53,6 +53,26 @@ def test_words_of_native_code(tmp_path: Path, text: str, kind: type[Exception]) 
     is_said(caught.value, str(tmp_path), "5.0 kB needed")
 
 
+def test_a_writer_that_fails_again_as_it_closes(tmp_path: Path) -> None:
+    """As torch.save does: the error that leaves it says nothing of the disk."""
+
+    def save() -> None:
+        try:
+            raise RuntimeError(SAID[0])
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")
+
+    with pytest.raises(StorageError) as caught, storage_errors(tmp_path, only_under=tmp_path):
+        save()
+    is_said(caught.value, str(tmp_path), "basic_ios::clear: iostream error")
+
+
+def test_a_file_in_the_way_of_another_library(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    with pytest.raises(StorageError, match="File exists"), storage_errors(tmp_path, only_under=tmp_path):
+        (tmp_path / "runs").mkdir()
+
+
 @pytest.mark.parametrize("text", ["No space left for slots", "os error 2", "iostream", "device is full"])
 def test_other_words_stay(tmp_path: Path, text: str) -> None:
     assert not says_full(text)

@@ -51,7 +51,7 @@ def test_a_run_is_continued(tmp_path: Path, trace: str) -> None:
 def test_the_model_is_read_elsewhere(tmp_path: Path) -> None:
     check(tmp_path, model=str(tmp_path / "base"))
     for model in (tmp_path, tmp_path / "model", tmp_path / "base" / ".." / "model"):
-        with pytest.raises(OptionError, match="The model is in .* where the run writes"):
+        with pytest.raises(OptionError, match=r"The model is in .* where the run writes"):
             check(tmp_path, model=str(model))
 
 
@@ -60,5 +60,5 @@ def test_the_data_are_read_elsewhere(tmp_path: Path, option: str) -> None:
     check(tmp_path, **{option: str(tmp_path / "train.jsonl")})
     check(tmp_path / "out", **{option: str(tmp_path)})
     for name in ("", "metrics.jsonl", "model/train.jsonl"):
-        with pytest.raises(OptionError, match="The data are in .* where the run writes"):
+        with pytest.raises(OptionError, match=r"The data are in .* where the run writes"):
             check(tmp_path, **{option: str(tmp_path / name)})

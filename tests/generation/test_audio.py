@@ -58,7 +58,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, type[Exception], str]]:
     return {
         "missing": (folder / "missing.wav", OptionError, "cannot be read"),
         "folder": (folder, OptionError, "cannot be read"),
-        "text": (text, OptionError, "is no audio file"),
+        "text": (text, OptionError, "is not an audio file"),
         "cut": (cut, OptionError, "is cut off"),
         "header": (header, OptionError, "is cut off in its header: copy or convert it again"),
         "one bit": (one_bit, OptionError, "whole numbers"),
@@ -146,7 +146,7 @@ def test_every_version_of_mp3_is_known(second: int, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("place", "value", "says"),
     [
-        (8, b"WEBP", "is no audio file"),
+        (8, b"WEBP", "is not an audio file"),
         (16, b"\xff\xff\xff\x7f", "is no WAV file that can be read: its parts"),
         (40, b"\xff\xff\xff\xff", "is cut off: its header promises"),
     ],
@@ -176,8 +176,8 @@ def test_other_formats_name_the_extra(tmp_path: Path, monkeypatch: pytest.Monkey
         (np.array([0.1, np.inf]), "no numbers"),
         (np.zeros(8, np.int16), "int16"),
         (["a", "b"], "cannot be read"),
-        (3, "no audio"),
-        (None, "no audio"),
+        (3, "Audio must be"),
+        (None, "Audio must be"),
     ],
 )
 def test_what_is_no_audio_is_an_option_error(values: Any, says: str) -> None:

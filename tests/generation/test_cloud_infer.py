@@ -324,7 +324,7 @@ WRONG: dict[str, tuple[dict[str, NDArray], str]] = {
     "type": ({"input_ids": ids(1, 2, 3, 4).astype(np.int32)}, "'input_ids' must be int64, got int32"),
     "state's type": ({"past_key.0": np.zeros((1, 1, CTX, 16), np.float16)}, "must be float32, got float16"),
     "byte order": ({"input_ids": ids(1, 2, 3, 4).astype(">i8")}, "must be int64, got >i8"),
-    "name": ({"input_id": ids(1, 2, 3, 4)}, "no buffer 'input_id'. Did you mean 'input_ids'?"),
+    "no numbers": ({"input_ids": np.array(None)}, "'input_ids' must be int64, got object"),
     "skipped": ({"logits": np.array([])}, "'logits' cannot be skipped"),
     "together": ({"position_ids": ids(0)}, r"Allowed:\n  0: input_ids \(1, 4\), position_ids \(1, 4\)"),
 }
@@ -344,6 +344,19 @@ def test_wrong_buffers_never_reach_the_card(
     if "position_ids" in given:
         session.set_buffers(right)
     np.testing.assert_array_equal(session.run({})["logits"], before)
+
+
+def test_buffers_that_the_program_does_not_have_are_left_out_with_a_warning(
+    session: QAICInferenceSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = prompt_of_4(TOKENS[:4])
+    before = session.run(right)["logits"]
+    more = {**right, "input_id": ids(1), "batch_index": ids(0)}
+    session.skip_buffers(["no_such_state"])
+    np.testing.assert_array_equal(session.run(more)["logits"], before)
+    session.run(more)
+    assert "no buffer 'input_id', which is left out. Did you mean 'input_ids'?" in caplog.text
+    assert [caplog.text.count(f"'{name}'") for name in ("batch_index", "no_such_state")] == [1, 1]
 
 
 def test_a_program_of_one_shape_lists_none(root: Path, opened: Open, tmp_path: Path) -> None:
@@ -473,11 +486,11 @@ def test_a_session_that_cannot_open_unloads_its_program(
 
 def test_no_cores_left(opened: Open, plain: Path, sdk: QaicSDK, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QEFF_SIM_CORES", "7")
-    first = opened(plain)
+    first = opened(plain, [0])
     with pytest.raises(CapacityError, match=r"QID 0 has 3 of 7 cores .*fewer num_cores"):
-        QAICInferenceSession(plain, sdk=sdk)
+        QAICInferenceSession(plain, [0], sdk=sdk)
     first.deactivate()
-    opened(plain)
+    opened(plain, [0])
     opened(plain, [1])
     with pytest.raises(CapacityError):
         first.activate()
@@ -643,7 +656,7 @@ def test_a_truncated_program(sdk: QaicSDK, plain: Path, tmp_path: Path, length: 
 
 def test_something_that_is_no_program(sdk: QaicSDK, plain: Path, tmp_path: Path) -> None:
     folder = copied(plain, tmp_path, lambda data: b"\0" * len(data))
-    with pytest.raises(CorruptArtifact, match=r"is no program for this card: .*Compile it again"):
+    with pytest.raises(CorruptArtifact, match=r"is not a program for this card: .*Compile it again"):
         QAICInferenceSession(folder, sdk=sdk)
 
 

@@ -100,6 +100,7 @@ RECIPES: dict[str, Recipe] = {
     "gemma4_unified": replace(
         _GEMMA4,
         config={"vision_config": {"mm_embed_dim": 64, "mm_posemb_size": 64, "output_proj_dims": 64, "patch_size": 4}},
+        compiling={"prefill_seq_len": 64},
     ),
     "minicpmv4_6": _MINICPM,
     "minicpmv4_7": _MINICPM,

@@ -74,7 +74,9 @@ def ends(requirement: Requirement, available: Sequence[str], *, cpu_only: bool) 
         LookupError: there is none.
     """
     versions = [Version(text) for text in available]
-    allowed = sorted(each for each in versions if requirement.specifier.contains(each.public))
+    allowed = sorted(
+        each for each in versions if requirement.specifier.contains(each.public) and not each.is_prerelease
+    )
     if cpu_only:
         allowed = [each for each in allowed if each.local == "cpu"]
     if not allowed:

@@ -49,11 +49,11 @@ def test_arrays_and_images_of_pillow_are_taken() -> None:
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (b"not an image at all", OptionError, "Image 0 is no image in PNG, JPEG"),
-        (b"", OptionError, "Image 0 is no image in PNG, JPEG"),
-        (encoded("TIFF"), OptionError, "Image 0 is no image in PNG, JPEG"),
+        (b"not an image at all", OptionError, "Image 0 is not an image in PNG, JPEG"),
+        (b"", OptionError, "Image 0 is not an image in PNG, JPEG"),
+        (encoded("TIFF"), OptionError, "Image 0 is not an image in PNG, JPEG"),
         (encoded("PNG")[:-30], OptionError, "Image 0 is damaged"),
-        (encoded("JPEG")[:200], OptionError, "Image 0 is (damaged|no image)"),
+        (encoded("JPEG")[:200], OptionError, "Image 0 is (damaged|not an image)"),
         (encoded("PNG", 1, 1), CapacityError, "Image 0 has 1 x 1 pixels: at least 2"),
         (png(30_000, 30_000), CapacityError, "too large|more than"),
         (png(8, 60_000), CapacityError, "one side is more than 200 times the other"),
@@ -117,7 +117,7 @@ def test_greys_of_16_bits_become_those_of_8() -> None:
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_an_image_of_pillow_without_a_range_is_refused(dtype: type) -> None:
-    with pytest.raises(OptionError, match="Image 1 has pixels of the mode '[IF]', whose range is not known"):
+    with pytest.raises(OptionError, match=r"Image 1 has pixels of the mode '[IF]', whose range is not known"):
         open_images([Image.new("L", (8, 6)), Image.fromarray(np.ones((6, 8), dtype))])
 
 

@@ -547,7 +547,7 @@ def test_pipe_in_place_of_a_manifest_is_not_opened(store: ArtifactStore) -> None
     folder = make(store).path
     (folder / MANIFEST_NAME).unlink()
     os.mkfifo(folder / MANIFEST_NAME)
-    with pytest.raises(CorruptArtifact, match="is no file"):
+    with pytest.raises(CorruptArtifact, match="is not a file"):
         open_artifact(folder)
 
 

@@ -78,7 +78,7 @@ def test_an_unknown_state_kind_is_refused_before_the_export(tmp_path: Path, monk
     message = str(caught.value)
     assert "Layer 2 of ToyForCausalLM" in message
     assert "'toy_mystery'" in message
-    assert "docs/source/adding_a_state_kind.md" in message
+    assert "See 'Adding a state kind' in the documentation." in message
     assert (Path(QEfficient.__file__).parents[1] / "docs/source/adding_a_state_kind.md").is_file()
 
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from QEfficient.compile.cloud_ai_100 import sdk_of
+from QEfficient.compile.qaic_sdk import import_runtime
 from QEfficient.contract import GraphRecord
 from QEfficient.errors import NumericError, OptionError
 from QEfficient.generation.cloud_infer import QAICInferenceSession
 from QEfficient.generation.programs.program import Opening, Shape
-from QEfficient.generation.qaic_program import TIMEOUT_VARIABLE
+from QEfficient.generation.qaic_program import TIMEOUT_VARIABLE, free_devices, installed
 
 if TYPE_CHECKING:
     from QEfficient.targets import Target
@@ -26,18 +27,27 @@ def open_program(target: Target, package: Path, record: GraphRecord, opening: Op
     Raises:
         OptionError: QEFF_DATA_PATH_TIMEOUT_MS is no number of milliseconds.
     """
-    device_ids, count = opening.device_ids, opening.options.num_devices
-    if device_ids is None and count > 1:
-        device_ids = range(count)
+    device_ids = opening.device_ids
+    if device_ids is None:
+        device_ids = choose_devices(target, opening.options.num_devices)
     session = QAICInferenceSession(
         package / record.folder, device_ids, data_path_timeout_ms=timeout_ms(), sdk=sdk_of(target)
     )
     return CloudAI100Program(session)
 
 
+def choose_devices(target: Target, count: int) -> list[int]:
+    """The devices with the most free cores, for a package whose caller names none.
+
+    Raises:
+        TargetUnavailable: there is no runtime, or there are too few devices.
+    """
+    return free_devices(import_runtime(installed(sdk_of(target)))[0], count)
+
+
 def timeout_ms() -> int:
     """How long a run may take, in milliseconds, as the environment says."""
-    text = os.environ.get(TIMEOUT_VARIABLE, "60000")
+    text = os.environ.get(TIMEOUT_VARIABLE, "120000")
     if not text.isdecimal() or len(text) > 9 or not int(text):
         raise OptionError(f"{TIMEOUT_VARIABLE} must be a whole number of milliseconds, got {text!r}.")
     return int(text)
@@ -69,6 +79,8 @@ class CloudAI100Program:
         wanted = self.outputs if outputs is None else frozenset(outputs)
         if unknown := sorted(wanted - self.outputs):
             raise OptionError(f"{self.name} has no output '{unknown[0]}'; it has {', '.join(sorted(self.outputs))}.")
+        if unknown := sorted(inputs.keys() - self.inputs):
+            raise OptionError(f"{self.name} has no input '{unknown[0]}'; it has {', '.join(sorted(self.inputs))}.")
         skipped = self._may_skip - wanted
         if skipped != self._skipped:
             self.session.reset_buffers(self._skipped)

@@ -18,6 +18,7 @@ from QEfficient.errors import CorruptArtifact
 from QEfficient.generation.cross_media import CrossPacker
 from QEfficient.generation.media import MediaPacker, Part
 from QEfficient.generation.programs.program import Program, Shape
+from QEfficient.generation.programs.recording import RecordedProgram, Recorder
 from QEfficient.generation.sessions.buckets import Bucket, Piece, plan
 from QEfficient.generation.sessions.packing import pack_tokens
 from QEfficient.generation.sessions.session import Chunk, SessionInfo, check_chunks
@@ -54,7 +55,7 @@ class RetainedSession:
             CorruptArtifact: the program's names or shapes are not those of ``info``.
         """
         self.info = info
-        self._program = program
+        self._program: Program = program
         self._has_batch_index = _ROW_INPUT in program.inputs
         self._packer = packer
         required = _REQUIRED
@@ -99,6 +100,11 @@ class RetainedSession:
         if max([*(dims[2] for dims in state if len(dims) == 4), *shape.get(_CTX_INPUT, ())], default=0) > info.ctx_len:
             return f"its contexts are longer than ctx_len={info.ctx_len}"
         return None
+
+    def record(self, recorder: Recorder | None) -> None:
+        """Write all runs from now on; None: no more."""
+        program = self._program.program if isinstance(self._program, RecordedProgram) else self._program
+        self._program = program if recorder is None else RecordedProgram(program, recorder)
 
     def step(self, chunks: Sequence[Chunk]) -> np.ndarray:
         """Run the chunks, prompts and answers in any mix.

@@ -22,6 +22,7 @@ from QEfficient.generation.prompts import Prompts, are_chats, encode_prompts, to
 from QEfficient.generation.request import NewToken, Request, RequestTimes, check_request
 from QEfficient.generation.request_builder import RequestBuilder, for_each, options_of_each
 from QEfficient.generation.results import CloudAI100ExecInfo, PerfMetrics
+from QEfficient.generation.run_options import RunOptions
 from QEfficient.generation.sessions.retained import RetainedSession
 from QEfficient.generation.sessions.session import Chunk, Session, SessionInfo, SupplyingSession
 from QEfficient.generation.streaming import AnswerPrinter
@@ -173,7 +174,20 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         """
         if not callable(stream):
             require_bool("stream", stream)
-        call = CallOptions.read(generation_len, options)
+        run, others = RunOptions.split(options)
+        call = CallOptions.read(generation_len, others)
+        with run.recording(self.engine, self.path):
+            for _ in range(run.iteration):
+                info = self._generate(prompts, tokenizer, call, stream)
+        return info
+
+    def _generate(
+        self,
+        prompts: Prompts,
+        tokenizer: PreTrainedTokenizerBase | None,
+        call: CallOptions,
+        stream: bool | Callable[[str], None],
+    ) -> CloudAI100ExecInfo:
         requests, decoder = self._requests_of(prompts, tokenizer, call)
         printer = _printer(decoder, len(requests), stream) if stream else None
         answers: list[list[NewToken]] = [[] for _ in requests]
@@ -191,12 +205,15 @@ class CompiledDecoder(CompiledModel[RecordT], Generic[RecordT]):
         ends = [answer[-1] for answer in answers]
         logprobs = [[token.logprob for token in answer if token.logprob is not None] for answer in answers]
         times = RequestTimes.sum(token.times for token in ends if token.times is not None)
+        batch_size = min(len(answers), self.engine.session.info.num_slots)
+        is_continuous = not self.target.has_static_shapes or "batch_index" in self._result_graph.inputs
         return CloudAI100ExecInfo(
-            batch_size=min(len(answers), self.engine.session.info.num_slots),
+            batch_size=batch_size,
             generated_texts=[decoder.decode(each) for each in ids] if decoder is not None else [],
             generated_ids=[np.array(each, np.int64) for each in ids],
-            perf_metrics=_metrics(times, sum(map(len, ids)), seconds),
+            perf_metrics=_metrics(times, sum(map(len, ids)), seconds, 1 if is_continuous else batch_size),
             finish_reasons=[str(token.finish_reason) for token in ends],
+            first_token_times=[token.times.first_token or 0.0 for token in ends if token.times is not None],
             logprobs=logprobs if any(logprobs) else [],
         )
 
@@ -404,12 +421,13 @@ class CompiledCausalLM(CompiledDecoder[DecoderRecord]):
         return [states.reshape(-1, states.shape[-1])[: len(ids)] for states in outputs]
 
 
-def _metrics(times: RequestTimes, num_tokens: int, seconds: float) -> PerfMetrics:
+def _metrics(times: RequestTimes, num_tokens: int, seconds: float, num_sequences: int) -> PerfMetrics:
     return PerfMetrics(
         prefill_time=times.prefill,
-        decode_perf=times.num_decoded / times.decode if times.decode else 0.0,
-        total_perf=num_tokens / seconds if seconds else 0.0,
+        decode_perf=times.num_decoded / times.decode / num_sequences if times.decode else 0.0,
+        total_perf=num_tokens / seconds / num_sequences if seconds else 0.0,
         total_time=seconds,
+        num_sequences=num_sequences,
     )
 
 

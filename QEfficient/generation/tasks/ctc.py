@@ -120,7 +120,7 @@ class CompiledCTC(CompiledModel[CTCRecord]):
 
         Raises:
             CapacityError: audio is empty, longer than the longest compiled ``seq_len``, or of a length that cannot run.
-            OptionError: it is no audio, or of another rate than the model's.
+            OptionError: it is not audio, or of another rate than the model's.
         """
         frames = self._frames(inputs, feature_extractor)
         counts = np.array([len(each) for each in frames], np.int64)

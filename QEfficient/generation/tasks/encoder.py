@@ -176,7 +176,7 @@ class CompiledEncoder(CompiledSequenceModel[EncoderRecord], EncodesTexts):
         Raises:
             CapacityError: an image is too large, too small, or of a size that was not compiled.
             LifecycleError: the package was compiled without a processor.
-            OptionError: something is no image, or the model has one tower.
+            OptionError: something is not an image, or the model has one tower.
         """
         return self._two_towers.image_vectors(images, processor)
 

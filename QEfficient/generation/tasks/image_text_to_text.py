@@ -203,7 +203,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
 
         Raises:
             CapacityError: a prompt does not fit ``ctx_len``, or an image has a size that was not compiled.
-            OptionError: something is no image or no audio, or they differ from the placeholders in number.
+            OptionError: something is not an image or audio, or they differ from the placeholders in number.
         """
         return super().generate(
             with_media(prompts, images, audio, processor),
@@ -235,7 +235,7 @@ class CompiledImageTextToText(CompiledDecoder[ImageTextRecord]):
 
         Raises:
             CapacityError: audio is empty, or too long for ``ctx_len``.
-            OptionError: it is no audio, or the processor has no request for a transcription.
+            OptionError: it is not audio, or the processor has no request for a transcription.
         """
         from QEfficient.processing.processor import process, sampling_rate, transcription
 

@@ -191,7 +191,7 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
 
         Raises:
             CapacityError: audio is empty, or longer than the model was compiled for.
-            OptionError: it is no audio, or an option is unknown or impossible.
+            OptionError: it is not audio, or an option is unknown or impossible.
         """
         asked: Any = {**options, "feature_extractor": feature_extractor}
         return super().generate(
@@ -241,7 +241,7 @@ class CompiledSpeechSeq2Seq(CompiledEncoderDecoder[SpeechSeq2SeqRecord]):
 
         Raises:
             CapacityError: audio is empty, or too long for a model without timestamps.
-            OptionError: it is no audio, or an option is unknown or impossible.
+            OptionError: it is not audio, or an option is unknown or impossible.
         """
         passed: dict[str, Any] = dict(options)
         asked = SpeechOptions(**{name: passed.pop(name, None) for name in _ASKED})

@@ -30,7 +30,7 @@ class QEFFAutoLoraModelForCausalLM(AdaptedCausalLM):
         tokenizer: used by :meth:`generate` and put into the package.
     """
 
-    def _adapters_changed(self) -> None:
+    def _before_adapters_change(self) -> None:
         self.close()
         self.qpc_path = self.onnx_path = None
 
@@ -61,3 +61,6 @@ class QEFFAutoLoraModelForCausalLM(AdaptedCausalLM):
         if isinstance(chosen, list | tuple):
             return {**options, "adapter": [self._active if name is None else name for name in chosen]}
         return {**options, "adapter": self._active if chosen is None else chosen}
+
+
+QEffAutoLoraModelForCausalLM = QEFFAutoLoraModelForCausalLM

@@ -154,7 +154,7 @@ def _binding(
     if precision == "bfloat16" and hardware != "ai200":
         raise Rejected(f"{name} is bfloat16, which needs -aic-hw-version=ai200; got {hardware}.")
     if precision == "mxint8" and not is_state:
-        raise Rejected(f"Custom IO asks for mxint8 of {name}, which is no retained state.")
+        raise Rejected(f"Custom IO asks for mxint8 of {name}, which is not a retained state.")
     return Binding(
         name=name,
         is_input=is_input,

@@ -115,7 +115,7 @@ def _check_operators(model: ir.Model) -> None:
             if node.domain not in _ONNX or not onnx.defs.has(node.op_type, version):
                 raise Rejected(
                     "Unable to AddNodesToGraphFromModel: "
-                    f"node {node.name!r} is {node.domain or 'ai.onnx'}::{node.op_type}, which is no operator of "
+                    f"node {node.name!r} is {node.domain or 'ai.onnx'}::{node.op_type}, which is not an operator of "
                     f"opset {version} and no function of the model."
                 )
 

@@ -66,7 +66,7 @@ def read_config(folder: Path) -> LoraConfig:
     """The config of the LoRA adapter in ``folder``.
 
     Raises:
-        CorruptCheckpoint: it is no JSON object, or an entry has a wrong type.
+        CorruptCheckpoint: it is not JSON object, or an entry has a wrong type.
         UnsafeCheckpoint: it is a link out of the folder.
         UnsupportedModel: the adapter is of another kind, or uses something that is not read; names the entry.
     """

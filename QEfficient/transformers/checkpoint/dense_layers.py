@@ -26,7 +26,7 @@ def module_files(folder: Path) -> list[str]:
     """The files of the modules after the model.
 
     Raises:
-        CorruptCheckpoint: ``modules.json`` is no list of modules.
+        CorruptCheckpoint: ``modules.json`` is not a list of modules.
         UnsafeCheckpoint: it is outside of the folder.
     """
     return [f"{path}/{name}" for path, _ in module_kinds(folder)[1:] for name in (_CONFIG, _WEIGHTS)]
@@ -42,7 +42,7 @@ def module_kinds(folder: Path) -> list[tuple[str, str]]:
         modules = json.loads(path.read_text(encoding="utf-8"))
         return [(str(module["path"]), str(module["type"]).rpartition(".")[2]) for module in modules]
     except (ValueError, TypeError, KeyError) as error:
-        raise CorruptCheckpoint(f"{path} is no list of modules, each with a path and a type: {error}.") from error
+        raise CorruptCheckpoint(f"{path} is not a list of modules, each with a path and a type: {error}.") from error
 
 
 def _paths(folder: Path) -> list[str]:

@@ -76,7 +76,7 @@ def local_folder(name: str) -> Path:
 def read_config(folder: Path) -> dict[str, Any]:
     """
     Raises:
-        CorruptCheckpoint: ``config.json`` is no JSON object, names its classes in another way than a list, or has a
+        CorruptCheckpoint: ``config.json`` is not JSON object, names its classes in another way than a list, or has a
             size that no model has.
         UnsafeCheckpoint: it is outside of the folder.
     """
@@ -98,10 +98,10 @@ def config_source(folder: Path) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """
     Raises:
-        CorruptCheckpoint: the file is no JSON object.
+        CorruptCheckpoint: the file is not JSON object.
     """
     if not is_regular(path):
-        raise CorruptCheckpoint(f"{path} is no file. Download the checkpoint again.")
+        raise CorruptCheckpoint(f"{path} is not a file. Download the checkpoint again.")
     return parse_json(path, path.read_bytes())
 
 
@@ -163,7 +163,7 @@ def check_code(folder: Path, config: Mapping[str, Any], trust_remote_code: bool)
     Raises:
         UnsafeCheckpoint: loading would run Python files without permission, or read a file outside of the folder. Of
             an architecture that transformers has, it runs none.
-        CorruptCheckpoint: the tokenizer's config is no JSON object.
+        CorruptCheckpoint: the tokenizer's config is not JSON object.
     """
     check_links(folder)
     if trust_remote_code:

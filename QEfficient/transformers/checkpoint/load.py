@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -56,6 +57,7 @@ from QEfficient.transformers.checkpoint.gguf_folder import gguf_checkpoint, gguf
 from QEfficient.transformers.checkpoint.loader_errors import label_of, loader_errors
 from QEfficient.transformers.checkpoint.meta_model import outline
 from QEfficient.transformers.checkpoint.missing import mark_missing
+from QEfficient.transformers.checkpoint.other_layouts import of_file, without_config
 from QEfficient.transformers.checkpoint.packed import Quantized
 from QEfficient.transformers.checkpoint.unread import Unread, UnreadParameter, evaluate, mapped, stored_in
 from QEfficient.transformers.checkpoint.weight_files import WeightFile, WeightFiles, missing_shards
@@ -137,7 +139,7 @@ def resolve(model_name: str | os.PathLike[str], *, config_only: bool = False, **
         return gguf_checkpoint(file)
     if not (folder / "config.json").is_file():
         raise CheckpointNotFound(
-            f"'{name}' has no config.json, so it is not a transformers checkpoint. {_where_else(folder)}"
+            f"'{name}' has no config.json, so it is not a transformers checkpoint. {without_config(folder)}"
         )
     return folder
 
@@ -146,24 +148,8 @@ def _of_file(path: Path) -> Path:
     if not path.is_file():
         raise CheckpointNotFound(f"There is no file '{path}'.")
     if path.suffix.lower() != GGUF_SUFFIX:
-        raise CheckpointNotFound(f"'{path}' is a file: give a checkpoint's folder, or a file that ends in .gguf.")
+        raise of_file(path)
     return gguf_checkpoint(path)
-
-
-def _where_else(folder: Path) -> str:
-    """What to give instead of a folder without a config."""
-    if (folder / "adapter_config.json").is_file():
-        return (
-            "It is a PEFT adapter: load it with QEffAutoPeftModelForCausalLM.from_pretrained(), or its base model with "
-            "QEffAutoLoraModelForCausalLM.from_pretrained() and the adapter with load_adapter()."
-        )
-    inside = sorted(path.parent for path in folder.glob("*/config.json"))
-    if inside:
-        return f"Its folder {inside[0].name} has one: give {inside[0]}."
-    return (
-        "Give the folder that save_pretrained() made, or a model id on the Hub; of a repository with GGUF files, the "
-        "name of one as gguf_file."
-    )
 
 
 def download(model_name: str, options: dict[str, Any], wanted: list[str], unwanted: list[str] | None = None) -> Path:
@@ -237,12 +223,16 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> Any:
     from transformers import AutoConfig
 
     with loader_errors(folder, "the config", unknown=(ValueError, KeyError)):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        config._attn_implementation = config._experts_implementation = None
-        for part in {id(part): part for part in (config, config.get_text_config(decoder=True))}.values():
-            for name in SECTIONS:
-                vars(part).pop(name, None)
-        return config
+        return without_machine(AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code))
+
+
+def without_machine(config: Any) -> Any:
+    """``config`` without the kernels and the quantisation of the machine that it was saved on."""
+    config._attn_implementation = config._experts_implementation = None
+    for part in {id(part): part for part in (config, config.get_text_config(decoder=True))}.values():
+        for name in SECTIONS:
+            vars(part).pop(name, None)
+    return config
 
 
 def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, **options: Any) -> Any:
@@ -254,7 +244,7 @@ def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, *
         CorruptCheckpoint: weights are truncated, missing, misshapen or of a wrong type.
     """
     files = check_safe(folder, trust_remote_code)
-    weights = _quantized_weights(auto_class, files, trust_remote_code)
+    weights = _quantized_weights(auto_class, files, trust_remote_code, options.get("config"))
     limits = _build_limits(files, weights)
 
     def expanded(tensor: Unread) -> torch.Tensor:
@@ -271,9 +261,11 @@ def load_model(auto_class: Any, folder: Path, trust_remote_code: bool = False, *
     return model
 
 
-def _quantized_weights(auto_class: Any, files: WeightFiles, trust_remote_code: bool) -> QuantizedWeights:
+def _quantized_weights(
+    auto_class: Any, files: WeightFiles, trust_remote_code: bool, changed: Any | None
+) -> QuantizedWeights:
     def meta_model() -> nn.Module:
-        config = load_config(files.folder, trust_remote_code)
+        config = load_config(files.folder, trust_remote_code) if changed is None else copy.deepcopy(changed)
         model: nn.Module = outline(auto_class, config, files.folder, trust_remote_code)
         return model
 
@@ -297,7 +289,7 @@ def _load(
 ) -> Any:
     from QEfficient.transformers.patches import weights_opened_by
 
-    config = load_config(files.folder, trust_remote_code)
+    config = load_config(files.folder, trust_remote_code) if "config" not in options else None
     options = {"config": config, "dtype": "auto", "trust_remote_code": trust_remote_code, **options}
     # transformers would stop at a mismatch without naming the weight; the loading info names it.
     report = {"output_loading_info": True, "ignore_mismatched_sizes": True, "use_safetensors": True}
@@ -350,7 +342,7 @@ def load_skeleton(auto_class: Any, folder: Path, trust_remote_code: bool = False
     from QEfficient.transformers.checkpoint.recorder import Recorder
 
     files = check_safe(folder, trust_remote_code)
-    weights = _quantized_weights(auto_class, files, trust_remote_code)
+    weights = _quantized_weights(auto_class, files, trust_remote_code, options.get("config"))
     recorder = Recorder(_build_limits(files, weights))
 
     def open_file(file: WeightFile, **options: Any) -> Any:

@@ -23,6 +23,7 @@ from QEfficient.transformers.checkpoint.files import (
 from QEfficient.transformers.checkpoint.gguf_folder import SUFFIX as GGUF_SUFFIX
 from QEfficient.transformers.checkpoint.gguf_folder import linked_weights
 from QEfficient.transformers.checkpoint.gguf_header import read_gguf_header
+from QEfficient.transformers.checkpoint.other_layouts import without_weights
 from QEfficient.transformers.checkpoint.sizes import check_fits
 
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"} | {
@@ -198,7 +199,7 @@ def _names(folder: Path) -> list[str]:
     values = list(names.values()) if isinstance(names, dict) else []
     if not values or not all(isinstance(name, str) for name in values):
         raise CorruptCheckpoint(
-            f"{index} is no index of weights: weight_map must be an object of file names. Download it again."
+            f"{index} is not an index of weights: weight_map must be an object of file names. Download it again."
         )
     unsafe = sorted({name for name in values if not name.endswith(_SUFFIX)})
     if unsafe:
@@ -210,6 +211,8 @@ def _names(folder: Path) -> list[str]:
 
 
 def _no_weights(folder: Path) -> Exception:
+    if (other := without_weights(folder)) is not None:
+        return CheckpointNotFound(f"{folder} has a config but no weights that are read. {other}")
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
     if not pickles:
         return CheckpointNotFound(f"{folder} has a config but no weights ({_WHOLE}, or {_INDEX} and its files).")
@@ -227,7 +230,9 @@ def open_weight_file(path: Path) -> WeightFile:
         CorruptCheckpoint: it is none.
     """
     if not is_regular(path):
-        raise CorruptCheckpoint(f"{path} is no file: weights are in safetensors files. Download the checkpoint again.")
+        raise CorruptCheckpoint(
+            f"{path} is not a file: weights are in safetensors files. Download the checkpoint again."
+        )
     return WeightFile(
         path, identity(path), _gguf_header(path) if path.suffix.lower() == GGUF_SUFFIX else read_header(path)
     )
@@ -255,7 +260,7 @@ def read_header(path: Path) -> Header:
         entries = parse_json(path, file.read(size))
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _damaged(path, "its header's __metadata__ is no object of texts")
+        raise _damaged(path, "its header's __metadata__ is not an object of strings")
     tensors = {name: _tensor(path, name, entry) for name, entry in entries.items()}
     _check_layout(path, tensors, num_bytes - 8 - size)
     return Header(tensors, 8 + size, metadata)

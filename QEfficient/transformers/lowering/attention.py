@@ -33,7 +33,7 @@ def _refuse_unknown(module: nn.Module, kwargs: dict[str, object]) -> None:
     if unknown and not _are_ignored(module, unknown):
         raise UnsupportedModel(
             f"{type(module).__name__} passes {', '.join(unknown)} to its attention function, which no lowering "
-            "computes. See docs/source/adding_a_state_kind.md."
+            "computes. See 'Adding a state kind' in the documentation."
         )
 
 
@@ -154,7 +154,7 @@ def paged_attention(
     layer = module.layer_idx
     spec = step.specs[layer]
     if layer in step.attended:  # it writes what the first one wrote, with other values
-        raise UnsupportedModel("PagedAttention keeps one key and value a token, and a layer attends to several")
+        raise UnsupportedModel("PagedAttention keeps one key and value per token, and a layer attends to several")
     step.attended.append(layer)
     H, T, D = query.shape[1:]
     K, E = value.shape[1], value.shape[3]

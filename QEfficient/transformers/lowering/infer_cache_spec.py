@@ -108,7 +108,7 @@ def specs_by_running(
         if layer_type not in KINDS:
             raise UnsupportedModel(
                 f"Layer {index} of {type(model).__name__} keeps '{layer_type}' state, which no lowering holds yet; "
-                f"supported: {', '.join(KINDS)}. See docs/source/adding_a_state_kind.md."
+                f"supported: {', '.join(KINDS)}. See 'Adding a state kind' in the documentation."
             )
     windows = [_window(extra) for extra in kwargs]
     sizes = {window for window in windows if window is not None}
@@ -194,7 +194,7 @@ def refusing(module: nn.Module) -> Iterator[None]:
             ) from error
         raise UnsupportedModel(
             f"{type(module).__name__} does something that cannot be traced without weights and for any token: {line} "
-            "See docs/source/adding_a_state_kind.md."
+            "See 'Adding a state kind' in the documentation."
         ) from error
 
 
@@ -273,6 +273,8 @@ def _found_on_both_sides(model: nn.Module, width: int | None) -> tuple[list[Stat
 def cache_argument(module: nn.Module) -> str:
     """Name of the cache parameter of the module's forward."""
     parameters = inspect.signature(module.forward).parameters
+    if "cache" in parameters and "Cache" in str(parameters["cache"].annotation):  # from transformers 5.24 on
+        return "cache"
     return next((name for name in ("cache_params", "state") if name in parameters), "past_key_values")
 
 

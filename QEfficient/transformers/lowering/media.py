@@ -109,7 +109,7 @@ class MediaTokens:
     forms: tuple[tuple[str, FeatureForm], ...]
     """Modalities, each with the form of its features."""
     token_types: tuple[str, ...] = ()
-    """Arguments of the model's forward with a value a token, as the processor makes them."""
+    """Arguments of the model's forward with one value per token, as the processor makes them."""
     num_positions: int = 0
     """Coordinates of a token, where rotary embeddings have several; 0: its position alone."""
     asked: tuple[tuple[str, str], ...] = ()

@@ -33,6 +33,13 @@ def running_lens(lens: torch.Tensor) -> Iterator[None]:
         _LENS.reset(token)
 
 
+def current_lens(module: Any, position_ids: torch.Tensor) -> torch.Tensor:
+    """The length of each token's sequence, of the shape of ``position_ids``: the step's, else what a module was settled
+    for."""
+    lens = _LENS.get()
+    return torch.full_like(position_ids, getattr(module, "settled_len", None) or 0) if lens is None else lens
+
+
 @dataclass(frozen=True)
 class LengthRope:
     """An embedding of a module that depends on length.
@@ -161,7 +168,9 @@ def _settled(module: Any, ropes: list[LengthRope], ctx_len: int | None) -> Any:
             module.rope_type = "default"
         else:
             module.rope_type = {**module.rope_type, rope.layer_type: "default"}
-    module.forward = partial(_forward, module, type(module).forward, {rope.layer_type: rope for rope in ropes})
+    module.settled_len = ctx_len
+    forward = getattr(module.forward, "__func__", type(module).forward)  # a quirk's, or the class's
+    module.forward = partial(_forward, module, forward, {rope.layer_type: rope for rope in ropes})
     return module
 
 

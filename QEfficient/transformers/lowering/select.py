@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from QEfficient.transformers.lowering.media import MediaTokens
 
-_POINTER = "See docs/source/adding_a_state_kind.md."
+_POINTER = "See 'Adding a state kind' in the documentation."
 
 
 @dataclass(frozen=True, slots=True)

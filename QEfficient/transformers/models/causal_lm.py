@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
@@ -13,7 +13,7 @@ from QEfficient.base.modeling_qeff import PathLike
 from QEfficient.base.open_package import check_runtime
 from QEfficient.contract import MODEL_GRAPH, ROPE_LENS, LoweringName, Plan, Specialization
 from QEfficient.errors import LifecycleError, OptionError, UnsupportedModel
-from QEfficient.generation.prompts import encode_prompts
+from QEfficient.generation.prompts import choose_prompts, encode_prompts
 from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.causal_lm import CompiledCausalLM, DecoderRecord
 from QEfficient.generation.tokenizer import ForeignTokenizer
@@ -21,6 +21,7 @@ from QEfficient.generation_options import CallArguments, GenerationOptions
 from QEfficient.option_docs import lists_options
 from QEfficient.option_types import CausalLMCompileArgs, GenerateArgs
 from QEfficient.options import CausalLMCompileOptions, require_bool
+from QEfficient.qaic_config import QaicConfig
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
 from QEfficient.transformers.models.default_context import default_ctx_len
@@ -77,6 +78,8 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
     Args:
         model: a Hugging Face causal LM, already loaded; :meth:`from_pretrained` loads one.
         continuous_batching: upstream's switch; :meth:`compile` with ``full_batch_size`` needs no switch here.
+        qaic_config: upstream's settings: see :class:`QEfficient.qaic_config.QaicConfig`.
+        max_seq_len_cached: upstream's length of tables of positions; no effect, they are made for ``ctx_len``.
         tokenizer: used by :meth:`generate` and put into the package.
 
     Raises:
@@ -85,10 +88,25 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
 
     task = "causal_lm"
     options_class: ClassVar[type[CausalLMCompileOptions]] = CausalLMCompileOptions
-    load_arguments: ClassVar[tuple[str, ...]] = ("continuous_batching",)
+    load_arguments: ClassVar[tuple[str, ...]] = ("continuous_batching", "qaic_config", "max_seq_len_cached")
+    qaic_config = QaicConfig()
+    """Settings that the model was loaded with."""
 
-    def __init__(self, model: Any, continuous_batching: bool = False, *, tokenizer: Any | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        continuous_batching: bool = False,
+        qaic_config: Mapping[str, Any] | None = None,
+        max_seq_len_cached: int | None = None,
+        *,
+        tokenizer: Any | None = None,
+    ) -> None:
         super().__init__(model, tokenizer=tokenizer)
+        self.qaic_config = QaicConfig.read(qaic_config)
+        for remark in self.qaic_config.remarks:
+            logger.warning("%s", remark)
+        if max_seq_len_cached is not None:
+            logger.warning("max_seq_len_cached: no effect, tables of positions are made for ctx_len.")
         require_bool("continuous_batching", continuous_batching)
         self._check_direction()
         self.continuous_batching = continuous_batching
@@ -142,6 +160,12 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             max_step_tokens=self._max_step_tokens(options, target),
             traced_len=options.ctx_len if depends_on_length(self._loaded(), self.state_specs()) else None,
         )
+
+    def _accepted(self, passed: dict[str, Any]) -> dict[str, Any]:
+        config = QaicConfig.read(passed.pop("qaic_config")) if "qaic_config" in passed else self.qaic_config
+        if passed.get("num_speculative_tokens") == 0 and config.speculative_model_type is None:
+            del passed["num_speculative_tokens"]  # of a model that was not loaded to check drafts: no drafts
+        return {**config.compile_defaults(passed.get("ctx_len")), **passed}
 
     def _with_defaults(
         self, options: CausalLMCompileOptions, target: Target, passed: Collection[str]
@@ -266,11 +290,14 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
     @lists_options(GenerationOptions, CallArguments)
     def generate(
         self,
-        prompts: Any = None,
+        inputs: Any = None,
         texts: Any = None,
         device_id: Sequence[int] | None = None,
         runtime_ai100: bool = True,
         *,
+        prompts: Any = None,
+        prompts_txt_file_path: PathLike | None = None,
+        device_ids: Sequence[int] | None = None,
         input_ids: Any = None,
         attention_mask: Any = None,
         tokenizer: Any | None = None,
@@ -281,15 +308,17 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         """Answer prompts with the compiled package.
 
         Args:
-            prompts: text, a list of texts, lists of token ids, a tokenizer's output, or chat messages. Upstream's
-                ``generate(tokenizer, prompts)`` and ``generate(tokenizer=..., prompts=...)`` work too.
-            texts: the prompts, where the first argument is a tokenizer.
+            inputs: prompts: text, a list of texts, lists of token ids, a tokenizer's output, or chat messages.
+            texts: the prompts, where the first argument is a tokenizer, as upstream has it.
             device_id: the cards to run on; others than last time open the package again. No effect on ``cpu``.
             runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
+            prompts: prompts by name.
+            prompts_txt_file_path: a file with one prompt per line, in place of prompts.
+            device_ids: another name of ``device_id``.
             input_ids: with ``attention_mask``, the form of Hugging Face's ``generate(**inputs)``.
             attention_mask: 0 where a row is padding.
             tokenizer: default: the model's.
-            generation_len: most new tokens, for all prompts or one number each; default: the
+            generation_len: maximum number of new tokens, for all prompts or one per prompt; default: the
                 checkpoint's ``max_new_tokens`` or ``max_length``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
             options: see :class:`GenerationOptions`, each one value or one for each prompt; and :class:`CallArguments`.
@@ -303,13 +332,12 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             OptionError: an unknown or impossible option.
         """
         check_runtime(runtime_ai100)
-        if texts is not None:
-            prompts, tokenizer = texts, prompts
+        prompts, tokenizer = choose_prompts(inputs, texts, prompts, tokenizer, prompts_txt_file_path)
         if input_ids is not None:
             if prompts is not None:
                 raise OptionError("Give either prompts or input_ids.")
             prompts = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return self._open(device_id).generate(
+        return self._open(device_id if device_ids is None else device_ids).generate(
             prompts,
             tokenizer=self._text_tokenizer(tokenizer),
             generation_len=generation_len,
@@ -373,14 +401,14 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         max_tokens: int | None = None,
         reference: bool = False,
     ) -> PerplexityReport:
-        """Perplexity over a text, in windows as of Hugging Face's guide.
+        """Perplexity on a text, in windows as in Hugging Face's guide.
 
         Args:
             text: a text, or its token ids.
             ctx_len: maximum tokens of a window; default: the package's ``ctx_len``.
-            stride: tokens from the begin of a window to that of the next; default: ``ctx_len``, so that windows do
+            stride: tokens between the starts of two windows; default: ``ctx_len``, so that windows do
                 not overlap. A smaller one gives tokens more context and takes longer.
-            max_tokens: read only so many tokens of the text.
+            max_tokens: use only the first so many tokens of the text.
             reference: evaluate Hugging Face's model in float32 instead of the package.
 
         Raises:

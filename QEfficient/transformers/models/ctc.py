@@ -168,7 +168,7 @@ class QEFFAutoModelForCTC(QEFFAudioModel[SequencePlan, EncoderCompileOptions], Q
         Raises:
             LifecycleError: nothing was compiled yet.
             CapacityError: audio is empty or longer than the longest compiled ``seq_len``.
-            OptionError: it is no audio, or of another rate than the model's.
+            OptionError: it is not audio, or of another rate than the model's.
         """
         check_runtime(runtime_ai100)
         if audio is not None:

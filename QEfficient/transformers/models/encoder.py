@@ -284,6 +284,7 @@ class QEFFAutoModel(QEFFEmbedder):
         tokenizer: Any | None = None,
         images: Sequence[Any] | None = None,
         instruction: str | None = None,
+        write_io: bool = False,
     ) -> dict[str, Any]:
         """Run texts through the compiled package; of a model that reads images among texts, with their images.
 
@@ -295,6 +296,7 @@ class QEFFAutoModel(QEFFEmbedder):
             tokenizer: default: the model's.
             images: of one text, or a list of images for each: paths, bytes, arrays, or images of Pillow.
             instruction: the system's message of a chat whose user shows the images and the text.
+            write_io: upstream's switch to write buffers to files, which models that generate have; only False.
 
         Returns:
             The output by its name, a float32 array with a row for each text: see the class.
@@ -305,6 +307,8 @@ class QEFFAutoModel(QEFFEmbedder):
             OptionError: images and placeholders differ in number, or the model was compiled for texts alone.
         """
         check_runtime(runtime_ai100)
+        if write_io:
+            raise OptionError("write_io=True: QAICInferenceSession(qpc_path).run() gets and gives the buffers.")
         outputs: dict[str, Any] = self._open(device_ids).generate(
             inputs,
             tokenizer=self._text_tokenizer(tokenizer),
@@ -358,7 +362,7 @@ class QEFFAutoModel(QEFFEmbedder):
         Raises:
             LifecycleError: nothing was compiled yet, or not for images.
             CapacityError: an image is too large, too small, or of a size that was not compiled.
-            OptionError: something is no image, or the model does not have two towers.
+            OptionError: something is not an image, or the model does not have two towers.
         """
         compiled = self._open(device_ids)
         vectors: np.ndarray = compiled.get_image_features(images, processor=processor or self.processor)

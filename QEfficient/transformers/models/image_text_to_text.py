@@ -23,7 +23,7 @@ from QEfficient.generation.results import CloudAI100ExecInfo
 from QEfficient.generation.tasks.image_text_to_text import LANGUAGE, ImageTextRecord
 from QEfficient.generation_options import CallArguments, GenerationOptions, StreamArguments, Streamer
 from QEfficient.option_docs import lists_options
-from QEfficient.option_types import ImageTextToTextCompileArgs, StreamArgs
+from QEfficient.option_types import ImageTextToTextCompileArgs, RunArgs, StreamArgs
 from QEfficient.options import ImageTextToTextCompileOptions, require_bool
 from QEfficient.store.artifacts import update_body
 from QEfficient.targets import Target
@@ -81,6 +81,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         model: a Hugging Face model, already loaded; :meth:`from_pretrained` loads one.
         kv_offload: upstream's switch: the encoder and the language model are two graphs. They always are here.
         continuous_batching: upstream's switch; :meth:`compile` with ``full_batch_size`` needs no switch here.
+        qaic_config: upstream's settings: see :class:`QEfficient.qaic_config.QaicConfig`.
         processor: reads texts, images and audio; put into the package.
         tokenizer: default: the processor's.
 
@@ -90,7 +91,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
 
     task = "image_text_to_text"
     options_class: ClassVar[type[ImageTextToTextCompileOptions]] = ImageTextToTextCompileOptions
-    load_arguments = ("kv_offload", "continuous_batching", "processor")
+    load_arguments = ("kv_offload", "continuous_batching", "qaic_config", "processor")
 
     def __new__(cls, model: PreTrainedModel | None = None, *args: Any, **kwargs: Any) -> Self:
         """A model with an encoder and a decoder gets the class for these."""
@@ -103,12 +104,13 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         model: Any,
         kv_offload: bool | None = True,
         continuous_batching: bool = False,
+        qaic_config: Mapping[str, Any] | None = None,
         *,
         processor: ProcessorMixin | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         tokenizer = tokenizer if tokenizer is not None else getattr(processor, "tokenizer", None)
-        super().__init__(model, continuous_batching, tokenizer=tokenizer)
+        super().__init__(model, continuous_batching, qaic_config, tokenizer=tokenizer)
         if kv_offload is not None:
             require_bool("kv_offload", kv_offload)
             if not kv_offload:
@@ -358,7 +360,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         *,
         audio: Clips | None = None,
         stream: Stream = False,
-        **options: Unpack[StreamArgs],
+        **options: Unpack[RunArgs],
     ) -> CloudAI100ExecInfo:
         """Answer prompts with the compiled package.
 
@@ -371,7 +373,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             streamer: of transformers, for a single answer.
             device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
             runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
-            generation_len: most new tokens, for all prompts or one number each.
+            generation_len: maximum number of new tokens, for all prompts or one per prompt.
             audio: of one prompt, or a list for each: files, or samples at the model's rate.
             stream: True prints the text as it comes; a function is called with each piece.
             options: see :meth:`QEFFAutoModelForCausalLM.generate`.
@@ -453,7 +455,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
         Raises:
             LifecycleError: nothing was compiled yet, or there is no processor.
             CapacityError: audio is empty, or too long for ``ctx_len``.
-            OptionError: it is no audio, the processor has no request for a transcription, or it takes no such option.
+            OptionError: it is not audio, the processor has no request for a transcription, or it takes no such option.
         """
         if options:
             raise OptionError(f"{self.model_name} has no such options of transcribe(): {', '.join(options)}.")

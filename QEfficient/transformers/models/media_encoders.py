@@ -83,21 +83,20 @@ def _of_another_model(model: PreTrainedModel, processor: ProcessorMixin) -> Iter
         ) from error
 
 
-_ADAPTER = "adapter_config.json"
-
-
 def check_adapter(folder: Path) -> None:
     """
     Raises:
         UnsupportedModel: a checkpoint has an adapter beside its weights, which transformers turns on for prompts with
             media.
     """
-    path = folder / _ADAPTER
-    if path.is_file():
+    from QEfficient.transformers.checkpoint.other_layouts import ADAPTER_CONFIG, has_adapter_beside
+
+    if has_adapter_beside(folder):
         raise UnsupportedModel(
-            f"{folder.name} has a LoRA adapter ({path}), which transformers applies to prompts with audio or images "
-            "alone; adapters of such models are not run. Merge it: save what PeftModel.from_pretrained(model, folder)"
-            ".merge_and_unload() returns, with has_lora_adapter false in its config."
+            f"{folder.name} has a LoRA adapter ({folder / ADAPTER_CONFIG}), which transformers applies to prompts with "
+            "audio or images alone; adapters of such models are not run. Merge it: save what "
+            "PeftModel.from_pretrained(model, folder).merge_and_unload() returns, with has_lora_adapter false in its "
+            "config."
         )
 
 

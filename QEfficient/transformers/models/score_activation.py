@@ -20,7 +20,7 @@ def name_in_folder(folder: Path) -> str | None:
     only beside a ``modules.json``.
 
     Raises:
-        CorruptCheckpoint: the file is no JSON object, or names none.
+        CorruptCheckpoint: the file is not JSON object, or names none.
         UnsafeCheckpoint: it is outside of the folder.
     """
     path = contained(folder, "config_sentence_transformers.json")

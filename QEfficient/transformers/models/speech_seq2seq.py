@@ -271,7 +271,7 @@ class QEFFAutoModelForSpeechSeq2Seq(
         Raises:
             LifecycleError: nothing was compiled yet.
             CapacityError: audio is empty or longer than the model was compiled for: see :meth:`transcribe`.
-            OptionError: it is no audio, or an unknown or impossible option.
+            OptionError: it is not audio, or an unknown or impossible option.
         """
         check_runtime(runtime_ai100)
         answers: CloudAI100ExecInfo = self._open(device_ids).generate(
@@ -331,7 +331,7 @@ class QEFFAutoModelForSpeechSeq2Seq(
         Raises:
             LifecycleError: nothing was compiled yet, or there is no tokenizer.
             CapacityError: audio is empty, or too long.
-            OptionError: it is no audio, or an unknown or impossible option.
+            OptionError: it is not audio, or an unknown or impossible option.
         """
         transcripts: list[Transcript] = self._open(device_ids).transcribe(
             inputs,

@@ -133,7 +133,7 @@ class _State:
         try:
             values = json.loads(read_octets(stored, _STATE_BYTES))
         except ValueError as error:
-            raise damaged(stored, f"is no JSON ({error})") from error
+            raise damaged(stored, f"is not JSON ({error})") from error
         self._values: dict[str, Any] = values if isinstance(values, dict) else {}
 
     @property

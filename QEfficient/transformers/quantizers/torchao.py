@@ -123,7 +123,7 @@ class _Description:
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise self._damaged(f"is no JSON ({error})") from error
+            raise self._damaged(f"is not JSON ({error})") from error
         self._values: dict[str, Any] = values if isinstance(values, dict) else {}
         data = self._values.get("_data")
         self._data: dict[str, Any] = data if isinstance(data, dict) else {}
@@ -147,7 +147,7 @@ class _Description:
         listed = {_PARTS.get(str(name), str(name)) for name in names}
         require_parts(parts, *sorted(listed))
         for name in sorted(parts.keys() - listed):
-            raise damaged(parts[name], f"is no part of '{self._name}' by the file's __metadata__")
+            raise damaged(parts[name], f"is not part of '{self._name}' by the file's __metadata__")
 
     @property
     def dtype(self) -> torch.dtype:

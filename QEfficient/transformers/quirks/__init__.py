@@ -60,6 +60,7 @@ REASONS = {
     "moonshine_streaming_encoder": "it takes whole frames of samples alone, and has windows only where it has a mask",
     "nllb-moe": _DATA_DEPENDENT,
     "ovis2": "its encoder gives rows of a table beside features, for other tokens than images, and looks for these",
+    "phimoe": "it scales its rotary embedding by the greatest position of a step, which depends on data",
     "pop2piano": "a row for the composer, which no forward adds, comes before its features",
     "prophetnet": f"{_COUNTS}; it mixes the rows of a batch up; {_INTEGER_MASK}",
     "qwen3_omni_moe_audio_encoder": "it cuts its chunks into pieces, whose number depends on the length",

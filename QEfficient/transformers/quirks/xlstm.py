@@ -23,16 +23,18 @@ def xlstm_model(
     input_ids: Tensor | None = None,
     inputs_embeds: Tensor | None = None,
     cache_params: Cache | None = None,
+    cache: Cache | None = None,
     **kwargs: object,
 ) -> xLSTMOutput:
-    """The model's forward over transformers' cache."""
-    assert cache_params is not None
+    """The model's forward over transformers' cache, whose name is ``cache`` from transformers 5.24 on."""
+    cache = cache_params if cache is None else cache
+    assert cache is not None
     hidden = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
     for layer_idx, block in enumerate(self.blocks):
-        states = [cache_params.get_recurrent_state(layer_idx, number) for number in range(3)]
+        states = [cache.get_recurrent_state(layer_idx, number) for number in range(3)]
         hidden, new_states = block(hidden, None if states[0] is None else states)
         for number, state in enumerate(new_states):
-            cache_params.update_recurrent_state(state, layer_idx, number)
+            cache.update_recurrent_state(state, layer_idx, number)
     return xLSTMOutput(self.out_norm(hidden))
 
 

@@ -229,15 +229,16 @@ def specializations(
         state_sizes: sizes of the state's named axes.
         continuous_batching: prefill one prompt at a time and decode all slots; else both run over the same batch.
     """
-    num_new = 1 + (options.num_speculative_tokens or 0)
     whole = (options.ctx_len,)
-    prefill = (1 if continuous_batching else options.num_slots, chunk_len, 1, options.comp_ctx_lengths_prefill or whole)
-    decode = (options.num_slots, num_new, num_new, options.comp_ctx_lengths_decode or whole)
-    steps = {"Prefill": prefill, "Decode": decode}
+    rows = 1 if continuous_batching else options.num_slots
+    steps = [("Prefill", rows, chunk_len, 1, options.comp_ctx_lengths_prefill or whole)]
+    lens, slots = options.comp_ctx_lengths_decode or whole, options.num_slots
+    steps += [("Decode", slots, 1 + drafts, 1 + drafts, lens) for drafts in options.draft_lens or (0,)]
     if options.prefill_only is not None:
-        del steps["Decode" if options.prefill_only else "Prefill"]
+        unwanted = "Decode" if options.prefill_only else "Prefill"
+        steps = [step for step in steps if step[0] != unwanted]
     made: dict[str, Specialization] = {}
-    for name, (rows, seq_len, num_logits, context_lens) in steps.items():
+    for name, rows, seq_len, num_logits, context_lens in steps:
         for context_len in context_lens:
             symbols = {"batch_size": rows, "seq_len": seq_len, **state_sizes}
             if options.has_comp_ctx_lengths:

@@ -121,7 +121,7 @@ def prepare_encoder(
         model: a Hugging Face model, or what reads its texts.
         pooling: as of :func:`resolve_pooling`; the layers that the model brings for texts come after it.
         use: what to measure for.
-        types: further arguments of its forward with a value a token, of which texts have zeros.
+        types: further arguments of its forward with one value per token, of which texts have zeros.
 
     Raises:
         UnsupportedModel: the model does not return one hidden state per token; see :func:`measure_contract` also.

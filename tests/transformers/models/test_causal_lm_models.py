@@ -71,7 +71,7 @@ def test_a_layer_that_attends_twice_is_not_paged() -> None:
 
     choice = choose_lowering(tiny_model("causal_lm", "diffllama"), choose_target("cpu"))
     assert choice.lowering == "retained"
-    assert "one key and value a token" in choice.refused["paged"]
+    assert "one key and value per token" in choice.refused["paged"]
 
 
 @pytest.mark.parametrize("name", list(NOT_PAGED))

@@ -491,7 +491,7 @@ def test_neutral_values_of_what_is_not_followed(llama: Pair) -> None:
 
 def test_the_longer_of_two_lengths_is_said(llama: Pair, caplog: pytest.LogCaptureFixture) -> None:
     llama.answers(llama.prompts[0], max_new_tokens=3, max_length=40)
-    assert "max_new_tokens=3 goes before max_length=40" in caplog.text
+    assert "max_new_tokens=3 takes precedence over max_length=40" in caplog.text
 
 
 def test_a_chat_ends_at_the_tokenizers_end_token_too(caplog: pytest.LogCaptureFixture) -> None:

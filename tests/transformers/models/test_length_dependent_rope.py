@@ -32,11 +32,37 @@ LENS = (10, ORIGINAL - 4, ORIGINAL, 60)
 def model(kind: str) -> Any:
     rope = DYNAMIC if kind == "dynamic" else LONGROPE
     values: dict[str, Any] = {"num_hidden_layers": 2, "rope_parameters": rope}
+    if kind == "phimoe":
+        return phimoe()
     if kind == "phi3":
         config = {"original_max_position_embeddings": ORIGINAL, "pad_token_id": 0}
         return tiny_models.causal_lm("phi3", max_position_embeddings=128, **config, **values)
     positions = ORIGINAL if kind == "dynamic" else 128
     return tiny_models.causal_lm("llama", max_position_embeddings=positions, head_dim=16, **values)
+
+
+def phimoe() -> Any:
+    """Its code scales by length beside the frequencies, in a branch over data."""
+    from transformers import PhimoeConfig, PhimoeForCausalLM
+
+    torch.manual_seed(0)
+    config = PhimoeConfig(
+        vocab_size=320,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=2,
+        max_position_embeddings=128,
+        original_max_position_embeddings=ORIGINAL,
+        rope_parameters=LONGROPE | {"short_mscale": 1.1, "long_mscale": 1.6},
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        initializer_range=0.2,
+    )
+    return PhimoeForCausalLM(config).eval()
 
 
 def prompt(num_tokens: int) -> list[int]:
@@ -65,7 +91,7 @@ def answers(ours: QEFFAutoModelForCausalLM, lens: Sequence[int], num_new: int = 
 
 
 @pytest.mark.parametrize("lowering", ["paged", "retained"])
-@pytest.mark.parametrize("kind", ["phi3", "dynamic"])
+@pytest.mark.parametrize("kind", ["phi3", pytest.param("phimoe", marks=pytest.mark.sweep), "dynamic"])
 def test_each_sequence_gets_hugging_faces_embedding(kind: str, lowering: str, caplog: pytest.LogCaptureFixture) -> None:
     """Beside others of other lengths, in chunks, and across the border, where both compute a sequence anew."""
     wanted = [expected(kind, num_tokens) for num_tokens in LENS]
@@ -76,10 +102,16 @@ def test_each_sequence_gets_hugging_faces_embedding(kind: str, lowering: str, ca
 
 
 def test_the_lengths_decide_something() -> None:
-    """Else the tests above could not fail."""
-    for kind in ("phi3", "dynamic"):
-        settled = compiled(kind, target="cloud-ai-100-sim", prefill_seq_len=16)
-        assert answers(settled, [10]) != [expected(kind, 10)] or answers(settled, [28]) != [expected(kind, 28)], kind
+    """Else the tests above could not fail: with one embedding for all lengths Hugging Face answers otherwise."""
+    for kind, same in (("phi3", {"long_factor": LONGROPE["short_factor"]}), ("dynamic", {"rope_type": "default"})):
+        plain = copy.deepcopy(model(kind))
+        plain.config.rope_parameters = {**plain.config.rope_parameters, **same}
+        plain.model.rotary_emb = type(plain.model.rotary_emb)(plain.config)
+        ids = torch.tensor([prompt(60)])
+        theirs = plain.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=0
+        )
+        assert theirs[0, 60:].tolist() != expected(kind, 60), kind
 
 
 def test_a_context_that_is_longer_needs_no_other_graph() -> None:
@@ -114,7 +146,7 @@ def test_perplexity_is_that_of_hugging_face(kind: str) -> None:
         assert ours.evaluate(text, ctx_len=50).perplexity == pytest.approx(theirs.perplexity, rel=1e-3)
 
 
-@pytest.mark.parametrize(("kind", "num_tokens"), [("phi3", 10), ("dynamic", 10)])
+@pytest.mark.parametrize(("kind", "num_tokens"), [("phi3", 10), pytest.param("dynamic", 10, marks=pytest.mark.sweep)])
 def test_a_card_within_the_original_context_is_hugging_face(kind: str, num_tokens: int) -> None:
     ours = compiled(kind, target="cloud-ai-100-sim", precision=None, ctx_len=ORIGINAL, prefill_seq_len=16)
     assert answers(ours, [num_tokens]) == [expected(kind, num_tokens)]

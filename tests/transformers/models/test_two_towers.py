@@ -140,7 +140,7 @@ def test_a_model_without_a_processor_is_for_texts(folders: Callable[[str], Path]
 def test_what_is_refused(loaded: Callable[[str], QEFFAutoModel], tmp_path: Path) -> None:
     model = loaded("siglip")
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(OptionError, match="is no image in PNG"):
+    with pytest.raises(OptionError, match="is not an image in PNG"):
         model.get_image_features(tmp_path / "text.png")
     with pytest.raises(CapacityError, match="No image was passed"):
         model.get_image_features([])

@@ -161,7 +161,7 @@ DAMAGE = [
     (*NF4, drop("weight.absmax"), "is stored without 'absmax'"),
     (*NF4, put("weight.absmax", lambda scales: scales[1:]), r"absmax' has shape"),
     (*NF4, put("weight.quant_map", with_nan), r"quant_map' holds NaN"),
-    (*NF4, put(STATE, lambda state: state[:-1]), "is no JSON"),
+    (*NF4, put(STATE, lambda state: state[:-1]), "is not JSON"),
     (*NF4, put(STATE, lambda state: state_with(state, shape=[64, 128])), "which holds no"),
     (*NF4, put(STATE, lambda state: state_with(state, blocksize=0)), "has the blocksize 0"),
     (*NF4, put(STATE, lambda state: state_with(state, dtype="int8")), "has the dtype int8"),
@@ -182,7 +182,7 @@ DAMAGE = [
     (*INT4, put("_weight_scale", torch.zeros_like), "_weight_scale' holds zeros"),
     (*INT4, put("_weight_zero_point", with_nan), "_weight_zero_point' holds NaN"),
     (*INT4, drop("_weight_zero_point"), "is stored without 'zero_point'"),
-    (*INT4, add("_weight_per_tensor_scale", torch.ones(1)), "per_tensor_scale' is no part of"),
+    (*INT4, add("_weight_per_tensor_scale", torch.ones(1)), "per_tensor_scale' is not part of"),
     (*INTX, put(QDATA, lambda octets: octets + 9), "_weight_qdata' has integers from"),
     (*INTX, put("_weight_zero_point", lambda zeros: zeros + 99), "_weight_zero_point' has integers from"),
     (*BITNET, drop("weight_scale"), "is stored without 'weight_scale'"),
@@ -238,8 +238,8 @@ def test_config(tmp_path: Path, plain: Path, section: Any, error: Any, message: 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda text: "{", CorruptCheckpoint, "which is no JSON"),
-        (lambda text: "[" * 4000, CorruptCheckpoint, "which is no JSON"),
+        (lambda text: "{", CorruptCheckpoint, "which is not JSON"),
+        (lambda text: "[" * 4000, CorruptCheckpoint, "which is not JSON"),
         (lambda text: " " * 5000, CorruptCheckpoint, "which is missing or long"),
         (lambda text: "[]", CorruptCheckpoint, "which has the _tensor_data_names None"),
         (lambda text: text.update(_tensor_data_names=["qdata", 1]), CorruptCheckpoint, "expected a list of names"),
