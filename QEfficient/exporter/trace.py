@@ -22,6 +22,7 @@ from QEfficient.contract import RETAINED
 from QEfficient.errors import ExportError, QEffError, SizeDependence
 from QEfficient.exporter.context_functions import TRANSLATIONS, add_functions
 from QEfficient.exporter.decompose import decompose
+from QEfficient.exporter.integer_division import DIVISION_TRANSLATIONS
 from QEfficient.exporter.toolchain import OPSET
 from QEfficient.exporter.traced_layers import EDGE_TRANSLATIONS
 from QEfficient.interrupts import interrupts_put_off
@@ -103,7 +104,10 @@ def _to_onnx(program: torch.export.ExportedProgram) -> ir.Model:
         verbose=False,
         opset_version=OPSET,
         optimize=False,  # folding comes after the weights are attached
-        custom_translation_table={**exporter_onnx._ONNX_TRANSLATION_TABLE, **TRANSLATIONS, **EDGE_TRANSLATIONS},
+        custom_translation_table=exporter_onnx._ONNX_TRANSLATION_TABLE
+        | TRANSLATIONS
+        | DIVISION_TRANSLATIONS
+        | EDGE_TRANSLATIONS,
     )
     if onnx_program is None:
         raise ExportError("torch.onnx returned no program.")

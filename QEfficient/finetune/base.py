@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from QEfficient.errors import CheckpointError, CorruptCheckpoint, UnsupportedModel
+from QEfficient.errors import CheckpointError, CorruptCheckpoint, OptionError, UnsupportedModel
 from QEfficient.finetune.devices import choose_device, choose_precision
 from QEfficient.finetune.settings import FinetuneOptions
 from QEfficient.store.digests import digest, file_digest
 from QEfficient.transformers.checkpoint import load as loading
 from QEfficient.transformers.checkpoint.missing import MissingParameter, adopt_missing
 from QEfficient.transformers.quantizers.auto import read_scheme
+from QEfficient.transformers.tasks.position_limits import max_seq_len
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -92,6 +93,22 @@ class Base:
                 f"The tokenizer of '{self.name}' gives {token!r} the number {greatest}, and the model has embeddings "
                 f"for {num_tokens:,} tokens. Take the tokenizer that belongs to the model, or resize the embeddings "
                 "with resize_token_embeddings() and save the model."
+            )
+
+    def check_lengths(self, model: PreTrainedModel, sequences: Iterable[Sequence[int]]) -> None:
+        """
+        Args:
+            model: loaded from this.
+            sequences: token ids of each example.
+
+        Raises:
+            OptionError: one is longer than the model has positions.
+        """
+        longest, limit = max(map(len, sequences)), max_seq_len(model)
+        if limit is not None and longest > limit:
+            raise OptionError(
+                f"The longest sequence of the data has {longest} tokens, and '{self.name}' has {limit} positions: give "
+                f"context_length={limit} to cut longer ones."
             )
 
     def load(self, options: FinetuneOptions, labels: Sequence[str]) -> PreTrainedModel:

@@ -104,3 +104,9 @@ class StopOnSignal(TrainerCallback):
         self.number = agree_on_greatest(self.number, args.device)
         if self.number:
             control.should_save = control.should_training_stop = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
+        """Do not validate after a signal, as the Trainer does where it stops: there may be no time."""
+        control.should_evaluate = control.should_evaluate and not self.number

@@ -63,6 +63,11 @@ class Data:
         return cls(made(rows), validation, labels)
 
     @property
+    def sequences(self) -> list[list[int]]:
+        """Token ids of each example."""
+        return [example.input_ids for example in (*self.train, *self.validation)]
+
+    @property
     def digest(self) -> str:
         """Of what is trained on."""
         return digest([[example.input_ids, example.labels] for example in self.train])

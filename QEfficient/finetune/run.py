@@ -82,7 +82,7 @@ def finetune(
         base = Base.open(pretrained_model_name_or_path, hub, trust_remote_code)
     with _stage("Reading", str(chosen.dataset)):
         data = Data.read(chosen, base)
-    base.check_tokens(example.input_ids for example in (*data.train, *data.validation))
+    base.check_tokens(data.sequences)
     return _Run(chosen, base, data, output_dir).go()
 
 
@@ -130,6 +130,7 @@ class _Run:
             self.output_dir.mkdir(parents=True, exist_ok=True)
         with _stage("Loading", self.base.name):
             model = self.base.load(self.options, self.data.labels)
+            self.base.check_lengths(model, self.data.sequences)
         is_language = self.options.task_mode == "generation"
         callbacks = [
             TakeIntervals(),

@@ -118,6 +118,8 @@ class FinetuneOptions(Options):
                 raise OptionError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
         for name, least in _LEAST.items():
             _check_whole(name, getattr(self, name), least)
+        if self.seed > _GREATEST_SEED:
+            raise OptionError(f"seed must be at most {_GREATEST_SEED}, got {self.seed}.")
         for name in ("num_epochs", "lr", "weight_decay", "max_grad_norm", "lora_dropout", "validation_split"):
             _check_number(name, getattr(self, name))
         if self.num_epochs <= 0 or self.lr <= 0:
@@ -167,6 +169,10 @@ _LEAST: Mapping[str, int] = {
     **dict.fromkeys(("max_train_step", "max_eval_step", "warmup_steps", "seed"), 0),
     **dict.fromkeys(("num_workers_dataloader", "intermediate_step_save"), 0),
 }
+
+
+_GREATEST_SEED = 2**32 - 1
+"""NumPy's."""
 
 
 def _check_whole(name: str, value: object, least: int) -> None:

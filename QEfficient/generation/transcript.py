@@ -23,9 +23,9 @@ class Segment:
     """A part of audio."""
 
     start: float
-    """Seconds from the begin of the audio."""
+    """Seconds from the start of the audio."""
     end: float
-    """Seconds from the begin of the audio."""
+    """Seconds from the start of the audio."""
     token_ids: list[int] = field(default_factory=list)
     """Of the model's answer, timestamps included."""
     text: str = ""

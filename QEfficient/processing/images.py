@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import os
+import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -24,6 +27,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 64 << 20
 MIN_SIDE = 2
 _MAX_RATIO = 200
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError, AssertionError)
+_PILLOW_ERRORS += (struct.error,)
+"""Over files whose content contradicts itself."""
 
 
 def open_images(pictures: Sequence[Picture]) -> list[Image]:
@@ -34,10 +40,7 @@ def open_images(pictures: Sequence[Picture]) -> list[Image]:
         CapacityError: one is too large, or too small to be seen.
         LifecycleError: Pillow is not installed.
     """
-    opened = [open_image(picture, index) for index, picture in enumerate(pictures)]
-    for index, image in enumerate(opened):
-        _checked(image.size, index)
-    return opened
+    return [open_image(picture, index) for index, picture in enumerate(pictures)]
 
 
 def open_image(picture: Picture, index: int = 0) -> Image:
@@ -47,7 +50,8 @@ def open_image(picture: Picture, index: int = 0) -> Image:
     except ImportError as error:
         raise LifecycleError("Images need Pillow: pip install 'QEfficient[vision]'.") from error
     if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+        with _damage(f"Image {index}"):
+            return _rgb(picture, index)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise OptionError(
@@ -67,11 +71,11 @@ def open_image(picture: Picture, index: int = 0) -> Image:
 
 
 def _from_text(text: str, index: int) -> Image:
-    """The image of a path, or of ``data:image/png;base64,…``."""
-    if not text.startswith("data:"):
-        return _decoded(_read(text), f"Image {index} ({text})", index)
+    """The image of a path, or of ``data:image/png;base64,…``, whose base64 may have line breaks."""
+    if text[:5].lower() != "data:":
+        return _decoded(_read(text), f"Image {index} ({text:.200})", index)
     try:
-        content = base64.b64decode(text.partition(",")[2], validate=True)
+        content = base64.b64decode("".join(unquote(text.partition(",")[2]).split()), validate=True)
     except ValueError as error:
         raise OptionError(f"Image {index} is a data: address whose base64 is damaged: {error}.") from error
     return _decoded(content, f"Image {index} (data:)", index)
@@ -79,31 +83,65 @@ def _from_text(text: str, index: int) -> Image:
 
 def _read(path: str) -> bytes:
     if "://" in path:
-        raise OptionError(f"{path} is an address, and no image is downloaded: save it, and give its path.")
+        raise OptionError(f"{path:.200} is an address, and no image is downloaded: save it, and give its path.")
     try:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise OptionError(f"The image {path} cannot be read: {error}.") from error
+        said = getattr(error, "strerror", None) or error
+        raise OptionError(f"The image {path:.200} cannot be read: {said}.") from error
 
 
 def _decoded(content: bytes, name: str, index: int) -> Image:
-    """The image in the bytes of a file. Its size is checked before any pixel is decoded."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    """The image in the bytes of a file."""
+    from PIL import Image, ImageOps
+
+    with _damage(name):
+        opened = Image.open(io.BytesIO(content), formats=FORMATS)
+        _checked(opened.size, index)
+        return _rgb(ImageOps.exif_transpose(opened), index)
+
+
+def _rgb(image: Image, index: int) -> Image:
+    """An image in RGB. Its size is checked before any pixel is decoded.
+
+    Raises:
+        OptionError: its pixels have no known range: Pillow would cut them at 255, and show white.
+    """
+    _checked(image.size, index)
+    if image.mode in ("I", "F"):
+        raise OptionError(
+            f"Image {index} has pixels of the mode {image.mode!r}, whose range is not known: scale them to 0..255, and "
+            "convert it to the mode 'L' or 'RGB'."
+        )
+    if image.mode.startswith("I;16"):
+        return _of_16_bits(image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _of_16_bits(image: Image) -> Image:
+    """Grey values of 16 bits in 8, as Pillow decodes colours of 16 bits."""
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """Report what Pillow raises over an image's content."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(content), formats=FORMATS)
-            _checked(opened.size, index)
-            return ImageOps.exif_transpose(opened).convert("RGB")
+            yield
     except QEffError:
         raise
     except UnidentifiedImageError as error:
         raise OptionError(f"{name} is not an image in {', '.join(FORMATS)}.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise CapacityError(f"{name} is too large: {error} At most {MAX_PIXELS} pixels are decoded.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise OptionError(f"{name} is damaged: {error}.") from error
+    except _PILLOW_ERRORS as error:
+        raise OptionError(f"{name} is damaged: {str(error) or type(error).__name__}.") from error
 
 
 def _checked(size: tuple[int, ...], index: int) -> None:

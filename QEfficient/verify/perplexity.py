@@ -50,7 +50,7 @@ class PerplexityReport:
     ctx_len: int
     """Maximum tokens of a window."""
     stride: int
-    """Tokens from the begin of a window to that of the next."""
+    """Tokens between the starts of two windows."""
     nll: float
     """Negative log-likelihood per scored token, in nats."""
 

@@ -177,7 +177,7 @@ def _image_text(family: str, model_type: str, target: str) -> Row:
     with model:
         answers = [model.generate(dict(p), generation_len=_SHORT_ANSWER).generated_ids[0] for p, _ in asked.values()]
     equal = [ours.tolist() == theirs for ours, (_, theirs) in zip(answers, asked.values(), strict=True)]
-    notes = {2: "its processor takes one image a prompt", 0: "no prompt without an image: Hugging Face takes none"}
+    notes = {2: "its processor takes one image per prompt", 0: "no prompt without an image: Hugging Face takes none"}
     note = "; ".join(said for count, said in notes.items() if count not in map(len, asked))
     return row | {"tokens": sum(map(len, answers)), "prompts": len(asked), "note": note, "agrees": all(equal)}
 

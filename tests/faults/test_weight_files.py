@@ -190,7 +190,7 @@ def test_missing_shard(folder: Path) -> None:
 def test_weights_are_a_folder(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").mkdir()
-    is_refused(folder, CorruptCheckpoint, "model.safetensors is no file")
+    is_refused(folder, CorruptCheckpoint, "model.safetensors is not a file")
 
 
 def test_files_that_no_index_names_are_not_loaded(folder: Path, outside: Path) -> None:

@@ -56,6 +56,7 @@ callbacks: {tensorboard: }
         ({"task_mode": "seq_classification", "batching_strategy": "packing"}, "batching_strategy='packing' is for"),
         ({"learning_rate": 1.0}, "Unknown option 'learning_rate'"),
         ({"lora_rank": 1}, "Did you mean 'lora_"),
+        ({"seed": 2**32}, "seed must be at most 4294967295, got 4294967296"),
         ({"output_dir": ""}, "output_dir is empty text"),
         ({"dataset": ""}, "dataset is empty text"),
         ({"target_modules": "", "use_peft": True}, "target_modules is empty text"),

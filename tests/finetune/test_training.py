@@ -76,6 +76,16 @@ def test_losses_are_those_of_a_plain_trl_script(base: Path, data: str, tmp_path:
     assert losses(tmp_path / "ours") == expected
 
 
+_step_end = StopOnSignal.on_step_end
+
+
+def _stopped_in_step_3(self: StopOnSignal, args: Any, state: Any, control: Any, **more: Any) -> None:
+    """As its handler does; test_processes sends the signal, to another process."""
+    if state.global_step == 3:
+        self.number = signal.SIGTERM
+    _step_end(self, args, state, control, **more)
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_stopped_run_goes_on_exactly(
     base: Path, data: str, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
@@ -83,16 +93,7 @@ def test_a_stopped_run_goes_on_exactly(
     options = {**SHORT, **(LORA if method == "lora" else {}), "dataset": data, "num_epochs": 2}
     whole = finetune(base, output_dir=tmp_path / "whole", **options)
     assert (whole.num_steps, whole.stopped_by) == (10, None)
-    step_end = StopOnSignal.on_step_end
-
-    def terminated(self: StopOnSignal, args: Any, state: Any, control: Any, **more: Any) -> None:
-        if state.global_step == 3:
-            self.number = (
-                signal.SIGTERM
-            )  # as its handler does; test_processes sends the signal, to a process of its own
-        step_end(self, args, state, control, **more)
-
-    monkeypatch.setattr(StopOnSignal, "on_step_end", terminated)
+    monkeypatch.setattr(StopOnSignal, "on_step_end", _stopped_in_step_3)
     stopped = finetune(base, output_dir=tmp_path / "parts", **options)
     monkeypatch.undo()
     assert (stopped.num_steps, stopped.stopped_by, stopped.model) == (3, "SIGTERM", None)
@@ -102,6 +103,17 @@ def test_a_stopped_run_goes_on_exactly(
     finetune(base, output_dir=tmp_path / "parts", resume=True, **options)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     assert_same_weights(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_stop_waits_for_no_validation(base: Path, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {**SHORT, "dataset": data, "eval_dataset": data, "output_dir": tmp_path / "out"}
+    with monkeypatch.context() as patched:
+        patched.setattr(StopOnSignal, "on_step_end", _stopped_in_step_3)
+        assert finetune(base, **options).stopped_by == "SIGTERM"
+    assert not any("eval_loss" in line for line in read_metrics(tmp_path / "out" / "metrics.jsonl"))
+    finetune(base, resume=True, **options)
+    lines = read_metrics(tmp_path / "out" / "metrics.jsonl")
+    assert [line["step"] for line in lines if "eval_loss" in line] == [5]
 
 
 @pytest.fixture(scope="module")
@@ -285,10 +297,15 @@ def test_memory_that_runs_out_says_what_to_lower(error: RuntimeError) -> None:
         raise RuntimeError("another")
 
 
+def test_layers_that_the_model_does_not_have(base: Path, data: str, tmp_path: Path) -> None:
+    options = {"use_peft": True, "target_modules": "q_proj,c_attn", "output_dir": tmp_path, "dataset": data}
+    with pytest.raises(OptionError, match=r"no layer 'c_attn'.*down_proj, gate_proj.*q_proj"):
+        finetune(base, **options, **SHORT)
+
+
 @pytest.mark.parametrize(
     ("names", "match"),
     [
-        ("q_proj,c_attn", r"no layer 'c_attn'.*down_proj, gate_proj.*q_proj"),
         (" , ", "names no layer.*down_proj"),
         ("embed_tokens", r"'embed_tokens' \(Embedding\) is not a linear layer.*down_proj"),
         ("q_proj,self_attn", r"'self_attn' \(LlamaAttention\) is not a linear layer"),
@@ -299,6 +316,18 @@ def test_layers_that_get_no_adapter(base: Path, data: str, tmp_path: Path, names
     options = {"use_peft": True, "target_modules": names, "output_dir": tmp_path, "dataset": data}
     with pytest.raises(OptionError, match=match):
         finetune(base, **options, **SHORT)
+
+
+@pytest.mark.parametrize("task", ["generation", "seq_classification"])
+def test_more_tokens_than_the_model_has_positions(write: Write, tmp_path: Path, task: str) -> None:
+    made = tiny_models.causal_lm("gpt2") if task == "generation" else tiny_models.classifier(2)
+    model = tiny_models.save(made, tmp_path / "model")
+    tiny_models.tiny_tokenizer().save_pretrained(model)
+    data = str(write([{"text": "x" * 600, "label": number} for number in range(2)]))
+    options = {**SHORT, "dataset": data, "output_dir": tmp_path / "out", "task_mode": task, "max_train_step": 1}
+    with pytest.raises(OptionError, match=r"tokens, and .* has 512 positions: give context_length=512"):
+        finetune(model, **options)
+    finetune(model, context_length=512, **options)
 
 
 @pytest.mark.parametrize("token", ["<pad>", "zebra"])

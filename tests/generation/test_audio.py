@@ -110,8 +110,8 @@ def test_other_formats_name_the_extra(tmp_path: Path, monkeypatch: pytest.Monkey
         (np.array([0.1, np.inf]), "no numbers"),
         (np.zeros(8, np.int16), "int16"),
         (["a", "b"], "cannot be read"),
-        (3, "no audio"),
-        (None, "no audio"),
+        (3, "Audio must be"),
+        (None, "Audio must be"),
     ],
 )
 def test_what_is_no_audio_is_an_option_error(values: Any, says: str) -> None:

@@ -93,8 +93,57 @@ def test_an_image_may_be_a_data_address() -> None:
     address = "data:image/png;base64," + base64.b64encode(encoded("PNG")).decode()
     (image,) = open_images([address])
     assert image.size == (8, 6)
+    lines = address[:40] + "\n" + address[40:]
+    for same in (lines, address.replace("data", "DATA"), address.replace("+", "%2B").replace("/", "%2F")):
+        assert open_images([same])[0].tobytes() == image.tobytes()
     with pytest.raises(OptionError, match="base64 is damaged"):
         open_images(["data:image/png;base64,***"])
+
+
+def test_content_in_place_of_a_path_is_not_repeated_whole() -> None:
+    with pytest.raises(OptionError, match="cannot be read") as error:
+        open_images([base64.b64encode(bytes(100_000)).decode()])
+    assert len(str(error.value)) < 400
+
+
+def test_greys_of_16_bits_become_those_of_8() -> None:
+    """Pillow's own conversion cuts them at 255, which shows white."""
+    greys = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1365
+    file = io.BytesIO()
+    Image.fromarray(greys).save(file, "PNG")
+    for picture in (file.getvalue(), Image.fromarray(greys)):
+        assert np.array_equal(np.asarray(open_images([picture])[0])[..., 0], greys >> 8)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_an_image_of_pillow_without_a_range_is_refused(dtype: type) -> None:
+    with pytest.raises(OptionError, match="Image 1 has pixels of the mode '[IF]', whose range is not known"):
+        open_images([Image.new("L", (8, 6)), Image.fromarray(np.ones((6, 8), dtype))])
+
+
+def test_a_damaged_file_that_pillow_opened_is_refused(tmp_path: Path) -> None:
+    """Pillow reads pixels when they are used: here."""
+    (tmp_path / "cut.png").write_bytes(encoded("PNG")[:-30])
+    with Image.open(tmp_path / "cut.png") as cut, pytest.raises(OptionError, match="Image 0 is damaged"):
+        open_images([cut])
+    with pytest.raises(OptionError, match="Image 0 is damaged"):
+        open_images([cut])
+
+
+def test_tags_of_a_photo_that_contradict_themselves_are_a_damage() -> None:
+    """A width that is no whole number, beside an orientation: Pillow packs the tags again as it turns the image."""
+    orientation = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    tags = b"II*\0\x08\0\0\0\x02\0" + struct.pack("<HHIf", 0x0100, 11, 1, 1.5) + orientation + bytes(4)
+    content = encoded("JPEG")
+    marker = b"\xff\xe1" + struct.pack(">H", len(tags) + 8) + b"Exif\0\0" + tags
+    with pytest.raises(OptionError, match="Image 0 is damaged"):
+        open_images([content[:2] + marker + content[2:]])
+
+
+def test_a_large_image_of_pillow_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(CapacityError, match="9000 x 9000"):
+        open_images([Image.new("1", (9000, 9000))])
 
 
 def test_an_array_that_is_too_large_is_not_copied() -> None:

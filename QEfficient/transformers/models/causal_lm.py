@@ -318,7 +318,7 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
             input_ids: with ``attention_mask``, the form of Hugging Face's ``generate(**inputs)``.
             attention_mask: 0 where a row is padding.
             tokenizer: default: the model's.
-            generation_len: most new tokens, for all prompts or one number each; default: the
+            generation_len: maximum number of new tokens, for all prompts or one per prompt; default: the
                 checkpoint's ``max_new_tokens`` or ``max_length``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
             options: see :class:`GenerationOptions`, each one value or one for each prompt; and :class:`CallArguments`.
@@ -401,14 +401,14 @@ class QEFFAutoModelForCausalLM(QEFFGenerativeModel[CausalLMPlan, CausalLMCompile
         max_tokens: int | None = None,
         reference: bool = False,
     ) -> PerplexityReport:
-        """Perplexity over a text, in windows as of Hugging Face's guide.
+        """Perplexity on a text, in windows as in Hugging Face's guide.
 
         Args:
             text: a text, or its token ids.
             ctx_len: maximum tokens of a window; default: the package's ``ctx_len``.
-            stride: tokens from the begin of a window to that of the next; default: ``ctx_len``, so that windows do
+            stride: tokens between the starts of two windows; default: ``ctx_len``, so that windows do
                 not overlap. A smaller one gives tokens more context and takes longer.
-            max_tokens: read only so many tokens of the text.
+            max_tokens: use only the first so many tokens of the text.
             reference: evaluate Hugging Face's model in float32 instead of the package.
 
         Raises:

@@ -373,7 +373,7 @@ class QEFFAutoModelForImageTextToText(QEFFAutoModelForCausalLM):
             streamer: of transformers, for a single answer.
             device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
             runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
-            generation_len: most new tokens, for all prompts or one number each.
+            generation_len: maximum number of new tokens, for all prompts or one per prompt.
             audio: of one prompt, or a list for each: files, or samples at the model's rate.
             stream: True prints the text as it comes; a function is called with each piece.
             options: see :meth:`QEFFAutoModelForCausalLM.generate`.

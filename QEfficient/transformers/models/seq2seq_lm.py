@@ -149,7 +149,7 @@ class QEFFAutoModelForSeq2SeqLM(QEFFEncoderDecoderModel[Seq2SeqPlan, Seq2SeqLMCo
             device_ids: the cards to run on; others than last time open the package again. No effect on ``cpu``.
             runtime_ai100: upstream's switch; the package knows where it runs, so only True is accepted.
             tokenizer: default: the model's.
-            generation_len: most new tokens, for all prompts or one number each; default: the checkpoint's
+            generation_len: maximum number of new tokens, for all prompts or one per prompt; default: the checkpoint's
                 ``max_new_tokens``, else what fits ``ctx_len``.
             stream: True prints the text as it comes; a function is called with each piece.
             options: see :meth:`QEFFAutoModelForCausalLM.generate`.

@@ -78,6 +78,16 @@ def test_half_precision_on_the_card_stays_near() -> None:
         check_logits(model, signals, ours.generate({"input_values": signals}), 0.05)
 
 
+def test_bf16_rounds_no_count_of_samples() -> None:
+    """It has 8 bits, too few for the number of a frame: frames were written beyond the end."""
+    model = tiny_model("ctc", "wav2vec2")
+    ours = QEFFAutoModelForCTC(model)
+    ours.compile(seq_len=32000, batch_size=2, target="cpu", precision="bf16", num_threads=1)
+    signals = [tone(32000), tone(26011)]
+    with ours:
+        check_logits(model, signals, ours.generate({"input_values": signals}), 0.1)
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Wav2Vec2 with a processor."""
