@@ -27,8 +27,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 64 << 20
 MIN_SIDE = 2
 _MAX_RATIO = 200
-_PILLOW_ERRORS: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, EOFError, ArithmeticError)
-_PILLOW_ERRORS += (LookupError, TypeError, AssertionError, struct.error)
+_PILLOW_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError, AssertionError),
+    struct.error,
+)
 """Over files whose content contradicts itself."""
 
 

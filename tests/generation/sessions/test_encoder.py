@@ -172,7 +172,7 @@ def test_nothing_to_encode(by_mean: QEFFAutoModel, hf: Any, tokenizer: Any) -> N
 
 def test_what_is_no_text(by_mean: QEFFAutoModel) -> None:
     for wrong in (5, {"text": "a"}, [0.5], [object()], b"bytes"):
-        with pytest.raises(OptionError, match="give text"):
+        with pytest.raises(OptionError, match="A prompt must be text"):
             by_mean.generate(wrong)
 
 
