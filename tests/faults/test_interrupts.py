@@ -93,6 +93,7 @@ while packages:
     package = packages.pop(0)
     package.close()
 del package
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
 try:
     signal.raise_signal(signal.SIGINT)
 except KeyboardInterrupt:

@@ -394,7 +394,7 @@ def test_several_answers_to_each_prompt(llama: Pair) -> None:
     assert len({tuple(ids) for ids in several}) == len(several) == 9
     assert several == llama.answers(llama.prompts, num_return_sequences=3, **options)
     assert several[::3] == llama.answers(llama.prompts, **options)
-    info = llama.ours.generate(llama.prompts[0], num_return_sequences=2, do_sample=True, max_new_tokens=2)
+    info = llama.ours.generate(llama.prompts[0], num_return_sequences=2, seed=3, temperature=1.5, max_new_tokens=2)
     assert (len(info.generated_texts), info.finish_reasons) == (2, ["length"] * 2)
     with pytest.raises(OptionError, match="num_return_sequences=2: without sampling"):
         llama.ours.generate(llama.prompts[0], num_return_sequences=2)
