@@ -199,7 +199,7 @@ def test_buffers_of_a_card(opened: Any, value: Any) -> None:
             call(value)
     assert is_typed(lambda: session.skip_buffers(value)) in (True, False)
     assert is_typed(lambda: session.reset_buffers(value)) in (True, False)
-    if value.__hash__ is not None:
+    if value.__hash__ is not None and not isinstance(value, str):  # of an unknown name, a warning is enough
         with pytest.raises(OptionError):
             session.set_buffers({value: np.zeros((1, 8), np.int64)})
 
