@@ -11,6 +11,7 @@ from QEfficient.contract import PACKAGE, PackageBody
 from QEfficient.errors import ArtifactError
 from QEfficient.generation.compiled_model import CompiledModel
 from QEfficient.store.artifacts import MANIFEST_NAME, open_artifact
+from QEfficient.store.files import user_path
 from QEfficient.store.manifest import Artifact
 from QEfficient.store.records import read_record
 from QEfficient.tasks import TASKS
@@ -46,11 +47,11 @@ def from_package(
     return TASKS[body.task].load_compiled()(artifact, body, device_ids, settings)
 
 
-def _around(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+def _around(path: str | os.PathLike[str]) -> Path:
     """The package of a folder in it that has the compiled program: ``qpc``, or ``qpcs`` as upstream calls it."""
-    folder = Path(path)
+    folder = user_path(path, "The package")
     is_inside = folder.name in ("qpc", "qpcs") and not (folder / MANIFEST_NAME).is_file()
-    return folder.parent if is_inside and (folder.parent / MANIFEST_NAME).is_file() else path
+    return folder.parent if is_inside and (folder.parent / MANIFEST_NAME).is_file() else folder
 
 
 def read_body(artifact: Artifact) -> PackageBody:

@@ -130,10 +130,10 @@ def process(
     with _refusals():
         if clips and not _takes(processor, "audio"):
             return _as_batch(_by_chat(processor, prompt, clips))
-        if not _takes(processor, "text"):
+        if not takes_text(processor):
             if prompt:
-                raise ValueError(f"{type(processor).__name__} takes no text")
-            return _as_batch(processor(audio=clips, return_tensors="pt"))
+                raise ValueError(f"{type(processor).__name__} takes no text: give an empty prompt")
+            return _as_batch(processor(**({"audio": clips} if clips else {"images": opened}), return_tensors="pt"))
         if opened and isinstance(prompt, str) and getattr(processor, "chat_template", None) is None:
             placed = _placed(processor, prompt, opened, clips)
             if placed is not None:
@@ -179,6 +179,11 @@ def _placed(processor: ProcessorMixin, text: str, images: Sequence[Any], clips: 
 def _as_batch(encoding: Mapping[str, Any]) -> Batch:
     """A processor's output, in float32: some make bfloat16, which NumPy does not have."""
     return {n: v.float() if getattr(v, "is_floating_point", bool)() else v for n, v in encoding.items()}
+
+
+def takes_text(processor: ProcessorMixin) -> bool:
+    """Whether it takes text beside images or audio."""
+    return _takes(processor, "text")
 
 
 def _takes(processor: ProcessorMixin, name: str) -> bool:

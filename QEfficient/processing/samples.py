@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from QEfficient.errors import OptionError
-from QEfficient.processing.processor import Batch, process, sampling_rate, sounding
+from QEfficient.processing.processor import Batch, process, sampling_rate, sounding, takes_text
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -52,6 +52,7 @@ def prompt_samples(processor: ProcessorMixin, modality: str) -> list[Batch]:
 
 def prompt_sample(processor: ProcessorMixin, modality: str, sizes: Sequence[Any], text: str = TEXT) -> Batch:
     """What ``processor`` makes of images of these sizes, or of clips of so many seconds, before a text."""
+    text = text if takes_text(processor) else ""
     if modality == "image":
         return process(processor, text, [picture(*size) for size in sizes])
     rate = sampling_rate(processor) or 0

@@ -224,7 +224,20 @@ def write_artifact(
         existing = _replaceable(path)
         if existing is not None and _is_whole(existing, recipe):
             return existing, False
+        _check_no_working_folder(path)
         return publish(path, recipe, build), True
+
+
+def _check_no_working_folder(folder: Path) -> None:
+    """A folder is replaced as a whole, and a process or shell that works in it would work nowhere."""
+    try:
+        working = Path.cwd()
+    except FileNotFoundError:
+        return
+    if folder.exists() and working.is_relative_to(folder):
+        raise ArtifactError(
+            f"{folder} is the working folder or above it, and would be replaced: give a folder inside it."
+        )
 
 
 def _replaceable(folder: Path) -> Artifact | None:

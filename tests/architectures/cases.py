@@ -170,7 +170,7 @@ def _image_text(family: str, model_type: str, target: str) -> Row:
     if target != "cpu" and hasattr(model.options_class(), "prefill_seq_len"):
         shapes["prefill_seq_len"] = 32
     shapes |= image_text_models.compile_options(folder)
-    options = _options(target, ctx_len=ctx_len, **shapes) | ({"num_cores": 8} if target != "cpu" else {})
+    options = _options(target, ctx_len=ctx_len, **shapes) | ({"num_cores": 16} if target != "cpu" else {})
     row = _compiled(model, options)
     sizes = [(_SIDE,), (_SIDE, _SIDE), ()] if target != "cpu" else [(_SIDE,), (_OTHER_SIZES[0],), _OTHER_SIZES, ()]
     asked = {each: case for each in sizes if (case := _pictured(folder, each)) is not None}

@@ -24,7 +24,13 @@ from QEfficient import (
     QEFFAutoPeftModelForCausalLM,
 )
 from QEfficient.cloud.execute import command as execute
-from QEfficient.errors import ArtifactError, CapacityError, CorruptArtifact, OptionError, QEffError
+from QEfficient.errors import (
+    ArtifactError,
+    CapacityError,
+    CorruptArtifact,
+    QEffError,
+    TargetUnavailable,
+)
 from QEfficient.generation.package import from_package
 from QEfficient.store.digests import hash_file
 from QEfficient.store.manifest import MANIFEST_NAME, FileRecord, read_artifact
@@ -177,7 +183,7 @@ def test_slots_that_no_memory_holds(changed: Change, name: str) -> None:
 
 
 def test_devices_that_are_not_there(changed: Change) -> None:
-    is_refused(changed("card", at("open", "num_devices", value=1000)), OptionError)
+    is_refused(changed("card", at("open", "num_devices", value=1000)), TargetUnavailable)
 
 
 @pytest.mark.parametrize("names", [("x",), ("input_ids", "attention_mask", "x")])

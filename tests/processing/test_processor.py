@@ -12,6 +12,7 @@ from image_text.tokenizers import tokenizer_of
 
 from QEfficient.errors import OptionError
 from QEfficient.processing.processor import process
+from QEfficient.processing.samples import prompt_sample
 
 
 def processor(model_type: str) -> Any:
@@ -39,3 +40,12 @@ def test_another_gets_a_placeholder_for_each_image(model_type: str) -> None:
 def test_a_processor_of_one_image_refuses_two() -> None:
     with pytest.raises(OptionError, match="refuses this prompt"):
         process(processor("florence2"), "what is it", images((56, 56), (56, 56)))
+
+
+def test_a_processor_without_texts_reads_images_alone() -> None:
+    reader, pictures = processor("pp_formulanet"), images((56, 56))
+    expected = reader(images=pictures, return_tensors="pt")["pixel_values"]
+    assert process(reader, "", pictures)["pixel_values"].equal(expected)
+    assert prompt_sample(reader, "image", [(56, 56)]).keys() == {"pixel_values"}
+    with pytest.raises(OptionError, match="PPFormulaNetProcessor takes no text: give an empty prompt"):
+        process(reader, "what is it", pictures)

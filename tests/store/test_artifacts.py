@@ -1083,6 +1083,18 @@ def test_what_is_not_ours_is_not_overwritten(tmp_path: Path, foreign: Callable[[
     assert {path: path.is_file() and path.read_bytes() for path in [folder, *folder.rglob("*")]} == before
 
 
+@pytest.mark.parametrize("folder", ["", ".", ".."])
+def test_working_folder_is_not_replaced(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell in it would be nowhere."""
+    empty, above = tmp_path / "empty", tmp_path / "above"
+    empty.mkdir()
+    write_artifact(above, "package", {"v": 1}, build)
+    monkeypatch.chdir(above / "qpcs" if folder == ".." else empty)
+    with pytest.raises(ArtifactError, match=r"working folder or above it.*inside it"):
+        write_artifact(folder, "package", {"v": 2}, never)
+    assert write_artifact("../beside", "package", {"v": 2}, build)[1]
+
+
 def test_mount_point_is_refused_before_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "out")
     with pytest.raises(ArtifactError, match=r"mount point.*inside it"):

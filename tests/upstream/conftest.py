@@ -23,7 +23,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World.build(tmp_path_factory.mktemp("upstream"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: it has cores of a card
 def compiled(world: World) -> Iterator[Compiled]:
     compiled = Compiled.build(world)
     yield compiled

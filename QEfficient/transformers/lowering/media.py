@@ -226,8 +226,8 @@ class StepMedia:
         return torch.where(mask & self.is_shown, source.reshape(embeddings.shape).to(embeddings.dtype), embeddings)
 
     def assign(self, tensor: torch.Tensor, key: torch.Tensor, value: torch.Tensor | float) -> None:
-        """``tensor[key] = value``; where ``key`` is a mask of tokens, a tensor has a row for each of them all."""
-        if isinstance(value, torch.Tensor) and value.ndim and self._is_of_tokens(key, tensor):
+        """``tensor[key] = value``; where ``key`` is a mask of tokens, a tensor of rows has one for each of them all."""
+        if isinstance(value, torch.Tensor) and value.ndim > 1 and self._is_of_tokens(key, tensor):
             tensor.copy_(self.scatter(tensor, key, value))
         else:
             tensor[key] = value
