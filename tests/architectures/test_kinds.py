@@ -102,7 +102,10 @@ def test_every_quirk_has_a_test() -> None:
     """Here, or where what it replaces is compared with the original."""
     from QEfficient.transformers.quirks import REASONS
 
-    compared = (Path(__file__).parents[1] / "transformers" / "quirks" / "test_recurrent.py").read_text(encoding="utf-8")
+    places = ("quirks/test_recurrent.py", "models/test_length_dependent_rope.py")
+    compared = "".join(
+        (Path(__file__).parents[1] / "transformers" / name).read_text(encoding="utf-8") for name in places
+    )
     parts = {"granite_speech5_encoder": "granite_speech5_ctc", "ernie4_5_vl_moe_text": "ernie4_5_vl_moe"}
     parts |= {"step3p5": "step3p7", "step3p5_vision": "step3p7", "glm5_next_text": "glm5_next"}
     parts |= {"kosmos_2_text_model": "kosmos-2", "kosmos_2_5_text_model": "kosmos-2.5"}

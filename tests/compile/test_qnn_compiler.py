@@ -210,7 +210,7 @@ def test_compiles_to_the_same_package(onnx_path: Path, folder: Path) -> None:
     assert (folder / "qpc" / "programqpc.bin").read_bytes() == fake_sdk.GOOD_QPC
     assert found.inputs["input_ids"] == Binding(dtype="int64", shape=(1, -1))
     assert {path.name for path in folder.iterdir()} >= {"compile.log", "convert.log", "model.dlc", "qpc"}
-    with pytest.raises(CompileError, match="there already"):
+    with pytest.raises(CompileError, match="already exists"):
         compile_onnx(onnx_path, folder, qnn_job())
 
 
