@@ -130,7 +130,7 @@ CUSTOM_IO: list[tuple[dict[str, str], str]] = [
     ({"past_key.0_RetainedState": "float16"}, r"past_key\.0 is missing"),
     ({**KEPT, "past_key.7": "float16"}, r"names past_key\.7, which the network does not have"),
     ({**KEPT, "past_key.0": "float"}, r"past_key\.0 is float, past_key\.0_RetainedState is float16"),
-    ({**KEPT, "logits": "mxint8"}, "no retained state"),
+    ({**KEPT, "logits": "mxint8"}, "not a retained state"),
     ({**KEPT, "input_ids": "float16"}, "which is int64"),
     ({**KEPT, "logits": "float8"}, "expected one of float, float16"),
     ({**KEPT, "logits": "bfloat16"}, "needs -aic-hw-version=ai200"),
