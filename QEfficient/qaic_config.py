@@ -90,9 +90,10 @@ class QaicConfig(Options):
             raise OptionError(f"qaic_config: {error}") from error
 
     def __post_init__(self) -> None:
-        if self.speculative_model_type not in (None, "target"):
+        role = self.speculative_model_type
+        if role not in (None, "target"):
             raise UnsupportedModel(
-                f"speculative_model_type={self.speculative_model_type!r} is not here: 'target' is, whose compile() "
+                f"speculative_model_type={role!r} is not here: 'target' is, whose compile() "
                 "takes num_speculative_tokens."
             )
         for name in ("include_sampler", "return_pdfs", "include_guided_decoding"):

@@ -230,9 +230,9 @@ def test_names_of_files(small: Path, tmp_path: Path) -> None:
     assert parameters(QEFFAutoModelForCausalLM.from_pretrained(tmp_path / "MODEL.GGUF").model)
     with pytest.raises(CheckpointNotFound, match=r"There is no file '.*none\.gguf'"):
         resolve(tmp_path / "none.gguf")
-    (tmp_path / "model.bin").touch()
+    (tmp_path / "model.txt").touch()
     with pytest.raises(CheckpointNotFound, match=r"is a file: .* ends in \.gguf"):
-        resolve(tmp_path / "model.bin")
+        resolve(tmp_path / "model.txt")
     for name in (str(small), "", "other.gguf"):
         with pytest.raises(OptionError, match="must be the name of a file"):
             resolve(small if name == "other.gguf" else tmp_path, gguf_file=name)
