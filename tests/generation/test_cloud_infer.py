@@ -44,6 +44,12 @@ PLAIN = [{"batch_size": 1, "seq_len": length, "ctx_len": CTX} for length in (4, 
 TOKENS = [3, 5, 1, 9, 12, 7, 20, 2, 15]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_programs_of_others() -> None:
+    """Models that other tests left give their cards back when they are collected."""
+    gc.collect()
+
+
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No variable of the caller's reaches the cards, and no test leaves a program on them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -31,6 +32,12 @@ pytestmark = pytest.mark.xdist_group("qaic")
 PROMPTS = [[3, 5, 1, 9, 12, 7, 20], [2], [15, 4, 4, 8], [11, 23, 6, 6, 1], [19, 3], [7, 7, 7, 7, 7, 7, 7, 7, 7]]
 BATCHED = {"full_batch_size": 4, "ctx_len": CTX}
 PREFILL, DECODE = {"batch_size": 1, "seq_len": 4, **BATCHED}, {"batch_size": 3, "seq_len": 1, **BATCHED}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_programs_of_others() -> None:
+    """Models that other tests left give their cards back when they are collected."""
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
