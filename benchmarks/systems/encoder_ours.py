@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.systems.encoder import EncoderRunner
 from QEfficient import from_package
-from QEfficient.generation.package import CompiledEncoder
+from QEfficient.generation.tasks.encoder import CompiledEncoder
 
 
 def prepare(checkpoint: Path, folder: Path, *, num_threads: int) -> None:

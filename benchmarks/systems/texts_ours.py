@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.systems.encoder import EncoderRunner
 from QEfficient import from_package
-from QEfficient.generation.package import CompiledEncoder
+from QEfficient.generation.tasks.encoder import CompiledEncoder
 
 _STEP, _LONGEST, _BATCH_SIZE = 16, 256, 32
 
