@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from QEfficient.errors import OptionError, UnsupportedModel
+from QEfficient.no_effect import remarks_of
 from QEfficient.options import Options
 
 _IN_BLOCKS = "attention is computed whole; its results are those of attention in blocks"
@@ -104,10 +105,8 @@ class QaicConfig(Options):
     def remarks(self) -> list[str]:
         """What is set and has no effect, and why."""
         defaults = {item.name: item.default for item in fields(self)}
-        ignored = [name for name in _NO_EFFECT if getattr(self, name) != defaults[name]]
-        whys = dict.fromkeys(_NO_EFFECT[name] for name in ignored)
-        named = [(", ".join(name for name in ignored if _NO_EFFECT[name] == why), why) for why in whys]
-        return [f"qaic_config: {names}: no effect, {why}." for names, why in named]
+        ignored = {name: why for name, why in _NO_EFFECT.items() if getattr(self, name) != defaults[name]}
+        return [f"qaic_config: {remark}" for remark in remarks_of(ignored)]
 
     def compile_defaults(self, ctx_len: int | None) -> dict[str, Any]:
         """Values of options of ``compile`` that the caller leaves out.

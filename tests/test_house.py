@@ -29,7 +29,7 @@ IMPORT_S = 0.05
 
 # Lowest first; a module imports from its own level and from those before it.
 LEVELS = (
-    ("errors", "version", "output", "progress", "forks", "interrupts", "machine", "telemetry"),
+    ("errors", "version", "output", "progress", "forks", "interrupts", "machine", "telemetry", "no_effect"),
     (
         "options",
         "option_docs",
@@ -65,6 +65,7 @@ LIGHT = frozenset(
         "forks",
         "interrupts",
         "machine",
+        "no_effect",
         "telemetry",
         "options",
         "option_docs",

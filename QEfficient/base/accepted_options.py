@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from QEfficient.compile.qaic_compiler import raw_flag_names
 from QEfficient.errors import OptionError
+from QEfficient.no_effect import remarks_of
 from QEfficient.options import CompileOptions
 from QEfficient.targets import Target
 
@@ -71,7 +72,7 @@ def accepted(cls: type[CompileOptions], passed: Mapping[str, Any]) -> tuple[dict
     if values.get("num_devices") == 0 and type(values["num_devices"]) is int:
         del values["num_devices"]  # upstream's for a device group that nobody names
     flags: dict[str, Any] = {}
-    remarks: dict[str, list[str]] = {}
+    ignored: dict[str, str] = {}
     for name, value in passed.items():
         if name in known:
             continue
@@ -80,7 +81,7 @@ def accepted(cls: type[CompileOptions], passed: Mapping[str, Any]) -> tuple[dict
         elif name in _NO_EFFECT:
             usual, why = _NO_EFFECT[name]
             if value not in usual:
-                remarks.setdefault(why, []).append(name)
+                ignored[name] = why
         elif name in _REFUSED:
             usual, instead = _REFUSED[name]
             if value not in usual:
@@ -89,8 +90,8 @@ def accepted(cls: type[CompileOptions], passed: Mapping[str, Any]) -> tuple[dict
             flags[name] = value
         else:
             values[name] = value
-    for why, names in remarks.items():
-        logger.warning("%s: no effect, %s.", ", ".join(names), why)
+    for remark in remarks_of(ignored):
+        logger.warning(remark)
     return values, flags
 
 

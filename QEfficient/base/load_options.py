@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from QEfficient.errors import OptionError
+from QEfficient.no_effect import remarks_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,11 +110,11 @@ class LoadOptions:
 
 def _without_effectless(keywords: dict[str, Any]) -> dict[str, Any]:
     """``keywords`` without those that change nothing, which are reported."""
-    remarks: dict[str, list[str]] = {}
+    ignored: dict[str, str] = {}
     for name in [name for name in keywords if name in _NO_EFFECT]:
         usual, why = _NO_EFFECT[name]
         if keywords.pop(name) not in usual:
-            remarks.setdefault(why, []).append(name)
-    for why, names in remarks.items():
-        logger.warning("%s: no effect, %s.", ", ".join(names), why)
+            ignored[name] = why
+    for remark in remarks_of(ignored):
+        logger.warning(remark)
     return keywords
